@@ -1,0 +1,1 @@
+//! Content types and, later, check commands of gates.

@@ -1,0 +1,289 @@
+//! What a line of the ledger says. The line's envelope (`seq`, `time`, `crc`) is the writer's; the
+//! body is one of these. Encoding does no I/O.
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{BranchUuid, Handle, Identity, Operation, TxId, ViewPath};
+
+/// How soon a record must be on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Durability {
+    /// Whenever the next fsync comes.
+    Async,
+    /// At most 100 ms later; the caller does not wait.
+    Group,
+    /// The caller waits for the fsync, which many callers share.
+    Sync,
+}
+
+/// One record, tagged by `kind` in JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Record {
+    /// Opens a segment.
+    Version(VersionRecord),
+    /// The daemon began to serve, or stopped cleanly.
+    Mount(MountRecord),
+    /// A branch was adopted: from now on it must carry this id.
+    Branch(BranchRecord),
+    /// An operation that was decided, and how it ended.
+    Operation(Box<OperationRecord>),
+    /// A step of a crossing or of an undo.
+    Crossing(Box<CrossingRecord>),
+    /// The policy in force changed.
+    Policy(PolicyRecord),
+    /// The last run did not stop cleanly: up to 100 ms of `group` records may be missing before
+    /// this line.
+    Gap(GapRecord),
+    /// What waited in hold was removed for good.
+    Purge(PurgeRecord),
+}
+
+/// Opens a segment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VersionRecord {
+    /// Version of the line format: 1.
+    pub format: u32,
+    /// The program and its version, such as `octroi 0.1.0`.
+    pub program: String,
+    /// The view's name.
+    pub view: String,
+}
+
+/// The daemon began to serve or stopped.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MountRecord {
+    /// `mounted` or `unmounted`.
+    pub event: MountEvent,
+    /// Where.
+    pub mountpoint: String,
+    /// Who started the daemon.
+    pub uid: u32,
+    /// The daemon's process id.
+    pub pid: u32,
+}
+
+/// See [`MountRecord`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MountEvent {
+    /// Serving begins.
+    Mounted,
+    /// All requests are done and the ledger is closed.
+    Unmounted,
+}
+
+/// A branch was adopted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BranchRecord {
+    /// The name in the configuration.
+    pub branch: String,
+    /// The id that the branch's directory carries from now on.
+    pub id: BranchUuid,
+    /// Whether `--adopt` replaced a known id.
+    pub replaced: bool,
+}
+
+/// Allowed or denied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// The policy let it through; `result` tells what came of it.
+    Allowed,
+    /// The policy refused; nothing happened.
+    Denied,
+}
+
+/// An operation that was decided. Optional fields are left out of the line when empty.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OperationRecord {
+    /// Which operation. Both sides of a rename share one record, as `rename-source`.
+    pub op: Operation,
+    /// What the policy said.
+    pub decision: Verdict,
+    /// The rule that decided, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// The gate that decided, if one did; or, for a denial for want of one, `none`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<String>,
+    /// Why it was denied, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// User of the caller.
+    pub uid: u32,
+    /// Group of the caller.
+    pub gid: u32,
+    /// Thread id of the caller.
+    pub pid: u32,
+    /// The caller's executable, a hint only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exe: Option<String>,
+    /// The object, as users see it; for two-sided operations the source.
+    pub path: ViewPath,
+    /// The second path of rename and link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<ViewPath>,
+    /// Name of the branch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub branch: Option<String>,
+    /// Name of the errno, or `ok`.
+    pub result: String,
+    /// Bytes written through the handle so far, in records of a handle's totals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written: Option<u64>,
+    /// How many equal denials this record stands for, when more than one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+}
+
+/// Steps of a crossing that leave a record. Between them the crossing stages, checks and verifies
+/// without one: until COMMIT, recovery undoes all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// Announced; stage may hold something.
+    Prepare,
+    /// Rolled back before COMMIT.
+    Abort,
+    /// The decision. From here recovery completes, or puts back.
+    Commit,
+    /// All moves done and durable.
+    Done,
+    /// Put back after COMMIT.
+    Reverted,
+    /// Neither could be completed nor put back: needs a person.
+    Dead,
+}
+
+/// Where in a branch a name lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Area {
+    /// In the visible tree; the path is relative to the branch's root.
+    Tree,
+    /// In `.octroi/stage`; the path is one name.
+    Stage,
+    /// In `.octroi/hold`; the path is one name.
+    Hold,
+}
+
+/// A name in a branch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spot {
+    /// The branch.
+    pub branch: BranchUuid,
+    /// Which part of it.
+    pub area: Area,
+    /// Relative path; not UTF-8 is kept by `_b64`.
+    #[serde(with = "crate::types::path_text")]
+    pub path: std::path::PathBuf,
+}
+
+/// Why a move is made; the words of design section 7.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Act {
+    /// The source goes to hold.
+    Retire,
+    /// What stands at the target goes to hold.
+    Displace,
+    /// The new file gets its name.
+    Apply,
+    /// (Undo) what had been replaced gets its name back.
+    Restore,
+}
+
+/// One rename of a committed transaction. It was done if the inode is at `to`, not yet if it is at
+/// `from`; anything else is doubt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    /// Why.
+    pub act: Act,
+    /// From where.
+    pub from: Spot,
+    /// To where.
+    pub to: Spot,
+    /// What is moved. The ctime is that before the move.
+    pub identity: Identity,
+}
+
+/// A step of a crossing. PREPARE and COMMIT carry all that recovery, undo and people need; later
+/// steps only what changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CrossingRecord {
+    /// The transaction.
+    pub txid: TxId,
+    /// Which step.
+    pub step: Step,
+    /// The gate that let it through; none for an undo.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<String>,
+    /// The transaction that this one takes back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undoes: Option<TxId>,
+    /// User of the caller.
+    pub uid: u32,
+    /// Group of the caller.
+    pub gid: u32,
+    /// Thread id of the caller.
+    pub pid: u32,
+    /// The caller's executable, a hint only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exe: Option<String>,
+    /// View path of the source.
+    pub source: ViewPath,
+    /// View path of the target.
+    pub target: ViewPath,
+    /// Branch names of source and target, for people.
+    pub branches: [String; 2],
+    /// SHA-256 of the content in hexadecimal; for a symlink of its text; none before COMMIT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Length in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// How the copy was verified: `disk`, `cached`, `stream` (hash of what was written only) or
+    /// `same` (no copy was made).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readback: Option<String>,
+    /// What is (PREPARE) or will be (COMMIT) moved, in order. PREPARE names only the stage entry.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moves: Vec<Move>,
+    /// The target's inode before, when one is replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced: Option<Handle>,
+    /// Why it was aborted, reverted or is dead, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Name of the errno that the caller got; `ok` for DONE.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<String>,
+}
+
+/// The policy in force changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PolicyRecord {
+    /// SHA-256 of the configuration file in hexadecimal.
+    pub sha256: String,
+    /// Generation within this run, from 1.
+    pub generation: u64,
+    /// Who asked.
+    pub uid: u32,
+}
+
+/// See [`Record::Gap`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GapRecord {
+    /// Bytes of a torn last line that were cut off.
+    pub torn_bytes: u64,
+}
+
+/// Removed from hold for good.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PurgeRecord {
+    /// The transaction whose undo ends with this.
+    pub txid: TxId,
+    /// Why, in words.
+    pub reason: String,
+}

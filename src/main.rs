@@ -1,0 +1,2 @@
+//! The `octroi` program.
+fn main() {}

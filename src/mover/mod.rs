@@ -1,0 +1,1 @@
+//! Crossings: moves between branches as transactions (design section 7).

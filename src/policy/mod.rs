@@ -1,0 +1,202 @@
+//! Pure decisions: facts in, decision out, no I/O. The policy narrows what UNIX permissions allow;
+//! it never widens. Deny wins and order does not matter.
+//!
+//! The types here are the interface of the engine; [`engine`] decides.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use crate::types::{BranchIndex, BranchMode, Operation, ViewPath};
+
+mod engine;
+
+pub use engine::Policy;
+
+/// Who asks, with everything a rule can match.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    /// User id.
+    pub uid: u32,
+    /// Primary group id.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Arc<[u32]>,
+}
+
+/// What is asked about.
+#[derive(Debug, Clone, Copy)]
+pub struct Object<'a> {
+    /// The path of the view, as users see it.
+    pub path: &'a ViewPath,
+    /// The branch that holds it; `None` for a virtual folder.
+    pub branch: Option<BranchIndex>,
+    /// For operations on a directory's content the mode counts, not for directories themselves:
+    /// a gates-only branch lets mkdir through.
+    pub is_directory: bool,
+}
+
+/// What decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Basis {
+    /// A rule by name.
+    Rule(Arc<str>),
+    /// A gate by name.
+    Gate(Arc<str>),
+    /// No gate leads from the source's branch to the target's for this caller and these names.
+    NoGate,
+    /// The branch's mode.
+    Mode(BranchMode),
+    /// `policy.within`: no rule speaks of it.
+    Default,
+    /// A folder that no branch provides.
+    Virtual,
+    /// The facts could not be had (groups unknown): an error denies.
+    Error,
+}
+
+/// The outcome for one operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// Whether it may go on.
+    pub allowed: bool,
+    /// What decided.
+    pub basis: Basis,
+    /// For people, when denied: the rule's `reason`, or what was missing.
+    pub reason: Option<Arc<str>>,
+    /// Generation of the policy that decided.
+    pub generation: u64,
+}
+
+/// A user, a group or everybody; names are resolved when the configuration is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Principal {
+    /// `*`.
+    Anyone,
+    /// `user:NAME`.
+    User(u32),
+    /// `group:NAME`.
+    Group(u32),
+}
+
+/// A rule after names, roles and globs were checked.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Deny or allow.
+    pub denies: bool,
+    /// The operations that it speaks of.
+    pub operations: Vec<Operation>,
+    /// For whom; roles are resolved.
+    pub who: Vec<Principal>,
+    /// Patterns over view paths; the texts are kept for messages.
+    pub paths: PathPatterns,
+    /// Why, for people. Required for deny.
+    pub reason: Option<Arc<str>>,
+}
+
+/// A gate after names, roles and globs were checked.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where files come from.
+    pub from: BranchIndex,
+    /// Where they go.
+    pub to: BranchIndex,
+    /// For whom; roles are resolved.
+    pub who: Vec<Principal>,
+    /// Patterns over the path below the branch's place in the view, on both sides.
+    pub paths: PathPatterns,
+    /// What the crossing validates; shared with the mover.
+    pub terms: Arc<GateTerms>,
+}
+
+/// What a crossing through a gate must satisfy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GateTerms {
+    /// Content types (`text/plain`, `image/png`); empty: any.
+    pub types: Vec<String>,
+    /// Bytes; none: any.
+    pub max_size: Option<u64>,
+    /// Whether the copy is read back from the disk.
+    pub verify: Verify,
+}
+
+/// How a copy is verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verify {
+    /// Read again from the disk and compared.
+    Readback,
+    /// The hash of what was written, and fsync.
+    Stream,
+}
+
+/// A set of globs compiled together (`*` and `?` do not cross `/`; `**` does; alternatives).
+#[derive(Debug, Clone)]
+pub struct PathPatterns {
+    texts: Vec<String>,
+    set: globset::GlobSet,
+}
+
+impl PathPatterns {
+    /// Compiles patterns; the error names the pattern.
+    pub fn new(texts: Vec<String>) -> Result<Self, globset::Error> {
+        let mut builder = globset::GlobSetBuilder::new();
+        for text in &texts {
+            builder.add(
+                globset::GlobBuilder::new(text)
+                    .literal_separator(true)
+                    .backslash_escape(true)
+                    .build()?,
+            );
+        }
+        Ok(Self { set: builder.build()?, texts })
+    }
+
+    /// Whether any pattern matches these bytes.
+    pub fn matches(&self, path: &OsStr) -> bool {
+        self.set.is_match(path)
+    }
+
+    /// As they were written.
+    pub fn texts(&self) -> &[String] {
+        &self.texts
+    }
+}
+
+/// What the engine compiles.
+#[derive(Debug, Clone)]
+pub struct PolicySource {
+    /// What no rule speaks of, inside a branch.
+    pub within_allowed: bool,
+    /// In order of declaration.
+    pub rules: Vec<Rule>,
+    /// In order of declaration.
+    pub gates: Vec<Gate>,
+    /// By [`BranchIndex`].
+    pub branches: Vec<BranchFacts>,
+}
+
+/// What the policy must know of a branch.
+#[derive(Debug, Clone)]
+pub struct BranchFacts {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its place in the view.
+    pub at: ViewPath,
+    /// Its mode.
+    pub mode: BranchMode,
+}
+
+/// A rule or gate that was looked at, for `explain`.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Considered {
+    /// `rule NAME`, `gate NAME`, `mode` or `default`.
+    pub what: String,
+    /// Whether it speaks of this request.
+    pub applies: bool,
+    /// Why or why not, in words.
+    pub why: String,
+}

@@ -1,0 +1,449 @@
+//! The words that every layer shares: who asks, for what, about which path, and how a file is
+//! recognised again.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Position of a branch in the configuration, in order of declaration. Valid for one mount only;
+/// what must outlive it is named by [`BranchUuid`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BranchIndex(pub u16);
+
+/// The identity of a branch's directory: the content of `BRANCH/.octroi/id`, a ULID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BranchUuid(pub ulid::Ulid);
+
+/// A transaction's id: a random ULID, so that ids sort by time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TxId(pub ulid::Ulid);
+
+macro_rules! ulid_text {
+    ($name:ident) => {
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+        impl FromStr for $name {
+            type Err = ulid::DecodeError;
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                ulid::Ulid::from_string(text).map(Self)
+            }
+        }
+    };
+}
+ulid_text!(BranchUuid);
+ulid_text!(TxId);
+
+/// Who sent a request, as the kernel says. The pid is a thread id, and 0 for writeback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    /// File system user id.
+    pub uid: u32,
+    /// File system group id.
+    pub gid: u32,
+    /// Thread id of the caller; 0 when the kernel acts for nobody.
+    pub pid: u32,
+}
+
+/// A point in time as the file system keeps it. May be before 1970: then `seconds` is negative and
+/// `nanos` still counts forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Time {
+    /// Seconds since 1970-01-01T00:00:00Z.
+    pub seconds: i64,
+    /// Nanoseconds within the second, below 1,000,000,000.
+    pub nanos: u32,
+}
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:09}", self.seconds, self.nanos)
+    }
+}
+
+impl FromStr for Time {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (seconds, nanos) = text.split_once('.').ok_or("a time is SECONDS.NANOSECONDS")?;
+        Ok(Self {
+            seconds: seconds.parse().map_err(|_| "seconds are not a number")?,
+            nanos: nanos.parse().map_err(|_| "nanoseconds are not a number")?,
+        })
+    }
+}
+
+/// A kernel file handle (`name_to_handle_at(2)`): it names one inode of one file system for as long
+/// as that inode lives, over renames and remounts. Kind −1 is ours, for file systems without
+/// handles: device, inode number and birth time.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Handle {
+    /// `handle_type` of `struct file_handle`, or −1.
+    pub kind: i32,
+    /// `f_handle` of `struct file_handle`, at most 128 bytes.
+    pub bytes: Box<[u8]>,
+}
+
+impl Handle {
+    /// The kind of handles that only this program understands.
+    pub const SYNTHETIC: i32 = -1;
+}
+
+impl fmt::Display for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.kind)?;
+        self.bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Handle({self})")
+    }
+}
+
+impl FromStr for Handle {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (kind, hex) = text.split_once(':').ok_or("a file handle is KIND:HEX")?;
+        let kind = kind.parse().map_err(|_| "the handle's kind is not a number")?;
+        if hex.len() % 2 != 0 || !hex.is_ascii() {
+            return Err("the handle is not hexadecimal");
+        }
+        let bytes = (0..hex.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&hex[at..at + 2], 16))
+            .collect::<Result<_, _>>()
+            .map_err(|_| "the handle is not hexadecimal")?;
+        Ok(Self { kind, bytes })
+    }
+}
+
+macro_rules! serde_as_text {
+    ($name:ident) => {
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+serde_as_text!(BranchUuid);
+serde_as_text!(TxId);
+serde_as_text!(Handle);
+serde_as_text!(Time);
+
+/// How a crossing recognises a file: the same inode, not written since. `ctime` is compared only
+/// until our own rename, which changes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The inode.
+    pub handle: Handle,
+    /// Length in bytes.
+    pub size: u64,
+    /// Time of the last write.
+    pub mtime: Time,
+    /// Time of the last change of the inode.
+    pub ctime: Time,
+}
+
+impl Identity {
+    /// Same inode, length and time of last write.
+    pub fn same_content(&self, other: &Self) -> bool {
+        self.handle == other.handle && self.size == other.size && self.mtime == other.mtime
+    }
+}
+
+/// What a rule can speak of as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verb {
+    /// List, open for reading, execute.
+    Read,
+    /// Open for writing, and every change of content.
+    Write,
+    /// A name appears.
+    Add,
+    /// A name disappears.
+    Remove,
+    /// A change of attributes.
+    Attrs,
+}
+
+/// One operation that the policy decides. `rename` is within a branch (or pool), `move` between
+/// branches; each has a source side, which removes, and a target side, which adds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs, reason = "each is named after the system call")]
+pub enum Operation {
+    List,
+    OpenRead,
+    Exec,
+    OpenWrite,
+    WriteData,
+    Truncate,
+    Fallocate,
+    CopyFileRange,
+    Create,
+    Mkdir,
+    Mknod,
+    Symlink,
+    Link,
+    RenameTarget,
+    MoveTarget,
+    Unlink,
+    Rmdir,
+    RenameSource,
+    MoveSource,
+    Chmod,
+    Chown,
+    Utimes,
+    Setxattr,
+    Removexattr,
+}
+
+impl Operation {
+    /// All operations, in order of their verbs.
+    pub const ALL: [Self; 24] = [
+        Self::List,
+        Self::OpenRead,
+        Self::Exec,
+        Self::OpenWrite,
+        Self::WriteData,
+        Self::Truncate,
+        Self::Fallocate,
+        Self::CopyFileRange,
+        Self::Create,
+        Self::Mkdir,
+        Self::Mknod,
+        Self::Symlink,
+        Self::Link,
+        Self::RenameTarget,
+        Self::MoveTarget,
+        Self::Unlink,
+        Self::Rmdir,
+        Self::RenameSource,
+        Self::MoveSource,
+        Self::Chmod,
+        Self::Chown,
+        Self::Utimes,
+        Self::Setxattr,
+        Self::Removexattr,
+    ];
+
+    /// The verb that covers this operation.
+    pub fn verb(self) -> Verb {
+        match self {
+            Self::List | Self::OpenRead | Self::Exec => Verb::Read,
+            Self::OpenWrite
+            | Self::WriteData
+            | Self::Truncate
+            | Self::Fallocate
+            | Self::CopyFileRange => Verb::Write,
+            Self::Create
+            | Self::Mkdir
+            | Self::Mknod
+            | Self::Symlink
+            | Self::Link
+            | Self::RenameTarget
+            | Self::MoveTarget => Verb::Add,
+            Self::Unlink | Self::Rmdir | Self::RenameSource | Self::MoveSource => Verb::Remove,
+            Self::Chmod | Self::Chown | Self::Utimes | Self::Setxattr | Self::Removexattr => {
+                Verb::Attrs
+            }
+        }
+    }
+
+    /// The name in rules, in the ledger and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::List => "list",
+            Self::OpenRead => "open-read",
+            Self::Exec => "exec",
+            Self::OpenWrite => "open-write",
+            Self::WriteData => "write-data",
+            Self::Truncate => "truncate",
+            Self::Fallocate => "fallocate",
+            Self::CopyFileRange => "copy-file-range",
+            Self::Create => "create",
+            Self::Mkdir => "mkdir",
+            Self::Mknod => "mknod",
+            Self::Symlink => "symlink",
+            Self::Link => "link",
+            Self::RenameTarget => "rename-target",
+            Self::MoveTarget => "move-target",
+            Self::Unlink => "unlink",
+            Self::Rmdir => "rmdir",
+            Self::RenameSource => "rename-source",
+            Self::MoveSource => "move-source",
+            Self::Chmod => "chmod",
+            Self::Chown => "chown",
+            Self::Utimes => "utimes",
+            Self::Setxattr => "setxattr",
+            Self::Removexattr => "removexattr",
+        }
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// An absolute path of the view: `/` or `/a/b`, any bytes but NUL, no `.`, `..`, empty component
+/// or trailing slash.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ViewPath(PathBuf);
+
+impl ViewPath {
+    /// The root of the view.
+    pub fn root() -> Self {
+        Self(PathBuf::from("/"))
+    }
+
+    /// Takes a path that a person or file wrote; `None` unless it is absolute and free of `..`.
+    pub fn parse(path: &Path) -> Option<Self> {
+        let mut clean = PathBuf::from("/");
+        let mut components = path.components();
+        if components.next() != Some(Component::RootDir) {
+            return None;
+        }
+        for component in components {
+            match component {
+                Component::Normal(name) => clean.push(name),
+                Component::CurDir => {}
+                _ => return None,
+            }
+        }
+        Some(Self(clean))
+    }
+
+    /// This path with one more component.
+    pub fn join(&self, name: &OsStr) -> Self {
+        Self(self.0.join(name))
+    }
+
+    /// The path without its last component; `None` for the root.
+    pub fn parent(&self) -> Option<Self> {
+        self.0.parent().map(|parent| Self(parent.to_owned()))
+    }
+
+    /// The last component; `None` for the root.
+    pub fn name(&self) -> Option<&OsStr> {
+        self.0.file_name()
+    }
+
+    /// As a path of the standard library, always absolute.
+    pub fn as_path(&self) -> &Path {
+        &self.0
+    }
+
+    /// As bytes, always beginning with `/`.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_os_str().as_bytes()
+    }
+
+    /// The names from the root down.
+    pub fn components(&self) -> impl Iterator<Item = &OsStr> {
+        self.0.iter().skip(1)
+    }
+
+    /// This path relative to `ancestor`; `None` if it is not `ancestor` or below it.
+    pub fn below(&self, ancestor: &Self) -> Option<&Path> {
+        self.0.strip_prefix(&ancestor.0).ok()
+    }
+}
+
+impl fmt::Display for ViewPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.display().fmt(f)
+    }
+}
+
+/// What may be done to content in a branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BranchMode {
+    /// Everything that policy and permissions allow.
+    Rw,
+    /// Nothing changes (EROFS).
+    Ro,
+    /// Content enters only through a gate (EACCES otherwise).
+    GatesOnly,
+}
+
+/// How reads and writes of open files reach the branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BranchIo {
+    /// Each write comes to the daemon and is checked.
+    Checked,
+    /// The kernel reads and writes the backing file once the open was allowed.
+    Passthrough,
+}
+
+/// Serde for paths of any bytes: text where it is UTF-8, else `{"b64": "..."}`, which the ledger's
+/// encoder turns into the pair of fields `NAME` (lossy text) and `NAME_b64`.
+pub mod path_text {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::{Path, PathBuf};
+
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Wire {
+        Text(String),
+        Bytes { b64: String },
+    }
+
+    /// Writes a path.
+    pub fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        match path.to_str() {
+            Some(text) => serializer.serialize_str(text),
+            None => {
+                let b64 = STANDARD.encode(path.as_os_str().as_bytes());
+                Wire::Bytes { b64 }.serialize(serializer)
+            }
+        }
+    }
+
+    /// Reads a path.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        match Wire::deserialize(deserializer)? {
+            Wire::Text(text) => Ok(text.into()),
+            Wire::Bytes { b64 } => STANDARD
+                .decode(b64)
+                .map(|bytes| OsString::from_vec(bytes).into())
+                .map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+impl Serialize for ViewPath {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        path_text::serialize(&self.0, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for ViewPath {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let path = path_text::deserialize(deserializer)?;
+        Self::parse(&path).ok_or_else(|| serde::de::Error::custom("not an absolute path"))
+    }
+}
