@@ -1,1 +1,73 @@
-//! (to come)
+//! What the mount shows, as state: the folders that the configuration lays out, the inodes that the
+//! kernel knows, the files and directories that are open, and the locks on names.
+//!
+//! Nothing here decides, records or touches a disk. What the kernel must forget is sent as an
+//! [`Invalidation`] on a channel that the transport drains, never while a request is being handled.
+
+use std::ffi::OsString;
+
+use crossbeam_channel::{Receiver, Sender};
+
+pub mod handles;
+pub mod inode;
+pub mod layout;
+pub mod locks;
+pub mod table;
+
+pub use handles::{Handles, OpenDirectory, OpenFile};
+pub use inode::{Inode, Place};
+pub use layout::{Layout, LayoutIndex};
+pub use locks::{Lock, LockTable};
+pub use table::InodeTable;
+
+/// Something that the kernel caches and that is no longer so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Invalidation {
+    /// A name in a directory.
+    Entry {
+        /// Number of the directory.
+        parent: u64,
+        /// The name.
+        name: OsString,
+    },
+    /// Attributes and content of an inode.
+    Inode {
+        /// Its number.
+        number: u64,
+    },
+}
+
+/// State of one view.
+#[derive(Debug)]
+pub struct View {
+    /// The folders that the configuration lays out.
+    pub layout: Layout,
+    /// The inodes that the kernel knows.
+    pub inodes: InodeTable,
+    /// Open files and directories.
+    pub handles: Handles,
+    /// Locks on names, folders and content.
+    pub locks: LockTable,
+    invalidations: Sender<Invalidation>,
+}
+
+impl View {
+    /// An empty view over a layout, and the end of the channel that the transport drains.
+    pub fn new(layout: Layout) -> (Self, Receiver<Invalidation>) {
+        let (sender, receiver) = crossbeam_channel::unbounded();
+        let view = Self {
+            layout,
+            inodes: InodeTable::default(),
+            handles: Handles::default(),
+            locks: LockTable::default(),
+            invalidations: sender,
+        };
+        (view, receiver)
+    }
+
+    /// Asks the transport to have the kernel forget something, once the request is answered. Without
+    /// a transport nothing is to be forgotten.
+    pub fn invalidate(&self, what: Invalidation) {
+        let _ = self.invalidations.send(what);
+    }
+}

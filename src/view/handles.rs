@@ -1,0 +1,155 @@
+//! What is open: files with their descriptors and the decision they carry, directories with their
+//! snapshots.
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use dashmap::DashMap;
+use parking_lot::{Mutex, RwLock};
+
+use crate::branch::FileKind;
+use crate::types::{BranchIndex, Caller};
+
+use super::inode::Inode;
+
+/// An open regular file.
+#[derive(Debug)]
+pub struct OpenFile {
+    /// What is open.
+    pub inode: Arc<Inode>,
+    /// The branch that it was opened in.
+    pub branch: BranchIndex,
+    descriptor: RwLock<Arc<OwnedFd>>,
+    /// Opened for reading.
+    pub readable: bool,
+    /// Opened for writing.
+    pub writable: bool,
+    /// The kernel reads and writes the backing file itself.
+    pub passthrough: bool,
+    /// Who opened it.
+    pub opener: Caller,
+    /// Generation of the policy that last allowed writing; 0 for none.
+    pub generation: AtomicU64,
+    /// Whether the first write was recorded.
+    pub wrote: AtomicBool,
+    /// Bytes written so far.
+    pub written: AtomicU64,
+}
+
+impl OpenFile {
+    /// An open file; nothing was written yet.
+    pub fn new(
+        inode: Arc<Inode>,
+        branch: BranchIndex,
+        descriptor: OwnedFd,
+        (readable, writable): (bool, bool),
+        passthrough: bool,
+        opener: Caller,
+        generation: u64,
+    ) -> Self {
+        Self {
+            inode,
+            branch,
+            descriptor: RwLock::new(Arc::new(descriptor)),
+            readable,
+            writable,
+            passthrough,
+            opener,
+            generation: AtomicU64::new(generation),
+            wrote: AtomicBool::new(false),
+            written: AtomicU64::new(0),
+        }
+    }
+
+    /// The descriptor to read and write.
+    pub fn descriptor(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.descriptor.read())
+    }
+
+    /// After a crossing: the same content at its new place. Who is reading keeps the old one.
+    pub fn repoint(&self, descriptor: OwnedFd) {
+        *self.descriptor.write() = Arc::new(descriptor);
+    }
+}
+
+/// An entry of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// One component.
+    pub name: OsString,
+    /// Inode number as users see it.
+    pub number: u64,
+    /// What it is.
+    pub kind: FileKind,
+}
+
+/// An open directory. The listing is taken when the first entries are asked for, and anew after a
+/// rewind, so that offsets are stable while entries come and go.
+#[derive(Debug)]
+pub struct OpenDirectory {
+    /// What is open.
+    pub inode: Arc<Inode>,
+    /// The snapshot; an entry's offset is its position + 1.
+    pub snapshot: Mutex<Arc<Vec<Listed>>>,
+}
+
+/// What is open, by the number that the kernel was given.
+#[derive(Debug, Default)]
+pub struct Handles {
+    next: AtomicU64,
+    files: DashMap<u64, Arc<OpenFile>>,
+    directories: DashMap<u64, Arc<OpenDirectory>>,
+}
+
+impl Handles {
+    /// Adds an open file.
+    pub fn add_file(&self, file: OpenFile) -> (u64, Arc<OpenFile>) {
+        let file = Arc::new(file);
+        file.inode.opened(&file);
+        let number = self.number();
+        self.files.insert(number, Arc::clone(&file));
+        (number, file)
+    }
+
+    /// Adds an open directory.
+    pub fn add_directory(&self, inode: Arc<Inode>) -> u64 {
+        let number = self.number();
+        let snapshot = Mutex::new(Arc::new(Vec::new()));
+        self.directories.insert(number, Arc::new(OpenDirectory { inode, snapshot }));
+        number
+    }
+
+    /// An open file; `None` for a number that the kernel was never given.
+    pub fn file(&self, number: u64) -> Option<Arc<OpenFile>> {
+        self.files.get(&number).map(|file| Arc::clone(&file))
+    }
+
+    /// An open directory.
+    pub fn directory(&self, number: u64) -> Option<Arc<OpenDirectory>> {
+        self.directories.get(&number).map(|directory| Arc::clone(&directory))
+    }
+
+    /// Closes a file.
+    pub fn remove_file(&self, number: u64) -> Option<Arc<OpenFile>> {
+        let (_, file) = self.files.remove(&number)?;
+        file.inode.closed(&file);
+        Some(file)
+    }
+
+    /// Closes a directory.
+    pub fn remove_directory(&self, number: u64) -> Option<Arc<OpenDirectory>> {
+        self.directories.remove(&number).map(|(_, directory)| directory)
+    }
+
+    /// A number that no other open file, directory or `.audit` file has.
+    pub fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// How many files are open.
+    pub fn open_files(&self) -> usize {
+        self.files.len()
+    }
+}

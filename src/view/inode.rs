@@ -1,0 +1,235 @@
+//! An inode that the kernel knows: where it lies now, and by which names it was found.
+//!
+//! An inode holds no descriptor. It is found again by its file handle, or by the chain of names up
+//! to its branch's root.
+//!
+//! Lock order: `place` before `names`; neither is held while a disk is asked, but for `place` in
+//! the switch of a crossing, which is the point of it.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::branch::FileKind;
+use crate::types::{BranchIndex, Handle, ViewPath};
+
+use super::handles::OpenFile;
+use super::layout::LayoutIndex;
+
+/// Where an inode lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A folder of the layout that no branch provides.
+    Virtual,
+    /// In a branch.
+    Branch {
+        /// Which.
+        branch: BranchIndex,
+        /// Which inode there.
+        handle: Handle,
+    },
+    /// In the virtual `.audit`; the transport's number is the node's.
+    Audit,
+    /// It crossed to another branch under another number: new opens get ESTALE, which makes the
+    /// kernel look the name up again.
+    Gone,
+}
+
+/// A name by which an inode was found.
+#[derive(Debug, Clone)]
+pub struct Name {
+    /// The directory that has it.
+    pub parent: Arc<Inode>,
+    /// One component, any bytes.
+    pub name: OsString,
+}
+
+/// An inode that the kernel knows.
+#[derive(Debug)]
+pub struct Inode {
+    /// The number that the kernel and users see.
+    pub number: u64,
+    /// What it is; never changes.
+    pub kind: FileKind,
+    /// Its folder of the layout, if it is one (a branch's root has one too).
+    pub layout: Option<LayoutIndex>,
+    place: RwLock<Place>,
+    names: Mutex<Vec<Name>>,
+    /// The path it had when its last name went, for rules and records about open unlinked files.
+    unlinked: Mutex<Option<ViewPath>>,
+    /// References that the kernel holds; changed by the table alone.
+    pub(super) lookups: AtomicU64,
+    writers: AtomicUsize,
+    opens: Mutex<Vec<Weak<OpenFile>>>,
+}
+
+impl Inode {
+    pub(super) fn new(
+        number: u64,
+        kind: FileKind,
+        layout: Option<LayoutIndex>,
+        place: Place,
+        name: Option<Name>,
+    ) -> Self {
+        Self {
+            number,
+            kind,
+            layout,
+            place: RwLock::new(place),
+            names: Mutex::new(name.into_iter().collect()),
+            unlinked: Mutex::new(None),
+            lookups: AtomicU64::new(0),
+            writers: AtomicUsize::new(0),
+            opens: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Where it lies. Waits while a crossing switches it.
+    pub fn place(&self) -> RwLockReadGuard<'_, Place> {
+        self.place.read()
+    }
+
+    /// Takes the place for the switch of a crossing: whoever asks for it waits.
+    pub fn switch(&self) -> RwLockWriteGuard<'_, Place> {
+        self.place.write()
+    }
+
+    /// The names by which it was found and that are still its own, the newest last.
+    pub fn names(&self) -> Vec<Name> {
+        self.names.lock().clone()
+    }
+
+    /// Adds a name; a directory has only one, so that the new one takes the old one's place.
+    pub fn add_name(&self, parent: &Arc<Inode>, name: &OsStr) {
+        let mut names = self.names.lock();
+        if self.kind == FileKind::Directory {
+            names.clear();
+        } else {
+            names.retain(|known| !(known.parent.number == parent.number && known.name == name));
+        }
+        names.push(Name { parent: Arc::clone(parent), name: name.to_owned() });
+    }
+
+    /// Takes a name away.
+    pub fn remove_name(&self, parent: &Inode, name: &OsStr) {
+        let path = parent.path().map(|path| path.join(name));
+        let mut names = self.names.lock();
+        names.retain(|known| !(known.parent.number == parent.number && known.name == name));
+        if names.is_empty() {
+            *self.unlinked.lock() = path;
+        }
+    }
+
+    /// Whether this is its name, as far as is known.
+    pub fn has_name(&self, parent: &Inode, name: &OsStr) -> bool {
+        self.names
+            .lock()
+            .iter()
+            .any(|known| known.parent.number == parent.number && known.name == name)
+    }
+
+    fn newest_name(&self) -> Option<Name> {
+        self.names.lock().last().cloned()
+    }
+
+    /// The path by which users see it (the newest, if it has several names); `None` once it is
+    /// unlinked.
+    pub fn path(&self) -> Option<ViewPath> {
+        self.chain(|inode| inode.number == LayoutIndex::ROOT.number()).map(|names| join(&names))
+    }
+
+    /// All paths by which it is known: one for each hard link that was looked up; for an unlinked
+    /// inode the one it had last. The root of the view has `/`.
+    pub fn paths(&self) -> Vec<ViewPath> {
+        if self.number == LayoutIndex::ROOT.number() {
+            return vec![ViewPath::root()];
+        }
+        let mut paths: Vec<_> = self
+            .names()
+            .iter()
+            .filter_map(|name| Some(name.parent.path()?.join(&name.name)))
+            .collect();
+        if paths.is_empty() {
+            paths.extend(self.unlinked.lock().clone());
+        }
+        paths
+    }
+
+    /// The path relative to its branch's root, the way to it where there are no file handles.
+    pub fn path_in_branch(&self) -> Option<PathBuf> {
+        let names = self.chain(|inode| inode.layout.is_some())?;
+        Some(names.iter().rev().collect())
+    }
+
+    /// The names from here up to the first inode for which `top` holds, this one's own first.
+    fn chain(&self, top: impl Fn(&Inode) -> bool) -> Option<Vec<OsString>> {
+        let mut names = Vec::new();
+        if top(self) {
+            return Some(names);
+        }
+        let mut link = self.newest_name()?;
+        loop {
+            names.push(link.name);
+            if top(&link.parent) {
+                return Some(names);
+            }
+            link = link.parent.newest_name()?;
+        }
+    }
+
+    /// The directories above, nearest first, up to the root of the view.
+    pub fn ancestors(&self) -> Vec<Arc<Inode>> {
+        let mut above = Vec::new();
+        let mut link = self.newest_name();
+        while let Some(Name { parent, .. }) = link {
+            link = parent.newest_name();
+            above.push(parent);
+        }
+        above
+    }
+
+    /// Notes an open file, so that a crossing can find it.
+    pub fn opened(&self, file: &Arc<OpenFile>) {
+        if file.writable {
+            self.writers.fetch_add(1, Ordering::AcqRel);
+        }
+        let mut opens = self.opens.lock();
+        opens.retain(|open| open.strong_count() > 0);
+        opens.push(Arc::downgrade(file));
+    }
+
+    /// Takes back [`Inode::opened`].
+    pub fn closed(&self, file: &OpenFile) {
+        if file.writable {
+            self.writers.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// How many open files could write.
+    pub fn writers(&self) -> usize {
+        self.writers.load(Ordering::Acquire)
+    }
+
+    /// The files that are open now.
+    pub fn open_files(&self) -> Vec<Arc<OpenFile>> {
+        self.opens.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
+fn join(names: &[OsString]) -> ViewPath {
+    names.iter().rev().fold(ViewPath::root(), |path, name| path.join(name))
+}
+
+/// The branch of a place, if it lies in one.
+impl Place {
+    /// Which branch holds it.
+    pub fn branch(&self) -> Option<BranchIndex> {
+        match self {
+            Self::Branch { branch, .. } => Some(*branch),
+            Self::Virtual | Self::Audit | Self::Gone => None,
+        }
+    }
+}

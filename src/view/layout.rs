@@ -1,0 +1,122 @@
+//! The folders that the configuration lays out: the root, the place of each branch, and the virtual
+//! folders on the way to them.
+//!
+//! A folder on the way to a branch's place is virtual also where it lies below another branch: it
+//! shows only what the configuration puts there, and hides a directory of that name in the branch.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+
+use crate::types::{BranchIndex, ViewPath};
+
+/// Position in the layout; the root is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LayoutIndex(usize);
+
+impl LayoutIndex {
+    /// The root of the view.
+    pub const ROOT: Self = Self(0);
+
+    /// Inode number: the root's is 1, as the kernel wants it, the others follow.
+    pub fn number(self) -> u64 {
+        self.0 as u64 + 1
+    }
+}
+
+/// A folder of the layout.
+#[derive(Debug)]
+pub struct Folder {
+    /// Its path.
+    pub path: ViewPath,
+    /// The branch whose root it shows; none for a virtual folder.
+    pub branch: Option<BranchIndex>,
+    /// Folders of the layout directly below.
+    pub children: BTreeMap<OsString, LayoutIndex>,
+}
+
+/// All folders of the layout.
+#[derive(Debug)]
+pub struct Layout {
+    folders: Vec<Folder>,
+}
+
+impl Layout {
+    /// Lays out branches at their places. The configuration has made sure that places differ.
+    pub fn new(places: impl IntoIterator<Item = (ViewPath, BranchIndex)>) -> Self {
+        let mut layout = Self {
+            folders: vec![Folder {
+                path: ViewPath::root(),
+                branch: None,
+                children: BTreeMap::new(),
+            }],
+        };
+        for (at, branch) in places {
+            let index = layout.make(&at);
+            layout.folders[index.0].branch = Some(branch);
+        }
+        layout
+    }
+
+    fn make(&mut self, at: &ViewPath) -> LayoutIndex {
+        let mut here = LayoutIndex::ROOT;
+        for name in at.components() {
+            let next = LayoutIndex(self.folders.len());
+            let path = self.folders[here.0].path.join(name);
+            let known = *self.folders[here.0].children.entry(name.to_owned()).or_insert(next);
+            if known == next {
+                self.folders.push(Folder { path, branch: None, children: BTreeMap::new() });
+            }
+            here = known;
+        }
+        here
+    }
+
+    /// A folder.
+    pub fn folder(&self, index: LayoutIndex) -> &Folder {
+        &self.folders[index.0]
+    }
+
+    /// The folder of that name directly below.
+    pub fn child(&self, index: LayoutIndex, name: &OsStr) -> Option<LayoutIndex> {
+        self.folder(index).children.get(name).copied()
+    }
+
+    /// All folders with their positions, the root first, parents before children.
+    pub fn iter(&self) -> impl Iterator<Item = (LayoutIndex, &Folder)> {
+        self.folders.iter().enumerate().map(|(at, folder)| (LayoutIndex(at), folder))
+    }
+
+    /// Whether some folder of the layout lies directly below this one.
+    pub fn has_children(&self, index: LayoutIndex) -> bool {
+        !self.folder(index).children.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn at(path: &str) -> ViewPath {
+        ViewPath::parse(Path::new(path)).expect("an absolute path")
+    }
+
+    #[test]
+    fn parents_are_virtual_and_shared() {
+        let layout = Layout::new([(at("/a/b"), BranchIndex(0)), (at("/a/c"), BranchIndex(1))]);
+        let a = layout.child(LayoutIndex::ROOT, OsStr::new("a")).expect("a");
+        assert_eq!(layout.folder(a).branch, None);
+        let c = layout.child(a, OsStr::new("c")).expect("c");
+        assert_eq!(layout.folder(c).branch, Some(BranchIndex(1)));
+        assert_eq!(layout.folder(c).path, at("/a/c"));
+        assert_eq!(layout.iter().count(), 4);
+    }
+
+    #[test]
+    fn a_branch_may_sit_at_the_root() {
+        let layout = Layout::new([(at("/"), BranchIndex(0)), (at("/x"), BranchIndex(1))]);
+        assert_eq!(layout.folder(LayoutIndex::ROOT).branch, Some(BranchIndex(0)));
+        assert!(layout.has_children(LayoutIndex::ROOT));
+        assert_eq!(LayoutIndex::ROOT.number(), 1);
+    }
+}
