@@ -1,0 +1,414 @@
+//! A disk in memory that forgets what was not synced.
+//!
+//! Programs see one state; the disk has another. What lies between survives a crash, or does not,
+//! as the seed decides: dirty blocks may be old, new or torn by sectors, a length may be anything
+//! between, attributes old or new, and names follow one of two models, see [`Names`]. Two more
+//! habits of real disks: a failed sync leaves the cache clean and the data lost, and from the step
+//! at which the power goes every call fails.
+//!
+//! Each call of a [`Storage`] method is one step, so a test counts the steps of what it watches and
+//! then cuts the power, or fails one call, at each of them.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::ops::Range;
+use std::path::{Component, Path};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{Kind, Metadata, Readback, Storage, Xattrs};
+use crate::error::Errno;
+use crate::types::{Handle, Identity, Time};
+
+mod content;
+mod names;
+mod random;
+mod steps;
+#[cfg(test)]
+mod tests;
+
+use content::Content;
+use names::Entries;
+use random::Random;
+
+/// How names survive a crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Names {
+    /// As ext4 in ordered mode: changes of names are in one journal per device, of which a
+    /// beginning survives; any sync writes all of it; a grown file has its data.
+    Journal,
+    /// As harsh as POSIX allows: each change survives or not, unless its directory was synced. Only
+    /// earlier changes of the same name come first, and a rename between directories may leave
+    /// both names, never neither.
+    Independent,
+}
+
+/// What happens at a chosen step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The power goes: this and all later calls do nothing and give EIO.
+    Crash,
+    /// This one call does nothing and gives the errno. A sync that fails loses what it should have
+    /// written.
+    Errno(Errno),
+}
+
+/// What a device can hold.
+#[derive(Debug, Clone, Copy)]
+pub struct DeviceOptions {
+    /// Bytes for content.
+    pub capacity: u64,
+    /// Whether extended attributes can be set.
+    pub xattrs: bool,
+    /// Whether read leases can be taken.
+    pub leases: bool,
+    /// Times are kept in whole seconds.
+    pub whole_seconds: bool,
+}
+
+impl Default for DeviceOptions {
+    fn default() -> Self {
+        Self { capacity: 1 << 30, xattrs: true, leases: true, whole_seconds: false }
+    }
+}
+
+/// See the module. Cheap to share behind an `Arc`.
+pub struct SimulatedStorage {
+    state: Mutex<State>,
+}
+
+/// An open directory: its inode number. It stays valid over a crash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SimulatedDir {
+    inode: u64,
+}
+
+/// An open file.
+#[derive(Debug)]
+pub struct SimulatedFile {
+    inode: u64,
+    writable: bool,
+}
+
+/// A read lease on an inode, and how often leases on it had been broken when it was taken.
+#[derive(Debug)]
+pub struct SimulatedLease {
+    inode: u64,
+    breaks: u64,
+}
+
+#[derive(Debug, Clone)]
+struct State {
+    names_mode: Names,
+    devices: Vec<Device>,
+    inodes: BTreeMap<u64, Inode>,
+    entries: Entries,
+    clock: u64,
+    steps: u64,
+    faults: BTreeMap<u64, Fault>,
+    power_off: bool,
+    log: Option<Vec<String>>,
+}
+
+#[derive(Debug, Clone)]
+struct Device {
+    root: u64,
+    options: DeviceOptions,
+}
+
+#[derive(Debug, Clone)]
+struct Inode {
+    device: usize,
+    attributes: Attributes,
+    /// As the disk has them.
+    durable: Attributes,
+    content: Content,
+    writers: u64,
+    lease_breaks: u64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Attributes {
+    kind: Kind,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    atime: Time,
+    mtime: Time,
+    ctime: Time,
+    xattrs: BTreeMap<OsString, Vec<u8>>,
+}
+
+/// Nanoseconds between two events of the simulated clock.
+const TICK: u64 = 1_000_003;
+/// 2023-11-14, so that times look like times.
+const EPOCH: i64 = 1_700_000_000;
+
+impl SimulatedStorage {
+    /// A machine without disks.
+    pub fn new(names: Names) -> Self {
+        Self {
+            state: Mutex::new(State {
+                names_mode: names,
+                devices: Vec::new(),
+                inodes: BTreeMap::new(),
+                entries: Entries::default(),
+                clock: 0,
+                steps: 0,
+                faults: BTreeMap::new(),
+                power_off: false,
+                log: None,
+            }),
+        }
+    }
+
+    /// Adds a device and gives its root.
+    pub fn add_device(&self, options: DeviceOptions) -> SimulatedDir {
+        let mut state = self.state.lock();
+        let device = state.devices.len();
+        let root = state.new_inode(device, Kind::Directory, 0o755);
+        state.devices.push(Device { root, options });
+        SimulatedDir { inode: root }
+    }
+
+    /// The root of the n-th device.
+    pub fn root(&self, device: usize) -> Option<SimulatedDir> {
+        let state = self.state.lock();
+        state.devices.get(device).map(|device| SimulatedDir { inode: device.root })
+    }
+
+    /// Changes what the n-th device can hold; used to fill it.
+    pub fn set_options(&self, device: usize, options: DeviceOptions) {
+        if let Some(device) = self.state.lock().devices.get_mut(device) {
+            device.options = options;
+        }
+    }
+
+    /// Steps taken so far, failed ones included.
+    pub fn steps(&self) -> u64 {
+        self.state.lock().steps
+    }
+
+    /// Plans a fault: the `step`-th call from the beginning (the next one is `steps()`).
+    pub fn fail_at(&self, step: u64, fault: Fault) {
+        self.state.lock().faults.insert(step, fault);
+    }
+
+    /// From now on keeps a line for each step, for messages of tests.
+    pub fn keep_log(&self) {
+        self.state.lock().log = Some(Vec::new());
+    }
+
+    /// The steps since `keep_log`.
+    pub fn log(&self) -> Vec<String> {
+        self.state.lock().log.clone().unwrap_or_default()
+    }
+
+    /// The disks as they are found after the power went now. `self` is not changed.
+    pub fn crash(&self, seed: u64) -> Self {
+        let state = self.state.lock();
+        let mut random = Random::new(seed);
+        let entries = state.entries.crash(&mut random, state.names_mode);
+        let ordered = state.names_mode == Names::Journal;
+        let inodes = state.inodes.iter().map(|(number, inode)| {
+            let attributes =
+                if random.flip() { inode.attributes.clone() } else { inode.durable.clone() };
+            let content = inode.content.crash(&mut random, ordered);
+            let durable = attributes.clone();
+            let device = inode.device;
+            let found = Inode { device, attributes, durable, content, writers: 0, lease_breaks: 0 };
+            (*number, found)
+        });
+        let inodes = inodes.collect();
+        Self {
+            state: Mutex::new(State {
+                names_mode: state.names_mode,
+                devices: state.devices.clone(),
+                inodes,
+                entries,
+                clock: state.clock + 1_000_000,
+                steps: 0,
+                faults: BTreeMap::new(),
+                power_off: false,
+                log: None,
+            }),
+        }
+    }
+
+    /// Somebody outside opens a file for writing: refuses leases, breaks those that are held.
+    pub fn open_outside(&self, dir: &SimulatedDir, name: &OsStr) -> Result<(), Errno> {
+        let mut state = self.state.lock();
+        let number = state.entries.get(dir.inode, name).ok_or(Errno::NOENT)?;
+        let inode = state.inode_mut(number)?;
+        inode.writers += 1;
+        inode.lease_breaks += 1;
+        Ok(())
+    }
+
+    /// That somebody closes it.
+    pub fn close_outside(&self, dir: &SimulatedDir, name: &OsStr) -> Result<(), Errno> {
+        let mut state = self.state.lock();
+        let number = state.entries.get(dir.inode, name).ok_or(Errno::NOENT)?;
+        let inode = state.inode_mut(number)?;
+        inode.writers = inode.writers.saturating_sub(1);
+        Ok(())
+    }
+
+    /// Somebody outside makes a hard link.
+    pub fn link_outside(
+        &self,
+        dir: &SimulatedDir,
+        name: &OsStr,
+        new_dir: &SimulatedDir,
+        new_name: &OsStr,
+    ) -> Result<(), Errno> {
+        let mut state = self.state.lock();
+        let number = state.entries.get(dir.inode, name).ok_or(Errno::NOENT)?;
+        if state.entries.get(new_dir.inode, new_name).is_some() {
+            return Err(Errno::EXIST);
+        }
+        let device = state.inode(number)?.device;
+        state.entries.set(device, (new_dir.inode, new_name.to_owned()), Some(number));
+        Ok(())
+    }
+
+    /// Everything reaches the disks, as after `sync(1)`.
+    pub fn sync_all(&self) {
+        let mut state = self.state.lock();
+        let directories: Vec<(u64, usize)> = state
+            .inodes
+            .iter()
+            .filter(|(_, inode)| inode.attributes.kind == Kind::Directory)
+            .map(|(number, inode)| (*number, inode.device))
+            .collect();
+        let names = state.names_mode;
+        for (number, device) in directories {
+            state.entries.sync(device, names, Some(number));
+        }
+        for inode in state.inodes.values_mut() {
+            inode.content.sync();
+            inode.durable = inode.attributes.clone();
+        }
+    }
+
+    /// A shared reference, for the generic users of the trait.
+    pub fn shared(self) -> Arc<Self> {
+        Arc::new(self)
+    }
+}
+
+impl State {
+    fn now(&mut self) -> Time {
+        self.clock += 1;
+        let nanos = u128::from(self.clock) * u128::from(TICK);
+        Time {
+            seconds: EPOCH + (nanos / 1_000_000_000) as i64,
+            nanos: (nanos % 1_000_000_000) as u32,
+        }
+    }
+
+    fn new_inode(&mut self, device: usize, kind: Kind, mode: u32) -> u64 {
+        let number = self.inodes.last_key_value().map_or(2, |(last, _)| last + 1);
+        let now = self.now();
+        let attributes = Attributes {
+            kind,
+            mode,
+            uid: 0,
+            gid: 0,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            xattrs: BTreeMap::new(),
+        };
+        let inode = Inode {
+            device,
+            durable: attributes.clone(),
+            attributes,
+            content: Content::default(),
+            writers: 0,
+            lease_breaks: 0,
+        };
+        self.inodes.insert(number, inode);
+        number
+    }
+
+    fn inode(&self, number: u64) -> Result<&Inode, Errno> {
+        self.inodes.get(&number).ok_or(Errno::STALE)
+    }
+
+    fn inode_mut(&mut self, number: u64) -> Result<&mut Inode, Errno> {
+        self.inodes.get_mut(&number).ok_or(Errno::STALE)
+    }
+
+    fn named(&self, dir: &SimulatedDir, name: &OsStr) -> Result<u64, Errno> {
+        self.entries.get(dir.inode, name).ok_or(Errno::NOENT)
+    }
+
+    fn free(&self, device: usize) -> u64 {
+        let used: u64 = self
+            .inodes
+            .iter()
+            .filter(|(number, inode)| inode.device == device && self.entries.links(**number) > 0)
+            .map(|(_, inode)| inode.content.cached.disk_bytes())
+            .sum();
+        self.devices.get(device).map_or(0, |device| device.options.capacity.saturating_sub(used))
+    }
+
+    fn options(&self, device: usize) -> DeviceOptions {
+        self.devices.get(device).map_or_else(DeviceOptions::default, |device| device.options)
+    }
+
+    fn metadata(&self, number: u64) -> Result<Metadata, Errno> {
+        let inode = self.inode(number)?;
+        let attributes = &inode.attributes;
+        let size = match &attributes.kind {
+            Kind::Symlink(text) => text.len() as u64,
+            _ => inode.content.cached.length,
+        };
+        Ok(Metadata {
+            kind: attributes.kind.clone(),
+            mode: attributes.mode,
+            uid: attributes.uid,
+            gid: attributes.gid,
+            nlink: self.entries.links(number),
+            atime: attributes.atime,
+            identity: Identity {
+                handle: handle_of(number),
+                size,
+                mtime: attributes.mtime,
+                ctime: attributes.ctime,
+            },
+        })
+    }
+
+    fn create(
+        &mut self,
+        dir: &SimulatedDir,
+        name: &OsStr,
+        kind: Kind,
+        mode: u32,
+    ) -> Result<u64, Errno> {
+        if name.len() > 255 {
+            return Err(Errno::NAMETOOLONG);
+        }
+        let parent = self.inode(dir.inode)?;
+        if parent.attributes.kind != Kind::Directory {
+            return Err(Errno::NOTDIR);
+        }
+        let device = parent.device;
+        if self.entries.get(dir.inode, name).is_some() {
+            return Err(Errno::EXIST);
+        }
+        let number = self.new_inode(device, kind, mode);
+        self.entries.set(device, (dir.inode, name.to_owned()), Some(number));
+        Ok(number)
+    }
+}
+
+/// The handle of an inode; numbers are never used again, so the generation is always 1.
+fn handle_of(number: u64) -> Handle {
+    let mut bytes = number.to_be_bytes().to_vec();
+    bytes.extend(1_u32.to_be_bytes());
+    Handle { kind: Handle::SYNTHETIC, bytes: bytes.into() }
+}

@@ -1,0 +1,155 @@
+//! Directory entries: as programs see them, as the disk has them, and the changes between.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::ops::Bound;
+
+use super::Names;
+use super::random::Random;
+
+/// A directory's inode number and a name in it.
+pub(super) type Key = (u64, OsString);
+
+/// A change of entries that survives whole or not at all.
+#[derive(Debug, Clone)]
+struct Change {
+    id: u64,
+    device: usize,
+    entries: Vec<(Key, Option<u64>)>,
+    /// A change that the disk has whenever it has this one.
+    needs: Option<u64>,
+    /// A sync of it failed; later syncs do not write it.
+    stuck: bool,
+}
+
+/// All entries of all devices.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Entries {
+    cached: BTreeMap<Key, u64>,
+    durable: BTreeMap<Key, u64>,
+    pending: Vec<Change>,
+    next_id: u64,
+}
+
+impl Entries {
+    pub(super) fn get(&self, directory: u64, name: &OsStr) -> Option<u64> {
+        self.cached.get(&(directory, name.to_owned())).copied()
+    }
+
+    pub(super) fn list(&self, directory: u64) -> Vec<OsString> {
+        let from = Bound::Included((directory, OsString::new()));
+        let to = Bound::Excluded((directory + 1, OsString::new()));
+        self.cached.range((from, to)).map(|((_, name), _)| name.clone()).collect()
+    }
+
+    /// Number of names of an inode.
+    pub(super) fn links(&self, inode: u64) -> u64 {
+        self.cached.values().filter(|found| **found == inode).count() as u64
+    }
+
+    fn push(&mut self, device: usize, entries: Vec<(Key, Option<u64>)>, needs: Option<u64>) -> u64 {
+        for (key, inode) in &entries {
+            match inode {
+                Some(inode) => self.cached.insert(key.clone(), *inode),
+                None => self.cached.remove(key),
+            };
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        self.pending.push(Change { id, device, entries, needs, stuck: false });
+        id
+    }
+
+    /// One entry appears or disappears.
+    pub(super) fn set(&mut self, device: usize, key: Key, inode: Option<u64>) {
+        self.push(device, vec![(key, inode)], None);
+    }
+
+    /// An entry gets another place. In one directory, or with a journal, that is one change; else
+    /// the disk may have the new name before the old one is gone, but never neither.
+    pub(super) fn rename(&mut self, device: usize, names: Names, from: Key, to: Key, inode: u64) {
+        if names == Names::Journal || from.0 == to.0 {
+            self.push(device, vec![(from, None), (to, Some(inode))], None);
+        } else {
+            let appears = self.push(device, vec![(to, Some(inode))], None);
+            self.push(device, vec![(from, None)], Some(appears));
+        }
+    }
+
+    /// Makes changes durable: with a journal all of the device, else those of one directory.
+    pub(super) fn sync(&mut self, device: usize, names: Names, directory: Option<u64>) {
+        let wanted = |change: &Change| {
+            !change.stuck
+                && change.device == device
+                && match names {
+                    Names::Journal => true,
+                    Names::Independent => {
+                        change.entries.iter().any(|(key, _)| Some(key.0) == directory)
+                    }
+                }
+        };
+        let keep: BTreeSet<u64> =
+            self.pending.iter().filter(|change| wanted(change)).map(|change| change.id).collect();
+        self.apply(keep);
+    }
+
+    /// A sync that failed: what it should have written stays unsure for good.
+    pub(super) fn fail_sync(&mut self, directory: u64) {
+        for change in &mut self.pending {
+            change.stuck |= change.entries.iter().any(|(key, _)| key.0 == directory);
+        }
+    }
+
+    /// Writes the chosen changes and all that they build on: earlier changes of the same name, and
+    /// what a change needs.
+    fn apply(&mut self, mut keep: BTreeSet<u64>) {
+        let mut keys: BTreeSet<Key> = BTreeSet::new();
+        for change in self.pending.iter().rev() {
+            let built_on = change.entries.iter().any(|(key, _)| keys.contains(key));
+            if built_on || keep.contains(&change.id) {
+                keep.insert(change.id);
+                keep.extend(change.needs);
+                keys.extend(change.entries.iter().map(|(key, _)| key.clone()));
+            }
+        }
+        let durable = &mut self.durable;
+        self.pending.retain(|change| {
+            if !keep.contains(&change.id) {
+                return true;
+            }
+            for (key, inode) in &change.entries {
+                match inode {
+                    Some(inode) => durable.insert(key.clone(), *inode),
+                    None => durable.remove(key),
+                };
+            }
+            false
+        });
+    }
+
+    /// The entries as they are found after power loss.
+    pub(super) fn crash(&self, random: &mut Random, names: Names) -> Self {
+        let mut after = self.clone();
+        let keep = match names {
+            Names::Journal => {
+                // Each device has a journal of its own, and of each a beginning survives.
+                let mut keep = BTreeSet::new();
+                let devices: BTreeSet<usize> = self.pending.iter().map(|c| c.device).collect();
+                for device in devices {
+                    let mine: Vec<u64> =
+                        self.pending.iter().filter(|c| c.device == device).map(|c| c.id).collect();
+                    let survive = random.below(mine.len() as u64 + 1) as usize;
+                    keep.extend(&mine[..survive]);
+                }
+                keep
+            }
+            Names::Independent => {
+                self.pending.iter().filter(|_| random.flip()).map(|change| change.id).collect()
+            }
+        };
+        after.apply(keep);
+        after.pending.clear();
+        after.cached = after.durable.clone();
+        after
+    }
+}

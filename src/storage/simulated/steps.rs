@@ -1,0 +1,388 @@
+//! The steps: each checks the planned faults, then does its work at once.
+
+use parking_lot::MutexGuard;
+
+use super::*;
+
+impl SimulatedStorage {
+    /// Counts a step and lets a planned fault happen.
+    fn step(&self, what: &str, name: &OsStr) -> Result<MutexGuard<'_, State>, Errno> {
+        self.step_or(what, name, |_, _| {})
+    }
+
+    /// As `step`; `on_errno` does what a failing call leaves behind.
+    fn step_or(
+        &self,
+        what: &str,
+        name: &OsStr,
+        on_errno: impl FnOnce(&mut State, &mut Random),
+    ) -> Result<MutexGuard<'_, State>, Errno> {
+        let mut state = self.state.lock();
+        let step = state.steps;
+        state.steps += 1;
+        if let Some(log) = &mut state.log {
+            log.push(format!("{step}: {what} {}", name.display()));
+        }
+        if state.power_off {
+            return Err(Errno::IO);
+        }
+        match state.faults.get(&step) {
+            None => Ok(state),
+            Some(Fault::Crash) => {
+                state.power_off = true;
+                Err(Errno::IO)
+            }
+            Some(&Fault::Errno(errno)) => {
+                on_errno(&mut state, &mut Random::new(step));
+                Err(errno)
+            }
+        }
+    }
+
+    fn open(
+        &self,
+        what: &str,
+        dir: &SimulatedDir,
+        name: &OsStr,
+        writable: bool,
+    ) -> Result<SimulatedFile, Errno> {
+        let state = self.step(what, name)?;
+        let inode = state.named(dir, name)?;
+        match state.inode(inode)?.attributes.kind {
+            Kind::File => Ok(SimulatedFile { inode, writable }),
+            Kind::Symlink(_) => Err(Errno::LOOP),
+            _ => Err(Errno::INVAL),
+        }
+    }
+
+    /// Changes attributes of a name and its ctime.
+    fn change(
+        &self,
+        what: &str,
+        dir: &SimulatedDir,
+        name: &OsStr,
+        change: impl FnOnce(&mut Attributes, DeviceOptions) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        let mut state = self.step(what, name)?;
+        let number = state.named(dir, name)?;
+        let options = state.options(state.inode(number)?.device);
+        let now = state.now();
+        let attributes = &mut state.inode_mut(number)?.attributes;
+        change(attributes, options)?;
+        attributes.ctime = now;
+        Ok(())
+    }
+}
+
+impl Storage for SimulatedStorage {
+    type Dir = SimulatedDir;
+    type File = SimulatedFile;
+    type Lease = SimulatedLease;
+
+    fn open_dir(&self, dir: &SimulatedDir, path: &Path) -> Result<SimulatedDir, Errno> {
+        let state = self.step("open_dir", path.as_os_str())?;
+        let mut inode = dir.inode;
+        for component in path.components() {
+            let Component::Normal(name) = component else { return Err(Errno::INVAL) };
+            inode = state.entries.get(inode, name).ok_or(Errno::NOENT)?;
+            match state.inode(inode)?.attributes.kind {
+                Kind::Directory => {}
+                Kind::Symlink(_) => return Err(Errno::LOOP),
+                _ => return Err(Errno::NOTDIR),
+            }
+        }
+        Ok(SimulatedDir { inode })
+    }
+
+    fn create_dir(&self, dir: &SimulatedDir, name: &OsStr) -> Result<(), Errno> {
+        let mut state = self.step("create_dir", name)?;
+        state.create(dir, name, Kind::Directory, 0o700).map(|_| ())
+    }
+
+    fn remove_dir(&self, dir: &SimulatedDir, name: &OsStr) -> Result<(), Errno> {
+        let mut state = self.step("remove_dir", name)?;
+        let number = state.named(dir, name)?;
+        let inode = state.inode(number)?;
+        let device = inode.device;
+        if inode.attributes.kind != Kind::Directory {
+            return Err(Errno::NOTDIR);
+        }
+        if !state.entries.list(number).is_empty() {
+            return Err(Errno::NOTEMPTY);
+        }
+        state.entries.set(device, (dir.inode, name.to_owned()), None);
+        Ok(())
+    }
+
+    fn list(&self, dir: &SimulatedDir) -> Result<Vec<OsString>, Errno> {
+        let state = self.step("list", OsStr::new(""))?;
+        Ok(state.entries.list(dir.inode))
+    }
+
+    fn create_file(&self, dir: &SimulatedDir, name: &OsStr) -> Result<SimulatedFile, Errno> {
+        let mut state = self.step("create_file", name)?;
+        let inode = state.create(dir, name, Kind::File, 0o600)?;
+        Ok(SimulatedFile { inode, writable: true })
+    }
+
+    fn create_special(&self, dir: &SimulatedDir, name: &OsStr, kind: &Kind) -> Result<(), Errno> {
+        let mut state = self.step("create_special", name)?;
+        let mode = match kind {
+            Kind::File | Kind::Directory => return Err(Errno::INVAL),
+            Kind::Symlink(_) => 0o777,
+            _ => 0o600,
+        };
+        state.create(dir, name, kind.clone(), mode).map(|_| ())
+    }
+
+    fn open_read(&self, dir: &SimulatedDir, name: &OsStr) -> Result<SimulatedFile, Errno> {
+        self.open("open_read", dir, name, false)
+    }
+
+    fn open_write(&self, dir: &SimulatedDir, name: &OsStr) -> Result<SimulatedFile, Errno> {
+        self.open("open_write", dir, name, true)
+    }
+
+    fn open_readback(
+        &self,
+        dir: &SimulatedDir,
+        name: &OsStr,
+    ) -> Result<(SimulatedFile, Readback), Errno> {
+        Ok((self.open("open_readback", dir, name, false)?, Readback::Disk))
+    }
+
+    fn read_at(
+        &self,
+        file: &SimulatedFile,
+        buffer: &mut [u8],
+        offset: u64,
+    ) -> Result<usize, Errno> {
+        let state = self.step("read_at", OsStr::new(""))?;
+        Ok(state.inode(file.inode)?.content.cached.read(buffer, offset))
+    }
+
+    fn write_at(&self, file: &SimulatedFile, bytes: &[u8], offset: u64) -> Result<(), Errno> {
+        let mut state = self.step("write_at", OsStr::new(""))?;
+        if !file.writable {
+            return Err(Errno::BADF);
+        }
+        let inode = state.inode(file.inode)?;
+        let added = inode.content.cached.bytes_to_add(bytes.len(), offset);
+        if added > state.free(inode.device) {
+            return Err(Errno::NOSPC);
+        }
+        let now = state.now();
+        let inode = state.inode_mut(file.inode)?;
+        inode.content.write(bytes, offset);
+        (inode.attributes.mtime, inode.attributes.ctime) = (now, now);
+        Ok(())
+    }
+
+    fn set_len(&self, file: &SimulatedFile, length: u64) -> Result<(), Errno> {
+        let mut state = self.step("set_len", OsStr::new(""))?;
+        if !file.writable {
+            return Err(Errno::INVAL);
+        }
+        let now = state.now();
+        let inode = state.inode_mut(file.inode)?;
+        inode.content.set_length(length);
+        (inode.attributes.mtime, inode.attributes.ctime) = (now, now);
+        Ok(())
+    }
+
+    fn next_data(&self, file: &SimulatedFile, offset: u64) -> Result<Option<Range<u64>>, Errno> {
+        let state = self.step("next_data", OsStr::new(""))?;
+        Ok(state.inode(file.inode)?.content.cached.next_data(offset))
+    }
+
+    fn reserve(&self, file: &SimulatedFile, length: u64) -> Result<(), Errno> {
+        let state = self.step("reserve", OsStr::new(""))?;
+        let inode = state.inode(file.inode)?;
+        let wanted = length.saturating_sub(inode.content.cached.disk_bytes());
+        if wanted > state.free(inode.device) { Err(Errno::NOSPC) } else { Ok(()) }
+    }
+
+    fn lease(&self, file: &SimulatedFile) -> Result<Option<SimulatedLease>, Errno> {
+        let state = self.step("lease", OsStr::new(""))?;
+        let inode = state.inode(file.inode)?;
+        if !state.options(inode.device).leases {
+            return Ok(None);
+        }
+        if inode.writers > 0 {
+            return Err(Errno::AGAIN);
+        }
+        Ok(Some(SimulatedLease { inode: file.inode, breaks: inode.lease_breaks }))
+    }
+
+    fn lease_holds(&self, lease: &SimulatedLease) -> bool {
+        let state = self.state.lock();
+        state.inodes.get(&lease.inode).is_some_and(|inode| inode.lease_breaks == lease.breaks)
+    }
+
+    fn stat_file(&self, file: &SimulatedFile) -> Result<Metadata, Errno> {
+        self.step("stat_file", OsStr::new(""))?.metadata(file.inode)
+    }
+
+    fn sync_file(&self, file: &SimulatedFile) -> Result<(), Errno> {
+        let mut state = self.step_or("sync_file", OsStr::new(""), |state, random| {
+            if let Some(inode) = state.inodes.get_mut(&file.inode) {
+                inode.content.fail_sync(random);
+            }
+        })?;
+        let names = state.names_mode;
+        let inode = state.inode_mut(file.inode)?;
+        inode.content.sync();
+        inode.durable = inode.attributes.clone();
+        let device = inode.device;
+        if names == Names::Journal {
+            state.entries.sync(device, names, None);
+        }
+        Ok(())
+    }
+
+    fn sync_dir(&self, dir: &SimulatedDir) -> Result<(), Errno> {
+        let mut state = self.step_or("sync_dir", OsStr::new(""), |state, _| {
+            state.entries.fail_sync(dir.inode);
+        })?;
+        let names = state.names_mode;
+        let inode = state.inode_mut(dir.inode)?;
+        inode.durable = inode.attributes.clone();
+        let device = inode.device;
+        state.entries.sync(device, names, Some(dir.inode));
+        Ok(())
+    }
+
+    fn dir_handle(&self, dir: &SimulatedDir) -> Result<Handle, Errno> {
+        let state = self.step("dir_handle", OsStr::new(""))?;
+        state.inode(dir.inode)?;
+        Ok(handle_of(dir.inode))
+    }
+
+    fn stat(&self, dir: &SimulatedDir, name: &OsStr) -> Result<Option<Metadata>, Errno> {
+        let state = self.step("stat", name)?;
+        if state.inode(dir.inode)?.attributes.kind != Kind::Directory {
+            return Err(Errno::NOTDIR);
+        }
+        match state.entries.get(dir.inode, name) {
+            None => Ok(None),
+            Some(number) => state.metadata(number).map(Some),
+        }
+    }
+
+    fn rename(
+        &self,
+        source: &SimulatedDir,
+        source_name: &OsStr,
+        target: &SimulatedDir,
+        target_name: &OsStr,
+    ) -> Result<(), Errno> {
+        let mut state = self.step("rename", target_name)?;
+        let number = state.named(source, source_name)?;
+        let device = state.inode(source.inode)?.device;
+        if device != state.inode(target.inode)?.device {
+            return Err(Errno::XDEV);
+        }
+        if state.entries.get(target.inode, target_name).is_some() {
+            return Err(Errno::EXIST);
+        }
+        let now = state.now();
+        let names = state.names_mode;
+        let from = (source.inode, source_name.to_owned());
+        let to = (target.inode, target_name.to_owned());
+        state.entries.rename(device, names, from, to, number);
+        state.inode_mut(number)?.attributes.ctime = now;
+        Ok(())
+    }
+
+    fn unlink(&self, dir: &SimulatedDir, name: &OsStr) -> Result<(), Errno> {
+        let mut state = self.step("unlink", name)?;
+        let number = state.named(dir, name)?;
+        let now = state.now();
+        let inode = state.inode_mut(number)?;
+        if inode.attributes.kind == Kind::Directory {
+            return Err(Errno::ISDIR);
+        }
+        inode.attributes.ctime = now;
+        let device = inode.device;
+        state.entries.set(device, (dir.inode, name.to_owned()), None);
+        Ok(())
+    }
+
+    fn set_owner(&self, dir: &SimulatedDir, name: &OsStr, uid: u32, gid: u32) -> Result<(), Errno> {
+        self.change("set_owner", dir, name, |attributes, _| {
+            (attributes.uid, attributes.gid) = (uid, gid);
+            if attributes.kind == Kind::File {
+                attributes.mode &= 0o1777;
+                attributes.xattrs.remove(OsStr::new("security.capability"));
+            }
+            Ok(())
+        })
+    }
+
+    fn set_mode(&self, dir: &SimulatedDir, name: &OsStr, mode: u32) -> Result<(), Errno> {
+        self.change("set_mode", dir, name, |attributes, _| {
+            if matches!(attributes.kind, Kind::Symlink(_)) {
+                return Err(Errno::OPNOTSUPP);
+            }
+            attributes.mode = mode & 0o7777;
+            Ok(())
+        })
+    }
+
+    fn set_times(
+        &self,
+        dir: &SimulatedDir,
+        name: &OsStr,
+        atime: Time,
+        mtime: Time,
+    ) -> Result<(), Errno> {
+        self.change("set_times", dir, name, |attributes, options| {
+            let kept = |time: Time| Time {
+                nanos: if options.whole_seconds { 0 } else { time.nanos },
+                ..time
+            };
+            (attributes.atime, attributes.mtime) = (kept(atime), kept(mtime));
+            Ok(())
+        })
+    }
+
+    fn xattrs(&self, dir: &SimulatedDir, name: &OsStr) -> Result<Xattrs, Errno> {
+        let state = self.step("xattrs", name)?;
+        let xattrs = &state.inode(state.named(dir, name)?)?.attributes.xattrs;
+        Ok(xattrs.iter().map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+
+    fn set_xattr(
+        &self,
+        dir: &SimulatedDir,
+        name: &OsStr,
+        key: &OsStr,
+        value: &[u8],
+    ) -> Result<(), Errno> {
+        self.change("set_xattr", dir, name, |attributes, options| {
+            if !options.xattrs {
+                return Err(Errno::OPNOTSUPP);
+            }
+            attributes.xattrs.insert(key.to_owned(), value.to_owned());
+            Ok(())
+        })
+    }
+
+    fn sync_special(&self, dir: &SimulatedDir, name: &OsStr) -> Result<(), Errno> {
+        let mut state = self.step("sync_special", name)?;
+        let number = state.named(dir, name)?;
+        let names = state.names_mode;
+        let inode = state.inode_mut(number)?;
+        inode.durable = inode.attributes.clone();
+        let device = inode.device;
+        if names == Names::Journal {
+            state.entries.sync(device, names, None);
+        }
+        Ok(())
+    }
+
+    fn free_space(&self, dir: &SimulatedDir) -> Result<u64, Errno> {
+        let state = self.step("free_space", OsStr::new(""))?;
+        Ok(state.free(state.inode(dir.inode)?.device))
+    }
+}
