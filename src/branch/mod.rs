@@ -2,10 +2,27 @@
 //! policy or inode numbers.
 
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use crate::types::{BranchIndex, BranchIo, BranchMode, Handle, Time};
+use crate::error::Errno;
+use crate::types::{BranchIndex, BranchIo, BranchMode, BranchUuid, Handle, Time};
+
+mod adopt;
+mod attributes;
+mod content;
+mod create;
+mod directory;
+mod node;
+mod space;
+mod xattr;
+
+pub use adopt::{Adoption, BranchError, Opened};
+pub use attributes::{AttributeChange, SetTime};
+pub use content::{FallocateMode, Whence};
+pub use create::RenameFlags;
+pub use space::SpaceStat;
+pub use xattr::XattrFlags;
 
 /// What the configuration says of a branch.
 #[derive(Debug, Clone)]
@@ -92,4 +109,101 @@ pub struct Creator<'a> {
     pub gid: u32,
     /// Supplementary groups.
     pub groups: &'a [u32],
+    /// Permission bits that are not given, unless the directory has a default ACL.
+    pub umask: u32,
+}
+
+/// A branch of a mounted view. An offline one answers EIO.
+#[derive(Debug)]
+pub struct Branch {
+    spec: BranchSpec,
+    online: Option<Online>,
+}
+
+/// What an online branch holds open.
+#[derive(Debug)]
+struct Online {
+    uuid: Option<BranchUuid>,
+    /// The branch's root, for reading; every walk starts here.
+    root: OwnedFd,
+    root_handle: Handle,
+    device: u64,
+    /// Whether inodes can be opened by their handles.
+    by_handle: bool,
+    /// `.octroi` and what is in it; a read-only branch has none.
+    private: Option<Private>,
+}
+
+/// The private folder of a branch.
+#[derive(Debug)]
+struct Private {
+    stage: OwnedFd,
+    hold: OwnedFd,
+    /// Holds the lock that keeps other views out.
+    _lock: OwnedFd,
+}
+
+impl Branch {
+    /// A branch that is not there: EIO for everything.
+    pub fn offline(spec: BranchSpec) -> Self {
+        Self { spec, online: None }
+    }
+
+    /// Whether the branch is there.
+    pub fn is_online(&self) -> bool {
+        self.online.is_some()
+    }
+
+    /// Name in the configuration.
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// How open files are read and written.
+    pub fn io(&self) -> BranchIo {
+        self.spec.io
+    }
+
+    /// What the configuration says.
+    pub fn spec(&self) -> &BranchSpec {
+        &self.spec
+    }
+
+    /// The branch's id; none for a read-only branch that was never adopted.
+    pub fn uuid(&self) -> Option<BranchUuid> {
+        self.online.as_ref()?.uuid
+    }
+
+    /// Handle of the root directory.
+    pub fn root_handle(&self) -> Result<Handle, Errno> {
+        Ok(self.online()?.root_handle.clone())
+    }
+
+    /// Device of the root directory.
+    pub fn device(&self) -> Result<u64, Errno> {
+        Ok(self.online()?.device)
+    }
+
+    /// The root directory, open for reading.
+    pub fn root(&self) -> Result<BorrowedFd<'_>, Errno> {
+        Ok(self.online()?.root.as_fd())
+    }
+
+    /// The stage folder; EROFS for a branch that has none.
+    pub fn stage(&self) -> Result<BorrowedFd<'_>, Errno> {
+        self.private().map(|private| private.stage.as_fd())
+    }
+
+    /// The hold folder; EROFS for a branch that has none.
+    pub fn hold(&self) -> Result<BorrowedFd<'_>, Errno> {
+        self.private().map(|private| private.hold.as_fd())
+    }
+
+    fn private(&self) -> Result<&Private, Errno> {
+        self.online()?.private.as_ref().ok_or(Errno::ROFS)
+    }
+
+    fn online(&self) -> Result<&Online, Errno> {
+        self.online.as_ref().ok_or(Errno::IO)
+    }
 }

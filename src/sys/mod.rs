@@ -1,1 +1,6 @@
-//! (to come)
+//! System calls that no crate offers safely. All unsafe code of the program is here, each block with
+//! the reason why it is sound.
+
+pub mod handle;
+pub mod identity;
+pub mod process;

@@ -1,0 +1,154 @@
+//! Content of regular files: opening, reading, writing, lengths, holes, durability.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags, SeekFrom};
+
+use crate::error::Errno;
+
+use super::node::magic_path;
+use super::{Branch, FileKind};
+
+pub use rustix::fs::FallocateFlags as FallocateMode;
+
+/// What lseek(2) looks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whence {
+    /// SEEK_DATA.
+    Data,
+    /// SEEK_HOLE.
+    Hole,
+}
+
+impl Branch {
+    /// Opens a regular file as the daemon: permissions were the kernel's to check. Access, O_APPEND
+    /// and the synchronous flags count; nothing is created or truncated.
+    pub fn open_file(&self, node: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {
+        if self.stat(node)?.kind != FileKind::File {
+            return Err(Errno::INVAL);
+        }
+        let kept = OFlags::RWMODE | OFlags::APPEND | OFlags::SYNC | OFlags::DSYNC;
+        rustix::fs::open(magic_path(node), (flags & kept) | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    /// Sets the length of a file that is open for writing.
+    pub fn truncate(
+        &self,
+        file: BorrowedFd<'_>,
+        length: u64,
+        kill_set_id: bool,
+    ) -> Result<(), Errno> {
+        if kill_set_id {
+            self.clear_set_id(file)?;
+        }
+        rustix::fs::ftruncate(file, length)
+    }
+
+    /// Takes set-user-id, and set-group-id where the group may execute, from a file: what a write or truncate
+    /// by somebody without CAP_FSETID does (inode(7)). The daemon, being root, would keep them.
+    pub fn clear_set_id(&self, file: BorrowedFd<'_>) -> Result<(), Errno> {
+        let mode = self.stat(file)?.mode;
+        let group_executes = mode & 0o010 != 0;
+        let cleared = mode & !0o4000 & if group_executes { !0o2000 } else { !0 };
+        if cleared != mode {
+            rustix::fs::chmod(magic_path(file), Mode::from_bits_truncate(cleared))?;
+        }
+        Ok(())
+    }
+
+    /// Reads at an offset until the buffer is full or the file ends; gives the number of bytes.
+    pub fn read_at(
+        &self,
+        file: BorrowedFd<'_>,
+        buffer: &mut [u8],
+        offset: u64,
+    ) -> Result<usize, Errno> {
+        let mut done = 0;
+        while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            match rustix::io::pread(file, rest, offset.saturating_add(done as u64)) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(Errno::INTR) => {}
+                Err(_) if done > 0 => break,
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Writes at an offset (at the end, for a file opened with O_APPEND). An error after a part was
+    /// written is kept for the next write: the part's length comes back, as write(2) would say.
+    pub fn write_at(
+        &self,
+        file: BorrowedFd<'_>,
+        bytes: &[u8],
+        offset: u64,
+    ) -> Result<usize, Errno> {
+        let mut done = 0;
+        while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+            match rustix::io::pwrite(file, rest, offset.saturating_add(done as u64)) {
+                Ok(0) => break,
+                Ok(written) => done += written,
+                Err(Errno::INTR) => {}
+                Err(_) if done > 0 => break,
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Reserves, punches or zeroes a range.
+    pub fn fallocate(
+        &self,
+        file: BorrowedFd<'_>,
+        mode: FallocateMode,
+        offset: u64,
+        length: u64,
+        kill_set_id: bool,
+    ) -> Result<(), Errno> {
+        if kill_set_id {
+            self.clear_set_id(file)?;
+        }
+        rustix::fs::fallocate(file, mode, offset, length)
+    }
+
+    /// The next data or hole at or after an offset. ENXIO beyond the end.
+    pub fn seek(&self, file: BorrowedFd<'_>, offset: u64, whence: Whence) -> Result<u64, Errno> {
+        // The descriptor's own offset, which this moves, is used by nothing.
+        rustix::fs::seek(
+            file,
+            match whence {
+                Whence::Data => SeekFrom::Data(offset),
+                Whence::Hole => SeekFrom::Hole(offset),
+            },
+        )
+    }
+
+    /// Copies between two open files of this branch; may copy less than asked.
+    pub fn copy_range(
+        &self,
+        (source, mut source_offset): (BorrowedFd<'_>, u64),
+        (target, mut target_offset): (BorrowedFd<'_>, u64),
+        length: usize,
+    ) -> Result<usize, Errno> {
+        rustix::fs::copy_file_range(
+            source,
+            Some(&mut source_offset),
+            target,
+            Some(&mut target_offset),
+            length,
+        )
+    }
+
+    /// Makes content and attributes of an open file durable.
+    pub fn fsync(&self, file: BorrowedFd<'_>, data_only: bool) -> Result<(), Errno> {
+        if data_only { rustix::fs::fdatasync(file) } else { rustix::fs::fsync(file) }
+    }
+
+    /// Makes the names in a directory durable; the descriptor may be `O_PATH`.
+    pub fn fsync_directory(&self, node: BorrowedFd<'_>) -> Result<(), Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::openat(node, ".", flags, Mode::empty())?;
+        rustix::fs::fsync(dir.as_fd())
+    }
+}

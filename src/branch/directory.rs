@@ -1,0 +1,40 @@
+//! Listing a directory.
+
+use std::ffi::OsStr;
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::fs::{Mode, OFlags, RawDir};
+
+use crate::error::Errno;
+
+use super::node::kind_of;
+use super::{Branch, DirEntry};
+
+/// Room for the entries of one getdents64(2), in bytes.
+const BUFFER: usize = 128 * 1024;
+
+impl Branch {
+    /// All entries but `.` and `..`, in the file system's order.
+    pub fn read_dir(&self, node: BorrowedFd<'_>) -> Result<Vec<DirEntry>, Errno> {
+        self.online()?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::openat(node, ".", flags, Mode::empty())?;
+        let mut buffer = Vec::with_capacity(BUFFER);
+        let mut entries = Vec::new();
+        let mut reader = RawDir::new(&dir, buffer.spare_capacity_mut());
+        while let Some(entry) = reader.next() {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name == b"." || name == b".." {
+                continue;
+            }
+            entries.push(DirEntry {
+                name: OsStr::from_bytes(name).to_owned(),
+                inode: entry.ino(),
+                kind: kind_of(entry.file_type()),
+            });
+        }
+        Ok(entries)
+    }
+}

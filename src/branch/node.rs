@@ -1,0 +1,120 @@
+//! Finding inodes: by a name in a directory, by a handle, by a path below the root. One component at a
+//! time or by openat2(2) with every way out shut.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
+
+use crate::error::Errno;
+use crate::sys::handle::{name_to_handle, open_by_handle};
+use crate::types::{Handle, Time};
+
+use super::{Branch, FileKind, Found, Stat};
+
+/// Nothing leads out: no link is followed, no mount point entered, `..` goes nowhere.
+pub(super) const CONFINED: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS)
+    .union(ResolveFlags::NO_XDEV);
+
+const NODE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+impl Branch {
+    /// Opens (`O_PATH`) the inode of a handle, wherever in the branch it lies now. Where handles cannot be
+    /// opened, by the path that `path` gives (relative to the root, empty for the root), and then
+    /// ESTALE if something else stands there. ESTALE also for an inode that is gone.
+    pub fn open_node(
+        &self,
+        handle: &Handle,
+        path: impl FnOnce() -> PathBuf,
+    ) -> Result<OwnedFd, Errno> {
+        let online = self.online()?;
+        if online.by_handle && handle.kind != Handle::SYNTHETIC {
+            return open_by_handle(online.root.as_fd(), handle, NODE);
+        }
+        let path = path();
+        let path = if path.as_os_str().is_empty() { PathBuf::from(".") } else { path };
+        let node = rustix::fs::openat2(&online.root, &path, NODE, Mode::empty(), CONFINED)
+            .map_err(confined_errno)?;
+        if name_to_handle(node.as_fd(), OsStr::new(""))? != *handle {
+            return Err(Errno::STALE);
+        }
+        Ok(node)
+    }
+
+    /// Finds a name in a directory. ENOENT; EACCES for a mount point, which is not the branch's.
+    pub fn lookup(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<Found, Errno> {
+        let node = rustix::fs::openat2(dir, name, NODE, Mode::empty(), CONFINED)
+            .map_err(confined_errno)?;
+        let stat = self.stat(node.as_fd())?;
+        let handle = name_to_handle(node.as_fd(), OsStr::new(""))?;
+        Ok(Found { node, stat, handle })
+    }
+
+    /// Attributes of an open inode.
+    pub fn stat(&self, node: BorrowedFd<'_>) -> Result<Stat, Errno> {
+        let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
+        let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+        stat_of(&rustix::fs::statx(node, "", flags, wanted)?)
+    }
+
+    /// What a symbolic link says.
+    pub fn read_link(&self, node: BorrowedFd<'_>) -> Result<OsString, Errno> {
+        let text = rustix::fs::readlinkat(node, "", Vec::new())?;
+        Ok(OsString::from_vec(text.into_bytes()))
+    }
+}
+
+/// A way out of the branch is shut: EXDEV is openat2's word for a mount point, which is there but not
+/// the branch's to show.
+fn confined_errno(errno: Errno) -> Errno {
+    match errno {
+        Errno::XDEV | Errno::LOOP => Errno::ACCESS,
+        other => other,
+    }
+}
+
+/// The path by which the kernel reaches what a descriptor has open, also if it is `O_PATH`, without
+/// walking any name.
+pub(super) fn magic_path(node: BorrowedFd<'_>) -> String {
+    use std::os::fd::AsRawFd;
+    format!("/proc/self/fd/{}", node.as_raw_fd())
+}
+
+fn stat_of(statx: &Statx) -> Result<Stat, Errno> {
+    let time =
+        |time: rustix::fs::StatxTimestamp| Time { seconds: time.tv_sec, nanos: time.tv_nsec };
+    Ok(Stat {
+        device: rustix::fs::makedev(statx.stx_dev_major, statx.stx_dev_minor),
+        inode: statx.stx_ino,
+        kind: kind_of(FileType::from_raw_mode(statx.stx_mode.into())).ok_or(Errno::IO)?,
+        mode: u32::from(statx.stx_mode) & 0o7777,
+        nlink: statx.stx_nlink,
+        uid: statx.stx_uid,
+        gid: statx.stx_gid,
+        rdev: rustix::fs::makedev(statx.stx_rdev_major, statx.stx_rdev_minor),
+        size: statx.stx_size,
+        blocks: statx.stx_blocks,
+        block_size: statx.stx_blksize,
+        atime: time(statx.stx_atime),
+        mtime: time(statx.stx_mtime),
+        ctime: time(statx.stx_ctime),
+        btime: time(statx.stx_btime),
+    })
+}
+
+pub(super) fn kind_of(kind: FileType) -> Option<FileKind> {
+    Some(match kind {
+        FileType::RegularFile => FileKind::File,
+        FileType::Directory => FileKind::Directory,
+        FileType::Symlink => FileKind::Symlink,
+        FileType::Fifo => FileKind::Fifo,
+        FileType::Socket => FileKind::Socket,
+        FileType::CharacterDevice => FileKind::CharacterDevice,
+        FileType::BlockDevice => FileKind::BlockDevice,
+        FileType::Unknown => return None,
+    })
+}

@@ -1,0 +1,70 @@
+//! Space of the file system that a branch lies on.
+
+use crate::error::Errno;
+
+use super::Branch;
+
+/// statfs(2) as FUSE carries it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpaceStat {
+    /// Size of a block in bytes.
+    pub block_size: u32,
+    /// Blocks in all.
+    pub blocks: u64,
+    /// Blocks free.
+    pub blocks_free: u64,
+    /// Blocks free for users other than root.
+    pub blocks_available: u64,
+    /// Inodes in all.
+    pub files: u64,
+    /// Inodes free.
+    pub files_free: u64,
+    /// Longest name in bytes.
+    pub name_max: u32,
+}
+
+impl Default for SpaceStat {
+    fn default() -> Self {
+        Self {
+            block_size: 4096,
+            blocks: 0,
+            blocks_free: 0,
+            blocks_available: 0,
+            files: 0,
+            files_free: 0,
+            name_max: 255,
+        }
+    }
+}
+
+impl SpaceStat {
+    /// Adds another file system, in blocks of this one's size.
+    pub fn add(&mut self, other: &Self) {
+        let (ours, theirs) = (u64::from(self.block_size.max(1)), u64::from(other.block_size));
+        let scaled = |blocks: u64| blocks.saturating_mul(theirs) / ours;
+        self.blocks = self.blocks.saturating_add(scaled(other.blocks));
+        self.blocks_free = self.blocks_free.saturating_add(scaled(other.blocks_free));
+        self.blocks_available =
+            self.blocks_available.saturating_add(scaled(other.blocks_available));
+        self.files = self.files.saturating_add(other.files);
+        self.files_free = self.files_free.saturating_add(other.files_free);
+        self.name_max = self.name_max.min(other.name_max);
+    }
+}
+
+impl Branch {
+    /// Space of the branch's file system.
+    pub fn statfs(&self) -> Result<SpaceStat, Errno> {
+        let stat = rustix::fs::fstatvfs(&self.online()?.root)?;
+        let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+        Ok(SpaceStat {
+            block_size: narrow(stat.f_frsize),
+            blocks: stat.f_blocks,
+            blocks_free: stat.f_bfree,
+            blocks_available: stat.f_bavail,
+            files: stat.f_files,
+            files_free: stat.f_ffree,
+            name_max: narrow(stat.f_namemax),
+        })
+    }
+}

@@ -1,0 +1,83 @@
+//! Extended attributes and POSIX ACLs.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use crate::error::Errno;
+
+use super::Branch;
+use super::node::magic_path;
+
+pub use rustix::fs::XattrFlags;
+
+/// The largest value and list of names that the kernel lets through, in bytes (xattr(7)).
+const VALUE_MAX: usize = 65_536;
+
+impl Branch {
+    /// One extended attribute of any inode. ENODATA.
+    pub fn get_xattr(&self, node: BorrowedFd<'_>, key: &OsStr) -> Result<Vec<u8>, Errno> {
+        self.online()?;
+        let mut value = vec![0; 256];
+        let path = magic_path(node);
+        loop {
+            match rustix::fs::getxattr(&path, key, value.as_mut_slice()) {
+                Ok(length) => {
+                    value.truncate(length);
+                    return Ok(value);
+                }
+                Err(Errno::RANGE) if value.len() < VALUE_MAX => value.resize(VALUE_MAX, 0),
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+
+    /// The names of all extended attributes.
+    pub fn list_xattrs(&self, node: BorrowedFd<'_>) -> Result<Vec<OsString>, Errno> {
+        self.online()?;
+        let mut list = vec![0u8; VALUE_MAX];
+        let length = rustix::fs::listxattr(magic_path(node), list.as_mut_slice())?;
+        list.truncate(length);
+        let names = list.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+        Ok(names.map(|name| OsString::from_vec(name.to_vec())).collect())
+    }
+
+    /// Sets an extended attribute.
+    pub fn set_xattr(
+        &self,
+        node: BorrowedFd<'_>,
+        key: &OsStr,
+        value: &[u8],
+        flags: XattrFlags,
+    ) -> Result<(), Errno> {
+        self.online()?;
+        rustix::fs::setxattr(magic_path(node), key, value, flags)
+    }
+
+    /// Removes an extended attribute. ENODATA.
+    pub fn remove_xattr(&self, node: BorrowedFd<'_>, key: &OsStr) -> Result<(), Errno> {
+        self.online()?;
+        rustix::fs::removexattr(magic_path(node), key)
+    }
+
+    /// What a change of the access ACL leads to: set by somebody outside the file's group it takes the
+    /// set-group-id bit, which the kernel does for an ordinary caller and not for the daemon.
+    pub fn after_acl(
+        &self,
+        node: BorrowedFd<'_>,
+        key: &OsStr,
+        uid: u32,
+        gid: u32,
+        groups: &[u32],
+    ) -> Result<(), Errno> {
+        if key.as_bytes() != b"system.posix_acl_access" || uid == 0 {
+            return Ok(());
+        }
+        let stat = self.stat(node)?;
+        if stat.mode & 0o2000 == 0 || stat.gid == gid || groups.contains(&stat.gid) {
+            return Ok(());
+        }
+        let mode = rustix::fs::Mode::from_bits_truncate(stat.mode & !0o2000);
+        rustix::fs::chmod(magic_path(node), mode)
+    }
+}
