@@ -1,1 +1,318 @@
-//! Crossings: moves between branches as transactions (design section 7).
+//! Crossings: moves of files between branches as transactions (design section 7), and their undo.
+//!
+//! # Invariants
+//!
+//! 1. *No commit without its record.* Nothing visible changes before the COMMIT record is durable:
+//!    until then a crossing works in the target branch's stage only.
+//! 2. *What COMMIT speaks of is durable before COMMIT*: the staged copy (content, attributes and
+//!    name), the source's content, the way to the target's folder.
+//! 3. *Every move is recognised as made or not by file handle*, so running the moves and running
+//!    them again is one function, [`moves::forward`], any number of times.
+//! 4. *Nothing is ever replaced.* All renames are NOREPLACE; what stands at the target goes to hold.
+//! 5. *Nothing is deleted in doubt.* Stage and hold of a transaction that is open or dead are kept.
+//!    Only a recorded end (ABORT, REVERTED, DONE, a purge) lets something be removed, and the
+//!    record comes first wherever what is removed could be the last copy.
+//! 6. *Names appear before they disappear*, on the disk too: folders that gained a name are synced
+//!    before those that lost one.
+//!
+//! # States
+//!
+//! ```text
+//!            Mover::prepare, Mover::prepare_undo
+//!                         │ PREPARE
+//!                         ▼
+//!                      Active ── Prepared::abort, Mover::roll_back (recovery) ── ABORT ──▶ Aborted
+//!                         │ Mover::commit: COMMIT (durable: the decision)
+//!                         ▼
+//!    ┌─────────────── committed ◀── Mover::complete (recovery) starts here again
+//!    │ moves::forward     │
+//!    │ fails              │ moves::forward, moves::sync
+//!    │                    ▼
+//!    │                 DONE ──▶ Done ── Mover::purge: PURGE ──▶ Done, nothing held
+//!    │ Mover::put_back: moves::back
+//!    ├──▶ REVERTED ──▶ Reverted
+//!    └──▶ DEAD ──▶ Dead       where an inode is at neither end, or putting back fails
+//! ```
+//!
+//! A sync of folders that fails after the decision does not undo it: nobody could trust the disk
+//! with the way back either. The transaction then stays open without DONE, and the next recovery
+//! finds each inode and completes.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::ledger::record::{Area, CrossingRecord, Spot, Step};
+use crate::ledger::{Durability, Entry, Ledger, Record};
+use crate::policy::GateTerms;
+use crate::storage::Storage;
+use crate::types::{BranchIndex, BranchUuid, Caller, Handle, Identity, TxId, ViewPath};
+
+mod commit;
+mod error;
+mod journal;
+mod look;
+mod moves;
+mod prepare;
+mod purge;
+mod recover;
+mod sniff;
+mod stage;
+mod undo;
+
+pub use error::CrossingError;
+pub use journal::{Journal, Transaction, TransactionState};
+pub use prepare::Prepared;
+pub use purge::Purged;
+pub use recover::Recovery;
+
+use moves::Place;
+
+/// A branch that is online and can be written, with its private folders opened.
+pub struct MoverBranch<S: Storage> {
+    /// Position in the configuration.
+    pub index: BranchIndex,
+    /// Its lasting identity.
+    pub uuid: BranchUuid,
+    /// Name in the configuration.
+    pub name: String,
+    /// Its root.
+    pub root: S::Dir,
+    /// `.octroi/stage`.
+    pub stage: S::Dir,
+    /// `.octroi/hold`.
+    pub hold: S::Dir,
+    /// Bytes that a crossing leaves free.
+    pub min_free: u64,
+}
+
+/// One end of a crossing.
+pub struct Name<S: Storage> {
+    /// The branch.
+    pub branch: BranchIndex,
+    /// Path relative to the branch's root, the name included.
+    pub path: PathBuf,
+    /// The same as users see it.
+    pub view: ViewPath,
+    /// The folder.
+    pub parent: S::Dir,
+    /// The name in it.
+    pub name: OsString,
+}
+
+impl<S: Storage> Clone for Name<S> {
+    fn clone(&self) -> Self {
+        Self {
+            branch: self.branch,
+            path: self.path.clone(),
+            view: self.view.clone(),
+            parent: self.parent.clone(),
+            name: self.name.clone(),
+        }
+    }
+}
+
+impl<S: Storage> Name<S> {
+    fn place(&self) -> Place<S> {
+        Place { dir: self.parent.clone(), name: self.name.clone() }
+    }
+}
+
+/// What the policy has allowed and the caller holds the name locks for.
+pub struct CrossingRequest<S: Storage> {
+    /// Who asks.
+    pub caller: Caller,
+    /// The caller's executable, a hint.
+    pub exe: Option<String>,
+    /// Name of the gate.
+    pub gate: String,
+    /// What the gate demands.
+    pub terms: Arc<GateTerms>,
+    /// From where.
+    pub source: Name<S>,
+    /// To where.
+    pub target: Name<S>,
+    /// Fail rather than replace.
+    pub no_replace: bool,
+}
+
+impl<S: Storage> Clone for CrossingRequest<S> {
+    fn clone(&self) -> Self {
+        Self {
+            caller: self.caller,
+            exe: self.exe.clone(),
+            gate: self.gate.clone(),
+            terms: Arc::clone(&self.terms),
+            source: self.source.clone(),
+            target: self.target.clone(),
+            no_replace: self.no_replace,
+        }
+    }
+}
+
+/// A crossing that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Crossed {
+    /// The transaction.
+    pub txid: TxId,
+    /// The inode that is now at the target. Its ctime is that before the last rename.
+    pub identity: Identity,
+    /// SHA-256 of the content, or of a symlink's text, in hexadecimal; none for special files.
+    pub sha256: Option<String>,
+    /// Length in bytes.
+    pub size: u64,
+    /// What the target's name stood for before.
+    pub displaced: Option<Handle>,
+    /// The inode itself was moved: descriptors on it stay good.
+    pub same_filesystem: bool,
+    /// All folders were synced and DONE was appended; else the next recovery does it.
+    pub confirmed: bool,
+}
+
+/// How far a running transaction is; shared with those who watch it.
+#[derive(Debug)]
+pub struct Progress {
+    /// The transaction.
+    pub txid: TxId,
+    /// User of the caller.
+    pub uid: u32,
+    /// From where.
+    pub source: ViewPath,
+    /// To where.
+    pub target: ViewPath,
+    /// Name of the step of design section 7, in small letters.
+    pub step: Mutex<&'static str>,
+    /// Bytes copied and hashed so far.
+    pub bytes: AtomicU64,
+    /// Bytes in all.
+    pub size: AtomicU64,
+    cancel: AtomicBool,
+}
+
+impl Progress {
+    /// Asks the crossing to stop before the decision; after it, this does nothing.
+    pub fn cancel(&self) {
+        self.cancel.store(true, Ordering::Relaxed);
+    }
+
+    fn check_cancel(&self) -> Result<(), CrossingError> {
+        if self.cancel.load(Ordering::Relaxed) { Err(CrossingError::Cancelled) } else { Ok(()) }
+    }
+}
+
+/// Makes crossings. Callers hold the locks on both names, and have waited for writers through the
+/// mount; this never looks at either.
+///
+/// Lock order: `journal`, `active` and `same_filesystem` are leaves, never held together or over a
+/// step of storage or ledger.
+pub struct Mover<S: Storage> {
+    storage: Arc<S>,
+    ledger: Arc<Ledger<S>>,
+    branches: Vec<Option<MoverBranch<S>>>,
+    journal: Mutex<Journal>,
+    active: Mutex<HashMap<TxId, Arc<Progress>>>,
+    same_filesystem: Mutex<HashMap<(BranchIndex, BranchIndex), bool>>,
+}
+
+impl<S: Storage> Mover<S> {
+    /// `branches` is indexed by [`BranchIndex`]; `None` for those that are offline or read-only.
+    /// `journal` has taken in the whole ledger. Call [`Mover::recover`] before serving.
+    pub fn new(
+        storage: Arc<S>,
+        ledger: Arc<Ledger<S>>,
+        branches: Vec<Option<MoverBranch<S>>>,
+        journal: Journal,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            storage,
+            ledger,
+            branches,
+            journal: Mutex::new(journal),
+            active: Mutex::default(),
+            same_filesystem: Mutex::default(),
+        })
+    }
+
+    /// Looks at the transactions. The lock is held while `look` runs.
+    pub fn with_journal<T>(&self, look: impl FnOnce(&Journal) -> T) -> T {
+        look(&self.journal.lock())
+    }
+
+    /// The transactions running now.
+    pub fn active(&self) -> Vec<Arc<Progress>> {
+        self.active.lock().values().map(Arc::clone).collect()
+    }
+
+    fn branch(&self, index: BranchIndex) -> Result<&MoverBranch<S>, CrossingError> {
+        self.branches
+            .get(usize::from(index.0))
+            .and_then(Option::as_ref)
+            .ok_or_else(|| CrossingError::Offline { branch: format!("number {}", index.0) })
+    }
+
+    fn branch_by_uuid(&self, uuid: BranchUuid) -> Option<&MoverBranch<S>> {
+        self.branches.iter().flatten().find(|branch| branch.uuid == uuid)
+    }
+
+    fn online(&self) -> impl Iterator<Item = &MoverBranch<S>> {
+        self.branches.iter().flatten()
+    }
+
+    /// Appends a step and takes it into the journal.
+    fn record(&self, record: CrossingRecord, durability: Durability) -> Result<(), CrossingError> {
+        let record = Record::Crossing(Box::new(record));
+        self.append(record, durability)
+    }
+
+    fn append(&self, record: Record, durability: Durability) -> Result<(), CrossingError> {
+        self.ledger
+            .append(record.clone(), durability)
+            .map_err(|errno| CrossingError::Ledger { errno })?;
+        // The journal asks for kind and time only; positions in the ledger are the writer's.
+        let entry = Entry { seq: 0, time: jiff::Timestamp::now(), record };
+        self.journal.lock().apply(&entry);
+        Ok(())
+    }
+}
+
+impl<S: Storage> MoverBranch<S> {
+    fn in_stage(&self, txid: TxId) -> (Spot, Place<S>) {
+        self.private(Area::Stage, &self.stage, txid)
+    }
+
+    fn in_hold(&self, txid: TxId) -> (Spot, Place<S>) {
+        self.private(Area::Hold, &self.hold, txid)
+    }
+
+    fn private(&self, area: Area, dir: &S::Dir, txid: TxId) -> (Spot, Place<S>) {
+        let name = txid.to_string();
+        let spot = Spot { branch: self.uuid, area, path: PathBuf::from(&name) };
+        (spot, Place { dir: dir.clone(), name: name.into() })
+    }
+
+    fn in_tree(&self, name: &Name<S>) -> (Spot, Place<S>) {
+        let spot = Spot { branch: self.uuid, area: Area::Tree, path: name.path.clone() };
+        (spot, name.place())
+    }
+}
+
+/// A later step of the transaction that `prepared` began: only what changed.
+fn later_step(
+    prepared: &CrossingRecord,
+    step: Step,
+    reason: Option<String>,
+    result: String,
+) -> CrossingRecord {
+    CrossingRecord {
+        step,
+        moves: Vec::new(),
+        replaced: None,
+        reason,
+        result: Some(result),
+        ..prepared.clone()
+    }
+}

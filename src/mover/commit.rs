@@ -1,0 +1,166 @@
+//! The way from COMMIT to DONE, or back.
+
+use std::sync::Arc;
+
+use super::error::CrossingError;
+use super::moves::{self, PlacedMove, Stopped};
+use super::prepare::{Prepared, place};
+use super::{Crossed, Mover, later_step};
+use crate::error::{Errno, errno_name};
+use crate::ledger::Durability;
+use crate::ledger::record::{Act, Area, CrossingRecord, Step};
+use crate::storage::{Metadata, Storage};
+
+impl<S: Storage> Mover<S> {
+    /// COMMIT to DONE: the decision, the moves, and their record. With an error the source is as
+    /// before, unless it is [`CrossingError::Dead`].
+    pub fn commit(self: &Arc<Self>, mut prepared: Prepared<S>) -> Result<Crossed, CrossingError> {
+        let outcome = self.decide(&mut prepared);
+        let other_filesystem = matches!(
+            &outcome,
+            Err(CrossingError::Reverted { why })
+                if matches!(&**why, CrossingError::Io { errno: Errno::XDEV, .. })
+        );
+        let Some(request) = prepared.again.take().filter(|_| other_filesystem) else {
+            return outcome;
+        };
+        // Project quotas and the like: one device number, and still two file systems to rename(2).
+        let pair = (request.source.branch, request.target.branch);
+        self.same_filesystem.lock().insert(pair, false);
+        drop(prepared);
+        let mut prepared = self.prepare(*request)?;
+        self.decide(&mut prepared)
+    }
+
+    fn decide(&self, prepared: &mut Prepared<S>) -> Result<Crossed, CrossingError> {
+        let displaced = match self.last_look(prepared) {
+            Ok(displaced) => displaced,
+            Err(error) => {
+                prepared.abort(Some(&error));
+                return Err(error);
+            }
+        };
+        prepared.record.step = Step::Commit;
+        prepared.record.replaced = displaced.map(|found| found.identity.handle);
+        prepared.record.moves = prepared.moves.iter().map(|placed| placed.step.clone()).collect();
+        let commit = prepared.record.clone();
+        *prepared.progress.step.lock() = "commit";
+        if let Err(error) = self.record(commit.clone(), Durability::Sync) {
+            return Err(self.not_decided(prepared, error));
+        }
+        prepared.ended = true;
+        *prepared.progress.step.lock() = "apply";
+        let lease = prepared.lease.take();
+        let lease_holds = || lease.as_ref().is_none_or(|lease| self.storage.lease_holds(lease));
+        let moved = moves::forward(&*self.storage, &prepared.moves, Some(&lease_holds));
+        if let Err(stopped) = moved {
+            return Err(self.put_back(&commit, &prepared.moves, stopped));
+        }
+        let confirmed = self.confirm(&commit, &prepared.moves);
+        Ok(Crossed {
+            txid: prepared.txid,
+            identity: prepared.arriving.clone(),
+            sha256: commit.sha256,
+            size: prepared.arriving.size,
+            displaced: commit.replaced,
+            same_filesystem: prepared.arriving.handle == prepared.identity.handle,
+            confirmed,
+        })
+    }
+
+    /// What must still be so at the decision; finds what DISPLACE will take.
+    fn last_look(&self, prepared: &mut Prepared<S>) -> Result<Option<Metadata>, CrossingError> {
+        prepared.enter("commit")?;
+        self.check_source(prepared)?;
+        let displaced = self.look_at_target(&prepared.ends.target.1, prepared.no_replace)?;
+        if let Some(found) = &displaced {
+            let ends = &prepared.ends;
+            let displace = place(Act::Displace, &ends.target, &ends.displaced, &found.identity);
+            let apply =
+                prepared.moves.iter().position(|placed| placed.step.act == Act::Apply).unwrap_or(0);
+            prepared.moves.insert(apply, displace);
+        }
+        if let Some(staged) = &prepared.staged {
+            self.storage
+                .sync_dir(&staged.dir)
+                .map_err(CrossingError::io("sync", "the stage folder"))?;
+        }
+        Ok(displaced)
+    }
+
+    /// COMMIT was not appended for certain. If ABORT can be made durable after it, the outcome is
+    /// known; else everything stays for recovery.
+    fn not_decided(&self, prepared: &mut Prepared<S>, error: CrossingError) -> CrossingError {
+        prepared.ended = true;
+        let result = errno_name(error.errno()).to_owned();
+        let abort = later_step(&prepared.record, Step::Abort, Some(error.to_string()), result);
+        if self.record(abort, Durability::Sync).is_ok() {
+            prepared.remove_staged();
+            return error;
+        }
+        let doubt = CrossingError::InDoubt { txid: prepared.txid, errno: error.errno() };
+        log::error!("{doubt}; stage is kept");
+        doubt
+    }
+
+    /// Makes the moves durable and records DONE. False where that failed: then the transaction stays
+    /// open for the next recovery, which finds the moves made.
+    pub(super) fn confirm(&self, commit: &CrossingRecord, moves: &[PlacedMove<S>]) -> bool {
+        // A user may move on what has just arrived. What came out of stage or hold is still known
+        // to have arrived; what came straight from the tree is not, so its DONE must not lag.
+        let from_tree = moves
+            .iter()
+            .any(|placed| placed.step.from.area == Area::Tree && placed.step.to.area == Area::Tree);
+        let durability = if from_tree { Durability::Sync } else { Durability::Group };
+        let done = later_step(commit, Step::Done, None, "ok".to_owned());
+        let confirmed =
+            moves::sync(&*self.storage, moves, false).and_then(|()| self.record(done, durability));
+        if let Err(error) = &confirmed {
+            log::error!("crossing {}: made, but not confirmed: {error}", commit.txid);
+        }
+        confirmed.is_ok()
+    }
+
+    /// Takes back what was moved after the decision, and records how that ended.
+    pub(super) fn put_back(
+        &self,
+        commit: &CrossingRecord,
+        moves: &[PlacedMove<S>],
+        stopped: Stopped,
+    ) -> CrossingError {
+        let storage = &*self.storage;
+        let why = stopped.why.to_string();
+        let result = errno_name(stopped.why.errno()).to_owned();
+        let dead = if stopped.doubt {
+            Some(why.clone())
+        } else {
+            moves::back(storage, moves).err().map(|error| format!("{why}; then: {error}"))
+        };
+        if let Some(why) = dead {
+            let record = later_step(commit, Step::Dead, Some(why.clone()), result);
+            if let Err(error) = self.record(record, Durability::Sync) {
+                log::error!("crossing {}: {error}", commit.txid);
+            }
+            let error = CrossingError::Dead { txid: commit.txid, why };
+            log::error!("{error}");
+            return error;
+        }
+        let record = later_step(commit, Step::Reverted, Some(why), result);
+        let recorded =
+            moves::sync(storage, moves, true).and_then(|()| self.record(record, Durability::Sync));
+        match recorded {
+            // Only a recorded end lets the copy go; without one the next recovery needs it.
+            Ok(()) => self.remove_copy(moves),
+            Err(error) => log::error!("crossing {}: put back, but {error}", commit.txid),
+        }
+        CrossingError::Reverted { why: Box::new(stopped.why) }
+    }
+
+    fn remove_copy(&self, moves: &[PlacedMove<S>]) {
+        for placed in moves.iter().filter(|placed| placed.step.from.area == Area::Stage) {
+            if let Err(errno) = self.storage.unlink(&placed.from.dir, &placed.from.name) {
+                log::warn!("the copy stays in stage until the next start: {}", errno_name(errno));
+            }
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Why a crossing did not happen, in words for people and as an errno for the caller.
+
+use crate::error::{Errno, errno_name};
+use crate::types::TxId;
+
+/// Why a crossing or an undo did not happen. Unless it says otherwise, source and target are as
+/// before.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the fields are what the message names")]
+pub enum CrossingError {
+    /// The branch is not there.
+    #[error("branch {branch} is offline")]
+    Offline { branch: String },
+    /// Nothing has the source's name.
+    #[error("the source does not exist")]
+    SourceGone,
+    /// Something has the target's name and must not be replaced.
+    #[error("the target exists")]
+    TargetExists,
+    /// A directory cannot be replaced by a file.
+    #[error("the target is a directory")]
+    TargetIsDirectory,
+    /// Directories do not cross.
+    #[error("directories cannot cross between branches yet; move their files one by one")]
+    Directory,
+    /// Somebody writes to it, perhaps outside the mount.
+    #[error("the source is open for writing or mapped writable")]
+    SourceBusy,
+    /// Another name would still write the file after it crossed.
+    #[error("the source has {links} hard links; a file with other names cannot cross")]
+    HardLinked { links: u64 },
+    /// The gate does not let this type through.
+    #[error("the content is {found}, the gate takes {}", allowed.join(", "))]
+    TypeNotAllowed { found: String, allowed: Vec<String> },
+    /// The gate does not let this size through.
+    #[error("the source has {size} bytes, the gate takes at most {max}")]
+    TooLarge { size: u64, max: u64 },
+    /// The target's branch cannot take it and keep its `min_free`.
+    #[error("branch {branch} has {free} bytes free; {needed} are needed, min_free included")]
+    NoSpace { branch: String, needed: u64, free: u64 },
+    /// It is not what was copied any more.
+    #[error("the source changed while it was crossing")]
+    SourceChanged,
+    /// What was read back is not what was written.
+    #[error("the copy read back from {branch} differs from the source")]
+    Verification { branch: String },
+    /// The target's file system cannot hold part of it.
+    #[error("the target's file system cannot keep {what}")]
+    Fidelity { what: String },
+    /// Somebody asked to stop.
+    #[error("the crossing was cancelled")]
+    Cancelled,
+    /// No such transaction, or it was not completed.
+    #[error("there is no completed crossing {txid} to undo")]
+    UndoUnknown { txid: TxId },
+    /// Not the author's own.
+    #[error("crossing {txid} was made by another user")]
+    UndoNotYours { txid: TxId },
+    /// It cannot be taken back, or not any more.
+    #[error("crossing {txid} cannot be undone: {why}")]
+    UndoImpossible { txid: TxId, why: String },
+    /// The ledger did not take a record.
+    #[error("the ledger did not take the record: {}", errno_name(*errno))]
+    Ledger { errno: Errno },
+    /// A step failed.
+    #[error("cannot {attempted} {what}: {}", errno_name(*errno))]
+    Io { attempted: &'static str, what: String, errno: Errno },
+    /// After COMMIT; put back, and recorded.
+    #[error("put back after the decision: {why}")]
+    Reverted { why: Box<CrossingError> },
+    /// It is not certain whether the decision is durable. Nothing was moved; all is kept, and the
+    /// next mount completes or undoes it.
+    #[error("it is not known whether the decision on {txid} reached the disk: {}", errno_name(*errno))]
+    InDoubt { txid: TxId, errno: Errno },
+    /// Neither completed nor put back; stage and hold are kept.
+    #[error("crossing {txid} needs a person: {why}")]
+    Dead { txid: TxId, why: String },
+}
+
+impl CrossingError {
+    /// What the caller of `rename(2)` gets. A hard link is EPERM, as `link(2)` and `rename(2)` say
+    /// "operation not permitted" for what a file's nature forbids: EBUSY would invite waiting.
+    pub fn errno(&self) -> Errno {
+        match self {
+            Self::SourceGone | Self::UndoUnknown { .. } => Errno::NOENT,
+            Self::TargetExists => Errno::EXIST,
+            Self::TargetIsDirectory => Errno::ISDIR,
+            Self::Directory | Self::Fidelity { .. } => Errno::OPNOTSUPP,
+            Self::SourceBusy | Self::SourceChanged => Errno::BUSY,
+            Self::HardLinked { .. } | Self::UndoNotYours { .. } => Errno::PERM,
+            Self::TypeNotAllowed { .. } => Errno::ACCESS,
+            Self::TooLarge { .. } => Errno::FBIG,
+            Self::NoSpace { .. } => Errno::NOSPC,
+            Self::Offline { .. }
+            | Self::Verification { .. }
+            | Self::InDoubt { .. }
+            | Self::Dead { .. } => Errno::IO,
+            Self::Cancelled => Errno::CANCELED,
+            Self::UndoImpossible { .. } => Errno::INVAL,
+            Self::Ledger { errno } | Self::Io { errno, .. } => *errno,
+            Self::Reverted { why } => why.errno(),
+        }
+    }
+
+    /// For `map_err` on a step that names what it works on.
+    pub(super) fn io(
+        attempted: &'static str,
+        what: impl std::fmt::Display,
+    ) -> impl FnOnce(Errno) -> Self {
+        move |errno| Self::Io { attempted, what: what.to_string(), errno }
+    }
+}

@@ -1,0 +1,196 @@
+//! The transactions, folded from the ledger's records: what recovery must look at, what hold keeps,
+//! what can be undone, and how a file came where it is. Does no I/O.
+
+use std::collections::BTreeMap;
+
+use crate::ledger::Entry;
+use crate::ledger::record::{Area, CrossingRecord, Record, Step};
+use crate::types::{TxId, ViewPath};
+
+/// How far a transaction is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TransactionState {
+    /// Announced or decided, and not ended.
+    Active,
+    /// Completed.
+    Done,
+    /// Put back after the decision.
+    Reverted,
+    /// Rolled back before the decision.
+    Aborted,
+    /// Needs a person; everything is kept.
+    Dead,
+}
+
+/// One transaction as its records tell it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Transaction {
+    /// How far it is.
+    pub state: TransactionState,
+    /// Time of its first record.
+    pub started: jiff::Timestamp,
+    /// Time of its last record.
+    pub changed: jiff::Timestamp,
+    /// PREPARE, or COMMIT once there is one: that repeats what PREPARE says and adds to it.
+    pub record: CrossingRecord,
+    /// Why it ended as it did, from its last record.
+    pub reason: Option<String>,
+    /// Name of the errno that the caller got, from its last record.
+    pub result: Option<String>,
+    /// What it kept in hold was removed for good.
+    pub purged: bool,
+    /// The transaction that took it back.
+    pub undone_by: Option<TxId>,
+}
+
+impl Transaction {
+    /// Whether the decision was recorded.
+    pub fn committed(&self) -> bool {
+        self.record.step == Step::Commit
+    }
+
+    /// Whether hold may keep something of it that it moved there.
+    pub fn holds(&self) -> bool {
+        self.state == TransactionState::Done
+            && !self.purged
+            && self.record.moves.iter().any(|step| step.to.area == Area::Hold)
+    }
+}
+
+/// Transactions that ended and keep nothing are forgotten beyond this number, oldest first; the
+/// ledger still has them.
+const ENDED_MAX: usize = 10_000;
+
+/// All transactions that matter, by id, which is by time.
+#[derive(Debug, Clone, Default)]
+pub struct Journal {
+    transactions: BTreeMap<TxId, Transaction>,
+    ended: usize,
+}
+
+impl Journal {
+    /// Takes in an entry of the ledger; all but crossings and purges are ignored.
+    pub fn apply(&mut self, entry: &Entry) {
+        match &entry.record {
+            Record::Crossing(record) => self.apply_crossing(record, entry.time),
+            Record::Purge(record) => {
+                if let Some(transaction) = self.transactions.get_mut(&record.txid) {
+                    transaction.purged = true;
+                    transaction.record.moves = Vec::new();
+                    self.forget_oldest();
+                }
+            }
+            Record::Version(_)
+            | Record::Mount(_)
+            | Record::Branch(_)
+            | Record::Operation(_)
+            | Record::Policy(_)
+            | Record::Gap(_) => {}
+        }
+    }
+
+    fn apply_crossing(&mut self, record: &CrossingRecord, time: jiff::Timestamp) {
+        let transaction = self.transactions.entry(record.txid).or_insert_with(|| Transaction {
+            state: TransactionState::Active,
+            started: time,
+            changed: time,
+            record: record.clone(),
+            reason: None,
+            result: None,
+            purged: false,
+            undone_by: None,
+        });
+        transaction.changed = time;
+        transaction.reason.clone_from(&record.reason);
+        transaction.result.clone_from(&record.result);
+        transaction.state = match record.step {
+            Step::Prepare => TransactionState::Active,
+            Step::Commit => {
+                transaction.record = record.clone();
+                TransactionState::Active
+            }
+            Step::Done => TransactionState::Done,
+            Step::Abort => TransactionState::Aborted,
+            Step::Reverted => TransactionState::Reverted,
+            Step::Dead => TransactionState::Dead,
+        };
+        let undoes = transaction.record.undoes;
+        match transaction.state {
+            TransactionState::Active | TransactionState::Dead => {}
+            TransactionState::Aborted | TransactionState::Reverted => {
+                transaction.record.moves = Vec::new();
+                self.forget_oldest();
+            }
+            TransactionState::Done => {
+                if let Some(undone) = undoes.and_then(|undone| self.transactions.get_mut(&undone)) {
+                    undone.undone_by = Some(record.txid);
+                }
+            }
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        self.ended += 1;
+        if self.ended <= ENDED_MAX {
+            return;
+        }
+        let ended = |transaction: &Transaction| {
+            !matches!(transaction.state, TransactionState::Active | TransactionState::Dead)
+                && !transaction.holds()
+        };
+        let oldest =
+            self.transactions.iter().find(|(_, found)| ended(found)).map(|(txid, _)| *txid);
+        if let Some(oldest) = oldest {
+            self.transactions.remove(&oldest);
+            self.ended -= 1;
+        }
+    }
+
+    /// One transaction.
+    pub fn get(&self, txid: TxId) -> Option<&Transaction> {
+        self.transactions.get(&txid)
+    }
+
+    /// All that are remembered, oldest first.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (TxId, &Transaction)> {
+        self.transactions.iter().map(|(txid, transaction)| (*txid, transaction))
+    }
+
+    /// Those that have begun and not ended, oldest first.
+    pub fn open(&self) -> impl Iterator<Item = (TxId, &Transaction)> {
+        self.iter().filter(|(_, transaction)| transaction.state == TransactionState::Active)
+    }
+
+    fn undoable(&self) -> impl Iterator<Item = (TxId, &Transaction)> {
+        self.iter().rev().filter(|(_, transaction)| {
+            transaction.state == TransactionState::Done
+                && transaction.undone_by.is_none()
+                && transaction.record.undoes.is_none()
+        })
+    }
+
+    /// The caller's last completed crossing that was not taken back.
+    pub fn last_of(&self, uid: u32) -> Option<TxId> {
+        self.undoable().find(|(_, found)| found.record.uid == uid).map(|(txid, _)| txid)
+    }
+
+    /// The last completed crossing to a path that was not taken back.
+    pub fn last_to(&self, target: &ViewPath) -> Option<TxId> {
+        self.undoable().find(|(_, found)| found.record.target == *target).map(|(txid, _)| txid)
+    }
+
+    /// The crossings by which a file came to `path`, newest first: the last to `path`, before it
+    /// the last to that one's source, and so on. Renames between crossings end the chain.
+    pub fn history(&self, path: &ViewPath) -> Vec<(TxId, &Transaction)> {
+        let mut path = path;
+        let mut chain = Vec::new();
+        for (txid, transaction) in self.iter().rev() {
+            if transaction.state == TransactionState::Done && transaction.record.target == *path {
+                path = &transaction.record.source;
+                chain.push((txid, transaction));
+            }
+        }
+        chain
+    }
+}

@@ -1,0 +1,156 @@
+//! The looks and the syncs that every kind of transaction takes before it is decided.
+
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::error::CrossingError;
+use super::moves::Place;
+use super::prepare::Prepared;
+use super::{CrossingRequest, Mover, MoverBranch};
+use crate::error::{Errno, errno_name};
+use crate::storage::{Kind, Metadata, Storage, Xattrs};
+use crate::types::BranchIndex;
+
+/// How long a crossing waits for writers to close the source: RELEASE is asynchronous, so a shell's
+/// `echo >f; mv f elsewhere` arrives while the daemon still has the file open.
+const LEASE_WAIT: Duration = Duration::from_secs(1);
+/// Between two tries to get the lease.
+const LEASE_RETRY: Duration = Duration::from_millis(10);
+
+/// A regular file that is open for hashing, and the lease on it.
+pub(super) struct Opened<S: Storage> {
+    pub(super) file: S::File,
+    pub(super) lease: Option<S::Lease>,
+}
+
+impl<S: Storage> Mover<S> {
+    pub(super) fn look_at_source(&self, place: &Place<S>) -> Result<Metadata, CrossingError> {
+        let found = self
+            .storage
+            .stat(&place.dir, &place.name)
+            .map_err(CrossingError::io("look at", "the source"))?
+            .ok_or(CrossingError::SourceGone)?;
+        if found.kind == Kind::Directory {
+            return Err(CrossingError::Directory);
+        }
+        if found.nlink > 1 {
+            return Err(CrossingError::HardLinked { links: found.nlink });
+        }
+        Ok(found)
+    }
+
+    pub(super) fn look_at_target(
+        &self,
+        place: &Place<S>,
+        no_replace: bool,
+    ) -> Result<Option<Metadata>, CrossingError> {
+        let found = self
+            .storage
+            .stat(&place.dir, &place.name)
+            .map_err(CrossingError::io("look at", "the target"))?;
+        match &found {
+            Some(_) if no_replace => Err(CrossingError::TargetExists),
+            Some(found) if found.kind == Kind::Directory => Err(CrossingError::TargetIsDirectory),
+            _ => Ok(found),
+        }
+    }
+
+    /// Opens for reading and takes the lease.
+    pub(super) fn open_source(&self, place: &Place<S>) -> Result<Opened<S>, CrossingError> {
+        let file = self
+            .storage
+            .open_read(&place.dir, &place.name)
+            .map_err(CrossingError::io("open", "the source"))?;
+        let deadline = Instant::now() + LEASE_WAIT;
+        loop {
+            match self.storage.lease(&file) {
+                Ok(lease) => return Ok(Opened { file, lease }),
+                Err(Errno::AGAIN) if Instant::now() < deadline => sleep(LEASE_RETRY),
+                Err(Errno::AGAIN) => return Err(CrossingError::SourceBusy),
+                Err(errno) => return Err(CrossingError::io("lease", "the source")(errno)),
+            }
+        }
+    }
+
+    pub(super) fn stat_file(&self, file: &S::File) -> Result<Metadata, CrossingError> {
+        self.storage.stat_file(file).map_err(CrossingError::io("look at", "the source"))
+    }
+
+    /// Invariant 2. A sync that fails is never tried again.
+    pub(super) fn make_durable(&self, file: &S::File) -> Result<(), CrossingError> {
+        self.storage.sync_file(file).map_err(CrossingError::io("sync", "the content"))
+    }
+
+    pub(super) fn source_xattrs(
+        &self,
+        request: &CrossingRequest<S>,
+    ) -> Result<Xattrs, CrossingError> {
+        self.storage
+            .xattrs(&request.source.parent, &request.source.name)
+            .map_err(CrossingError::io("read the extended attributes of", "the source"))
+    }
+
+    /// The name must still lead to the inode that was hashed, unchanged in every respect.
+    pub(super) fn check_source(&self, prepared: &Prepared<S>) -> Result<(), CrossingError> {
+        let found = self.look_at_source(&prepared.ends.source.1)?;
+        let leased = prepared.lease.as_ref().is_none_or(|lease| self.storage.lease_holds(lease));
+        if leased && found.identity == prepared.identity {
+            Ok(())
+        } else {
+            Err(CrossingError::SourceChanged)
+        }
+    }
+
+    /// The folders above the target may be new and not yet durable.
+    pub(super) fn sync_way_to(
+        &self,
+        branch: &MoverBranch<S>,
+        path: &Path,
+    ) -> Result<(), CrossingError> {
+        let sync = |dir: &S::Dir| {
+            self.storage.sync_dir(dir).map_err(CrossingError::io("sync", "the target's folder"))
+        };
+        let mut dir = branch.root.clone();
+        sync(&dir)?;
+        for name in path.parent().unwrap_or(Path::new("")) {
+            dir = self
+                .storage
+                .open_dir(&dir, Path::new(name))
+                .map_err(CrossingError::io("open", "the target's folder"))?;
+            sync(&dir)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a rename leads from one branch to the other, tried once between their stages.
+    pub(super) fn same_filesystem(
+        &self,
+        source: &MoverBranch<S>,
+        target: &MoverBranch<S>,
+    ) -> Result<bool, CrossingError> {
+        let pair: (BranchIndex, BranchIndex) = (source.index, target.index);
+        if let Some(&known) = self.same_filesystem.lock().get(&pair) {
+            return Ok(known);
+        }
+        let storage = &*self.storage;
+        let name = ulid::Ulid::generate().to_string();
+        let name = std::ffi::OsStr::new(&name);
+        let probe = CrossingError::io("probe the stage of", &source.name);
+        if let Err(errno) = storage.create_special(&source.stage, name, &Kind::Fifo) {
+            return Err(probe(errno));
+        }
+        let renamed = storage.rename(&source.stage, name, &target.stage, name);
+        let at = if renamed.is_ok() { &target.stage } else { &source.stage };
+        if let Err(errno) = storage.unlink(at, name) {
+            log::warn!("a probe stays in stage until the next start: {}", errno_name(errno));
+        }
+        let same = match renamed {
+            Ok(()) => true,
+            Err(Errno::XDEV) => false,
+            Err(errno) => return Err(probe(errno)),
+        };
+        self.same_filesystem.lock().insert(pair, same);
+        Ok(same)
+    }
+}

@@ -1,0 +1,210 @@
+//! The renames of a decided transaction. Running them for the first time, running them again after
+//! a crash and taking them back is the same work: look where each inode is, and move it if needed.
+
+use std::ffi::OsString;
+
+use super::error::CrossingError;
+use crate::error::Errno;
+use crate::ledger::record::{Act, Area, Move};
+use crate::storage::{Kind, Metadata, Storage};
+
+/// One end of a move, opened.
+pub(super) struct Place<S: Storage> {
+    pub(super) dir: S::Dir,
+    pub(super) name: OsString,
+}
+
+impl<S: Storage> Clone for Place<S> {
+    fn clone(&self) -> Self {
+        Self { dir: self.dir.clone(), name: self.name.clone() }
+    }
+}
+
+/// A move with both ends opened.
+pub(super) struct PlacedMove<S: Storage> {
+    pub(super) step: Move,
+    pub(super) from: Place<S>,
+    pub(super) to: Place<S>,
+}
+
+/// Where the inode of a move is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whereabouts {
+    From,
+    To,
+    /// A rename between directories of which the crash kept the new name and not the removal of
+    /// the old one.
+    Both,
+    /// Not at `from`, which is private to this program, and not at `to`: the move was made, and
+    /// somebody has since moved or replaced what it brought.
+    MovedOn,
+    Doubt,
+}
+
+/// Why the moves stopped.
+#[derive(Debug)]
+pub(super) struct Stopped {
+    pub(super) why: CrossingError,
+    /// An inode is at neither end: nobody may delete anything of this transaction.
+    pub(super) doubt: bool,
+}
+
+impl From<CrossingError> for Stopped {
+    fn from(why: CrossingError) -> Self {
+        Self { why, doubt: false }
+    }
+}
+
+/// Makes all moves that are not made yet. With `lease_holds` it is the first run: nothing may have
+/// been moved, and the source must not have been opened for writing. Invariants 3 and 4.
+pub(super) fn forward<S: Storage>(
+    storage: &S,
+    moves: &[PlacedMove<S>],
+    lease_holds: Option<&dyn Fn() -> bool>,
+) -> Result<(), Stopped> {
+    for placed in moves {
+        let act = placed.step.act;
+        match whereabouts(storage, placed)? {
+            Whereabouts::From => {
+                compare(storage, placed, &placed.from)?;
+                storage
+                    .rename(&placed.from.dir, &placed.from.name, &placed.to.dir, &placed.to.name)
+                    .map_err(CrossingError::io(attempt(act), placed.step.to.path.display()))?;
+                compare(storage, placed, &placed.to)?;
+            }
+            Whereabouts::Both => finish_rename(storage, &placed.to, &placed.from)?,
+            // What RETIRE took may have been written by somebody who had it open; what the others
+            // brought may have been changed by its users since.
+            Whereabouts::To if act == Act::Retire => compare(storage, placed, &placed.to)?,
+            Whereabouts::To => {}
+            Whereabouts::MovedOn if lease_holds.is_none() => {}
+            Whereabouts::MovedOn | Whereabouts::Doubt => {
+                let why = CrossingError::Io {
+                    attempted: attempt(act),
+                    what: placed.step.from.path.display().to_string(),
+                    errno: Errno::NOENT,
+                };
+                return Err(Stopped { why, doubt: true });
+            }
+        }
+        // The lease is on what RETIRE, or APPLY on one file system, has just moved.
+        if act != Act::Displace && lease_holds.is_some_and(|holds| !holds()) {
+            return Err(CrossingError::SourceChanged.into());
+        }
+    }
+    Ok(())
+}
+
+/// Takes back all moves that were made, last first. Never replaces anything.
+pub(super) fn back<S: Storage>(storage: &S, moves: &[PlacedMove<S>]) -> Result<(), CrossingError> {
+    for placed in moves.iter().rev() {
+        match whereabouts(storage, placed)? {
+            Whereabouts::To => storage
+                .rename(&placed.to.dir, &placed.to.name, &placed.from.dir, &placed.from.name)
+                .map_err(CrossingError::io("put back", placed.step.from.path.display()))?,
+            Whereabouts::Both => finish_rename(storage, &placed.from, &placed.to)?,
+            Whereabouts::From => {}
+            Whereabouts::MovedOn | Whereabouts::Doubt => {
+                return Err(CrossingError::Io {
+                    attempted: "put back",
+                    what: placed.step.from.path.display().to_string(),
+                    errno: Errno::NOENT,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes the names durable, those that appeared before those that disappeared: where a disk keeps
+/// each by itself, the file never has none. `back` swaps the ends.
+pub(super) fn sync<S: Storage>(
+    storage: &S,
+    moves: &[PlacedMove<S>],
+    taken_back: bool,
+) -> Result<(), CrossingError> {
+    let mut synced = Vec::new();
+    let appeared = moves.iter().map(|placed| if taken_back { &placed.from } else { &placed.to });
+    let gone = moves.iter().map(|placed| if taken_back { &placed.to } else { &placed.from });
+    for place in appeared.chain(gone) {
+        let handle = storage
+            .dir_handle(&place.dir)
+            .map_err(CrossingError::io("look at the folder of", place.name.display()))?;
+        if !synced.contains(&handle) {
+            storage
+                .sync_dir(&place.dir)
+                .map_err(CrossingError::io("sync the folder of", place.name.display()))?;
+            synced.push(handle);
+        }
+    }
+    Ok(())
+}
+
+fn whereabouts<S: Storage>(
+    storage: &S,
+    placed: &PlacedMove<S>,
+) -> Result<Whereabouts, CrossingError> {
+    let handle = &placed.step.identity.handle;
+    let to = look(storage, &placed.to)?;
+    let from = look(storage, &placed.from)?;
+    let is_it = |found: &Option<Metadata>| {
+        found.as_ref().is_some_and(|found| found.identity.handle == *handle)
+    };
+    Ok(match (is_it(&from), is_it(&to)) {
+        (true, false) => Whereabouts::From,
+        (false, true) => Whereabouts::To,
+        (true, true) => Whereabouts::Both,
+        (false, false) if from.is_none() && placed.step.from.area != Area::Tree => {
+            Whereabouts::MovedOn
+        }
+        (false, false) => Whereabouts::Doubt,
+    })
+}
+
+fn look<S: Storage>(storage: &S, place: &Place<S>) -> Result<Option<Metadata>, CrossingError> {
+    storage
+        .stat(&place.dir, &place.name)
+        .map_err(CrossingError::io("look at", place.name.display()))
+}
+
+/// The inode at `place` must still be what the record says. What is replaced or restored may
+/// have any content; symlinks and special files cannot change theirs.
+fn compare<S: Storage>(
+    storage: &S,
+    placed: &PlacedMove<S>,
+    place: &Place<S>,
+) -> Result<(), CrossingError> {
+    let found = look(storage, place)?.ok_or(CrossingError::SourceChanged)?;
+    let expected = &placed.step.identity;
+    let content_matters = matches!(placed.step.act, Act::Retire | Act::Apply)
+        && matches!(found.kind, Kind::File | Kind::Directory);
+    let same = if content_matters {
+        expected.same_content(&found.identity)
+    } else {
+        expected.handle == found.identity.handle
+    };
+    if same { Ok(()) } else { Err(CrossingError::SourceChanged) }
+}
+
+/// Removes the old name of a rename that a crash left half done.
+fn finish_rename<S: Storage>(
+    storage: &S,
+    keep: &Place<S>,
+    remove: &Place<S>,
+) -> Result<(), CrossingError> {
+    storage
+        .sync_dir(&keep.dir)
+        .map_err(CrossingError::io("sync the folder of", keep.name.display()))?;
+    storage
+        .unlink(&remove.dir, &remove.name)
+        .map_err(CrossingError::io("remove the second name", remove.name.display()))
+}
+
+fn attempt(act: Act) -> &'static str {
+    match act {
+        Act::Retire => "move the source to hold as",
+        Act::Displace => "move what stands at the target to hold as",
+        Act::Apply => "give the file its new name",
+        Act::Restore => "restore what had been replaced at",
+    }
+}

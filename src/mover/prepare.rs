@@ -1,0 +1,367 @@
+//! The way of a crossing from PREPARE to VERIFY: everything that can be undone by forgetting it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use parking_lot::Mutex;
+
+use super::error::CrossingError;
+use super::look::Opened;
+use super::moves::{Place, PlacedMove};
+use super::stage::{self, Hashed};
+use super::{CrossingRequest, Mover, MoverBranch, Progress, later_step};
+use crate::error::{Errno, errno_name};
+use crate::ledger::Durability;
+use crate::ledger::record::{Act, CrossingRecord, Move, Spot, Step};
+use crate::storage::{Kind, Metadata, Storage};
+use crate::types::{Identity, TxId, ViewPath};
+
+/// A crossing or an undo that only needs its decision. Holds the lease on the source. Dropped, it is
+/// rolled back.
+pub struct Prepared<S: Storage> {
+    /// The transaction.
+    pub txid: TxId,
+    /// View path of what moves.
+    pub source: ViewPath,
+    /// View path where it goes.
+    pub target: ViewPath,
+    pub(super) mover: Arc<Mover<S>>,
+    /// PREPARE, completed to COMMIT on the way.
+    pub(super) record: CrossingRecord,
+    pub(super) progress: Arc<Progress>,
+    /// In order, without DISPLACE: what stands at the target is known only at the decision.
+    pub(super) moves: Vec<PlacedMove<S>>,
+    pub(super) ends: Ends<S>,
+    pub(super) no_replace: bool,
+    /// The source as it was hashed.
+    pub(super) identity: Identity,
+    /// The inode that will be at the target.
+    pub(super) arriving: Identity,
+    pub(super) lease: Option<S::Lease>,
+    /// What to do as a copy if the file systems turn out to be two.
+    pub(super) again: Option<Box<CrossingRequest<S>>>,
+    pub(super) staged: Option<Place<S>>,
+    pub(super) ended: bool,
+}
+
+/// Where a transaction takes from and gives to.
+pub(super) struct Ends<S: Storage> {
+    pub(super) source: (Spot, Place<S>),
+    pub(super) target: (Spot, Place<S>),
+    /// Where DISPLACE puts what stands at the target.
+    pub(super) displaced: (Spot, Place<S>),
+}
+
+impl<S: Storage> Prepared<S> {
+    /// Rolls back: nothing has been changed but the stage. Only for before COMMIT.
+    pub(super) fn abort(&mut self, why: Option<&CrossingError>) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        self.lease = None;
+        self.remove_staged();
+        let reason = why.map_or_else(|| "given up".to_owned(), ToString::to_string);
+        let errno = why.map_or(Errno::CANCELED, CrossingError::errno);
+        let record =
+            later_step(&self.record, Step::Abort, Some(reason), errno_name(errno).to_owned());
+        if let Err(error) = self.mover.record(record, Durability::Group) {
+            log::warn!("crossing {}: rolled back, but {error}", self.txid);
+        }
+    }
+
+    /// Removes the copy, if there is one. What stays is removed at the next start.
+    pub(super) fn remove_staged(&mut self) {
+        if let Some(place) = self.staged.take() {
+            match self.mover.storage.unlink(&place.dir, &place.name) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => log::warn!(
+                    "crossing {}: the copy stays in stage: {}",
+                    self.txid,
+                    errno_name(errno)
+                ),
+            }
+        }
+    }
+
+    pub(super) fn enter(&self, step: &'static str) -> Result<(), CrossingError> {
+        *self.progress.step.lock() = step;
+        self.progress.check_cancel()
+    }
+}
+
+impl<S: Storage> Drop for Prepared<S> {
+    fn drop(&mut self) {
+        self.abort(None);
+        self.mover.active.lock().remove(&self.txid);
+    }
+}
+
+impl<S: Storage> Mover<S> {
+    /// PREPARE to VERIFY of a regular file, symlink, fifo, socket or device. On error everything is
+    /// as before.
+    pub fn prepare(
+        self: &Arc<Self>,
+        request: CrossingRequest<S>,
+    ) -> Result<Prepared<S>, CrossingError> {
+        let source_branch = self.branch(request.source.branch)?;
+        let target_branch = self.branch(request.target.branch)?;
+        let found = self.look_at_source(&request.source.place())?;
+        if let Some(max) = request.terms.max_size
+            && found.identity.size > max
+        {
+            return Err(CrossingError::TooLarge { size: found.identity.size, max });
+        }
+        self.look_at_target(&request.target.place(), request.no_replace)?;
+        let opened = match found.kind {
+            Kind::File => Some(self.open_source(&request.source.place())?),
+            _ => None,
+        };
+        // Only now is it certain that nobody writes.
+        let found = match &opened {
+            Some(opened) => self.stat_file(&opened.file)?,
+            None => found,
+        };
+        let same = self.same_filesystem(source_branch, target_branch)?;
+        let mut prepared = self.begin(request, &found, opened.is_some(), same)?;
+        match self.fill(&mut prepared, found, opened) {
+            Ok(()) => Ok(prepared),
+            Err(error) => {
+                prepared.abort(Some(&error));
+                Err(error)
+            }
+        }
+    }
+
+    /// Records PREPARE.
+    fn begin(
+        self: &Arc<Self>,
+        request: CrossingRequest<S>,
+        found: &Metadata,
+        regular: bool,
+        same: bool,
+    ) -> Result<Prepared<S>, CrossingError> {
+        let source_branch = self.branch(request.source.branch)?;
+        let target_branch = self.branch(request.target.branch)?;
+        let txid = TxId(ulid::Ulid::generate());
+        let ends = Ends {
+            source: source_branch.in_tree(&request.source),
+            target: target_branch.in_tree(&request.target),
+            displaced: target_branch.in_hold(txid),
+        };
+        let record = CrossingRecord {
+            txid,
+            step: Step::Prepare,
+            gate: Some(request.gate.clone()),
+            undoes: None,
+            uid: request.caller.uid,
+            gid: request.caller.gid,
+            pid: request.caller.pid,
+            exe: request.exe.clone(),
+            source: request.source.view.clone(),
+            target: request.target.view.clone(),
+            branches: [source_branch.name.clone(), target_branch.name.clone()],
+            sha256: None,
+            size: Some(found.identity.size),
+            readback: None,
+            moves: Vec::new(),
+            replaced: None,
+            reason: None,
+            result: None,
+        };
+        // Copies of special files cost nothing, and an inode of their own cannot be held open.
+        let same = same && regular;
+        let mut moves = Vec::new();
+        let identity = found.identity.clone();
+        if same {
+            moves.push(place(Act::Apply, &ends.source, &ends.target, &identity));
+        } else {
+            let hold = source_branch.in_hold(txid);
+            moves.push(place(Act::Retire, &ends.source, &hold, &identity));
+        }
+        self.record(record.clone(), Durability::Group)?;
+        Ok(self.prepared(record, moves, ends, &request, identity))
+    }
+
+    fn prepared(
+        self: &Arc<Self>,
+        record: CrossingRecord,
+        moves: Vec<PlacedMove<S>>,
+        ends: Ends<S>,
+        request: &CrossingRequest<S>,
+        identity: Identity,
+    ) -> Prepared<S> {
+        Prepared {
+            txid: record.txid,
+            source: record.source.clone(),
+            target: record.target.clone(),
+            progress: self.announce(&record),
+            mover: Arc::clone(self),
+            record,
+            moves,
+            ends,
+            no_replace: request.no_replace,
+            arriving: identity.clone(),
+            identity,
+            lease: None,
+            again: Some(Box::new(request.clone())),
+            staged: None,
+            ended: false,
+        }
+    }
+
+    /// Shows a transaction in the table of running ones.
+    pub(super) fn announce(&self, record: &CrossingRecord) -> Arc<Progress> {
+        let progress = Arc::new(Progress {
+            txid: record.txid,
+            uid: record.uid,
+            source: record.source.clone(),
+            target: record.target.clone(),
+            step: Mutex::new("prepare"),
+            bytes: AtomicU64::new(0),
+            size: AtomicU64::new(record.size.unwrap_or(0)),
+            cancel: AtomicBool::new(false),
+        });
+        self.active.lock().insert(record.txid, Arc::clone(&progress));
+        progress
+    }
+
+    /// STAGE to VERIFY.
+    fn fill(
+        &self,
+        prepared: &mut Prepared<S>,
+        found: Metadata,
+        opened: Option<Opened<S>>,
+    ) -> Result<(), CrossingError> {
+        let request = prepared.again.take().ok_or(CrossingError::SourceChanged)?;
+        let target_branch = self.branch(request.target.branch)?;
+        let copying = prepared.moves.iter().any(|placed| placed.step.act == Act::Retire);
+        match opened {
+            Some(opened) if copying => {
+                self.copy_file(prepared, &request, target_branch, &found, &opened)?;
+                self.make_durable(&opened.file)?;
+                prepared.lease = opened.lease;
+            }
+            Some(opened) => {
+                prepared.enter("check")?;
+                let size = found.identity.size;
+                let hashed =
+                    stage::pass(&*self.storage, &opened.file, None, size, &prepared.progress)?;
+                check_type(&hashed.content_type, &request.terms.types)?;
+                note(&mut prepared.record, hashed, size, "same");
+                self.make_durable(&opened.file)?;
+                prepared.lease = opened.lease;
+            }
+            None => self.copy_special(prepared, &request, target_branch, &found)?,
+        }
+        self.sync_way_to(target_branch, &request.target.path)?;
+        self.check_source(prepared)?;
+        prepared.again = (!copying).then_some(request);
+        prepared.enter("prepared")
+    }
+
+    fn copy_file(
+        &self,
+        prepared: &mut Prepared<S>,
+        request: &CrossingRequest<S>,
+        branch: &MoverBranch<S>,
+        found: &Metadata,
+        opened: &Opened<S>,
+    ) -> Result<(), CrossingError> {
+        let storage = &*self.storage;
+        prepared.enter("stage")?;
+        let (spot, stage_place) = branch.in_stage(prepared.txid);
+        let size = found.identity.size;
+        prepared.staged = Some(stage_place.clone());
+        let file = stage::make_file(storage, branch, &stage_place, &opened.file, size)?;
+        let hashed = stage::pass(storage, &opened.file, Some(&file), size, &prepared.progress)?;
+        prepared.enter("check")?;
+        check_type(&hashed.content_type, &request.terms.types)?;
+        prepared.enter("meta")?;
+        let xattrs = self.source_xattrs(request)?;
+        stage::dress(storage, &stage_place, found, &xattrs)?;
+        prepared.enter("verify")?;
+        self.make_durable(&file)?;
+        let verify = request.terms.verify;
+        let readback = stage::read_back(
+            storage,
+            branch,
+            &stage_place,
+            &hashed,
+            size,
+            verify,
+            &prepared.progress,
+        )?;
+        let copy = stage::check_dress(storage, &stage_place, found, &xattrs)?;
+        // The times may have been set again after the first sync.
+        self.make_durable(&file)?;
+        note(&mut prepared.record, hashed, size, readback);
+        self.apply_from_stage(prepared, (spot, stage_place), copy.identity);
+        Ok(())
+    }
+
+    fn copy_special(
+        &self,
+        prepared: &mut Prepared<S>,
+        request: &CrossingRequest<S>,
+        branch: &MoverBranch<S>,
+        found: &Metadata,
+    ) -> Result<(), CrossingError> {
+        let storage = &*self.storage;
+        check_type(stage::special_type(&found.kind), &request.terms.types)?;
+        prepared.enter("stage")?;
+        let (spot, stage_place) = branch.in_stage(prepared.txid);
+        prepared.staged = Some(stage_place.clone());
+        storage
+            .create_special(&stage_place.dir, &stage_place.name, &found.kind)
+            .map_err(CrossingError::io("make the copy in", &branch.name))?;
+        prepared.enter("meta")?;
+        let xattrs = self.source_xattrs(request)?;
+        stage::dress(storage, &stage_place, found, &xattrs)?;
+        prepared.enter("verify")?;
+        let copy = stage::check_dress(storage, &stage_place, found, &xattrs)?;
+        storage
+            .sync_special(&stage_place.dir, &stage_place.name)
+            .map_err(CrossingError::io("sync", "the copy"))?;
+        if let Kind::Symlink(text) = &found.kind {
+            prepared.record.sha256 = Some(stage::hash_text(text));
+        }
+        self.apply_from_stage(prepared, (spot, stage_place), copy.identity);
+        Ok(())
+    }
+
+    fn apply_from_stage(
+        &self,
+        prepared: &mut Prepared<S>,
+        staged: (Spot, Place<S>),
+        identity: Identity,
+    ) {
+        prepared.moves.push(place(Act::Apply, &staged, &prepared.ends.target, &identity));
+        prepared.arriving = identity;
+    }
+}
+
+pub(super) fn place<S: Storage>(
+    act: Act,
+    from: &(Spot, Place<S>),
+    to: &(Spot, Place<S>),
+    identity: &Identity,
+) -> PlacedMove<S> {
+    PlacedMove {
+        step: Move { act, from: from.0.clone(), to: to.0.clone(), identity: identity.clone() },
+        from: from.1.clone(),
+        to: to.1.clone(),
+    }
+}
+
+fn note(record: &mut CrossingRecord, hashed: Hashed, size: u64, readback: &str) {
+    record.sha256 = Some(hashed.sha256);
+    record.size = Some(size);
+    record.readback = Some(readback.to_owned());
+}
+
+fn check_type(found: &str, allowed: &[String]) -> Result<(), CrossingError> {
+    if allowed.is_empty() || allowed.iter().any(|allowed| allowed == found) {
+        return Ok(());
+    }
+    Err(CrossingError::TypeNotAllowed { found: found.to_owned(), allowed: allowed.to_owned() })
+}

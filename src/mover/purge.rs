@@ -1,0 +1,55 @@
+//! Hold is emptied by age: what can be undone costs space.
+
+use std::time::Duration;
+
+use super::Mover;
+use crate::ledger::record::{Area, PurgeRecord};
+use crate::ledger::{Durability, Record};
+use crate::storage::Storage;
+use crate::types::TxId;
+
+/// What a purge removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Purged {
+    /// Transactions that cannot be undone any more.
+    pub transactions: Vec<TxId>,
+    /// Records that the ledger did not take; nothing of these was removed.
+    pub failed: u64,
+}
+
+impl<S: Storage> Mover<S> {
+    /// Removes for good what transactions that ended before `now − keep` moved to hold. The record
+    /// is durable first, so what is gone is never offered for undo. Offline branches are left out.
+    pub fn purge(&self, now: jiff::Timestamp, keep: Duration) -> Purged {
+        let Ok(before) = now.checked_sub(keep) else { return Purged::default() };
+        let due: Vec<_> = self.with_journal(|journal| {
+            journal
+                .iter()
+                .filter(|(_, found)| found.holds() && found.changed < before)
+                .map(|(txid, found)| (txid, found.record.moves.clone()))
+                .collect()
+        });
+        let mut purged = Purged::default();
+        for (txid, moves) in due {
+            let held: Vec<_> =
+                moves.iter().map(|step| &step.to).filter(|to| to.area == Area::Hold).collect();
+            if held.iter().any(|spot| self.branch_by_uuid(spot.branch).is_none()) {
+                continue;
+            }
+            let reason = format!("kept for {} s", keep.as_secs());
+            let record = Record::Purge(PurgeRecord { txid, reason });
+            if let Err(error) = self.append(record, Durability::Sync) {
+                log::warn!("crossing {txid}: not purged: {error}");
+                purged.failed += 1;
+                continue;
+            }
+            for spot in held {
+                if let Some(branch) = self.branch_by_uuid(spot.branch) {
+                    self.remove_held(branch, spot.path.as_os_str());
+                }
+            }
+            purged.transactions.push(txid);
+        }
+        purged
+    }
+}

@@ -1,0 +1,260 @@
+//! Recovery: what a crash left open is completed, undone or put back before anybody looks.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::path::Path;
+
+use super::error::CrossingError;
+use super::journal::TransactionState;
+use super::moves::{self, Place, PlacedMove};
+use super::{Mover, MoverBranch, later_step};
+use crate::error::{Errno, errno_name};
+use crate::ledger::Durability;
+use crate::ledger::record::{Area, CrossingRecord, Move, Spot, Step};
+use crate::storage::{Kind, Storage};
+use crate::types::{TxId, ViewPath};
+
+/// What recovery did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// Decided before the crash; now done.
+    pub completed: Vec<TxId>,
+    /// Not decided; rolled back.
+    pub aborted: Vec<TxId>,
+    /// Decided, could not be completed, and put back; with the reason.
+    pub reverted: Vec<(TxId, String)>,
+    /// Need a person; with the reason. Those of earlier runs are not repeated.
+    pub dead: Vec<(TxId, String)>,
+    /// Still open because a branch is offline or fails; with the reason.
+    pub left_open: Vec<(TxId, String)>,
+    /// Names that must stay locked: source and target of what is still open.
+    pub locked: Vec<ViewPath>,
+    /// Entries of stage that belonged to nothing open and were removed.
+    pub swept: u64,
+    /// Entries of hold that no transaction knows: branch and name. They are kept.
+    pub unknown_hold: Vec<(String, OsString)>,
+}
+
+/// Why a transaction could not be looked into now.
+enum NotNow {
+    /// Nothing was touched; another start may succeed.
+    LeftOpen(String),
+    /// The folders that the record names cannot all be opened.
+    Impossible(CrossingError),
+}
+
+impl<S: Storage> Mover<S> {
+    /// Ends all open transactions whose branches are online, then tidies stage and hold. Idempotent:
+    /// may be cut off anywhere and run again.
+    pub fn recover(&self) -> Recovery {
+        let open: Vec<CrossingRecord> = self.with_journal(|journal| {
+            journal.open().map(|(_, transaction)| transaction.record.clone()).collect()
+        });
+        let mut recovery = Recovery::default();
+        for record in open {
+            if record.step == Step::Commit {
+                self.complete(&record, &mut recovery);
+            } else {
+                self.roll_back(&record, &mut recovery);
+            }
+        }
+        for branch in self.online() {
+            self.sweep_stage(branch, &mut recovery);
+            self.inspect_hold(branch, &mut recovery);
+        }
+        recovery
+    }
+
+    /// Not decided: the copy goes, and the end is recorded.
+    fn roll_back(&self, record: &CrossingRecord, recovery: &mut Recovery) {
+        let [_, target] = &record.branches;
+        let Some(branch) = self.online().find(|branch| branch.name == *target) else {
+            return recovery.leave_open(record, format!("branch {target} is offline"));
+        };
+        let (_, staged) = branch.in_stage(record.txid);
+        let removed = match self.storage.unlink(&staged.dir, &staged.name) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(CrossingError::io("remove the copy from", &branch.name)(errno)),
+        };
+        let reason = Some("the daemon stopped before the decision".to_owned());
+        let abort = later_step(record, Step::Abort, reason, "EINTR".to_owned());
+        match removed.and_then(|()| self.record(abort, Durability::Sync)) {
+            Ok(()) => recovery.aborted.push(record.txid),
+            Err(error) => recovery.leave_open(record, error.to_string()),
+        }
+    }
+
+    /// Decided: all moves are made, or all are taken back.
+    fn complete(&self, commit: &CrossingRecord, recovery: &mut Recovery) {
+        let txid = commit.txid;
+        let placed = match self.open_moves(commit) {
+            Ok(placed) => placed,
+            Err(NotNow::LeftOpen(why)) => return recovery.leave_open(commit, why),
+            Err(NotNow::Impossible(error)) => {
+                return self.give_up(commit, error.to_string(), recovery);
+            }
+        };
+        match moves::forward(&*self.storage, &placed, None) {
+            Ok(()) => {
+                if self.confirm(commit, &placed) {
+                    recovery.completed.push(txid);
+                } else {
+                    recovery.leave_open(commit, "it could not be confirmed".to_owned());
+                }
+            }
+            Err(stopped) if !stopped.doubt && is_disk_trouble(&stopped.why) => {
+                recovery.leave_open(commit, stopped.why.to_string());
+            }
+            Err(stopped) => match self.put_back(commit, &placed, stopped) {
+                CrossingError::Dead { why, .. } => recovery.dead.push((txid, why)),
+                other if self.is_open(txid) => recovery.leave_open(commit, other.to_string()),
+                other => recovery.reverted.push((txid, other.to_string())),
+            },
+        }
+    }
+
+    fn is_open(&self, txid: TxId) -> bool {
+        self.with_journal(|journal| {
+            journal.get(txid).is_some_and(|found| found.state == TransactionState::Active)
+        })
+    }
+
+    /// A folder of the record is gone: nobody knows what became of it, so all is kept.
+    fn give_up(&self, commit: &CrossingRecord, why: String, recovery: &mut Recovery) {
+        let dead = later_step(commit, Step::Dead, Some(why.clone()), "EIO".to_owned());
+        match self.record(dead, Durability::Sync) {
+            Ok(()) => recovery.dead.push((commit.txid, why)),
+            Err(error) => recovery.leave_open(commit, error.to_string()),
+        }
+    }
+
+    fn open_moves(&self, commit: &CrossingRecord) -> Result<Vec<PlacedMove<S>>, NotNow> {
+        let open = |step: &Move| {
+            Ok(PlacedMove {
+                step: step.clone(),
+                from: self.open_spot(&step.from)?,
+                to: self.open_spot(&step.to)?,
+            })
+        };
+        commit.moves.iter().map(open).collect()
+    }
+
+    fn open_spot(&self, spot: &Spot) -> Result<Place<S>, NotNow> {
+        let branch = self
+            .branch_by_uuid(spot.branch)
+            .ok_or_else(|| NotNow::LeftOpen(format!("branch {} is offline", spot.branch)))?;
+        self.open_in(branch, spot).map_err(|error| match error.errno() {
+            Errno::NOENT | Errno::NOTDIR | Errno::LOOP => NotNow::Impossible(error),
+            _ => NotNow::LeftOpen(error.to_string()),
+        })
+    }
+
+    /// Opens the folder of a recorded name.
+    pub(super) fn open_in(
+        &self,
+        branch: &MoverBranch<S>,
+        spot: &Spot,
+    ) -> Result<Place<S>, CrossingError> {
+        let broken = || CrossingError::io("understand", spot.path.display())(Errno::INVAL);
+        let name = spot.path.file_name().ok_or_else(broken)?.to_owned();
+        let dir = match spot.area {
+            Area::Stage => branch.stage.clone(),
+            Area::Hold => branch.hold.clone(),
+            Area::Tree => {
+                let parent = spot.path.parent().unwrap_or(Path::new(""));
+                self.storage
+                    .open_dir(&branch.root, parent)
+                    .map_err(CrossingError::io("open the folder of", spot.path.display()))?
+            }
+        };
+        Ok(Place { dir, name })
+    }
+
+    /// Removes what no open or dead transaction needs: copies of those that ended, and probes.
+    fn sweep_stage(&self, branch: &MoverBranch<S>, recovery: &mut Recovery) {
+        let names = match self.storage.list(&branch.stage) {
+            Ok(names) => names,
+            Err(errno) => {
+                log::error!("branch {}: cannot list stage: {}", branch.name, errno_name(errno));
+                return;
+            }
+        };
+        let needed: HashSet<OsString> = self.with_journal(|journal| {
+            journal
+                .iter()
+                .filter(|(_, found)| {
+                    matches!(found.state, TransactionState::Active | TransactionState::Dead)
+                })
+                .map(|(txid, _)| txid.to_string().into())
+                .collect()
+        });
+        for name in names.iter().filter(|name| !needed.contains(*name)) {
+            match self.storage.unlink(&branch.stage, name) {
+                Ok(()) => recovery.swept += 1,
+                Err(errno) => log::warn!(
+                    "branch {}: {} stays in stage: {}",
+                    branch.name,
+                    name.display(),
+                    errno_name(errno)
+                ),
+            }
+        }
+    }
+
+    /// Finishes purges that a crash cut off, and reports what nobody knows.
+    fn inspect_hold(&self, branch: &MoverBranch<S>, recovery: &mut Recovery) {
+        let names = match self.storage.list(&branch.hold) {
+            Ok(names) => names,
+            Err(errno) => {
+                log::error!("branch {}: cannot list hold: {}", branch.name, errno_name(errno));
+                return;
+            }
+        };
+        for name in names {
+            let txid = name.to_str().and_then(|name| name.parse::<TxId>().ok());
+            let known = self.with_journal(|journal| {
+                txid.and_then(|txid| journal.get(txid)).map(|found| (found.state, found.purged))
+            });
+            match known {
+                Some((TransactionState::Done, true)) => self.remove_held(branch, &name),
+                Some((
+                    TransactionState::Done | TransactionState::Active | TransactionState::Dead,
+                    _,
+                )) => {}
+                Some((TransactionState::Aborted | TransactionState::Reverted, _)) | None => {
+                    recovery.unknown_hold.push((branch.name.clone(), name));
+                }
+            }
+        }
+    }
+
+    /// Removes an entry of hold whose purge is recorded.
+    pub(super) fn remove_held(&self, branch: &MoverBranch<S>, name: &std::ffi::OsStr) {
+        let directory = self.storage.stat(&branch.hold, name);
+        if matches!(&directory, Ok(Some(found)) if found.kind == Kind::Directory) {
+            return;
+        }
+        match self.storage.unlink(&branch.hold, name) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => log::warn!(
+                "branch {}: {} stays in hold: {}",
+                branch.name,
+                name.display(),
+                errno_name(errno)
+            ),
+        }
+    }
+}
+
+impl Recovery {
+    fn leave_open(&mut self, record: &CrossingRecord, why: String) {
+        log::error!("crossing {} stays open: {why}", record.txid);
+        self.left_open.push((record.txid, why));
+        self.locked.extend([record.source.clone(), record.target.clone()]);
+    }
+}
+
+/// Errors that say nothing about the transaction: another start may find the disk well.
+fn is_disk_trouble(error: &CrossingError) -> bool {
+    matches!(error.errno(), Errno::IO | Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::NOMEM)
+}

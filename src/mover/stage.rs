@@ -1,0 +1,288 @@
+//! STAGE, META and VERIFY: a copy in the target branch's stage that is byte for byte and attribute
+//! for attribute what the source is, and durable.
+
+use std::ffi::OsStr;
+use std::sync::atomic::Ordering;
+
+use sha2::{Digest, Sha256};
+
+use super::error::CrossingError;
+use super::moves::Place;
+use super::sniff::TypeSniffer;
+use super::{MoverBranch, Progress};
+use crate::error::Errno;
+use crate::policy::Verify;
+use crate::storage::{Kind, Metadata, Readback, Storage, Xattrs};
+
+/// Bytes of one read; a multiple of [`ALIGNMENT`].
+const CHUNK: usize = 256 * 1024;
+/// What offsets and lengths of reads past the page cache must be multiples of.
+const ALIGNMENT: u64 = 4096;
+/// What holes hash as.
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+
+/// What a pass over a content found.
+pub(super) struct Hashed {
+    pub(super) sha256: String,
+    pub(super) content_type: String,
+}
+
+/// Reads `size` bytes of a file once: hashes them, finds their type, and writes what is not a hole
+/// to `copy`.
+pub(super) fn pass<S: Storage>(
+    storage: &S,
+    source: &S::File,
+    copy: Option<&S::File>,
+    size: u64,
+    progress: &Progress,
+) -> Result<Hashed, CrossingError> {
+    let mut hash = Sha256::new();
+    let mut sniffer = TypeSniffer::new();
+    let mut take = |bytes: &[u8]| {
+        hash.update(bytes);
+        sniffer.push(bytes);
+        progress.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    };
+    let mut buffer = vec![0; CHUNK];
+    let mut at = 0;
+    while at < size {
+        let data =
+            storage.next_data(source, at).map_err(CrossingError::io("read", "the source"))?;
+        let data = data.map_or(size..size, |data| data.start.min(size)..data.end.min(size));
+        let start = (data.start / ALIGNMENT * ALIGNMENT).max(at);
+        while at < start {
+            progress.check_cancel()?;
+            let step = (start - at).min(ZEROS.len() as u64);
+            take(&ZEROS[..step as usize]);
+            at += step;
+        }
+        while at < data.end {
+            progress.check_cancel()?;
+            let wanted = (data.end - at).next_multiple_of(ALIGNMENT).min(CHUNK as u64) as usize;
+            let read = storage
+                .read_at(source, &mut buffer[..wanted], at)
+                .map_err(CrossingError::io("read", "the source"))?;
+            let bytes = &buffer[..read.min((size - at) as usize)];
+            if bytes.is_empty() {
+                return Err(CrossingError::SourceChanged);
+            }
+            take(bytes);
+            if let Some(copy) = copy {
+                storage
+                    .write_at(copy, bytes, at)
+                    .map_err(CrossingError::io("write", "the copy"))?;
+            }
+            at += bytes.len() as u64;
+        }
+    }
+    let sha256 = hex(&hash.finalize());
+    Ok(Hashed { sha256, content_type: sniffer.finish() })
+}
+
+/// SHA-256 of a short text, in hexadecimal.
+pub(super) fn hash_text(text: &OsStr) -> String {
+    hex(&Sha256::digest(text.as_encoded_bytes()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(64), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// The type of what is not a regular file, as file(1) names it.
+pub(super) fn special_type(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::File => "application/octet-stream",
+        Kind::Directory => "inode/directory",
+        Kind::Symlink(_) => "inode/symlink",
+        Kind::Fifo => "inode/fifo",
+        Kind::Socket => "inode/socket",
+        Kind::CharacterDevice(_) => "inode/chardevice",
+        Kind::BlockDevice(_) => "inode/blockdevice",
+    }
+}
+
+/// Makes an empty regular file in stage with room for the source's data.
+pub(super) fn make_file<S: Storage>(
+    storage: &S,
+    branch: &MoverBranch<S>,
+    place: &Place<S>,
+    source: &S::File,
+    size: u64,
+) -> Result<S::File, CrossingError> {
+    let mut data = 0;
+    let mut at = 0;
+    while let Some(range) =
+        storage.next_data(source, at).map_err(CrossingError::io("read", "the source"))?
+    {
+        data += range.end - range.start;
+        at = range.end;
+    }
+    check_space(storage, branch, data)?;
+    let file = storage
+        .create_file(&place.dir, &place.name)
+        .map_err(CrossingError::io("make the copy in", &branch.name))?;
+    // Room for the whole length would fill the holes.
+    if data >= size && size > 0 {
+        storage.reserve(&file, size).map_err(|errno| no_space(storage, branch, data, errno))?;
+    }
+    storage.set_len(&file, size).map_err(|errno| no_space(storage, branch, data, errno))?;
+    Ok(file)
+}
+
+fn check_space<S: Storage>(
+    storage: &S,
+    branch: &MoverBranch<S>,
+    data: u64,
+) -> Result<(), CrossingError> {
+    let free = storage
+        .free_space(&branch.stage)
+        .map_err(CrossingError::io("ask for free space of", &branch.name))?;
+    let needed = data.saturating_add(branch.min_free);
+    if free < needed {
+        return Err(CrossingError::NoSpace { branch: branch.name.clone(), needed, free });
+    }
+    Ok(())
+}
+
+fn no_space<S: Storage>(
+    storage: &S,
+    branch: &MoverBranch<S>,
+    data: u64,
+    errno: Errno,
+) -> CrossingError {
+    if errno != Errno::NOSPC {
+        return CrossingError::io("make room in", &branch.name)(errno);
+    }
+    CrossingError::NoSpace {
+        branch: branch.name.clone(),
+        needed: data.saturating_add(branch.min_free),
+        // Only for the message.
+        free: storage.free_space(&branch.stage).unwrap_or(0),
+    }
+}
+
+/// META. Owner before mode (chown clears set-id bits), mode before ACL (which refines it),
+/// capabilities last of the attributes (chown clears them), times at the very end.
+pub(super) fn dress<S: Storage>(
+    storage: &S,
+    place: &Place<S>,
+    source: &Metadata,
+    xattrs: &Xattrs,
+) -> Result<(), CrossingError> {
+    let (dir, name) = (&place.dir, place.name.as_os_str());
+    storage
+        .set_owner(dir, name, source.uid, source.gid)
+        .map_err(CrossingError::io("set the owner of", "the copy"))?;
+    if !matches!(source.kind, Kind::Symlink(_)) {
+        storage
+            .set_mode(dir, name, source.mode)
+            .map_err(CrossingError::io("set the mode of", "the copy"))?;
+    }
+    let mut ordered: Vec<_> = xattrs.iter().collect();
+    ordered.sort_by_key(|(key, _)| xattr_rank(key));
+    for (key, value) in ordered {
+        storage.set_xattr(dir, name, key, value).map_err(|errno| match errno {
+            Errno::OPNOTSUPP | Errno::TOOBIG | Errno::PERM => {
+                CrossingError::Fidelity { what: format!("extended attribute {}", key.display()) }
+            }
+            errno => CrossingError::io("set an extended attribute of", "the copy")(errno),
+        })?;
+    }
+    set_times(storage, place, source)
+}
+
+fn set_times<S: Storage>(
+    storage: &S,
+    place: &Place<S>,
+    source: &Metadata,
+) -> Result<(), CrossingError> {
+    storage
+        .set_times(&place.dir, &place.name, source.atime, source.identity.mtime)
+        .map_err(CrossingError::io("set the times of", "the copy"))
+}
+
+fn xattr_rank(key: &OsStr) -> u8 {
+    match key.as_encoded_bytes() {
+        key if key.starts_with(b"system.posix_acl_") => 0,
+        b"security.capability" => 2,
+        _ => 1,
+    }
+}
+
+/// Whether the copy's attributes are the source's; the file system may have kept less than it was
+/// told. Reading the copy back may have changed its time of last read: that is set again.
+pub(super) fn check_dress<S: Storage>(
+    storage: &S,
+    place: &Place<S>,
+    source: &Metadata,
+    xattrs: &Xattrs,
+) -> Result<Metadata, CrossingError> {
+    let look = || {
+        storage
+            .stat(&place.dir, &place.name)
+            .and_then(|found| found.ok_or(Errno::NOENT))
+            .map_err(CrossingError::io("look at", "the copy"))
+    };
+    let mut copy = look()?;
+    if copy.atime != source.atime {
+        set_times(storage, place, source)?;
+        copy = look()?;
+    }
+    let lost = |what: &str| Err(CrossingError::Fidelity { what: what.to_owned() });
+    if (copy.atime, copy.identity.mtime) != (source.atime, source.identity.mtime) {
+        return lost("the times");
+    }
+    if (copy.uid, copy.gid) != (source.uid, source.gid) {
+        return lost("the owner");
+    }
+    if copy.mode != source.mode && !matches!(source.kind, Kind::Symlink(_)) {
+        return lost("the mode");
+    }
+    if copy.identity.size != source.identity.size || copy.kind != source.kind {
+        return Err(CrossingError::SourceChanged);
+    }
+    let kept = storage
+        .xattrs(&place.dir, &place.name)
+        .map_err(CrossingError::io("read the extended attributes of", "the copy"))?;
+    // The target's system may add labels of its own; what the source has must be there.
+    match xattrs.iter().find(|wanted| !kept.contains(wanted)) {
+        Some((key, _)) => lost(&format!("extended attribute {}", key.display())),
+        None => Ok(copy),
+    }
+}
+
+/// Reads the copy again and compares. The word is the one of the record's `readback`.
+pub(super) fn read_back<S: Storage>(
+    storage: &S,
+    branch: &MoverBranch<S>,
+    place: &Place<S>,
+    hashed: &Hashed,
+    size: u64,
+    verify: Verify,
+    progress: &Progress,
+) -> Result<&'static str, CrossingError> {
+    match verify {
+        Verify::Stream => return Ok("stream"),
+        Verify::Readback => {}
+    }
+    progress.bytes.store(0, Ordering::Relaxed);
+    let (file, readback) = storage
+        .open_readback(&place.dir, &place.name)
+        .map_err(CrossingError::io("read back", "the copy"))?;
+    let again = pass(storage, &file, None, size, progress).map_err(|error| match error {
+        CrossingError::SourceChanged => CrossingError::Verification { branch: branch.name.clone() },
+        other => other,
+    })?;
+    if again.sha256 != hashed.sha256 {
+        return Err(CrossingError::Verification { branch: branch.name.clone() });
+    }
+    Ok(match readback {
+        Readback::Disk => "disk",
+        Readback::Cached => "cached",
+    })
+}
