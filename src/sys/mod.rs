@@ -1,6 +1,8 @@
 //! System calls that no crate offers safely. All unsafe code of the program is here, each block with
 //! the reason why it is sound.
 
+pub mod cachestat;
 pub mod handle;
 pub mod identity;
+pub mod lease;
 pub mod process;

@@ -1,0 +1,323 @@
+//! [`Storage`] on a Linux file system.
+//!
+//! Names are resolved one at a time below an open directory by `openat2(2)`, which refuses links,
+//! mount points and ways out. What has no form that works on a descriptor (permissions, extended
+//! attributes, opening what was looked at before) goes through `/proc/self/fd`, so that the inode
+//! that was checked is the one that is acted on.
+
+use std::ffi::{OsStr, OsString};
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustix::fs::{
+    AtFlags, FallocateFlags, FileType, Mode, OFlags, RawDir, RenameFlags, SeekFrom, Timespec,
+    Timestamps,
+};
+
+use super::{Kind, Metadata, Readback, Storage, Xattrs};
+use crate::error::Errno;
+use crate::sys::{handle, lease};
+use crate::types::{Handle, Time};
+
+mod attributes;
+mod readback;
+mod resolve;
+#[cfg(test)]
+mod tests;
+
+use resolve::{beneath, open_path, reopen, single};
+
+/// The disk itself. Carries no state.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RealStorage;
+
+/// An open directory, opened for reading so that it can be listed and synced.
+#[derive(Debug, Clone)]
+pub struct RealDir(Arc<OwnedFd>);
+
+impl RealDir {
+    /// Opens the same directory as a descriptor of any kind, `O_PATH` included. ENOTDIR.
+    pub fn from_fd(fd: BorrowedFd<'_>) -> Result<Self, Errno> {
+        beneath(fd, OsStr::new("."), OFlags::RDONLY | OFlags::DIRECTORY).map(Self::new)
+    }
+
+    /// Opens a directory by its path, following links: for paths that the configuration names.
+    pub fn open(path: &Path) -> Result<Self, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(path, flags, Mode::empty()).map(Self::new)
+    }
+
+    fn new(fd: OwnedFd) -> Self {
+        Self(Arc::new(fd))
+    }
+}
+
+impl AsFd for RealDir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// An open regular file.
+#[derive(Debug)]
+pub struct RealFile {
+    fd: Arc<OwnedFd>,
+    /// Present when the file was opened with O_DIRECT: memory for aligned reads.
+    direct: Option<Mutex<Vec<u8>>>,
+}
+
+impl RealFile {
+    fn new(fd: OwnedFd) -> Self {
+        Self { fd: Arc::new(fd), direct: None }
+    }
+}
+
+impl AsFd for RealFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// A read lease. It belongs to the open file, which it keeps open.
+#[derive(Debug)]
+pub struct LeaseGuard(Arc<OwnedFd>);
+
+impl Drop for LeaseGuard {
+    fn drop(&mut self) {
+        lease::release_lease(self.0.as_fd());
+    }
+}
+
+impl RealStorage {
+    fn open_file(self, dir: &RealDir, name: &OsStr, access: OFlags) -> Result<RealFile, Errno> {
+        reopen(resolve::regular(dir, name)?.as_fd(), access).map(RealFile::new)
+    }
+}
+
+impl Storage for RealStorage {
+    type Dir = RealDir;
+    type File = RealFile;
+    type Lease = LeaseGuard;
+
+    fn open_dir(&self, dir: &RealDir, path: &Path) -> Result<RealDir, Errno> {
+        if path.as_os_str().is_empty() {
+            return Ok(dir.clone());
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        beneath(dir.as_fd(), path.as_os_str(), flags).map(RealDir::new)
+    }
+
+    fn create_dir(&self, dir: &RealDir, name: &OsStr) -> Result<(), Errno> {
+        rustix::fs::mkdirat(dir, single(name)?, Mode::RWXU)
+    }
+
+    fn remove_dir(&self, dir: &RealDir, name: &OsStr) -> Result<(), Errno> {
+        rustix::fs::unlinkat(dir, single(name)?, AtFlags::REMOVEDIR)
+    }
+
+    fn list(&self, dir: &RealDir) -> Result<Vec<OsString>, Errno> {
+        // A descriptor of its own: clones of `dir` share one position.
+        let own = RealDir::from_fd(dir.as_fd())?;
+        let mut buffer = vec![MaybeUninit::uninit(); 32 * 1024];
+        let mut entries = RawDir::new(&own, &mut buffer);
+        let mut names = Vec::new();
+        while let Some(entry) = entries.next() {
+            let name = entry?.file_name().to_bytes().to_owned();
+            if name != b"." && name != b".." {
+                names.push(OsString::from_vec(name));
+            }
+        }
+        Ok(names)
+    }
+
+    fn create_file(&self, dir: &RealDir, name: &OsStr) -> Result<RealFile, Errno> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        resolve::create(dir.as_fd(), single(name)?, flags, Mode::RUSR | Mode::WUSR)
+            .map(RealFile::new)
+    }
+
+    fn create_special(&self, dir: &RealDir, name: &OsStr, kind: &Kind) -> Result<(), Errno> {
+        let name = single(name)?;
+        let (file_type, device) = match kind {
+            Kind::Symlink(text) => return rustix::fs::symlinkat(text.as_os_str(), dir, name),
+            Kind::Fifo => (FileType::Fifo, 0),
+            Kind::Socket => (FileType::Socket, 0),
+            Kind::CharacterDevice(device) => (FileType::CharacterDevice, *device),
+            Kind::BlockDevice(device) => (FileType::BlockDevice, *device),
+            Kind::File | Kind::Directory => return Err(Errno::INVAL),
+        };
+        rustix::fs::mknodat(dir, name, file_type, Mode::RUSR | Mode::WUSR, device)
+    }
+
+    fn open_read(&self, dir: &RealDir, name: &OsStr) -> Result<RealFile, Errno> {
+        self.open_file(dir, name, OFlags::RDONLY)
+    }
+
+    fn open_write(&self, dir: &RealDir, name: &OsStr) -> Result<RealFile, Errno> {
+        self.open_file(dir, name, OFlags::RDWR)
+    }
+
+    fn open_readback(&self, dir: &RealDir, name: &OsStr) -> Result<(RealFile, Readback), Errno> {
+        readback::open(resolve::regular(dir, name)?.as_fd())
+    }
+
+    fn read_at(&self, file: &RealFile, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
+        match &file.direct {
+            Some(memory) => {
+                readback::read_aligned(file.as_fd(), &mut memory.lock(), buffer, offset)
+            }
+            None => rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut *buffer, offset)),
+        }
+    }
+
+    fn write_at(&self, file: &RealFile, mut bytes: &[u8], mut offset: u64) -> Result<(), Errno> {
+        while !bytes.is_empty() {
+            let written = rustix::io::retry_on_intr(|| rustix::io::pwrite(file, bytes, offset))?;
+            if written == 0 {
+                return Err(Errno::IO);
+            }
+            bytes = bytes.get(written..).ok_or(Errno::IO)?;
+            offset += written as u64;
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, file: &RealFile, length: u64) -> Result<(), Errno> {
+        rustix::fs::ftruncate(file, length)
+    }
+
+    fn next_data(&self, file: &RealFile, offset: u64) -> Result<Option<Range<u64>>, Errno> {
+        let start = match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => return Ok(None),
+            Err(Errno::INVAL) => {
+                let length = rustix::fs::fstat(file)?.st_size as u64;
+                return Ok((offset < length).then_some(offset..length));
+            }
+            Err(errno) => return Err(errno),
+        };
+        match rustix::fs::seek(file, SeekFrom::Hole(start)) {
+            Ok(end) => Ok(Some(start..end)),
+            // The file was cut between the two calls.
+            Err(Errno::NXIO) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn reserve(&self, file: &RealFile, length: u64) -> Result<(), Errno> {
+        if length == 0 {
+            return Ok(());
+        }
+        let flags = FallocateFlags::KEEP_SIZE;
+        match rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, flags, 0, length)) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn lease(&self, file: &RealFile) -> Result<Option<LeaseGuard>, Errno> {
+        match lease::take_read_lease(file.as_fd()) {
+            Ok(()) => Ok(Some(LeaseGuard(file.fd.clone()))),
+            Err(Errno::INVAL | Errno::ACCESS | Errno::PERM | Errno::OPNOTSUPP) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn lease_holds(&self, lease: &LeaseGuard) -> bool {
+        lease::holds_read_lease(lease.0.as_fd())
+    }
+
+    fn stat_file(&self, file: &RealFile) -> Result<Metadata, Errno> {
+        attributes::metadata(file.as_fd())
+    }
+
+    fn sync_file(&self, file: &RealFile) -> Result<(), Errno> {
+        rustix::fs::fsync(file)
+    }
+
+    fn sync_dir(&self, dir: &RealDir) -> Result<(), Errno> {
+        rustix::fs::fsync(dir)
+    }
+
+    fn dir_handle(&self, dir: &RealDir) -> Result<Handle, Errno> {
+        handle::name_to_handle(dir.as_fd(), OsStr::new(""))
+    }
+
+    fn stat(&self, dir: &RealDir, name: &OsStr) -> Result<Option<Metadata>, Errno> {
+        match open_path(dir, name) {
+            Ok(node) => attributes::metadata(node.as_fd()).map(Some),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn rename(
+        &self,
+        source: &RealDir,
+        source_name: &OsStr,
+        target: &RealDir,
+        target_name: &OsStr,
+    ) -> Result<(), Errno> {
+        // Where a file system does not know NOREPLACE the call fails with EINVAL; looking first and
+        // renaming then could replace a file, so there is no other way.
+        let (source_name, target_name) = (single(source_name)?, single(target_name)?);
+        rustix::fs::renameat_with(source, source_name, target, target_name, RenameFlags::NOREPLACE)
+    }
+
+    fn unlink(&self, dir: &RealDir, name: &OsStr) -> Result<(), Errno> {
+        rustix::fs::unlinkat(dir, single(name)?, AtFlags::empty())
+    }
+
+    fn set_owner(&self, dir: &RealDir, name: &OsStr, uid: u32, gid: u32) -> Result<(), Errno> {
+        attributes::set_owner(open_path(dir, name)?.as_fd(), uid, gid)
+    }
+
+    fn set_mode(&self, dir: &RealDir, name: &OsStr, mode: u32) -> Result<(), Errno> {
+        attributes::set_mode(open_path(dir, name)?.as_fd(), mode)
+    }
+
+    fn set_times(
+        &self,
+        dir: &RealDir,
+        name: &OsStr,
+        atime: Time,
+        mtime: Time,
+    ) -> Result<(), Errno> {
+        let spec = |time: Time| Timespec { tv_sec: time.seconds, tv_nsec: time.nanos.into() };
+        let times = Timestamps { last_access: spec(atime), last_modification: spec(mtime) };
+        let node = open_path(dir, name)?;
+        rustix::fs::utimensat(&node, c"", &times, AtFlags::EMPTY_PATH)
+    }
+
+    fn xattrs(&self, dir: &RealDir, name: &OsStr) -> Result<Xattrs, Errno> {
+        attributes::xattrs(open_path(dir, name)?.as_fd())
+    }
+
+    fn set_xattr(
+        &self,
+        dir: &RealDir,
+        name: &OsStr,
+        key: &OsStr,
+        value: &[u8],
+    ) -> Result<(), Errno> {
+        attributes::set_xattr(open_path(dir, name)?.as_fd(), key, value)
+    }
+
+    fn sync_special(&self, dir: &RealDir, name: &OsStr) -> Result<(), Errno> {
+        let node = open_path(dir, name)?;
+        match attributes::file_type(node.as_fd())? {
+            FileType::Directory => rustix::fs::fsync(RealDir::from_fd(node.as_fd())?),
+            _ => rustix::fs::syncfs(dir),
+        }
+    }
+
+    fn free_space(&self, dir: &RealDir) -> Result<u64, Errno> {
+        let stat = rustix::fs::fstatvfs(dir)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
