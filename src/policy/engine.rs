@@ -1,19 +1,64 @@
-//! The engine. For now a list that is walked; compiled tables come with the policy issue.
+//! The engine: a list of rules for each operation, walked in order. Compiled tables come with the
+//! policy issue; what must not change then is said here and tested against a naive evaluator.
+//!
+//! An operation inside a branch is decided by the first of these that speaks:
+//!
+//! 1. no branch: reading is allowed, everything else denied ([`Basis::Virtual`]);
+//! 2. the branch's mode: `ro` denies all but reading, `gates-only` what brings content in;
+//! 3. a deny rule that matches caller, operation and path;
+//! 4. an allow rule that does;
+//! 5. `policy.within`.
+//!
+//! Deny rules hold for virtual folders too. A move between branches is decided by modes (`ro` denies
+//! on either side; a gate is what leads into `gates-only`) and deny rules on both sides, and then by
+//! a gate. A gate is itself the permission: neither an allow rule nor `within` can stand for it, and
+//! `within = "deny"` does not close it.
 
-use super::{Considered, Decision, Gate, Object, PolicySource, Subject};
-use crate::types::Operation;
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use super::{Basis, Decision, Gate, Object, PolicySource, Principal, Rule, Subject};
+use crate::types::{BranchIndex, BranchMode, Operation, Verb};
 
 /// A policy in force.
 #[derive(Debug)]
 pub struct Policy {
-    source: PolicySource,
+    pub(super) source: PolicySource,
     generation: u64,
+    /// By operation: positions in `source.rules`, in order of declaration.
+    denying: [Vec<usize>; Operation::ALL.len()],
+    allowing: [Vec<usize>; Operation::ALL.len()],
+    /// By rule: what a person denied by it reads.
+    rule_reasons: Vec<Arc<str>>,
+    /// By branch: what a person denied by its mode reads.
+    mode_reasons: Vec<Arc<str>>,
+    virtual_reason: Arc<str>,
+    within_reason: Arc<str>,
 }
 
 impl Policy {
     /// Takes a checked source; `generation` counts from 1 within a run.
     pub fn new(source: PolicySource, generation: u64) -> Self {
-        Self { source, generation }
+        let speaking = |denies: bool| {
+            Operation::ALL.map(|operation| {
+                let rules = source.rules.iter().enumerate();
+                rules
+                    .filter(|(_, rule)| rule.denies == denies)
+                    .filter(|(_, rule)| rule.operations.contains(&operation))
+                    .map(|(position, _)| position)
+                    .collect()
+            })
+        };
+        Self {
+            denying: speaking(true),
+            allowing: speaking(false),
+            rule_reasons: source.rules.iter().map(rule_reason).collect(),
+            mode_reasons: (0..source.branches.len()).map(|at| mode_reason(&source, at)).collect(),
+            virtual_reason: "no branch provides this folder, so it cannot be changed".into(),
+            within_reason: "no rule allows it, and policy.within is \"deny\"".into(),
+            source,
+            generation,
+        }
     }
 
     /// Which of this run's policies this is.
@@ -21,35 +66,304 @@ impl Policy {
         self.generation
     }
 
-    /// Decides one operation inside a branch (or on a virtual folder).
-    pub fn decide(
-        &self,
-        _subject: &Subject,
-        _operation: Operation,
-        _object: Object<'_>,
-    ) -> Decision {
-        let _ = &self.source;
-        todo!()
+    /// Decides one operation inside a branch (or on a virtual folder). Rename and link ask twice or
+    /// more: once for each side, and [`Policy::widens`]. A move between branches is asked of
+    /// [`Policy::decide_crossing`]; here its sides are decided as if a gate had been found.
+    pub fn decide(&self, subject: &Subject, operation: Operation, object: Object<'_>) -> Decision {
+        if let Some(denial) = self.denied_by_mode(operation, object) {
+            return denial;
+        }
+        if let Some(position) = self.matching(&self.denying, subject, operation, object) {
+            return self.denied_by_rule(position);
+        }
+        if object.branch.is_none() {
+            return self.allowed(Basis::Virtual);
+        }
+        if let Some(position) = self.matching(&self.allowing, subject, operation, object)
+            && let Some(rule) = self.source.rules.get(position)
+        {
+            return self.allowed(Basis::Rule(rule.name.clone()));
+        }
+        if self.source.within_allowed {
+            return self.allowed(Basis::Default);
+        }
+        self.denied(Basis::Default, self.within_reason.clone())
     }
 
-    /// Decides a move between branches: rules on both sides, then the gate that carries it.
+    /// Decides a move between branches: modes and deny rules on both sides, then the first gate in
+    /// order of declaration that fits both branches, the caller and both names. The gate comes with
+    /// every allowed decision, and with no other.
     pub fn decide_crossing(
         &self,
-        _subject: &Subject,
-        _source: Object<'_>,
-        _target: Object<'_>,
+        subject: &Subject,
+        source: Object<'_>,
+        target: Object<'_>,
     ) -> (Decision, Option<&Gate>) {
-        todo!()
+        for (operation, object) in
+            [(Operation::MoveSource, source), (Operation::MoveTarget, target)]
+        {
+            if let Some(denial) = self.denied_by_mode(operation, object) {
+                return (denial, None);
+            }
+            if let Some(position) = self.matching(&self.denying, subject, operation, object) {
+                return (self.denied_by_rule(position), None);
+            }
+        }
+        let gate = self
+            .source
+            .gates
+            .iter()
+            .find(|gate| self.gate_misfit(gate, subject, source, target).is_none());
+        match gate {
+            Some(gate) => (self.allowed(Basis::Gate(gate.name.clone())), Some(gate)),
+            None => {
+                let reason = self.no_gate_reason(subject, source, target);
+                (self.denied(Basis::NoGate, reason.into()), None)
+            }
+        }
     }
 
-    /// Every rule and gate considered for a request, in the order of the file.
-    pub fn explain(
+    /// Whether giving the file at `source` the name `target` as well, or instead, would let the
+    /// subject read, write, change or remove what is denied under its present name. Returns the
+    /// denial that would be shed. Link and rename of a file inside a branch are denied with it, so
+    /// that a rule is not shed by another name.
+    pub fn widens(
         &self,
-        _subject: &Subject,
-        _operation: Operation,
-        _object: Object<'_>,
-        _target: Option<Object<'_>>,
-    ) -> (Decision, Vec<Considered>) {
-        todo!()
+        subject: &Subject,
+        source: Object<'_>,
+        target: Object<'_>,
+    ) -> Option<Decision> {
+        if self.source.rules.is_empty() && source.branch == target.branch {
+            return None;
+        }
+        Operation::ALL
+            .into_iter()
+            .filter(|operation| operation.verb() != Verb::Add)
+            .map(|operation| (operation, self.decide(subject, operation, source)))
+            .find(|(operation, now)| {
+                !now.allowed && self.decide(subject, *operation, target).allowed
+            })
+            .map(|(_, denial)| denial)
+    }
+
+    /// What the mode, or the want of a branch, denies whatever the rules say.
+    pub(super) fn denied_by_mode(
+        &self,
+        operation: Operation,
+        object: Object<'_>,
+    ) -> Option<Decision> {
+        let reads = operation.verb() == Verb::Read;
+        let Some(index) = object.branch else {
+            return (!reads).then(|| self.denied(Basis::Virtual, self.virtual_reason.clone()));
+        };
+        let at = usize::from(index.0);
+        let (Some(branch), Some(reason)) =
+            (self.source.branches.get(at), self.mode_reasons.get(at))
+        else {
+            // The caller knows a branch that this policy does not: an error denies.
+            return Some(self.denied(Basis::Error, "the policy does not know this branch".into()));
+        };
+        let denies = match branch.mode {
+            BranchMode::Rw => false,
+            BranchMode::Ro => !reads,
+            BranchMode::GatesOnly => brings_content(operation),
+        };
+        denies.then(|| self.denied(Basis::Mode(branch.mode), reason.clone()))
+    }
+
+    /// Why a gate does not carry this move; `None` if it does.
+    pub(super) fn gate_misfit(
+        &self,
+        gate: &Gate,
+        subject: &Subject,
+        source: Object<'_>,
+        target: Object<'_>,
+    ) -> Option<GateMisfit> {
+        if source.branch != Some(gate.from) || target.branch != Some(gate.to) {
+            return Some(GateMisfit::Branches);
+        }
+        if !speaks_of(&gate.who, subject) {
+            return Some(GateMisfit::Who);
+        }
+        if !self.gate_matches(gate, gate.from, source) {
+            return Some(GateMisfit::SourceName);
+        }
+        if !self.gate_matches(gate, gate.to, target) {
+            return Some(GateMisfit::TargetName);
+        }
+        None
+    }
+
+    fn gate_matches(&self, gate: &Gate, branch: BranchIndex, object: Object<'_>) -> bool {
+        self.source
+            .branches
+            .get(usize::from(branch.0))
+            .and_then(|branch| object.path.below(&branch.at))
+            .is_some_and(|below| gate.paths.matches(below.as_os_str()))
+    }
+
+    fn matching(
+        &self,
+        lists: &[Vec<usize>; Operation::ALL.len()],
+        subject: &Subject,
+        operation: Operation,
+        object: Object<'_>,
+    ) -> Option<usize> {
+        let path: &OsStr = object.path.as_path().as_os_str();
+        let positions = lists.get(operation as usize)?;
+        positions.iter().copied().find(|position| {
+            self.source
+                .rules
+                .get(*position)
+                .is_some_and(|rule| speaks_of(&rule.who, subject) && rule.paths.matches(path))
+        })
+    }
+
+    fn denied_by_rule(&self, position: usize) -> Decision {
+        match (self.source.rules.get(position), self.rule_reasons.get(position)) {
+            (Some(rule), Some(reason)) => {
+                self.denied(Basis::Rule(rule.name.clone()), reason.clone())
+            }
+            _ => self.denied(Basis::Error, "the policy does not know this rule".into()),
+        }
+    }
+
+    fn allowed(&self, basis: Basis) -> Decision {
+        Decision { allowed: true, basis, reason: None, generation: self.generation }
+    }
+
+    fn denied(&self, basis: Basis, reason: Arc<str>) -> Decision {
+        Decision { allowed: false, basis, reason: Some(reason), generation: self.generation }
+    }
+
+    /// Names the gates that exist from the source's branch, and what kept the ones to the target's
+    /// from fitting.
+    fn no_gate_reason(&self, subject: &Subject, source: Object<'_>, target: Object<'_>) -> String {
+        let near = self.source.gates.iter().find_map(|gate| {
+            match self.gate_misfit(gate, subject, source, target)? {
+                GateMisfit::Branches => None,
+                misfit => Some((gate, misfit)),
+            }
+        });
+        let from = self.branch_name(source.branch);
+        let to = self.branch_name(target.branch);
+        if let Some((gate, misfit)) = near {
+            return format!("gate {} leads from {from} to {to}, but {}", gate.name, misfit.text());
+        }
+        let others: Vec<String> = self
+            .source
+            .gates
+            .iter()
+            .filter(|gate| source.branch == Some(gate.from))
+            .map(|gate| format!("{} (to {})", gate.name, self.branch_name(Some(gate.to))))
+            .collect();
+        let others = if others.is_empty() { "none".to_owned() } else { others.join(", ") };
+        format!("no gate leads from {from} to {to}; gates from {from}: {others}")
+    }
+
+    pub(super) fn branch_name(&self, branch: Option<BranchIndex>) -> &str {
+        branch
+            .and_then(|index| self.source.branches.get(usize::from(index.0)))
+            .map_or("no branch", |branch| &branch.name)
+    }
+}
+
+/// What kept a gate from carrying a move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum GateMisfit {
+    /// It connects other branches.
+    Branches,
+    /// It is not for this caller.
+    Who,
+    /// Its patterns do not match the source.
+    SourceName,
+    /// Its patterns do not match the target.
+    TargetName,
+}
+
+impl GateMisfit {
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Self::Branches => "it connects other branches",
+            Self::Who => "it is not for this caller",
+            Self::SourceName => "its paths do not match the source's name",
+            Self::TargetName => "its paths do not match the target's name",
+        }
+    }
+}
+
+/// Whether any of the principals is this subject.
+pub(super) fn speaks_of(who: &[Principal], subject: &Subject) -> bool {
+    who.iter().any(|principal| match *principal {
+        Principal::Anyone => true,
+        Principal::User(uid) => subject.uid == uid,
+        Principal::Group(gid) => subject.gid == gid || subject.groups.contains(&gid),
+    })
+}
+
+/// What a gates-only branch denies: everything by which bytes could enter it unseen. A rename inside
+/// the branch, and all that only removes or describes, is left to the rules; a move into it to the
+/// gate.
+fn brings_content(operation: Operation) -> bool {
+    match operation {
+        Operation::OpenWrite
+        | Operation::WriteData
+        | Operation::Truncate
+        | Operation::Fallocate
+        | Operation::CopyFileRange
+        | Operation::Create
+        | Operation::Mknod
+        | Operation::Symlink
+        | Operation::Link
+        | Operation::Setxattr => true,
+        Operation::List
+        | Operation::OpenRead
+        | Operation::Exec
+        | Operation::Mkdir
+        | Operation::RenameTarget
+        | Operation::MoveTarget
+        | Operation::Unlink
+        | Operation::Rmdir
+        | Operation::RenameSource
+        | Operation::MoveSource
+        | Operation::Chmod
+        | Operation::Chown
+        | Operation::Utimes
+        | Operation::Removexattr => false,
+    }
+}
+
+fn rule_reason(rule: &Rule) -> Arc<str> {
+    match &rule.reason {
+        Some(reason) => format!("rule {}: {reason}", rule.name).into(),
+        None => format!("rule {}", rule.name).into(),
+    }
+}
+
+fn mode_reason(source: &PolicySource, at: usize) -> Arc<str> {
+    let Some(branch) = source.branches.get(at) else { return "".into() };
+    let gates: Vec<String> = source
+        .gates
+        .iter()
+        .filter(|gate| usize::from(gate.to.0) == at)
+        .filter_map(|gate| {
+            let from = source.branches.get(usize::from(gate.from.0))?;
+            Some(format!("{} (from {})", gate.name, from.name))
+        })
+        .collect();
+    match (branch.mode, gates.is_empty()) {
+        (BranchMode::Rw, _) => "".into(),
+        (BranchMode::Ro, _) => format!("branch {} is read-only", branch.name).into(),
+        (BranchMode::GatesOnly, true) => format!(
+            "content enters branch {} only through a gate, and none leads to it",
+            branch.name
+        )
+        .into(),
+        (BranchMode::GatesOnly, false) => format!(
+            "content enters branch {} only through a gate: {}",
+            branch.name,
+            gates.join(", ")
+        )
+        .into(),
     }
 }

@@ -9,6 +9,9 @@ use std::sync::Arc;
 use crate::types::{BranchIndex, BranchMode, Operation, ViewPath};
 
 mod engine;
+mod explain;
+#[cfg(test)]
+mod tests;
 
 pub use engine::Policy;
 

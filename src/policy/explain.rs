@@ -1,0 +1,166 @@
+//! Answers for people: the decision that the mount would make, and every rule and gate that was
+//! looked at on the way. The decision comes from the engine's own functions, so that what is said
+//! here and what the mount does cannot part.
+
+use super::engine::speaks_of;
+use super::{Considered, Decision, Object, Policy, Rule, Subject};
+use crate::types::Operation;
+
+impl Policy {
+    /// What would be decided, and everything considered: for each side of the request the mode,
+    /// every rule in order of declaration and the default; then, for a move between branches, every
+    /// gate.
+    ///
+    /// With a `target` in another branch a rename or move is a crossing. With one in the same branch
+    /// (or a virtual folder) a rename is decided on both sides; for a link `object` is the file that
+    /// exists and `target` the new name. Without a target the one operation is decided.
+    pub fn explain(
+        &self,
+        subject: &Subject,
+        operation: Operation,
+        object: Object<'_>,
+        target: Option<Object<'_>>,
+    ) -> (Decision, Vec<Considered>) {
+        let Some(target) = target else {
+            let decision = self.decide(subject, operation, object);
+            return (decision, self.considered(subject, operation, object));
+        };
+        let renames = matches!(
+            operation,
+            Operation::RenameSource
+                | Operation::RenameTarget
+                | Operation::MoveSource
+                | Operation::MoveTarget
+        );
+        if renames && object.branch != target.branch {
+            self.explain_crossing(subject, object, target)
+        } else if renames {
+            self.explain_rename(subject, object, target)
+        } else {
+            let decision = self.decide(subject, operation, target);
+            let decision = self.unless_widened(subject, decision, object, target);
+            (decision, self.considered(subject, operation, target))
+        }
+    }
+
+    fn explain_rename(
+        &self,
+        subject: &Subject,
+        source: Object<'_>,
+        target: Object<'_>,
+    ) -> (Decision, Vec<Considered>) {
+        let from = self.decide(subject, Operation::RenameSource, source);
+        let to = self.decide(subject, Operation::RenameTarget, target);
+        let decision = if from.allowed { to } else { from };
+        let decision = self.unless_widened(subject, decision, source, target);
+        let mut list = self.considered(subject, Operation::RenameSource, source);
+        list.extend(self.considered(subject, Operation::RenameTarget, target));
+        (decision, list)
+    }
+
+    fn explain_crossing(
+        &self,
+        subject: &Subject,
+        source: Object<'_>,
+        target: Object<'_>,
+    ) -> (Decision, Vec<Considered>) {
+        let (decision, _) = self.decide_crossing(subject, source, target);
+        let mut list = self.rules_considered(subject, Operation::MoveSource, source);
+        list.extend(self.rules_considered(subject, Operation::MoveTarget, target));
+        list.extend(self.source.gates.iter().map(|gate| {
+            let from = self.branch_name(Some(gate.from));
+            let to = self.branch_name(Some(gate.to));
+            let misfit = self.gate_misfit(gate, subject, source, target);
+            let fits = misfit.map_or("it fits caller and names", |misfit| misfit.text());
+            Considered {
+                what: format!("gate {}", gate.name),
+                applies: misfit.is_none(),
+                why: format!("leads from {from} to {to}: {fits}"),
+            }
+        }));
+        (decision, list)
+    }
+
+    /// A file (not a directory) may not get a name under which less is denied.
+    fn unless_widened(
+        &self,
+        subject: &Subject,
+        decision: Decision,
+        source: Object<'_>,
+        target: Object<'_>,
+    ) -> Decision {
+        if !decision.allowed || source.is_directory {
+            return decision;
+        }
+        self.widens(subject, source, target).unwrap_or(decision)
+    }
+
+    fn considered(
+        &self,
+        subject: &Subject,
+        operation: Operation,
+        object: Object<'_>,
+    ) -> Vec<Considered> {
+        let mut list = self.rules_considered(subject, operation, object);
+        if object.branch.is_some() {
+            let within = if self.source.within_allowed { "allow" } else { "deny" };
+            let spoken = list.iter().any(|considered| considered.applies);
+            let why = if spoken { "something else speaks of it" } else { "nothing else does" };
+            list.push(Considered {
+                what: "default".to_owned(),
+                applies: !spoken,
+                why: format!("policy.within is \"{within}\": {why}"),
+            });
+        }
+        list
+    }
+
+    /// The mode and the rules, for one side.
+    fn rules_considered(
+        &self,
+        subject: &Subject,
+        operation: Operation,
+        object: Object<'_>,
+    ) -> Vec<Considered> {
+        let denial = self.denied_by_mode(operation, object);
+        let why = match &denial {
+            Some(denial) => denial.reason.as_deref().unwrap_or_default().to_owned(),
+            None => match object.branch {
+                Some(_) => format!(
+                    "the mode of branch {} does not deny {operation}",
+                    self.branch_name(object.branch)
+                ),
+                None => "no branch provides this folder; reading it is allowed".to_owned(),
+            },
+        };
+        let mode = Considered { what: "mode".to_owned(), applies: denial.is_some(), why };
+        let rules = self.source.rules.iter().map(|rule| {
+            let (applies, why) = rule_fit(rule, subject, operation, object);
+            Considered { what: format!("rule {}", rule.name), applies, why }
+        });
+        std::iter::once(mode).chain(rules).collect()
+    }
+}
+
+fn rule_fit(
+    rule: &Rule,
+    subject: &Subject,
+    operation: Operation,
+    object: Object<'_>,
+) -> (bool, String) {
+    let path = object.path;
+    if !rule.operations.contains(&operation) {
+        return (false, format!("does not speak of {operation}"));
+    }
+    if !speaks_of(&rule.who, subject) {
+        return (false, "is not about this caller".to_owned());
+    }
+    if !rule.paths.matches(path.as_path().as_os_str()) {
+        return (false, format!("no pattern of {} matches {path}", rule.paths.texts().join(", ")));
+    }
+    let effect = if rule.denies { "denies" } else { "allows" };
+    match &rule.reason {
+        Some(reason) => (true, format!("{effect} {operation} of {path}: {reason}")),
+        None => (true, format!("{effect} {operation} of {path}")),
+    }
+}
