@@ -6,3 +6,4 @@ pub mod handle;
 pub mod identity;
 pub mod lease;
 pub mod process;
+pub mod users;
