@@ -5,55 +5,64 @@
 //! file system capabilities away until it is root again (capabilities(7)), so that a thread that acts
 //! as a caller can do no more than that caller.
 
-use std::cell::Cell;
+use std::marker::PhantomData;
 
-use crate::error::Errno;
+use rustix::fs::Mode;
+use rustix::thread::CapabilitiesSecureBits;
+
+use crate::error::{Errno, errno_of};
 
 thread_local! {
-    static OWN_UMASK: Cell<bool> = const { Cell::new(false) };
+    /// What this thread is when it acts for nobody, learnt at its first [`CallerGuard::assume`].
+    static OWN: std::cell::OnceCell<Own> = const { std::cell::OnceCell::new() };
+}
+
+/// The daemon's own identity.
+#[derive(Debug, Clone)]
+struct Own {
+    uid: u32,
+    gid: u32,
+    groups: Vec<u32>,
 }
 
 /// Acts as somebody until it is dropped. Not `Send`: it belongs to its thread.
 #[derive(Debug)]
 #[must_use]
 pub struct CallerGuard {
-    changed: bool,
-    _thread: std::marker::PhantomData<*const ()>,
+    /// To be restored; `None` if only the umask was changed.
+    own: Option<Own>,
+    umask: Mode,
+    _thread: PhantomData<*const ()>,
 }
 
 impl CallerGuard {
     /// Makes this thread act as `uid`, `gid` and `groups` with `umask`. A daemon that is not root can
     /// act as itself alone: EPERM for anybody else.
     pub fn assume(uid: u32, gid: u32, groups: &[u32], umask: u32) -> Result<Self, Errno> {
-        set_umask(umask)?;
-        let own = rustix::process::geteuid().as_raw();
-        if own != 0 {
-            return if uid == own { Ok(Self::new(false)) } else { Err(Errno::PERM) };
+        let own = own_identity()?;
+        if own.uid != 0 && uid != own.uid {
+            return Err(Errno::PERM);
         }
-        if uid == 0 && gid == 0 {
-            return Ok(Self::new(false));
-        }
+        let changes = own.uid == 0 && (uid, gid) != (own.uid, own.gid);
+        let umask = rustix::process::umask(Mode::from_bits_truncate(umask & 0o777));
         // From here on a failure leaves by dropping the guard, which restores all of it.
-        let guard = Self::new(true);
-        set_groups(groups)?;
-        set_fs_id(libc::SYS_setfsgid, gid)?;
-        set_fs_id(libc::SYS_setfsuid, uid)?;
+        let guard = Self { own: changes.then_some(own), umask, _thread: PhantomData };
+        if changes {
+            set_groups(groups)?;
+            set_fs_id(libc::SYS_setfsgid, gid)?;
+            set_fs_id(libc::SYS_setfsuid, uid)?;
+        }
         Ok(guard)
-    }
-
-    fn new(changed: bool) -> Self {
-        Self { changed, _thread: std::marker::PhantomData }
     }
 }
 
 impl Drop for CallerGuard {
     fn drop(&mut self) {
-        if !self.changed {
-            return;
-        }
-        let restored = set_fs_id(libc::SYS_setfsuid, 0)
-            .and_then(|()| set_fs_id(libc::SYS_setfsgid, 0))
-            .and_then(|()| set_groups(&[]));
+        rustix::process::umask(self.umask);
+        let Some(own) = &self.own else { return };
+        let restored = set_fs_id(libc::SYS_setfsuid, own.uid)
+            .and_then(|()| set_fs_id(libc::SYS_setfsgid, own.gid))
+            .and_then(|()| set_groups(&own.groups));
         if restored.is_err() {
             // This thread would go on with somebody else's rights.
             log::error!("cannot become root again after acting as a caller");
@@ -62,24 +71,32 @@ impl Drop for CallerGuard {
     }
 }
 
-/// Sets the umask of this thread, apart from the others' from the first call on.
-fn set_umask(umask: u32) -> Result<(), Errno> {
-    if !OWN_UMASK.get() {
-        // SAFETY: takes no pointers; afterwards this thread has its own working directory, root
-        // and umask, which nothing else relies on being shared.
-        if unsafe { libc::unshare(libc::CLONE_FS) } != 0 {
-            return Err(crate::error::errno_of(&std::io::Error::last_os_error()));
-        }
-        OWN_UMASK.set(true);
+/// What this thread is. The first call gives it a umask apart from the other threads'.
+fn own_identity() -> Result<Own, Errno> {
+    if let Some(own) = OWN.with(|own| own.get().cloned()) {
+        return Ok(own);
     }
-    rustix::process::umask(rustix::fs::Mode::from_bits_truncate(umask & 0o777));
-    Ok(())
+    let uid = rustix::process::geteuid().as_raw();
+    // With this bit the kernel would leave a caller the daemon's capabilities.
+    let keeps = CapabilitiesSecureBits::NO_SETUID_FIXUP;
+    if uid == 0 && rustix::thread::capabilities_secure_bits()?.contains(keeps) {
+        return Err(Errno::PERM);
+    }
+    // SAFETY: takes no pointers; afterwards this thread has its own working directory, root and
+    // umask, which nothing else relies on being shared.
+    if unsafe { libc::unshare(libc::CLONE_FS) } != 0 {
+        return Err(errno_of(&std::io::Error::last_os_error()));
+    }
+    let gid = rustix::process::getegid().as_raw();
+    let groups = rustix::process::getgroups()?.into_iter().map(|group| group.as_raw()).collect();
+    let own = Own { uid, gid, groups };
+    Ok(OWN.with(|known| known.get_or_init(|| own).clone()))
 }
 
 fn set_groups(groups: &[u32]) -> Result<(), Errno> {
     // SAFETY: the kernel reads `len` ids from the slice, which outlives the call.
     let result = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
-    if result == 0 { Ok(()) } else { Err(crate::error::errno_of(&std::io::Error::last_os_error())) }
+    if result == 0 { Ok(()) } else { Err(errno_of(&std::io::Error::last_os_error())) }
 }
 
 /// setfsuid(2) and setfsgid(2) tell of no failure: they answer the id before, so a second call, which
@@ -108,6 +125,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let open = std::fs::Permissions::from_mode(0o777);
         std::fs::set_permissions(dir.path(), open).expect("chmod");
+        drop(CallerGuard::assume(0, 0, &[], 0).expect("the thread has a umask of its own"));
+        rustix::process::umask(Mode::from_bits_truncate(0o022));
         let guard = CallerGuard::assume(65534, 65534, &[4], 0o027).expect("root may");
         std::fs::create_dir(dir.path().join("theirs")).expect("the caller may");
         let closed = std::fs::write("/root/no", "x");
@@ -115,6 +134,10 @@ mod tests {
         assert!(closed.is_err(), "a caller has the caller's rights");
         let made = std::fs::metadata(dir.path().join("theirs")).expect("it is there");
         assert_eq!((made.uid(), made.gid(), made.mode() & 0o777), (65534, 65534, 0o750));
+        assert_eq!(CallerGuard::assume(0, 0, &[], 0o077).expect("root may").umask.bits(), 0o022);
+        let groups = rustix::process::getgroups().expect("groups");
+        drop(CallerGuard::assume(65534, 65534, &[4, 5], 0).expect("root may"));
+        assert_eq!(rustix::process::getgroups().expect("groups"), groups);
         std::fs::create_dir(dir.path().join("ours")).expect("root may");
         assert_eq!(std::fs::metadata(dir.path().join("ours")).expect("there").uid(), 0);
     }

@@ -5,5 +5,6 @@ pub mod cachestat;
 pub mod handle;
 pub mod identity;
 pub mod lease;
+pub mod limits;
 pub mod process;
 pub mod users;

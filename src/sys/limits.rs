@@ -1,0 +1,46 @@
+//! What the daemon asks of the kernel for itself, once, before it starts a thread.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+
+use crate::error::Errno;
+
+/// Raises the number of descriptors that may be open to the most that is allowed; gives that number,
+/// `None` for no limit. The default of 1024 is what select(2) can bear, which nothing here calls.
+pub fn raise_open_files() -> Result<Option<u64>, Errno> {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
+    Ok(maximum)
+}
+
+/// Gives CAP_SYS_RESOURCE up, under which the daemon would write into blocks reserved for root and over
+/// quotas. Capabilities are a thread's: to be called before others are started, which inherit them.
+pub fn drop_resource_capability() -> Result<(), Errno> {
+    let mut sets = capabilities(None)?;
+    for set in [&mut sets.effective, &mut sets.permitted, &mut sets.inheritable] {
+        set.remove(CapabilitySet::SYS_RESOURCE);
+    }
+    set_capabilities(None, sets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_soft_limit_becomes_the_hard_one() {
+        let hard = raise_open_files().expect("raising to the hard limit is always allowed");
+        assert_eq!(getrlimit(Resource::Nofile).current, hard);
+    }
+
+    #[test]
+    fn the_resource_capability_is_gone_for_good() {
+        // On a thread of its own: it would be missing to other tests.
+        let kept = std::thread::spawn(|| {
+            drop_resource_capability().expect("giving up is always allowed");
+            let sets = capabilities(None).expect("capabilities");
+            (sets.effective | sets.permitted).contains(CapabilitySet::SYS_RESOURCE)
+        });
+        assert!(!kept.join().expect("no panic"));
+    }
+}
