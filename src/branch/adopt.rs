@@ -1,24 +1,26 @@
 //! Opening a branch: is the directory there, closed to others, and the one that it was before?
 //!
-//! A branch carries its id in `.octroi/id`. A known branch whose directory has none, or another's, is
-//! refused: an unmounted disk must not be filled with new data. `.octroi/lock` keeps two views from
-//! sharing a branch.
+//! The last is the business of [`super::private`].
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 
 use crate::error::Errno;
 use crate::sys::handle::{kernel_handle, open_by_handle};
 use crate::types::{BranchMode, BranchUuid};
 
-use super::node::CONFINED;
-use super::{Branch, BranchSpec, Online, Private};
+use super::private::{Identified, identify, identify_unchanged};
+use super::{Branch, BranchSpec, Online};
 
-const DIRECTORY: OFlags =
+pub(super) const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// `f_type` of FUSE (include/uapi/linux/magic.h).
+const FUSE_SUPER_MAGIC: rustix::fs::FsWord = 0x6573_5546;
 
 /// Why a branch cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -120,180 +122,63 @@ impl Branch {
         let root = rustix::fs::open(&spec.path, DIRECTORY, Mode::empty())
             .map_err(io("open the branch's directory"))?;
         if !spec.exposed {
-            check_closed(&spec)?;
+            check_closed(&spec, &root)?;
         }
         let stat = rustix::fs::fstat(&root).map_err(io("stat the branch's directory"))?;
         let root_handle = crate::sys::handle::name_to_handle(root.as_fd(), OsStr::new(""))
             .map_err(io("take the file handle of"))?;
-        let by_handle = kernel_handle(root.as_fd(), OsStr::new(""))
-            .and_then(|handle| open_by_handle(root.as_fd(), &handle, OFlags::PATH))
-            .is_ok();
-        let (private, uuid, adoption) = if spec.mode == BranchMode::Ro {
-            (None, known, Adoption::Known)
+        let by_handle = opens_by_handle(&root);
+        let identified = if spec.mode == BranchMode::Ro {
+            identify_unchanged(&spec, &root, known, adopt)?
         } else {
-            let folder = open_private(&spec, &root)?;
-            let lock = take_lock(&spec, &folder)?;
-            let (uuid, adoption) = identify(&spec, &folder, known, adopt)?;
-            let stage = make_folder(&spec, &folder, "stage")?;
-            let hold = make_folder(&spec, &folder, "hold")?;
-            (Some(Private { stage, hold, _lock: lock }), Some(uuid), adoption)
+            identify(&spec, &root, known, adopt)?
         };
-        let online = Online { uuid, root, root_handle, device: stat.st_dev, by_handle, private };
-        Ok(Opened { branch: Branch { spec, online: Some(online) }, adoption })
+        let Identified { uuid, adoption, lock, private } = identified;
+        let device = stat.st_dev;
+        let online = Online { uuid, root, root_handle, device, by_handle, _lock: lock, private };
+        let branch = Branch { spec, online: Some(online), mount_warned: AtomicBool::new(false) };
+        Ok(Opened { branch, adoption })
     }
 }
 
-/// Some folder from the branch's own upwards must be the daemon's and shut to everybody else.
-fn check_closed(spec: &BranchSpec) -> Result<(), BranchError> {
+/// Whether inodes can be opened by their handles: the file system has some, and we may. Those of FUSE
+/// are good for only as long as its server remembers the inode.
+fn opens_by_handle(root: &OwnedFd) -> bool {
+    let fuse = rustix::fs::fstatfs(root).is_ok_and(|stat| stat.f_type == FUSE_SUPER_MAGIC);
+    !fuse
+        && kernel_handle(root.as_fd(), OsStr::new(""))
+            .and_then(|handle| open_by_handle(root.as_fd(), &handle, OFlags::PATH))
+            .is_ok()
+}
+
+/// Some folder from the branch's own upwards must be the daemon's and shut to everybody else. The way
+/// up is walked from the open directory, so that a link in the configured path proves nothing.
+fn check_closed(spec: &BranchSpec, root: &OwnedFd) -> Result<(), BranchError> {
+    let io = |errno| BranchError::Io {
+        attempted: "examine the folders above",
+        path: spec.path.clone(),
+        errno,
+    };
+    let up = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let own = rustix::process::geteuid().as_raw();
-    for folder in spec.path.ancestors() {
-        let stat = rustix::fs::stat(folder).map_err(|errno| BranchError::Io {
-            attempted: "stat",
-            path: folder.to_owned(),
-            errno,
-        })?;
+    let mut folder = rustix::fs::openat(root, ".", up, Mode::empty()).map_err(io)?;
+    let mut stat = rustix::fs::fstat(&folder).map_err(io)?;
+    loop {
         if stat.st_uid == own && stat.st_mode & 0o077 == 0 {
             return Ok(());
         }
+        let parent = rustix::fs::openat(&folder, "..", up, Mode::empty()).map_err(io)?;
+        let above = rustix::fs::fstat(&parent).map_err(io)?;
+        if (above.st_dev, above.st_ino) == (stat.st_dev, stat.st_ino) {
+            break;
+        }
+        (folder, stat) = (parent, above);
     }
     Err(BranchError::Exposed {
         name: spec.name.clone(),
         path: spec.path.clone(),
         parent: spec.path.parent().unwrap_or(Path::new("/")).to_owned(),
     })
-}
-
-fn private_path(spec: &BranchSpec) -> PathBuf {
-    spec.path.join(".octroi")
-}
-
-fn private_io(
-    spec: &BranchSpec,
-    attempted: &'static str,
-    name: &str,
-) -> impl FnOnce(Errno) -> BranchError {
-    let path = private_path(spec).join(name);
-    move |errno| BranchError::Io { attempted, path, errno }
-}
-
-/// Opens `.octroi`, made if need be; it must be ours, closed, and on the branch's own file system.
-fn open_private(spec: &BranchSpec, root: &OwnedFd) -> Result<OwnedFd, BranchError> {
-    match rustix::fs::mkdirat(root, ".octroi", Mode::RWXU) {
-        Ok(()) => rustix::fs::fsync(root).map_err(private_io(spec, "sync the folder of", ""))?,
-        Err(Errno::EXIST) => {}
-        Err(errno) => return Err(private_io(spec, "make", "")(errno)),
-    }
-    let wrong =
-        |why| BranchError::Private { name: spec.name.clone(), path: private_path(spec), why };
-    let folder = match rustix::fs::openat2(root, ".octroi", DIRECTORY, Mode::empty(), CONFINED) {
-        Ok(folder) => folder,
-        Err(Errno::LOOP) => return Err(wrong("it is a symbolic link")),
-        Err(Errno::NOTDIR) => return Err(wrong("it is not a directory")),
-        Err(Errno::XDEV) => return Err(wrong("it is a mount point")),
-        Err(errno) => return Err(private_io(spec, "open", "")(errno)),
-    };
-    let stat = rustix::fs::fstat(&folder).map_err(private_io(spec, "stat", ""))?;
-    if stat.st_uid != rustix::process::geteuid().as_raw() {
-        return Err(wrong("it belongs to another user"));
-    }
-    if stat.st_mode & 0o077 != 0 {
-        return Err(wrong("others may enter it; it must have mode 0700"));
-    }
-    Ok(folder)
-}
-
-fn take_lock(spec: &BranchSpec, folder: &OwnedFd) -> Result<OwnedFd, BranchError> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let lock = rustix::fs::openat2(folder, "lock", flags, Mode::RUSR | Mode::WUSR, CONFINED)
-        .map_err(private_io(spec, "open", "lock"))?;
-    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
-        Err(Errno::AGAIN) => {
-            Err(BranchError::InUse { name: spec.name.clone(), path: spec.path.clone() })
-        }
-        Err(errno) => Err(private_io(spec, "lock", "lock")(errno)),
-    }
-}
-
-/// Compares the branch's id with the known one; a branch that has none and never had gets one.
-fn identify(
-    spec: &BranchSpec,
-    folder: &OwnedFd,
-    known: Option<BranchUuid>,
-    adopt: bool,
-) -> Result<(BranchUuid, Adoption), BranchError> {
-    let found = read_id(spec, folder)?;
-    let foreign = |found: String| BranchError::Foreign {
-        name: spec.name.clone(),
-        path: spec.path.clone(),
-        found,
-    };
-    match (found, known) {
-        (Some(found), Some(known)) if found == known => Ok((found, Adoption::Known)),
-        (Some(found), None) => Ok((found, Adoption::Found(found))),
-        (Some(found), Some(_)) if adopt => Ok((found, Adoption::Found(found))),
-        (Some(found), Some(_)) => Err(foreign(format!("it carries the id {found}"))),
-        (None, Some(_)) if !adopt => Err(foreign("it carries no id".to_owned())),
-        (None, _) => {
-            let new = BranchUuid(ulid::Ulid::generate());
-            write_id(spec, folder, new)?;
-            Ok((new, Adoption::New(new)))
-        }
-    }
-}
-
-fn read_id(spec: &BranchSpec, folder: &OwnedFd) -> Result<Option<BranchUuid>, BranchError> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = match rustix::fs::openat2(folder, "id", flags, Mode::empty(), CONFINED) {
-        Ok(file) => file,
-        Err(Errno::NOENT) => return Ok(None),
-        Err(errno) => return Err(private_io(spec, "open", "id")(errno)),
-    };
-    let mut text = [0; 64];
-    let length = rustix::io::pread(&file, &mut text, 0).map_err(private_io(spec, "read", "id"))?;
-    let text = text.get(..length).and_then(|text| std::str::from_utf8(text).ok());
-    match text.and_then(|text| text.trim().parse().ok()) {
-        Some(id) => Ok(Some(id)),
-        None => Err(BranchError::Private {
-            name: spec.name.clone(),
-            path: private_path(spec).join("id"),
-            why: "it holds no branch id",
-        }),
-    }
-}
-
-/// Whole or not at all: written beside, synced, renamed, and the folder synced.
-fn write_id(spec: &BranchSpec, folder: &OwnedFd, id: BranchUuid) -> Result<(), BranchError> {
-    let flags =
-        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let write = || -> Result<(), Errno> {
-        let mode = Mode::RUSR | Mode::WUSR;
-        let file = rustix::fs::openat2(folder, "id.new", flags, mode, CONFINED)?;
-        let text = format!("{id}\n");
-        if rustix::io::write(&file, text.as_bytes())? != text.len() {
-            return Err(Errno::NOSPC);
-        }
-        rustix::fs::fsync(&file)?;
-        rustix::fs::renameat(folder, "id.new", folder, "id")?;
-        rustix::fs::fsync(folder)
-    };
-    write().map_err(private_io(spec, "write", "id"))
-}
-
-fn make_folder(
-    spec: &BranchSpec,
-    folder: &OwnedFd,
-    name: &'static str,
-) -> Result<OwnedFd, BranchError> {
-    match rustix::fs::mkdirat(folder, name, Mode::RWXU) {
-        Ok(()) => {
-            rustix::fs::fsync(folder).map_err(private_io(spec, "sync the folder of", name))?
-        }
-        Err(Errno::EXIST) => {}
-        Err(errno) => return Err(private_io(spec, "make", name)(errno)),
-    }
-    rustix::fs::openat2(folder, name, DIRECTORY, Mode::empty(), CONFINED)
-        .map_err(private_io(spec, "open", name))
 }
 
 #[cfg(test)]
@@ -342,7 +227,7 @@ mod tests {
         let known = Some(BranchUuid(ulid::Ulid::generate()));
         let refused = Branch::open(spec.clone(), known, false);
         assert!(matches!(refused, Err(BranchError::Foreign { .. })));
-        assert!(!spec.path.join(".octroi/id").exists(), "a refused branch is left as it was");
+        assert!(!spec.path.join(".octroi").exists(), "a refused branch is left as it was");
         let adopted = Branch::open(spec, known, true).expect("adopted");
         assert!(matches!(adopted.adoption, Adoption::New(_)));
     }
@@ -384,5 +269,66 @@ mod tests {
     fn a_missing_directory_is_told_apart() {
         let missing = Branch::open(spec(Path::new("/nonexistent/octroi")), None, false);
         assert!(missing.is_err_and(|error| error.is_missing()));
+    }
+
+    #[test]
+    fn a_link_through_a_closed_folder_does_not_close_what_it_points_to() {
+        let dir = closed_folder();
+        let outside = tempfile::tempdir().expect("a temporary directory");
+        for path in [outside.path().to_owned(), outside.path().join("inbox")] {
+            std::fs::create_dir_all(&path).expect("mkdir");
+            let open = std::fs::Permissions::from_mode(0o755);
+            std::fs::set_permissions(path, open).expect("chmod");
+        }
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(outside.path(), &link).expect("symlink");
+        let refused = Branch::open(spec(&link.join("inbox")), None, false);
+        assert!(matches!(refused, Err(BranchError::Exposed { .. })), "{refused:?}");
+    }
+
+    #[test]
+    fn a_read_only_branch_is_not_written_to_and_still_recognised() {
+        let dir = closed_folder();
+        let writable = spec(&dir.path().join("inbox"));
+        let read_only = BranchSpec { mode: BranchMode::Ro, ..writable.clone() };
+        let opened = Branch::open(read_only.clone(), None, false).expect("it needs no id");
+        assert_eq!((opened.adoption, opened.branch.uuid()), (Adoption::Known, None));
+        assert_eq!(opened.branch.stage().err(), Some(Errno::ROFS));
+        assert!(!writable.path.join(".octroi").exists());
+        let other = Some(BranchUuid(ulid::Ulid::generate()));
+        let refused = Branch::open(read_only.clone(), other, false);
+        assert!(matches!(refused, Err(BranchError::Foreign { .. })));
+
+        let adopted = Branch::open(writable.clone(), None, false).expect("adopted");
+        let shared = Branch::open(read_only.clone(), None, false);
+        assert!(matches!(shared, Err(BranchError::InUse { .. })), "{shared:?}");
+        let id = adopted.branch.uuid();
+        drop(adopted);
+        let readers = [(); 2].map(|()| Branch::open(read_only.clone(), id, false).expect("shared"));
+        assert!(readers.iter().all(|reader| reader.adoption == Adoption::Known));
+        let written = Branch::open(writable, id, false);
+        assert!(matches!(written, Err(BranchError::InUse { .. })), "{written:?}");
+    }
+
+    #[test]
+    fn another_branchs_id_is_refused_until_adopted() {
+        let dir = closed_folder();
+        let spec = spec(&dir.path().join("inbox"));
+        let id = Branch::open(spec.clone(), None, false).expect("adopted").branch.uuid();
+        let known = Some(BranchUuid(ulid::Ulid::generate()));
+        let refused = Branch::open(spec.clone(), known, false).expect_err("it is another");
+        assert!(refused.to_string().contains("--adopt inbox"), "{refused}");
+        let taken = Branch::open(spec, known, true).expect("adopted");
+        assert_eq!(taken.adoption, Adoption::Found(id.expect("an id")));
+    }
+
+    #[test]
+    fn a_damaged_id_is_not_taken_for_none() {
+        let dir = closed_folder();
+        let spec = spec(&dir.path().join("inbox"));
+        drop(Branch::open(spec.clone(), None, false).expect("adopted"));
+        std::fs::write(spec.path.join(".octroi/id"), b"\xff").expect("write");
+        let refused = Branch::open(spec, None, true);
+        assert!(matches!(refused, Err(BranchError::Private { .. })), "{refused:?}");
     }
 }

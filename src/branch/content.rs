@@ -1,15 +1,19 @@
 //! Content of regular files: opening, reading, writing, lengths, holes, durability.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, SeekFrom};
 
 use crate::error::Errno;
 
-use super::node::magic_path;
+use super::node::{magic_path, reopen};
 use super::{Branch, FileKind};
 
 pub use rustix::fs::FallocateFlags as FallocateMode;
+
+/// The flags of an open that reach the backing file.
+pub(super) const OPEN_KEPT: OFlags =
+    OFlags::RWMODE.union(OFlags::APPEND).union(OFlags::SYNC).union(OFlags::DSYNC);
 
 /// What lseek(2) looks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,14 +28,16 @@ impl Branch {
     /// Opens a regular file as the daemon: permissions were the kernel's to check. Access, O_APPEND
     /// and the synchronous flags count; nothing is created or truncated.
     pub fn open_file(&self, node: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {
+        self.online()?;
+        // A fifo or device would block, or act on hardware, at the mere open.
         if self.stat(node)?.kind != FileKind::File {
             return Err(Errno::INVAL);
         }
-        let kept = OFlags::RWMODE | OFlags::APPEND | OFlags::SYNC | OFlags::DSYNC;
-        rustix::fs::open(magic_path(node), (flags & kept) | OFlags::CLOEXEC, Mode::empty())
+        reopen(node, flags & OPEN_KEPT)
     }
 
-    /// Sets the length of a file that is open for writing.
+    /// Sets the length of an open file; one that is open for reading only (`O_RDONLY | O_TRUNC`) is
+    /// opened once more for it.
     pub fn truncate(
         &self,
         file: BorrowedFd<'_>,
@@ -41,7 +47,12 @@ impl Branch {
         if kill_set_id {
             self.clear_set_id(file)?;
         }
-        rustix::fs::ftruncate(file, length)
+        match rustix::fs::ftruncate(file, length) {
+            Err(Errno::INVAL | Errno::BADF) => {
+                rustix::fs::ftruncate(self.open_file(file, OFlags::WRONLY)?, length)
+            }
+            result => result,
+        }
     }
 
     /// Takes set-user-id, and set-group-id where the group may execute, from a file: what a write or truncate
@@ -147,8 +158,7 @@ impl Branch {
 
     /// Makes the names in a directory durable; the descriptor may be `O_PATH`.
     pub fn fsync_directory(&self, node: BorrowedFd<'_>) -> Result<(), Errno> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = rustix::fs::openat(node, ".", flags, Mode::empty())?;
-        rustix::fs::fsync(dir.as_fd())
+        self.online()?;
+        rustix::fs::fsync(reopen(node, OFlags::RDONLY | OFlags::DIRECTORY)?)
     }
 }

@@ -8,13 +8,14 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use crate::error::Errno;
 use crate::sys::identity::CallerGuard;
 
-use super::node::{CONFINED, magic_path};
+use super::content::OPEN_KEPT;
+use super::node::{CONFINED, check_component, magic_path, reopen};
 use super::{Branch, Creator, Found};
 
 pub use rustix::fs::RenameFlags;
 
 impl Branch {
-    /// Makes and opens a regular file. EEXIST.
+    /// Makes and opens a regular file. EEXIST. The access it is opened for does not depend on `mode`.
     pub fn create(
         &self,
         dir: BorrowedFd<'_>,
@@ -24,7 +25,9 @@ impl Branch {
         creator: &Creator<'_>,
     ) -> Result<(Found, OwnedFd), Errno> {
         self.online()?;
-        let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        check_component(name)?;
+        let new = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = (flags & OPEN_KEPT) | new;
         let file = {
             let _caller = creator.assume()?;
             let mode = Mode::from_bits_truncate(mode & 0o7777);
@@ -32,7 +35,7 @@ impl Branch {
         };
         let stat = self.stat(file.as_fd())?;
         let handle = crate::sys::handle::name_to_handle(file.as_fd(), OsStr::new(""))?;
-        let node = rustix::io::fcntl_dupfd_cloexec(&file, 3)?;
+        let node = reopen(file.as_fd(), OFlags::PATH)?;
         Ok((Found { node, stat, handle }, file))
     }
 
@@ -45,6 +48,7 @@ impl Branch {
         creator: &Creator<'_>,
     ) -> Result<Found, Errno> {
         self.online()?;
+        check_component(name)?;
         {
             let _caller = creator.assume()?;
             rustix::fs::mkdirat(dir, name, Mode::from_bits_truncate(mode & 0o7777))?;
@@ -62,6 +66,7 @@ impl Branch {
         creator: &Creator<'_>,
     ) -> Result<Found, Errno> {
         self.online()?;
+        check_component(name)?;
         let kind = FileType::from_raw_mode(mode);
         if matches!(kind, FileType::Directory | FileType::Symlink | FileType::Unknown) {
             return Err(Errno::INVAL);
@@ -83,6 +88,7 @@ impl Branch {
         creator: &Creator<'_>,
     ) -> Result<Found, Errno> {
         self.online()?;
+        check_component(name)?;
         {
             let _caller = creator.assume()?;
             rustix::fs::symlinkat(text, dir, name)?;
@@ -98,6 +104,7 @@ impl Branch {
         name: &OsStr,
     ) -> Result<(), Errno> {
         self.online()?;
+        check_component(name)?;
         let source = magic_path(node);
         rustix::fs::linkat(rustix::fs::CWD, &source, dir, name, AtFlags::SYMLINK_FOLLOW)
     }
@@ -105,16 +112,18 @@ impl Branch {
     /// Removes a name that is not a directory's.
     pub fn unlink(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
         self.online()?;
+        check_component(name)?;
         rustix::fs::unlinkat(dir, name, AtFlags::empty())
     }
 
     /// Removes an empty directory.
     pub fn rmdir(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
         self.online()?;
+        check_component(name)?;
         rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
     }
 
-    /// Renames within the branch.
+    /// Renames within the branch. EINVAL for flags other than NOREPLACE and EXCHANGE.
     pub fn rename(
         &self,
         (source, source_name): (BorrowedFd<'_>, &OsStr),
@@ -122,6 +131,11 @@ impl Branch {
         flags: RenameFlags,
     ) -> Result<(), Errno> {
         self.online()?;
+        check_component(source_name)?;
+        check_component(target_name)?;
+        if !(RenameFlags::NOREPLACE | RenameFlags::EXCHANGE).contains(flags) {
+            return Err(Errno::INVAL);
+        }
         if flags.is_empty() {
             return rustix::fs::renameat(source, source_name, target, target_name);
         }

@@ -4,11 +4,11 @@ use std::ffi::OsStr;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{Mode, OFlags, RawDir};
+use rustix::fs::{OFlags, RawDir};
 
 use crate::error::Errno;
 
-use super::node::kind_of;
+use super::node::{kind_of, reopen};
 use super::{Branch, DirEntry};
 
 /// Room for the entries of one getdents64(2), in bytes.
@@ -18,8 +18,7 @@ impl Branch {
     /// All entries but `.` and `..`, in the file system's order.
     pub fn read_dir(&self, node: BorrowedFd<'_>) -> Result<Vec<DirEntry>, Errno> {
         self.online()?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = rustix::fs::openat(node, ".", flags, Mode::empty())?;
+        let dir = reopen(node, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut buffer = Vec::with_capacity(BUFFER);
         let mut entries = Vec::new();
         let mut reader = RawDir::new(&dir, buffer.spare_capacity_mut());

@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 
 use crate::error::Errno;
 use crate::types::{BranchIndex, BranchIo, BranchMode, BranchUuid, Handle, Time};
@@ -14,8 +15,12 @@ mod content;
 mod create;
 mod directory;
 mod node;
+mod private;
 mod space;
 mod xattr;
+
+#[cfg(test)]
+mod tests;
 
 pub use adopt::{Adoption, BranchError, Opened};
 pub use attributes::{AttributeChange, SetTime};
@@ -118,6 +123,8 @@ pub struct Creator<'a> {
 pub struct Branch {
     spec: BranchSpec,
     online: Option<Online>,
+    /// A mount point inside the branch has been warned of.
+    mount_warned: AtomicBool,
 }
 
 /// What an online branch holds open.
@@ -130,7 +137,9 @@ struct Online {
     device: u64,
     /// Whether inodes can be opened by their handles.
     by_handle: bool,
-    /// `.octroi` and what is in it; a read-only branch has none.
+    /// Holds the lock that keeps other views out; a read-only branch without `.octroi` has none.
+    _lock: Option<OwnedFd>,
+    /// The folders in `.octroi`; none in a read-only branch.
     private: Option<Private>,
 }
 
@@ -139,14 +148,12 @@ struct Online {
 struct Private {
     stage: OwnedFd,
     hold: OwnedFd,
-    /// Holds the lock that keeps other views out.
-    _lock: OwnedFd,
 }
 
 impl Branch {
     /// A branch that is not there: EIO for everything.
     pub fn offline(spec: BranchSpec) -> Self {
-        Self { spec, online: None }
+        Self { spec, online: None, mount_warned: AtomicBool::new(false) }
     }
 
     /// Whether the branch is there.

@@ -3,8 +3,9 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
 
@@ -38,7 +39,11 @@ impl Branch {
         let path = path();
         let path = if path.as_os_str().is_empty() { PathBuf::from(".") } else { path };
         let node = rustix::fs::openat2(&online.root, &path, NODE, Mode::empty(), CONFINED)
-            .map_err(confined_errno)?;
+            .map_err(|errno| match errno {
+                // What was a directory on the way is something else now.
+                Errno::LOOP | Errno::NOTDIR => Errno::STALE,
+                other => confined_errno(other),
+            })?;
         if name_to_handle(node.as_fd(), OsStr::new(""))? != *handle {
             return Err(Errno::STALE);
         }
@@ -47,11 +52,26 @@ impl Branch {
 
     /// Finds a name in a directory. ENOENT; EACCES for a mount point, which is not the branch's.
     pub fn lookup(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<Found, Errno> {
+        self.online()?;
+        check_component(name)?;
         let node = rustix::fs::openat2(dir, name, NODE, Mode::empty(), CONFINED)
+            .inspect_err(|errno| {
+                if *errno == Errno::XDEV {
+                    self.warn_of_mount(name);
+                }
+            })
             .map_err(confined_errno)?;
         let stat = self.stat(node.as_fd())?;
         let handle = name_to_handle(node.as_fd(), OsStr::new(""))?;
         Ok(Found { node, stat, handle })
+    }
+
+    /// Says once that something is mounted inside the branch, which the view cannot show.
+    fn warn_of_mount(&self, name: &OsStr) {
+        if !self.mount_warned.swap(true, Ordering::Relaxed) {
+            let (branch, name) = (self.name(), name.display());
+            log::warn!("branch {branch}: something is mounted on {name}, which the view denies");
+        }
     }
 
     /// Attributes of an open inode.
@@ -65,6 +85,17 @@ impl Branch {
     pub fn read_link(&self, node: BorrowedFd<'_>) -> Result<OsString, Errno> {
         let text = rustix::fs::readlinkat(node, "", Vec::new())?;
         Ok(OsString::from_vec(text.into_bytes()))
+    }
+}
+
+/// Refuses what is not one component of a path: system calls that make or remove names would walk it,
+/// and out of the branch. ENOENT for the empty name, as path_resolution(7) has it.
+pub(super) fn check_component(name: &OsStr) -> Result<(), Errno> {
+    match name.as_bytes() {
+        b"" => Err(Errno::NOENT),
+        b"." | b".." => Err(Errno::INVAL),
+        bytes if bytes.contains(&b'/') || bytes.contains(&0) => Err(Errno::INVAL),
+        _ => Ok(()),
     }
 }
 
@@ -82,6 +113,11 @@ fn confined_errno(errno: Errno) -> Errno {
 pub(super) fn magic_path(node: BorrowedFd<'_>) -> String {
     use std::os::fd::AsRawFd;
     format!("/proc/self/fd/{}", node.as_raw_fd())
+}
+
+/// Opens anew what a descriptor, which may be `O_PATH`, has open.
+pub(super) fn reopen(node: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(magic_path(node), flags | OFlags::CLOEXEC, Mode::empty())
 }
 
 fn stat_of(statx: &Statx) -> Result<Stat, Errno> {

@@ -42,7 +42,7 @@ impl Branch {
         Ok(names.map(|name| OsString::from_vec(name.to_vec())).collect())
     }
 
-    /// Sets an extended attribute.
+    /// Sets an extended attribute. EOPNOTSUPP for `system.*` other than ACLs.
     pub fn set_xattr(
         &self,
         node: BorrowedFd<'_>,
@@ -51,12 +51,14 @@ impl Branch {
         flags: XattrFlags,
     ) -> Result<(), Errno> {
         self.online()?;
+        check_key(key)?;
         rustix::fs::setxattr(magic_path(node), key, value, flags)
     }
 
     /// Removes an extended attribute. ENODATA.
     pub fn remove_xattr(&self, node: BorrowedFd<'_>, key: &OsStr) -> Result<(), Errno> {
         self.online()?;
+        check_key(key)?;
         rustix::fs::removexattr(magic_path(node), key)
     }
 
@@ -79,5 +81,16 @@ impl Branch {
         }
         let mode = rustix::fs::Mode::from_bits_truncate(stat.mode & !0o2000);
         rustix::fs::chmod(magic_path(node), mode)
+    }
+}
+
+/// The kernel checks who may change an attribute, but leaves `system.*` to the file system
+/// (fs/xattr.c, `xattr_permission`), and below us that would ask the daemon's rights: of these only
+/// ACLs, which FUSE itself guards, are let through.
+fn check_key(key: &OsStr) -> Result<(), Errno> {
+    match key.as_bytes() {
+        b"system.posix_acl_access" | b"system.posix_acl_default" => Ok(()),
+        other if other.starts_with(b"system.") => Err(Errno::OPNOTSUPP),
+        _ => Ok(()),
     }
 }
