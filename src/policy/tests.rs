@@ -298,7 +298,7 @@ mod naive {
     ) -> bool {
         let mut hit = false;
         for rule in source.rules.iter().rev().filter(|rule| rule.denies == denies) {
-            let speaks = rule.operations.iter().any(|o| *o == operation);
+            let speaks = rule.operations.contains(&operation);
             let matches = rule.paths.texts().iter().any(|glob| {
                 let glob = globset::GlobBuilder::new(glob).literal_separator(true).build();
                 glob.unwrap().compile_matcher().is_match(path.as_path())
