@@ -1,6 +1,6 @@
 //! Content of regular files: opening, reading, writing, lengths, holes, durability.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, SeekFrom};
 
@@ -106,6 +106,21 @@ impl Branch {
             }
         }
         Ok(done)
+    }
+
+    /// Writes what was stored through a shared mapping, at its offset also if the file was opened with
+    /// O_APPEND: the kernel writes pages back through any writable handle of the inode, and pwrite(2)
+    /// appends whatever the offset (its BUGS section).
+    pub fn write_mapped_at(
+        &self,
+        file: BorrowedFd<'_>,
+        bytes: &[u8],
+        offset: u64,
+    ) -> Result<usize, Errno> {
+        if !rustix::fs::fcntl_getfl(file)?.contains(OFlags::APPEND) {
+            return self.write_at(file, bytes, offset);
+        }
+        self.write_at(reopen(file, OFlags::WRONLY)?.as_fd(), bytes, offset)
     }
 
     /// Reserves, punches or zeroes a range.

@@ -338,6 +338,8 @@ fn content_is_read_written_cut_and_punched() {
     let writer = branch.open_file(found.node.as_fd(), append).expect("open");
     branch.write_at(writer.as_fd(), b"!", 0).expect("append");
     assert_eq!(std::fs::read(fixture.path("f")).expect("read"), b"abc!");
+    branch.write_mapped_at(writer.as_fd(), b"A", 0).expect("write");
+    assert_eq!(std::fs::read(fixture.path("f")).expect("read"), b"Abc!", "not appended");
 }
 
 #[test]
