@@ -1,1 +1,274 @@
-//! (to come)
+//! The operations of the filesystem: facts, decision, act, record.
+//!
+//! One method a request, with the caller and owned or borrowed arguments; no transport's type
+//! appears here, so that a test can call it as a kernel would. Every method may be called with
+//! numbers the kernel was never given and names of any bytes, and answers with an errno.
+//!
+//! The order inside an operation is always the same: find the objects ([`site`]), ask the policy
+//! ([`permit`], which records a denial), take the locks on names, act on the branch, note the change in
+//! the view, record ([`record`]).
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use crate::audit_dir::AuditDir;
+use crate::branch::{Branch, FileKind, Stat};
+use crate::error::Errno;
+use crate::ledger::Ledger;
+use crate::mover::Mover;
+use crate::policy::{Policy, Principal};
+use crate::stats::Stats;
+use crate::storage::real::RealStorage;
+use crate::types::{BranchIndex, Time, ViewPath};
+use crate::view::{Inode, Layout, Place, View};
+
+mod attributes;
+mod audit;
+mod content;
+mod create;
+mod crossing;
+mod directory;
+mod identity;
+mod lookup;
+mod open;
+mod permit;
+mod queries;
+mod record;
+mod remove;
+mod site;
+mod undo;
+mod xattr;
+
+pub use attributes::AttributeRequest;
+pub use directory::DirectoryEntry;
+pub use identity::Identities;
+pub use permit::Denial;
+pub use record::RecordLevel;
+
+/// How long the kernel may keep names and attributes. Changes that come through the mount are seen at
+/// once all the same; this bounds how late changes from outside are.
+pub const TTL: Duration = Duration::from_secs(1);
+
+/// The name of the virtual audit folder in the root of the view.
+pub const AUDIT_NAME: &str = ".audit";
+/// The private folder in a branch's root, which does not exist for the view.
+pub const PRIVATE_NAME: &str = ".octroi";
+
+/// An inode as a reply carries it.
+#[derive(Debug, Clone, Copy)]
+pub struct Attributes {
+    /// Inode number as users see it.
+    pub number: u64,
+    /// Everything else; `stat.inode` and `stat.device` are the branch's and not for users.
+    pub stat: Stat,
+    /// How long the kernel may keep this.
+    pub ttl: Duration,
+}
+
+/// A reply to open or create.
+#[derive(Debug)]
+pub struct Opened {
+    /// The number by which reads, writes and release name it.
+    pub handle: u64,
+    /// Reads and writes must not go through the page cache.
+    pub direct_io: bool,
+    /// Descriptor of the backing file for the kernel to read and write by itself.
+    pub passthrough: Option<Arc<OwnedFd>>,
+    /// Inode number, by which the transport shares one backing registration.
+    pub number: u64,
+}
+
+/// What a [`Vfs`] is made of; the daemon builds it.
+pub struct Parts {
+    /// Name of the view.
+    pub name: String,
+    /// In order of [`BranchIndex`], each with its place in the view.
+    pub branches: Vec<(ViewPath, Arc<Branch>)>,
+    /// The policy in force.
+    pub policy: Policy,
+    /// The log.
+    pub ledger: Arc<Ledger<RealStorage>>,
+    /// Crossings.
+    pub mover: Arc<Mover<RealStorage>>,
+    /// Which operations are recorded.
+    pub record: RecordLevel,
+    /// Who may read `.audit`, beside root and the mounting user.
+    pub readers: Vec<Principal>,
+    /// The user who mounted.
+    pub owner: u32,
+    /// The nodes of `.audit`.
+    pub audit: AuditDir,
+    /// Counters, shared with the transport and `.audit`.
+    pub stats: Arc<Stats>,
+}
+
+/// The operations of one view.
+pub struct Vfs {
+    /// Name of the view.
+    pub name: String,
+    /// Counters and latencies.
+    pub stats: Arc<Stats>,
+    view: View,
+    branches: Vec<Arc<Branch>>,
+    policy: ArcSwap<Policy>,
+    ledger: Arc<Ledger<RealStorage>>,
+    mover: Arc<Mover<RealStorage>>,
+    record: RecordLevel,
+    readers: Vec<Principal>,
+    owner: u32,
+    identities: Identities,
+    audit: audit::AuditNodes,
+    denials: permit::Denials,
+    undos: Mutex<HashMap<undo::UndoKey, undo::PreparedUndo>>,
+    started: Time,
+    kernel_io: AtomicBool,
+}
+
+impl Vfs {
+    /// Builds the view's state. The receiver must be drained by the transport.
+    pub fn new(
+        parts: Parts,
+    ) -> (Arc<Self>, crossbeam_channel::Receiver<crate::view::Invalidation>) {
+        let places = parts
+            .branches
+            .iter()
+            .enumerate()
+            .map(|(index, (at, _))| (at.clone(), BranchIndex(index as u16)));
+        let (view, invalidations) = View::new(Layout::new(places));
+        let vfs = Self {
+            name: parts.name,
+            stats: parts.stats,
+            view,
+            branches: parts.branches.into_iter().map(|(_, branch)| branch).collect(),
+            policy: ArcSwap::from_pointee(parts.policy),
+            ledger: parts.ledger,
+            mover: parts.mover,
+            record: parts.record,
+            readers: parts.readers,
+            owner: parts.owner,
+            identities: Identities::new(),
+            audit: audit::AuditNodes::new(parts.audit),
+            denials: permit::Denials::default(),
+            undos: Mutex::new(HashMap::new()),
+            started: now(),
+            kernel_io: AtomicBool::new(true),
+        };
+        vfs.enter_folders();
+        (Arc::new(vfs), invalidations)
+    }
+
+    /// Puts the folders of the layout into the inode table.
+    fn enter_folders(&self) {
+        for (index, folder) in self.view.layout.iter() {
+            let place = match folder.branch.and_then(|branch| self.root_place(branch)) {
+                Some(place) => place,
+                None if folder.branch.is_some() => Place::Gone,
+                None => Place::Virtual,
+            };
+            let parent = folder.path.parent().and_then(|path| self.folder_inode(&path));
+            let name = parent.as_ref().zip(folder.path.name());
+            self.view.inodes.add_folder(index, place, name);
+        }
+    }
+
+    fn root_place(&self, branch: BranchIndex) -> Option<Place> {
+        let handle = self.branch(branch).ok()?.root_handle().ok()?;
+        Some(Place::Branch { branch, handle })
+    }
+
+    fn folder_inode(&self, path: &ViewPath) -> Option<Arc<Inode>> {
+        let mut index = crate::view::LayoutIndex::ROOT;
+        for name in path.components() {
+            index = self.view.layout.child(index, name)?;
+        }
+        self.view.inodes.get(index.number())
+    }
+
+    fn branch(&self, index: BranchIndex) -> Result<&Arc<Branch>, Errno> {
+        self.branches.get(usize::from(index.0)).ok_or(Errno::IO)
+    }
+
+    fn policy(&self) -> arc_swap::Guard<Arc<Policy>> {
+        self.policy.load()
+    }
+
+    /// The kernel no longer needs an inode for `count` of the times it was told of it.
+    pub fn forget(&self, number: u64, count: u64) {
+        self.view.inodes.forget(number, count);
+    }
+
+    /// Whether the transport can have the kernel read and write backing files by itself; if not, all
+    /// branches are as `io = "checked"`.
+    pub fn set_kernel_io(&self, able: bool) {
+        self.kernel_io.store(able, Ordering::Release);
+    }
+
+    /// Finishes what is under way and can wait no longer: prepared undos are dropped. Called before
+    /// the ledger is closed.
+    pub fn shut_down(&self) {
+        self.undos.lock().clear();
+    }
+
+    /// To be called about once a second: drops prepared undos that nobody came for and empties hold
+    /// of what is older than `keep`.
+    pub fn tend(&self, keep: Duration) {
+        self.expire_undos();
+        let purged = self.mover.purge(jiff::Timestamp::now(), keep);
+        if purged.failed > 0 {
+            log::warn!(
+                "hold cannot be emptied of {} transactions: the ledger is full",
+                purged.failed
+            );
+        }
+    }
+}
+
+fn now() -> Time {
+    let now = jiff::Timestamp::now();
+    Time { seconds: now.as_second(), nanos: u32::try_from(now.subsec_nanosecond()).unwrap_or(0) }
+}
+
+/// The attributes of a folder that no branch provides.
+fn virtual_stat(started: Time) -> Stat {
+    Stat {
+        device: 0,
+        inode: 0,
+        kind: FileKind::Directory,
+        mode: 0o755,
+        nlink: 2,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        size: 0,
+        blocks: 0,
+        block_size: 4096,
+        atime: started,
+        mtime: started,
+        ctime: started,
+        btime: started,
+    }
+}
+
+/// A name that cannot be: the kernel never sends it, a hostile caller of the transport might.
+fn check_name(name: &OsStr) -> Result<(), Errno> {
+    let bytes = std::os::unix::ffi::OsStrExt::as_bytes(name);
+    if bytes.len() > 255 {
+        return Err(Errno::NAMETOOLONG);
+    }
+    if bytes.is_empty()
+        || bytes == b"."
+        || bytes == b".."
+        || bytes.contains(&b'/')
+        || bytes.contains(&0)
+    {
+        return Err(Errno::INVAL);
+    }
+    Ok(())
+}

@@ -14,6 +14,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -47,9 +48,12 @@ struct State {
     by_crossing: bool,
 }
 
-/// See the module.
+/// See the module. Cheap to clone; all clones are one table.
+#[derive(Debug, Clone, Default)]
+pub struct LockTable(Arc<Shared>);
+
 #[derive(Debug, Default)]
-pub struct LockTable {
+struct Shared {
     held: Mutex<HashMap<Lock, State>>,
     released: Condvar,
 }
@@ -66,9 +70,9 @@ impl LockTable {
         holder: Holder,
         alone: Vec<Lock>,
         shared: Vec<Lock>,
-    ) -> Result<LockGuard<'_>, Errno> {
+    ) -> Result<LockGuard, Errno> {
         let deadline = Instant::now() + WAIT_MAX;
-        let mut held = self.held.lock();
+        let mut held = self.0.held.lock();
         loop {
             let alone_in_way = alone.iter().filter_map(|lock| held.get(lock));
             let shared_in_way =
@@ -80,7 +84,7 @@ impl LockTable {
             if in_way.any(|state| state.by_crossing) {
                 return Err(Errno::BUSY);
             }
-            if self.released.wait_until(&mut held, deadline).timed_out() {
+            if self.0.released.wait_until(&mut held, deadline).timed_out() {
                 return Err(Errno::BUSY);
             }
         }
@@ -94,16 +98,16 @@ impl LockTable {
             state.by_crossing |= by_crossing;
         }
         drop(held);
-        Ok(LockGuard { table: self, alone, shared })
+        Ok(LockGuard { table: self.clone(), alone, shared })
     }
 
     /// Takes locks for an ordinary operation.
-    pub fn operation(&self, alone: Vec<Lock>, shared: Vec<Lock>) -> Result<LockGuard<'_>, Errno> {
+    pub fn operation(&self, alone: Vec<Lock>, shared: Vec<Lock>) -> Result<LockGuard, Errno> {
         self.take(Holder::Operation, alone, shared)
     }
 
     fn release(&self, alone: &[Lock], shared: &[Lock]) {
-        let mut held = self.held.lock();
+        let mut held = self.0.held.lock();
         for lock in alone {
             held.remove(lock);
         }
@@ -116,20 +120,20 @@ impl LockTable {
             }
         }
         drop(held);
-        self.released.notify_all();
+        self.0.released.notify_all();
     }
 }
 
 /// Holds locks until it is dropped.
 #[derive(Debug)]
 #[must_use]
-pub struct LockGuard<'a> {
-    table: &'a LockTable,
+pub struct LockGuard {
+    table: LockTable,
     alone: Vec<Lock>,
     shared: Vec<Lock>,
 }
 
-impl Drop for LockGuard<'_> {
+impl Drop for LockGuard {
     fn drop(&mut self) {
         self.table.release(&self.alone, &self.shared);
     }
@@ -175,7 +179,7 @@ mod tests {
         let crossing = table.take(Holder::Crossing, vec![name("a")], vec![]).expect("free");
         assert!(table.operation(vec![name("b"), name("a")], vec![]).is_err());
         drop(crossing);
-        assert!(table.held.lock().is_empty());
+        assert!(table.0.held.lock().is_empty());
     }
 
     #[test]

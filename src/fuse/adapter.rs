@@ -1,0 +1,616 @@
+//! Requests of the kernel become calls of [`Vfs`]. Nothing is decided here.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use crate::branch::{AttributeChange, FallocateMode, Whence, XattrFlags};
+use crate::error::Errno;
+use crate::stats::Request as Kind;
+use crate::vfs::{AttributeRequest, Attributes, Opened, Vfs};
+
+use super::backing::Backings;
+use super::convert::{attributes, caller, decode_device, errno, kind, set_time};
+use super::offload::Pool;
+
+/// File handles and inode numbers name one inode each while they are known: the generation, which is
+/// for exporting by NFS, stays 0.
+const GENERATION: Generation = Generation(0);
+
+/// Negotiated with the kernel where it offers them; see the page of measured facts in the design.
+/// The writeback cache is never asked for: each write is checked. Nor is ATOMIC_O_TRUNC: with it the
+/// kernel would let `O_RDONLY | O_TRUNC` empty a program that is running.
+const CAPABILITIES: [InitFlags; 10] = [
+    InitFlags::FUSE_ASYNC_READ,
+    InitFlags::FUSE_AUTO_INVAL_DATA,
+    InitFlags::FUSE_BIG_WRITES,
+    InitFlags::FUSE_CACHE_SYMLINKS,
+    InitFlags::FUSE_DO_READDIRPLUS,
+    InitFlags::FUSE_READDIRPLUS_AUTO,
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_MAX_PAGES,
+    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+    InitFlags::FUSE_ASYNC_DIO,
+];
+
+/// Those without which permissions or ACLs would come out wrong: without them there is no mount.
+const REQUIRED: [InitFlags; 2] = [InitFlags::FUSE_DONT_MASK, InitFlags::FUSE_POSIX_ACL];
+
+/// The largest write request, in bytes: what the kernel sends at most.
+const WRITE_MAX: u32 = 1 << 20;
+
+/// The transport.
+pub struct Adapter {
+    vfs: Arc<Vfs>,
+    syncs: Pool,
+    crossings: Pool,
+    backings: Arc<Backings>,
+}
+
+impl Adapter {
+    pub fn new(vfs: Arc<Vfs>, syncs: Pool, crossings: Pool) -> Self {
+        Self { vfs, syncs, crossings, backings: Arc::default() }
+    }
+
+    /// Calls an operation and counts it.
+    fn call<T>(
+        &self,
+        kind: Kind,
+        act: impl FnOnce(&Vfs) -> Result<T, Errno>,
+    ) -> Result<T, fuser::Errno> {
+        timed(&self.vfs, kind, act)
+    }
+
+    /// Calls an operation on a thread of its own and replies from there.
+    fn call_slow(
+        &self,
+        pool: &Pool,
+        kind: Kind,
+        reply: ReplyEmpty,
+        act: impl FnOnce(&Vfs) -> Result<(), Errno> + Send + 'static,
+    ) {
+        let vfs = Arc::clone(&self.vfs);
+        pool.run(move || answer(reply, timed(&vfs, kind, act)));
+    }
+}
+
+fn timed<T>(
+    vfs: &Vfs,
+    kind: Kind,
+    act: impl FnOnce(&Vfs) -> Result<T, Errno>,
+) -> Result<T, fuser::Errno> {
+    let started = Instant::now();
+    let result = act(vfs);
+    vfs.stats.record(kind, started.elapsed(), result.is_ok());
+    result.map_err(errno)
+}
+
+fn answer(reply: ReplyEmpty, result: Result<(), fuser::Errno>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+fn entry(reply: ReplyEntry, result: Result<Attributes, fuser::Errno>) {
+    match result {
+        Ok(found) => reply.entry(&found.ttl, &attributes(&found), GENERATION),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+fn open_flags(opened: &Opened) -> FopenFlags {
+    let mut flags = FopenFlags::FOPEN_NOFLUSH;
+    if opened.direct_io {
+        flags |= FopenFlags::FOPEN_DIRECT_IO;
+    }
+    flags
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        for capability in REQUIRED {
+            config.add_capabilities(capability).map_err(|_| {
+                std::io::Error::other(format!("the kernel's FUSE lacks {capability:?}"))
+            })?;
+        }
+        for capability in CAPABILITIES {
+            if config.add_capabilities(capability).is_err() {
+                log::debug!("the kernel's FUSE lacks {capability:?}");
+            }
+        }
+        let able = rustix::process::geteuid().is_root()
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+            && config.set_max_stack_depth(1).is_ok();
+        self.vfs.set_kernel_io(able);
+        // Larger or finer than the kernel takes: it says what it does take, which is as good.
+        let _ = config.set_max_write(WRITE_MAX);
+        let _ = config.set_time_granularity(std::time::Duration::from_nanos(1));
+        Ok(())
+    }
+
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let caller = caller(request);
+        entry(reply, self.call(Kind::Lookup, |vfs| vfs.lookup(caller, parent.0, name)));
+    }
+
+    fn forget(&self, _request: &Request, number: INodeNo, count: u64) {
+        self.vfs.forget(number.0, count);
+    }
+
+    fn getattr(
+        &self,
+        request: &Request,
+        number: INodeNo,
+        handle: Option<FileHandle>,
+        reply: ReplyAttr,
+    ) {
+        let caller = caller(request);
+        let handle = handle.map(|handle| handle.0);
+        match self.call(Kind::Getattr, |vfs| vfs.getattr(caller, number.0, handle)) {
+            Ok(found) => reply.attr(&found.ttl, &attributes(&found)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        number: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let caller = caller(request);
+        let change = AttributeChange {
+            mode: mode.map(|mode| mode & 0o7777),
+            uid,
+            gid,
+            atime: atime.map(set_time),
+            mtime: mtime.map(set_time),
+        };
+        let wanted = AttributeRequest { change, size, handle: handle.map(|handle| handle.0) };
+        match self.call(Kind::Setattr, |vfs| vfs.setattr(caller, number.0, &wanted)) {
+            Ok(found) => reply.attr(&found.ttl, &attributes(&found)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readlink(&self, _request: &Request, number: INodeNo, reply: ReplyData) {
+        match self.call(Kind::Readlink, |vfs| vfs.readlink(number.0)) {
+            Ok(text) => reply.data(text.as_bytes()),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        device: u32,
+        reply: ReplyEntry,
+    ) {
+        let (caller, device) = (caller(request), decode_device(device));
+        let made =
+            self.call(Kind::Mknod, |vfs| vfs.mknod(caller, parent.0, name, mode, umask, device));
+        entry(reply, made);
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let caller = caller(request);
+        entry(reply, self.call(Kind::Mkdir, |vfs| vfs.mkdir(caller, parent.0, name, mode, umask)));
+    }
+
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let caller = caller(request);
+        answer(reply, self.call(Kind::Unlink, |vfs| vfs.unlink(caller, parent.0, name)));
+    }
+
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let caller = caller(request);
+        answer(reply, self.call(Kind::Rmdir, |vfs| vfs.rmdir(caller, parent.0, name)));
+    }
+
+    fn symlink(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        text: &Path,
+        reply: ReplyEntry,
+    ) {
+        let (caller, text) = (caller(request), text.as_os_str());
+        entry(reply, self.call(Kind::Symlink, |vfs| vfs.symlink(caller, parent.0, name, text)));
+    }
+
+    fn rename(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let caller = caller(request);
+        let flags = crate::branch::RenameFlags::from_bits_retain(flags.bits());
+        if !self.vfs.is_crossing(parent.0, new_parent.0) {
+            let renamed = self.call(Kind::Rename, |vfs| {
+                vfs.rename(caller, (parent.0, name), (new_parent.0, new_name), flags)
+            });
+            return answer(reply, renamed);
+        }
+        let (name, new_name) = (name.to_owned(), new_name.to_owned());
+        self.call_slow(&self.crossings, Kind::Rename, reply, move |vfs| {
+            vfs.rename(caller, (parent.0, &name), (new_parent.0, &new_name), flags)
+        });
+    }
+
+    fn link(
+        &self,
+        request: &Request,
+        number: INodeNo,
+        parent: INodeNo,
+        name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let caller = caller(request);
+        entry(reply, self.call(Kind::Link, |vfs| vfs.link(caller, number.0, parent.0, name)));
+    }
+
+    fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let caller = caller(request);
+        match self.call(Kind::Open, |vfs| vfs.open(caller, number.0, flags.0 as u32)) {
+            Ok(opened) => self.backings.reply_open(&self.vfs, &opened, open_flags(&opened), reply),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let caller = caller(request);
+        let made = self.call(Kind::Create, |vfs| {
+            vfs.create(caller, parent.0, name, mode, umask, flags as u32)
+        });
+        match made {
+            Ok((found, opened)) => {
+                let flags = open_flags(&opened);
+                self.backings.reply_create(&self.vfs, &found, &opened, flags, reply);
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        match self.call(Kind::Read, |vfs| vfs.read(handle.0, offset, size)) {
+            Ok(bytes) => reply.data(&bytes),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn write(
+        &self,
+        request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        bytes: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let mut caller = caller(request);
+        if write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
+            // A store through a mapping: who made it is no longer known.
+            caller.pid = 0;
+        }
+        let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let written =
+            self.call(Kind::Write, |vfs| vfs.write(caller, handle.0, offset, bytes, kill));
+        match written {
+            Ok(written) => reply.written(written),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn flush(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        _handle: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        reply.ok();
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        let released = self.call(Kind::Release, |vfs| {
+            vfs.release(handle.0);
+            Ok(())
+        });
+        self.backings.release(handle.0);
+        answer(reply, released);
+    }
+
+    fn fsync(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.call_slow(&self.syncs, Kind::Fsync, reply, move |vfs| vfs.fsync(handle.0, data_only));
+    }
+
+    fn opendir(&self, request: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let caller = caller(request);
+        match self.call(Kind::Opendir, |vfs| vfs.opendir(caller, number.0)) {
+            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let listed = self.call(Kind::Readdir, |vfs| {
+            vfs.readdir(handle.0, offset, &mut |entry| {
+                reply.add(INodeNo(entry.number), entry.next, kind(entry.kind), entry.name)
+            })
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let caller = caller(request);
+        let listed = self.call(Kind::Readdirplus, |vfs| {
+            vfs.readdirplus(caller, handle.0, offset, &mut |entry, found| {
+                let (number, shown) = (INodeNo(entry.number), attributes(&found));
+                reply.add(number, entry.next, entry.name, &found.ttl, &shown, GENERATION)
+            })
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.vfs.releasedir(handle.0);
+        reply.ok();
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        _data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.call_slow(&self.syncs, Kind::Fsyncdir, reply, move |vfs| vfs.fsyncdir(handle.0));
+    }
+
+    fn statfs(&self, _request: &Request, number: INodeNo, reply: ReplyStatfs) {
+        match self.call(Kind::Statfs, |vfs| vfs.statfs(number.0)) {
+            Ok(space) => reply.statfs(
+                space.blocks,
+                space.blocks_free,
+                space.blocks_available,
+                space.files,
+                space.files_free,
+                space.block_size,
+                space.name_max,
+                space.block_size,
+            ),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        request: &Request,
+        number: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let caller = caller(request);
+        let flags = XattrFlags::from_bits_retain(flags as u32);
+        let set =
+            self.call(Kind::Setxattr, |vfs| vfs.setxattr(caller, number.0, name, value, flags));
+        answer(reply, set);
+    }
+
+    fn getxattr(
+        &self,
+        _request: &Request,
+        number: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
+        sized(reply, size, self.call(Kind::Getxattr, |vfs| vfs.getxattr(number.0, name)));
+    }
+
+    fn listxattr(&self, request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
+        let caller = caller(request);
+        let listed = self.call(Kind::Listxattr, |vfs| {
+            let keys = vfs.listxattr(caller, number.0)?;
+            let mut bytes = Vec::new();
+            for key in keys {
+                bytes.extend_from_slice(key.as_bytes());
+                bytes.push(0);
+            }
+            Ok(bytes)
+        });
+        sized(reply, size, listed);
+    }
+
+    fn removexattr(&self, request: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let caller = caller(request);
+        let removed = self.call(Kind::Removexattr, |vfs| vfs.removexattr(caller, number.0, name));
+        answer(reply, removed);
+    }
+
+    fn fallocate(
+        &self,
+        request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let caller = caller(request);
+        let mode = FallocateMode::from_bits_retain(mode as u32);
+        let done =
+            self.call(Kind::Fallocate, |vfs| vfs.fallocate(caller, handle.0, offset, length, mode));
+        answer(reply, done);
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let found = self.call(Kind::Lseek, |vfs| {
+            let offset = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
+            let whence = match whence {
+                libc::SEEK_DATA => Whence::Data,
+                libc::SEEK_HOLE => Whence::Hole,
+                _ => return Err(Errno::INVAL),
+            };
+            vfs.seek(handle.0, offset, whence)
+        });
+        match found.map(i64::try_from) {
+            Ok(Ok(offset)) => reply.offset(offset),
+            Ok(Err(_)) => reply.error(fuser::Errno::EOVERFLOW),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        request: &Request,
+        _source: INodeNo,
+        source_handle: FileHandle,
+        source_offset: u64,
+        _target: INodeNo,
+        target_handle: FileHandle,
+        target_offset: u64,
+        length: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let caller = caller(request);
+        let copied = self.call(Kind::CopyFileRange, |vfs| {
+            let source = (source_handle.0, source_offset);
+            vfs.copy_file_range(caller, source, (target_handle.0, target_offset), length)
+        });
+        match copied {
+            Ok(copied) => reply.written(copied),
+            Err(errno) => reply.error(errno),
+        }
+    }
+}
+
+/// The reply to getxattr and listxattr: the size alone, or the bytes if they fit.
+fn sized(reply: ReplyXattr, size: u32, result: Result<Vec<u8>, fuser::Errno>) {
+    match result {
+        Err(errno) => reply.error(errno),
+        Ok(bytes) if size == 0 => reply.size(u32::try_from(bytes.len()).unwrap_or(u32::MAX)),
+        Ok(bytes) if bytes.len() > size as usize => reply.error(fuser::Errno::ERANGE),
+        Ok(bytes) => reply.data(&bytes),
+    }
+}

@@ -1,0 +1,114 @@
+//! chmod, chown, truncate, utimes: the kernel sends them as one request.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use crate::branch::AttributeChange;
+use crate::error::Errno;
+use crate::types::{Caller, Operation};
+use crate::view::locks::Lock;
+use crate::view::{Inode, OpenFile, Place};
+
+use super::permit::Question;
+use super::{Attributes, TTL, Vfs};
+
+/// What a setattr asks for.
+#[derive(Debug, Clone)]
+pub struct AttributeRequest {
+    /// The changes; those that are `None` stay.
+    pub change: AttributeChange,
+    /// New length in bytes.
+    pub size: Option<u64>,
+    /// The open file that it came through.
+    pub handle: Option<u64>,
+}
+
+impl AttributeRequest {
+    fn operations(&self) -> impl Iterator<Item = Operation> {
+        let change = &self.change;
+        let chown = change.uid.is_some() || change.gid.is_some();
+        let utimes = change.atime.is_some() || change.mtime.is_some();
+        // A truncate carries new times with it; they are no change of their own.
+        let utimes = utimes && self.size.is_none();
+        [
+            (change.mode.is_some(), Operation::Chmod),
+            (chown, Operation::Chown),
+            (utimes, Operation::Utimes),
+            (self.size.is_some(), Operation::Truncate),
+        ]
+        .into_iter()
+        .filter_map(|(asked, operation)| asked.then_some(operation))
+    }
+}
+
+impl Vfs {
+    /// Changes attributes; all that is asked is decided before any of it is done.
+    pub fn setattr(
+        &self,
+        caller: Caller,
+        number: u64,
+        request: &AttributeRequest,
+    ) -> Result<Attributes, Errno> {
+        let inode = self.inode(number)?;
+        if matches!(*inode.place(), Place::Virtual | Place::Audit) {
+            return Err(Errno::ROFS);
+        }
+        for operation in request.operations() {
+            self.permit_inode(caller, operation, &inode)?;
+        }
+        self.ready_to_record()?;
+        // A file that is open for writing is not crossing; its handle need not ask.
+        let open = request.handle.and_then(|handle| self.view.handles.file(handle));
+        let open = open.filter(|file| file.writable);
+        let content = if open.is_some() { vec![] } else { vec![Lock::Content(number)] };
+        let _lock = self.view.locks.operation(vec![], content)?;
+        let result = self.change(caller, &inode, open.as_ref(), request);
+        self.record_changes(caller, &inode, request, result);
+        result?;
+        let stat = match &open {
+            Some(file) => self.branch(file.branch)?.stat(file.descriptor().as_fd())?,
+            None => self.stat(&inode)?,
+        };
+        Ok(Attributes { number, stat, ttl: TTL })
+    }
+
+    fn change(
+        &self,
+        caller: Caller,
+        inode: &Arc<Inode>,
+        open: Option<&Arc<OpenFile>>,
+        request: &AttributeRequest,
+    ) -> Result<(), Errno> {
+        let node = self.node(Arc::clone(inode))?;
+        if let Some(size) = request.size {
+            let kill_set_id = caller.uid != 0;
+            match open {
+                Some(file) => {
+                    node.branch.truncate(file.descriptor().as_fd(), size, kill_set_id)?;
+                }
+                None => {
+                    let descriptor =
+                        node.branch.open_file(node.as_fd(), rustix::fs::OFlags::RDWR)?;
+                    node.branch.truncate(descriptor.as_fd(), size, kill_set_id)?;
+                }
+            }
+        }
+        node.branch.set_attributes(node.as_fd(), &request.change)
+    }
+
+    fn record_changes(
+        &self,
+        caller: Caller,
+        inode: &Inode,
+        request: &AttributeRequest,
+        result: Result<(), Errno>,
+    ) {
+        let Some(path) = inode.paths().pop() else { return };
+        let branch = inode.place().branch();
+        let is_directory = inode.kind == crate::branch::FileKind::Directory;
+        let question = Question { caller, path: &path, branch, is_directory, target: None };
+        for operation in request.operations() {
+            self.record(operation, &question, result);
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The nodes of `.audit` as inodes and open files. Nothing in it can be changed by anyone; only readers
+//! may look.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dashmap::DashMap;
+use rustix::fs::OFlags;
+
+use crate::audit_dir::{AuditDir, AuditFile, AuditNode};
+use crate::branch::{FileKind, Stat};
+use crate::error::Errno;
+use crate::policy::Principal;
+use crate::types::Caller;
+use crate::view::handles::Listed;
+use crate::view::{Inode, LayoutIndex, Place};
+
+use super::{Attributes, Opened, Vfs, virtual_stat};
+
+/// Known nodes and open files of `.audit`.
+pub(super) struct AuditNodes {
+    directory: AuditDir,
+    nodes: DashMap<u64, AuditNode>,
+    open: DashMap<u64, Arc<AuditFile>>,
+}
+
+impl AuditNodes {
+    pub fn new(directory: AuditDir) -> Self {
+        Self { directory, nodes: DashMap::new(), open: DashMap::new() }
+    }
+}
+
+impl Vfs {
+    /// Whether somebody may read `.audit`: root, the mounting user, and `audit.readers`.
+    pub(super) fn check_reader(&self, caller: Caller) -> Result<(), Errno> {
+        if caller.uid == 0 || caller.uid == self.owner {
+            return Ok(());
+        }
+        let subject = self.subject(caller)?;
+        let named = self.readers.iter().any(|principal| match principal {
+            Principal::Anyone => true,
+            Principal::User(uid) => *uid == subject.uid,
+            Principal::Group(gid) => *gid == subject.gid || subject.groups.contains(gid),
+        });
+        if named { Ok(()) } else { Err(Errno::ACCESS) }
+    }
+
+    pub(super) fn lookup_audit(
+        &self,
+        caller: Caller,
+        parent: &Inode,
+        name: &OsStr,
+    ) -> Result<Attributes, Errno> {
+        self.check_reader(caller)?;
+        let node = if parent.number == LayoutIndex::ROOT.number() {
+            self.audit.directory.root()
+        } else {
+            let parent = self.audit_node(parent)?;
+            self.audit.directory.lookup(&parent, name).ok_or(Errno::NOENT)?
+        };
+        let stat = self.audit_stat(&node);
+        let inode = self.view.inodes.enter_fixed(node.number(), stat.kind, Place::Audit);
+        self.audit.nodes.insert(node.number(), node);
+        Ok(Attributes { number: inode.number, stat, ttl: Duration::ZERO })
+    }
+
+    fn audit_node(&self, inode: &Inode) -> Result<AuditNode, Errno> {
+        self.audit.nodes.get(&inode.number).map(|node| node.clone()).ok_or(Errno::STALE)
+    }
+
+    pub(super) fn audit_attributes(
+        &self,
+        caller: Caller,
+        inode: &Inode,
+    ) -> Result<Attributes, Errno> {
+        self.check_reader(caller)?;
+        let stat = self.audit_stat(&self.audit_node(inode)?);
+        Ok(Attributes { number: inode.number, stat, ttl: Duration::ZERO })
+    }
+
+    fn audit_stat(&self, node: &AuditNode) -> Stat {
+        if let Err(errno) = self.ledger.flush() {
+            log::debug!("the ledger could not be flushed for .audit: {errno}");
+        }
+        let attributes = self.audit.directory.attributes(node);
+        let (kind, mode) = if attributes.is_directory {
+            (FileKind::Directory, 0o555)
+        } else {
+            (FileKind::File, 0o444)
+        };
+        Stat {
+            kind,
+            mode,
+            nlink: 1,
+            size: attributes.size,
+            blocks: attributes.size.div_ceil(512),
+            mtime: attributes.mtime,
+            ctime: attributes.mtime,
+            ..virtual_stat(self.started)
+        }
+    }
+
+    pub(super) fn list_audit(&self, inode: &Inode) -> Vec<Listed> {
+        let Ok(node) = self.audit_node(inode) else { return Vec::new() };
+        let children = self.audit.directory.list(&node);
+        let listed = |(name, child): (_, AuditNode)| {
+            let is_directory = self.audit.directory.attributes(&child).is_directory;
+            let kind = if is_directory { FileKind::Directory } else { FileKind::File };
+            Listed { name, number: child.number(), kind }
+        };
+        children.into_iter().map(listed).collect()
+    }
+
+    pub(super) fn open_audit(
+        &self,
+        caller: Caller,
+        inode: &Inode,
+        flags: u32,
+    ) -> Result<Opened, Errno> {
+        self.check_reader(caller)?;
+        let flags = OFlags::from_bits_retain(flags);
+        if flags & OFlags::RWMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC) {
+            return Err(Errno::ROFS);
+        }
+        let node = self.audit_node(inode)?;
+        self.ledger.flush()?;
+        let file = self.audit.directory.open(&node)?;
+        let handle = self.view.handles.number();
+        self.audit.open.insert(handle, Arc::new(file));
+        // Sizes grow while it is read: the page cache must not stand between.
+        Ok(Opened { handle, direct_io: true, passthrough: None, number: inode.number })
+    }
+
+    pub(super) fn read_audit(
+        &self,
+        handle: u64,
+        offset: u64,
+        size: u32,
+    ) -> Option<Result<Vec<u8>, Errno>> {
+        let file = self.audit.open.get(&handle).map(|file| Arc::clone(&file))?;
+        Some(self.ledger.flush().and_then(|()| file.read_at(offset, size as usize)))
+    }
+
+    pub(super) fn is_audit_handle(&self, handle: u64) -> bool {
+        self.audit.open.contains_key(&handle)
+    }
+
+    pub(super) fn release_audit(&self, handle: u64) -> bool {
+        self.audit.open.remove(&handle).is_some()
+    }
+}

@@ -1,0 +1,176 @@
+//! Reading and writing open files, and making what was written durable.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::branch::{Branch, FallocateMode, Whence};
+use crate::error::Errno;
+use crate::types::{Caller, Operation};
+use crate::view::OpenFile;
+
+use super::Vfs;
+use super::permit::Question;
+
+/// The most that one read gives, in bytes: what the kernel asks for at most.
+const READ_MAX: usize = 1 << 20;
+
+impl Vfs {
+    fn file(&self, handle: u64) -> Result<Arc<OpenFile>, Errno> {
+        self.view.handles.file(handle).ok_or(Errno::BADF)
+    }
+
+    fn branch_of(&self, file: &OpenFile) -> Result<&Arc<Branch>, Errno> {
+        self.branch(file.branch)
+    }
+
+    /// Reads up to `size` bytes; fewer only at the end.
+    pub fn read(&self, handle: u64, offset: u64, size: u32) -> Result<Vec<u8>, Errno> {
+        if let Some(bytes) = self.read_audit(handle, offset, size) {
+            return bytes;
+        }
+        let file = self.file(handle)?;
+        let mut buffer = vec![0; (size as usize).min(READ_MAX)];
+        let descriptor = file.descriptor();
+        let read = self.branch_of(&file)?.read_at(descriptor.as_fd(), &mut buffer, offset)?;
+        buffer.truncate(read);
+        Ok(buffer)
+    }
+
+    /// Writes all of `bytes`. The handle's decision is asked again when the policy has changed since;
+    /// that holds for stores through a shared mapping too, which come late and without their caller.
+    /// `kill_set_id` is the kernel's word that the writer may not keep set-id bits.
+    pub fn write(
+        &self,
+        caller: Caller,
+        handle: u64,
+        offset: u64,
+        bytes: &[u8],
+        kill_set_id: bool,
+    ) -> Result<u32, Errno> {
+        let file = self.writable(caller, handle, Operation::WriteData)?;
+        let descriptor = file.descriptor();
+        let branch = self.branch_of(&file)?;
+        if kill_set_id {
+            branch.clear_set_id(descriptor.as_fd())?;
+        }
+        let written = branch.write_at(descriptor.as_fd(), bytes, offset)?;
+        file.written.fetch_add(written as u64, Ordering::Relaxed);
+        if !file.wrote.swap(true, Ordering::AcqRel) {
+            self.record_on(&file, caller, Operation::WriteData, Ok(()));
+        }
+        u32::try_from(written).map_err(|_| Errno::INVAL)
+    }
+
+    /// The open file of a handle that may still be written.
+    fn writable(
+        &self,
+        caller: Caller,
+        handle: u64,
+        operation: Operation,
+    ) -> Result<Arc<OpenFile>, Errno> {
+        let file = self.file(handle)?;
+        if !file.writable {
+            return Err(Errno::BADF);
+        }
+        let generation = self.policy().generation();
+        if file.generation.load(Ordering::Acquire) != generation {
+            let who = if caller.pid == 0 { file.opener } else { caller };
+            self.permit_inode(who, operation, &file.inode)?;
+            file.generation.store(generation, Ordering::Release);
+        }
+        self.ready_to_record()?;
+        Ok(file)
+    }
+
+    /// Records an operation on an open file under the newest of its names.
+    fn record_on(
+        &self,
+        file: &OpenFile,
+        caller: Caller,
+        operation: Operation,
+        result: Result<(), Errno>,
+    ) {
+        let Some(path) = file.inode.paths().pop() else { return };
+        let caller = if caller.pid == 0 { file.opener } else { caller };
+        let branch = Some(file.branch);
+        let question = Question { caller, path: &path, branch, is_directory: false, target: None };
+        self.record(operation, &question, result);
+    }
+
+    /// Reserves, punches or zeroes a range.
+    pub fn fallocate(
+        &self,
+        caller: Caller,
+        handle: u64,
+        offset: u64,
+        length: u64,
+        mode: FallocateMode,
+    ) -> Result<(), Errno> {
+        let file = self.writable(caller, handle, Operation::Fallocate)?;
+        self.permit_inode(caller, Operation::Fallocate, &file.inode)?;
+        let descriptor = file.descriptor();
+        let result = self.branch_of(&file)?.fallocate(
+            descriptor.as_fd(),
+            mode,
+            offset,
+            length,
+            caller.uid != 0,
+        );
+        self.record_on(&file, caller, Operation::Fallocate, result);
+        result
+    }
+
+    /// The next data or hole at or after an offset. ENXIO beyond the end.
+    pub fn seek(&self, handle: u64, offset: u64, whence: Whence) -> Result<u64, Errno> {
+        let file = self.file(handle)?;
+        let descriptor = file.descriptor();
+        self.branch_of(&file)?.seek(descriptor.as_fd(), offset, whence)
+    }
+
+    /// Copies within a branch, sharing blocks where the file system can. EXDEV across branches, so
+    /// that the tool falls back to reads and writes that are checked.
+    pub fn copy_file_range(
+        &self,
+        caller: Caller,
+        (source, source_offset): (u64, u64),
+        (target, target_offset): (u64, u64),
+        length: u64,
+    ) -> Result<u32, Errno> {
+        let from = self.file(source)?;
+        if !from.readable {
+            return Err(Errno::BADF);
+        }
+        let to = self.writable(caller, target, Operation::CopyFileRange)?;
+        if from.branch != to.branch {
+            return Err(Errno::XDEV);
+        }
+        self.permit_inode(caller, Operation::CopyFileRange, &to.inode)?;
+        let branch = self.branch_of(&to)?;
+        let descriptor = to.descriptor();
+        if caller.uid != 0 {
+            branch.clear_set_id(descriptor.as_fd())?;
+        }
+        let copied = branch.copy_range(
+            (from.descriptor().as_fd(), source_offset),
+            (descriptor.as_fd(), target_offset),
+            // The reply has 32 bits, and the kernel copies at most this much at once.
+            length.min(0x7fff_f000) as usize,
+        )?;
+        to.written.fetch_add(copied as u64, Ordering::Relaxed);
+        if !to.wrote.swap(true, Ordering::AcqRel) {
+            self.record_on(&to, caller, Operation::CopyFileRange, Ok(()));
+        }
+        u32::try_from(copied).map_err(|_| Errno::INVAL)
+    }
+
+    /// Makes an open file durable.
+    pub fn fsync(&self, handle: u64, data_only: bool) -> Result<(), Errno> {
+        if self.is_audit_handle(handle) {
+            return Ok(());
+        }
+        let file = self.file(handle)?;
+        let descriptor = file.descriptor();
+        self.branch_of(&file)?.fsync(descriptor.as_fd(), data_only)
+    }
+}

@@ -1,0 +1,176 @@
+//! Making names: mkdir, mknod, symlink, link. Made by the caller, with the caller's groups and umask,
+//! so that owner, set-group-id and default ACLs come out as on the branch's own filesystem.
+
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+
+use crate::branch::{Creator, FileKind, Found};
+use crate::error::Errno;
+use crate::sys::process::groups_of_thread;
+use crate::types::{Caller, Operation};
+use crate::view::locks::Lock;
+
+use super::permit::Question;
+use super::site::{Purpose, Site};
+use super::{Attributes, TTL, Vfs};
+
+impl Vfs {
+    /// Makes a directory.
+    pub fn mkdir(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+    ) -> Result<Attributes, Errno> {
+        self.make(caller, Operation::Mkdir, parent, name, umask, |site, creator| {
+            site.parent.branch.mkdir(site.parent.as_fd(), &site.name, mode, creator)
+        })
+    }
+
+    /// Makes a regular file, fifo, socket or device; `mode` has the type bits.
+    pub fn mknod(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        device: u64,
+    ) -> Result<Attributes, Errno> {
+        self.make(caller, Operation::Mknod, parent, name, umask, |site, creator| {
+            site.parent.branch.mknod(site.parent.as_fd(), &site.name, mode, device, creator)
+        })
+    }
+
+    /// Makes a symbolic link that says `text`.
+    pub fn symlink(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        text: &OsStr,
+    ) -> Result<Attributes, Errno> {
+        self.make(caller, Operation::Symlink, parent, name, 0, |site, creator| {
+            site.parent.branch.symlink(site.parent.as_fd(), &site.name, text, creator)
+        })
+    }
+
+    /// What all of these have in common.
+    fn make(
+        &self,
+        caller: Caller,
+        operation: Operation,
+        parent: u64,
+        name: &OsStr,
+        umask: u32,
+        act: impl Fn(&Site<'_>, &Creator<'_>) -> Result<Found, Errno>,
+    ) -> Result<Attributes, Errno> {
+        let site = self.site(parent, name, Purpose::Add)?;
+        let question = site.question(caller, operation == Operation::Mkdir);
+        self.permit(operation, &question)?;
+        self.ready_to_record()?;
+        let _lock = self.view.locks.operation(vec![site.lock()], vec![])?;
+        let result = self.as_caller(caller, umask, |creator| act(&site, creator));
+        self.record(operation, &question, result.as_ref().map(drop).map_err(|errno| *errno));
+        Ok(self.enter(&site, &result?))
+    }
+
+    /// Notes something new in the view, with a reference for the kernel.
+    pub(super) fn enter(&self, site: &Site<'_>, found: &Found) -> Attributes {
+        let inode = self.view.inodes.enter(
+            site.parent.index,
+            &found.handle,
+            found.stat.kind,
+            &site.parent.inode,
+            &site.name,
+        );
+        Attributes { number: inode.number, stat: found.stat, ttl: TTL }
+    }
+
+    /// Makes something as the caller. The user database's groups are tried first; a process may hold
+    /// others (a container's, a job's), which are asked for only when those do not do.
+    pub(super) fn as_caller<T>(
+        &self,
+        caller: Caller,
+        umask: u32,
+        act: impl Fn(&Creator<'_>) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        let known = self.identities.groups(caller.uid).unwrap_or_default();
+        let Caller { uid, gid, pid } = caller;
+        let first = act(&Creator { uid, gid, groups: &known, umask });
+        if !matches!(first, Err(Errno::ACCESS | Errno::PERM)) {
+            return first;
+        }
+        match groups_of_thread(pid) {
+            Ok(held) if held[..] != known[..] => act(&Creator { uid, gid, groups: &held, umask }),
+            _ => first,
+        }
+    }
+
+    /// Gives an inode one more name in its branch. EXDEV across branches.
+    pub fn link(
+        &self,
+        caller: Caller,
+        number: u64,
+        parent: u64,
+        name: &OsStr,
+    ) -> Result<Attributes, Errno> {
+        let inode = self.inode(number)?;
+        if inode.kind == FileKind::Directory {
+            return Err(Errno::PERM);
+        }
+        let site = self.site(parent, name, Purpose::Add)?;
+        let node = self.node(inode)?;
+        if node.index != site.parent.index {
+            return Err(Errno::XDEV);
+        }
+        let source = node.inode.path().ok_or(Errno::NOENT)?;
+        let question = Question { target: Some(&source), ..site.question(caller, false) };
+        self.permit(Operation::Link, &question)?;
+        self.refuse_widening(caller, Operation::Link, &node.inode, &site)?;
+        self.ready_to_record()?;
+        let _lock = self.view.locks.operation(vec![site.lock()], vec![Lock::Content(number)])?;
+        let result = node.branch.link(node.as_fd(), site.parent.as_fd(), &site.name);
+        self.record(Operation::Link, &question, result);
+        result?;
+        let found = node.branch.lookup(site.parent.as_fd(), &site.name)?;
+        Ok(self.enter(&site, &found))
+    }
+
+    /// Denies giving a file another name where rules would then allow what they deny now: a rule is
+    /// not shed by a link or a rename.
+    pub(super) fn refuse_widening(
+        &self,
+        caller: Caller,
+        operation: Operation,
+        inode: &crate::view::Inode,
+        site: &Site<'_>,
+    ) -> Result<(), Errno> {
+        let policy = self.policy();
+        let subject = self.subject(caller)?;
+        let is_directory = inode.kind == FileKind::Directory;
+        let target = site.question(caller, is_directory);
+        for path in inode.paths() {
+            let source = Question { path: &path, target: Some(&site.path), ..target };
+            if let Some(decision) = policy.widens(&subject, source.object(), target.object()) {
+                return Err(self.deny(operation, &source, &decision));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Site<'_> {
+    /// The lock on this name.
+    pub(super) fn lock(&self) -> Lock {
+        Lock::Name(self.parent.inode.number, self.name.clone())
+    }
+
+    /// A question about this name.
+    pub(super) fn question(&self, caller: Caller, is_directory: bool) -> Question<'_> {
+        let branch = Some(self.parent.index);
+        Question { caller, path: &self.path, branch, is_directory, target: None }
+    }
+}

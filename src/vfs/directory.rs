@@ -1,0 +1,222 @@
+//! opendir, readdir, fsyncdir. A listing is a snapshot, so that offsets hold while entries come and
+//! go: taken when reading begins, and anew after a rewind.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::branch::{FileKind, Stat};
+use crate::error::Errno;
+use crate::sys::handle::name_to_handle;
+use crate::types::{Caller, Operation};
+use crate::view::handles::Listed;
+use crate::view::{Inode, LayoutIndex, OpenDirectory, Place};
+
+use super::{Attributes, PRIVATE_NAME, Vfs, virtual_stat};
+
+/// An entry of a directory as a reply carries it.
+#[derive(Debug, Clone, Copy)]
+pub struct DirectoryEntry<'a> {
+    /// One component, or `.` or `..`.
+    pub name: &'a OsStr,
+    /// Inode number.
+    pub number: u64,
+    /// What it is.
+    pub kind: FileKind,
+    /// Where to go on after this entry.
+    pub next: u64,
+}
+
+impl Vfs {
+    /// Opens a directory for listing.
+    pub fn opendir(&self, caller: Caller, number: u64) -> Result<u64, Errno> {
+        let inode = self.inode(number)?;
+        if inode.kind != FileKind::Directory {
+            return Err(Errno::NOTDIR);
+        }
+        if matches!(*inode.place(), Place::Audit) {
+            self.check_reader(caller)?;
+        } else {
+            self.permit_inode(caller, Operation::List, &inode)?;
+        }
+        Ok(self.view.handles.add_directory(inode))
+    }
+
+    /// Hands out entries from an offset on until `take` says that it has no room.
+    pub fn readdir(
+        &self,
+        handle: u64,
+        offset: u64,
+        take: &mut dyn FnMut(DirectoryEntry<'_>) -> bool,
+    ) -> Result<(), Errno> {
+        let (_, entries) = self.listing(handle, offset)?;
+        each(&entries, offset, |_, entry| take(entry))
+    }
+
+    /// As [`Vfs::readdir`], with attributes; each entry but `.` and `..` that is taken counts a
+    /// reference. Entries that vanished since the snapshot are left out.
+    pub fn readdirplus(
+        &self,
+        caller: Caller,
+        handle: u64,
+        offset: u64,
+        take: &mut dyn FnMut(DirectoryEntry<'_>, Attributes) -> bool,
+    ) -> Result<(), Errno> {
+        let (open, entries) = self.listing(handle, offset)?;
+        each(&entries, offset, |listed, entry| {
+            let counted = listed.name != "." && listed.name != "..";
+            let Some(attributes) = self.entry_attributes(caller, &open.inode, listed) else {
+                return false;
+            };
+            let full = take(entry, attributes);
+            if full && counted {
+                self.view.inodes.forget(attributes.number, 1);
+            }
+            full
+        })
+    }
+
+    fn entry_attributes(
+        &self,
+        caller: Caller,
+        parent: &Arc<Inode>,
+        listed: &Listed,
+    ) -> Option<Attributes> {
+        let kind = listed.kind;
+        let number = listed.number;
+        let stat = Stat { kind, ..virtual_stat(self.started) };
+        if listed.name == "." || listed.name == ".." {
+            return Some(Attributes { number, stat, ttl: Duration::ZERO });
+        }
+        if matches!(*parent.place(), Place::Audit) {
+            return self.lookup_audit(caller, parent, &listed.name).ok();
+        }
+        match self.find_child(parent, &listed.name) {
+            Ok(child) => {
+                Some(Attributes { number: child.inode.number, stat: child.stat, ttl: child.ttl })
+            }
+            Err(Errno::NOENT) => None,
+            // It is there, but may not be looked at: a mount point inside the branch, say.
+            Err(_) => {
+                self.view.inodes.enter_fixed(number, kind, Place::Gone);
+                Some(Attributes { number, stat, ttl: Duration::ZERO })
+            }
+        }
+    }
+
+    fn listing(
+        &self,
+        handle: u64,
+        offset: u64,
+    ) -> Result<(Arc<OpenDirectory>, Arc<Vec<Listed>>), Errno> {
+        let open = self.view.handles.directory(handle).ok_or(Errno::BADF)?;
+        let mut snapshot = open.snapshot.lock();
+        if offset == 0 || snapshot.is_empty() {
+            *snapshot = Arc::new(self.list(&open.inode)?);
+        }
+        let entries = Arc::clone(&snapshot);
+        drop(snapshot);
+        Ok((open, entries))
+    }
+
+    fn list(&self, inode: &Arc<Inode>) -> Result<Vec<Listed>, Errno> {
+        let parent = inode.ancestors().first().map_or(inode.number, |parent| parent.number);
+        let directory = |name: &str, number| Listed {
+            name: OsString::from(name),
+            number,
+            kind: FileKind::Directory,
+        };
+        let mut entries = vec![directory(".", inode.number), directory("..", parent)];
+        let place = inode.place().clone();
+        match place {
+            Place::Audit => {
+                entries.extend(self.list_audit(inode));
+                return Ok(entries);
+            }
+            Place::Virtual => {}
+            Place::Branch { .. } | Place::Gone => self.list_branch(inode, &mut entries)?,
+        }
+        if let Some(folder) = inode.layout {
+            let children = &self.view.layout.folder(folder).children;
+            entries.extend(children.iter().map(|(name, child)| Listed {
+                name: name.clone(),
+                number: child.number(),
+                kind: FileKind::Directory,
+            }));
+        }
+        Ok(entries)
+    }
+
+    fn list_branch(&self, inode: &Arc<Inode>, entries: &mut Vec<Listed>) -> Result<(), Errno> {
+        let node = self.node(Arc::clone(inode))?;
+        for entry in node.branch.read_dir(node.as_fd())? {
+            if self.is_hidden(inode, &entry.name) {
+                continue;
+            }
+            // The number comes from the file handle, so that it equals what stat(2) says.
+            let handle = match name_to_handle(node.as_fd(), &entry.name) {
+                Ok(handle) => handle,
+                Err(Errno::NOENT) => continue,
+                Err(errno) => return Err(errno),
+            };
+            let kind = match entry.kind {
+                Some(kind) => kind,
+                None => match node.branch.lookup(node.as_fd(), &entry.name) {
+                    Ok(found) => found.stat.kind,
+                    Err(Errno::NOENT) => continue,
+                    // A mount point inside the branch: it is there, and may not be entered.
+                    Err(Errno::ACCESS) => FileKind::Directory,
+                    Err(errno) => return Err(errno),
+                },
+            };
+            let number = self.view.inodes.number_of(node.index, &handle);
+            entries.push(Listed { name: entry.name, number, kind });
+        }
+        Ok(())
+    }
+
+    /// Names in a branch's root that the view keeps for itself, or shows a folder of the layout for.
+    fn is_hidden(&self, parent: &Inode, name: &OsStr) -> bool {
+        let Some(folder) = parent.layout else { return false };
+        name == PRIVATE_NAME
+            || self.view.layout.child(folder, name).is_some()
+            || (folder == LayoutIndex::ROOT && name == super::AUDIT_NAME)
+    }
+
+    /// Closes a directory.
+    pub fn releasedir(&self, handle: u64) {
+        self.view.handles.remove_directory(handle);
+    }
+
+    /// Makes the names in a directory durable.
+    pub fn fsyncdir(&self, handle: u64) -> Result<(), Errno> {
+        let open = self.view.handles.directory(handle).ok_or(Errno::BADF)?;
+        if matches!(*open.inode.place(), Place::Virtual | Place::Audit) {
+            return Ok(());
+        }
+        let node = self.node(Arc::clone(&open.inode))?;
+        node.branch.fsync_directory(node.as_fd())
+    }
+}
+
+/// Hands out a snapshot from an offset on; `take` says whether it had no room.
+fn each(
+    entries: &[Listed],
+    offset: u64,
+    mut take: impl FnMut(&Listed, DirectoryEntry<'_>) -> bool,
+) -> Result<(), Errno> {
+    let start = usize::try_from(offset).map_err(|_| Errno::INVAL)?;
+    for (at, listed) in entries.iter().enumerate().skip(start) {
+        let entry = DirectoryEntry {
+            name: &listed.name,
+            number: listed.number,
+            kind: listed.kind,
+            next: at as u64 + 1,
+        };
+        if take(listed, entry) {
+            break;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,243 @@
+//! open, create, release of regular files.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustix::fs::OFlags;
+
+use crate::branch::{Branch, FileKind};
+use crate::error::Errno;
+use crate::ledger::{Durability, Record};
+use crate::types::{BranchIo, Caller, Operation};
+use crate::view::locks::Lock;
+use crate::view::{Inode, OpenFile, Place};
+
+use super::permit::Question;
+use super::record::RecordLevel;
+use super::site::Purpose;
+use super::{Attributes, Opened, Vfs};
+
+/// The kernel's `__FMODE_EXEC` (include/linux/fs.h), which an open for execve(2) carries.
+const FMODE_EXEC: u32 = 0x20;
+
+/// What an open asks for, from its flags.
+#[derive(Debug, Clone, Copy)]
+struct Access {
+    read: bool,
+    write: bool,
+    exec: bool,
+    /// Flags that reach the branch: access, append and the synchronous ones.
+    backing: OFlags,
+}
+
+impl Access {
+    fn of(flags: u32) -> Result<Self, Errno> {
+        let all = OFlags::from_bits_retain(flags);
+        let mode = all & OFlags::RWMODE;
+        let (read, write) = match mode {
+            OFlags::RDONLY => (true, false),
+            OFlags::WRONLY => (false, true),
+            OFlags::RDWR => (true, true),
+            _ => return Err(Errno::INVAL),
+        };
+        let kept = OFlags::APPEND | OFlags::SYNC | OFlags::DSYNC;
+        Ok(Self { read, write, exec: flags & FMODE_EXEC != 0, backing: mode | (all & kept) })
+    }
+
+    fn operations(self) -> impl Iterator<Item = Operation> {
+        let reading = match (self.exec, self.read) {
+            (true, _) => Some(Operation::Exec),
+            (false, true) => Some(Operation::OpenRead),
+            (false, false) => None,
+        };
+        let writing = self.write.then_some(Operation::OpenWrite);
+        reading.into_iter().chain(writing)
+    }
+
+    /// What the record of the open is called.
+    fn main_operation(self) -> Operation {
+        match self {
+            Self { write: true, .. } => Operation::OpenWrite,
+            Self { exec: true, .. } => Operation::Exec,
+            _ => Operation::OpenRead,
+        }
+    }
+}
+
+impl Vfs {
+    /// Opens a regular file; `flags` are open(2)'s. Never creates or truncates: for O_TRUNC the kernel
+    /// sends a setattr, having made sure that the file is not being executed (ETXTBSY).
+    pub fn open(&self, caller: Caller, number: u64, flags: u32) -> Result<Opened, Errno> {
+        let inode = self.inode(number)?;
+        if matches!(*inode.place(), Place::Audit) {
+            return self.open_audit(caller, &inode, flags);
+        }
+        if inode.kind != FileKind::File {
+            return Err(if inode.kind == FileKind::Directory {
+                Errno::ISDIR
+            } else {
+                Errno::INVAL
+            });
+        }
+        let access = Access::of(flags)?;
+        let mut generation = 0;
+        for operation in access.operations() {
+            generation = self.permit_inode(caller, operation, &inode)?.generation;
+        }
+        if access.write {
+            self.ready_to_record()?;
+        }
+        let content = if access.write { vec![Lock::Content(number)] } else { vec![] };
+        let _lock = self.view.locks.operation(vec![], content)?;
+        let node = self.node(Arc::clone(&inode))?;
+        let result = node.branch.open_file(node.as_fd(), access.backing);
+        // Opening changes nothing: the first write has a record of its own.
+        if self.record == RecordLevel::Everything
+            && let Some(path) = &inode.paths().pop()
+        {
+            let branch = Some(node.index);
+            let question = Question { caller, path, branch, is_directory: false, target: None };
+            let ended = result.as_ref().map(drop).map_err(|errno| *errno);
+            self.record(access.main_operation(), &question, ended);
+        }
+        let stays = self.stays_with_daemon(caller, &node, access)?;
+        Ok(self.opened(caller, inode, node.index, result?, access, generation, stays))
+    }
+
+    /// Writable opens of set-id files by others than root stay with the daemon, which clears the
+    /// bits: the kernel would write with the daemon's rights and leave them.
+    fn stays_with_daemon(
+        &self,
+        caller: Caller,
+        node: &super::site::Node<'_>,
+        access: Access,
+    ) -> Result<bool, Errno> {
+        if !self.kernel_io_in(node.branch) {
+            return Ok(true);
+        }
+        let stat = node.branch.stat(node.as_fd())?;
+        Ok(access.write && caller.uid != 0 && stat.mode & 0o6000 != 0)
+    }
+
+    fn kernel_io_in(&self, branch: &Branch) -> bool {
+        branch.io() == BranchIo::Passthrough && self.kernel_io.load(Ordering::Acquire)
+    }
+
+    /// Puts an open file into the table. An inode is open either through the kernel or through the
+    /// daemon, never both: the kernel answers EIO to a mixture.
+    fn opened(
+        &self,
+        caller: Caller,
+        inode: Arc<Inode>,
+        branch: crate::types::BranchIndex,
+        descriptor: OwnedFd,
+        access: Access,
+        generation: u64,
+        stays: bool,
+    ) -> Opened {
+        let others = inode.open_files();
+        let through_daemon = others.iter().any(|open| !open.passthrough);
+        let through_kernel = others.iter().any(|open| open.passthrough);
+        // Once the kernel has the backing file of an inode, every open must name it: this one then
+        // reads and writes past the page cache, by the daemon.
+        let passthrough = if stays { through_kernel } else { !through_daemon };
+        let number = inode.number;
+        let file = OpenFile::new(
+            inode,
+            branch,
+            descriptor,
+            (access.read, access.write),
+            passthrough,
+            caller,
+            generation,
+        );
+        let (handle, file) = self.view.handles.add_file(file);
+        Opened {
+            handle,
+            direct_io: stays && through_kernel,
+            passthrough: passthrough.then(|| file.descriptor()),
+            number,
+        }
+    }
+
+    /// Makes a regular file and opens it in one step; opens it if it has come to be meanwhile and
+    /// O_EXCL does not forbid that.
+    pub fn create(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: u32,
+    ) -> Result<(Attributes, Opened), Errno> {
+        let site = self.site(parent, name, Purpose::Add)?;
+        let access = Access::of(flags)?;
+        let question = site.question(caller, false);
+        let mut generation = self.permit(Operation::Create, &question)?.generation;
+        for operation in access.operations() {
+            generation = self.permit(operation, &question)?.generation;
+        }
+        self.ready_to_record()?;
+        let lock = self.view.locks.operation(vec![site.lock()], vec![])?;
+        let dir = &site.parent;
+        let result = self.as_caller(caller, umask, |creator| {
+            dir.branch.create(dir.as_fd(), &site.name, mode, access.backing, creator)
+        });
+        let exclusive = OFlags::from_bits_retain(flags).contains(OFlags::EXCL);
+        let (found, descriptor) = match result {
+            Err(Errno::EXIST) if !exclusive => {
+                drop(lock);
+                return self.open_existing(caller, &site, flags);
+            }
+            result => {
+                let ended = result.as_ref().map(drop).map_err(|errno| *errno);
+                self.record(Operation::Create, &question, ended);
+                result?
+            }
+        };
+        let attributes = self.enter(&site, &found);
+        let inode = self.inode(attributes.number)?;
+        let set_id = mode & 0o6000 != 0 && caller.uid != 0;
+        let stays = set_id || !self.kernel_io_in(dir.branch);
+        let opened = self.opened(caller, inode, dir.index, descriptor, access, generation, stays);
+        Ok((attributes, opened))
+    }
+
+    fn open_existing(
+        &self,
+        caller: Caller,
+        site: &super::site::Site<'_>,
+        flags: u32,
+    ) -> Result<(Attributes, Opened), Errno> {
+        let child = self.find_child(&site.parent.inode, &site.name)?;
+        let number = child.inode.number;
+        match self.open(caller, number, flags) {
+            Ok(opened) => Ok((Attributes { number, stat: child.stat, ttl: child.ttl }, opened)),
+            Err(errno) => {
+                self.view.inodes.forget(number, 1);
+                Err(errno)
+            }
+        }
+    }
+
+    /// Closes an open file and records what was written through it.
+    pub fn release(&self, handle: u64) {
+        if self.release_audit(handle) {
+            return;
+        }
+        let Some(file) = self.view.handles.remove_file(handle) else { return };
+        if !file.wrote.load(Ordering::Acquire) || self.record < RecordLevel::Mutations {
+            return;
+        }
+        let Some(path) = file.inode.paths().pop() else { return };
+        let branch = Some(file.branch);
+        let caller = file.opener;
+        let question = Question { caller, path: &path, branch, is_directory: false, target: None };
+        let mut record = self.operation_record(Operation::WriteData, &question, Ok(()));
+        record.written = Some(file.written.load(Ordering::Relaxed));
+        self.append(Record::Operation(Box::new(record)), Durability::Group);
+    }
+}

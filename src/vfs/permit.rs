@@ -1,0 +1,197 @@
+//! Asking the policy, and what a denial leads to: a record, an entry for `octroi why`, an errno.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use dashmap::DashMap;
+
+use crate::error::Errno;
+use crate::ledger::Durability;
+use crate::ledger::record::Verdict;
+use crate::policy::{Basis, Decision, Object, Subject};
+use crate::types::{BranchIndex, BranchMode, Caller, Operation, ViewPath};
+use crate::view::Inode;
+
+use super::Vfs;
+
+/// Denials kept for each user, for `octroi why`.
+const DENIALS_MAX: usize = 32;
+/// Users whose denials are kept.
+const USERS_MAX: usize = 10_000;
+
+/// A denial, for the one who met it.
+#[derive(Debug, Clone)]
+pub struct Denial {
+    /// When.
+    pub time: jiff::Timestamp,
+    /// What was tried.
+    pub operation: Operation,
+    /// On what.
+    pub path: ViewPath,
+    /// The other path of a rename, move or link.
+    pub target: Option<ViewPath>,
+    /// The outcome.
+    pub decision: Decision,
+}
+
+/// The last denials by user.
+#[derive(Debug, Default)]
+pub(super) struct Denials(DashMap<u32, VecDeque<Denial>>);
+
+impl Denials {
+    fn push(&self, uid: u32, denial: Denial) {
+        if self.0.len() >= USERS_MAX && !self.0.contains_key(&uid) {
+            self.0.clear();
+        }
+        let mut own = self.0.entry(uid).or_default();
+        own.push_front(denial);
+        own.truncate(DENIALS_MAX);
+    }
+
+    /// The newest denial of a user, or the newest that names a path.
+    pub fn last(&self, uid: u32, path: Option<&ViewPath>) -> Option<Denial> {
+        let own = self.0.get(&uid)?;
+        own.iter()
+            .find(|denial| {
+                path.is_none_or(|path| denial.path == *path || denial.target.as_ref() == Some(path))
+            })
+            .cloned()
+    }
+}
+
+/// What is asked about: an object of the view with all its known names.
+#[derive(Clone, Copy)]
+pub(super) struct Question<'a> {
+    pub caller: Caller,
+    pub path: &'a ViewPath,
+    pub branch: Option<BranchIndex>,
+    pub is_directory: bool,
+    pub target: Option<&'a ViewPath>,
+}
+
+impl Question<'_> {
+    /// What the policy is asked about.
+    pub(super) fn object(&self) -> Object<'_> {
+        Object { path: self.path, branch: self.branch, is_directory: self.is_directory }
+    }
+}
+
+impl Vfs {
+    /// Who asks, with groups; EACCES if they cannot be had.
+    pub(super) fn subject(&self, caller: Caller) -> Result<Subject, Errno> {
+        let groups = self.identities.groups(caller.uid).map_err(|_| Errno::ACCESS)?;
+        Ok(Subject { uid: caller.uid, gid: caller.gid, groups })
+    }
+
+    pub(super) fn decide(
+        &self,
+        caller: Caller,
+        operation: Operation,
+        object: Object<'_>,
+    ) -> Decision {
+        let policy = self.policy();
+        match self.subject(caller) {
+            Ok(subject) => policy.decide(&subject, operation, object),
+            Err(_) => Decision {
+                allowed: false,
+                basis: Basis::Error,
+                reason: Some(Arc::from("the caller's groups could not be looked up")),
+                generation: policy.generation(),
+            },
+        }
+    }
+
+    /// Asks for one operation on one path. A denial is recorded; its errno comes back.
+    pub(super) fn permit(
+        &self,
+        operation: Operation,
+        question: &Question<'_>,
+    ) -> Result<Decision, Errno> {
+        let decision = self.decide(question.caller, operation, question.object());
+        if decision.allowed {
+            return Ok(decision);
+        }
+        Err(self.deny(operation, question, &decision))
+    }
+
+    /// Asks for one operation on an inode: by every name it is known by, and any denial wins, so that
+    /// a hard link does not shed a rule.
+    pub(super) fn permit_inode(
+        &self,
+        caller: Caller,
+        operation: Operation,
+        inode: &Inode,
+    ) -> Result<Decision, Errno> {
+        let branch = inode.place().branch();
+        let is_directory = inode.kind == crate::branch::FileKind::Directory;
+        let mut last = None;
+        for path in inode.paths() {
+            let question = Question { caller, path: &path, branch, is_directory, target: None };
+            last = Some(self.permit(operation, &question)?);
+        }
+        last.ok_or(Errno::STALE)
+    }
+
+    /// Records a denial and gives its errno.
+    pub(super) fn deny(
+        &self,
+        operation: Operation,
+        question: &Question<'_>,
+        decision: &Decision,
+    ) -> Errno {
+        let errno = match decision.basis {
+            Basis::Mode(BranchMode::Ro) | Basis::Virtual => Errno::ROFS,
+            Basis::Mode(BranchMode::Rw | BranchMode::GatesOnly)
+            | Basis::Rule(_)
+            | Basis::Gate(_)
+            | Basis::NoGate
+            | Basis::Default
+            | Basis::Error => Errno::ACCESS,
+        };
+        self.remember_failure(operation, question, decision.clone());
+        let record = self.operation_record(operation, question, Err(errno));
+        let record = crate::ledger::record::OperationRecord {
+            decision: Verdict::Denied,
+            rule: rule_of(&decision.basis),
+            gate: gate_of(&decision.basis),
+            reason: decision.reason.as_deref().map(str::to_owned),
+            ..record
+        };
+        self.append(crate::ledger::Record::Operation(Box::new(record)), Durability::Group);
+        errno
+    }
+}
+
+impl Vfs {
+    /// Keeps a denial, or why an allowed crossing failed, for `octroi why`.
+    pub(super) fn remember_failure(
+        &self,
+        operation: Operation,
+        question: &Question<'_>,
+        decision: Decision,
+    ) {
+        let denial = Denial {
+            time: jiff::Timestamp::now(),
+            operation,
+            path: question.path.clone(),
+            target: question.target.cloned(),
+            decision,
+        };
+        self.denials.push(question.caller.uid, denial);
+    }
+}
+
+fn rule_of(basis: &Basis) -> Option<String> {
+    match basis {
+        Basis::Rule(name) => Some(name.to_string()),
+        _ => None,
+    }
+}
+
+fn gate_of(basis: &Basis) -> Option<String> {
+    match basis {
+        Basis::Gate(name) => Some(name.to_string()),
+        Basis::NoGate => Some("none".to_owned()),
+        _ => None,
+    }
+}

@@ -1,0 +1,1 @@
+//! What the control protocol asks: status, why, where, explain, transactions.

@@ -1,0 +1,85 @@
+//! What is written to the ledger of operations that were allowed.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Errno, errno_name};
+use crate::ledger::record::{OperationRecord, Verdict};
+use crate::ledger::{Durability, Record};
+use crate::sys::process::exe_of;
+use crate::types::{Operation, Verb};
+
+use super::Vfs;
+use super::permit::Question;
+
+/// Which allowed operations are recorded; crossings and denials always are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RecordLevel {
+    /// None.
+    Crossings,
+    /// Those that change something.
+    Mutations,
+    /// Reads too.
+    Everything,
+}
+
+impl Vfs {
+    /// ENOSPC or EIO while the ledger cannot take records: then nothing may change. Asked before the
+    /// act.
+    pub(super) fn ready_to_record(&self) -> Result<(), Errno> {
+        self.ledger.accepts_mutations()
+    }
+
+    /// Records how an allowed operation ended.
+    pub(super) fn record(
+        &self,
+        operation: Operation,
+        question: &Question<'_>,
+        result: Result<(), Errno>,
+    ) {
+        let (needed, durability) = match operation.verb() {
+            Verb::Read => (RecordLevel::Everything, Durability::Async),
+            Verb::Write | Verb::Add | Verb::Remove | Verb::Attrs => {
+                (RecordLevel::Mutations, Durability::Group)
+            }
+        };
+        if self.record >= needed {
+            let record = self.operation_record(operation, question, result);
+            self.append(Record::Operation(Box::new(record)), durability);
+        }
+    }
+
+    pub(super) fn operation_record(
+        &self,
+        operation: Operation,
+        question: &Question<'_>,
+        result: Result<(), Errno>,
+    ) -> OperationRecord {
+        let branch = question.branch.and_then(|index| self.branch(index).ok());
+        OperationRecord {
+            op: operation,
+            decision: Verdict::Allowed,
+            rule: None,
+            gate: None,
+            reason: None,
+            uid: question.caller.uid,
+            gid: question.caller.gid,
+            pid: question.caller.pid,
+            exe: exe_of(question.caller.pid),
+            path: question.path.clone(),
+            target: question.target.cloned(),
+            branch: branch.map(|branch| branch.name().to_owned()),
+            result: result.map_or_else(|errno| errno_name(errno).to_owned(), |()| "ok".to_owned()),
+            written: None,
+            count: None,
+        }
+    }
+
+    /// Hands a record to the ledger. What was done is done: a ledger that fails now is logged, and
+    /// refuses the next mutation by itself.
+    pub(super) fn append(&self, record: Record, durability: Durability) {
+        if let Err(errno) = self.ledger.append(record, durability) {
+            log::error!("cannot record an operation: {errno}");
+        }
+    }
+}

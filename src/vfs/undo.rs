@@ -1,0 +1,199 @@
+//! Taking a crossing back: prepared on request of the control protocol, done by the caller's own
+//! rename(2) through the mount, so that the kernel checks permissions as for any rename.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use crate::error::Errno;
+use crate::mover::{CrossingError, Prepared};
+use crate::policy::Basis;
+use crate::storage::real::RealStorage;
+use crate::sys::process::exe_of;
+use crate::types::{BranchMode, Caller, Operation, TxId, ViewPath};
+use crate::view::locks::LockGuard;
+
+use super::Vfs;
+use super::permit::Question;
+use super::remove::Occupied;
+use super::site::{Purpose, Site};
+
+/// How long a prepared undo waits for its rename.
+const PREPARED_KEEP: Duration = Duration::from_secs(30);
+
+/// Who may finish a prepared undo, and by which rename: user, source, target.
+pub(super) type UndoKey = (u32, ViewPath, ViewPath);
+
+/// An undo that waits for its rename. Dropped, it is rolled back.
+pub(super) struct PreparedUndo {
+    prepared: Prepared<RealStorage>,
+    _locks: LockGuard,
+    since: Instant,
+}
+
+/// What the client of a prepared undo must rename.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UndoPlan {
+    /// The transaction that is taken back.
+    pub txid: TxId,
+    /// Where the file is now.
+    pub source: ViewPath,
+    /// Where it was, and shall be again.
+    pub target: ViewPath,
+}
+
+/// Why an undo was not prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum UndoError {
+    /// The caller has made no crossing that could be taken back, or none to that path.
+    #[error("there is no crossing to undo")]
+    Nothing,
+    /// The mover refused.
+    #[error(transparent)]
+    Crossing(#[from] CrossingError),
+    /// A name could not be found, locked, or a rule forbids it.
+    #[error("{path}: {errno}")]
+    Name {
+        /// Which.
+        path: ViewPath,
+        /// Why.
+        errno: Errno,
+    },
+}
+
+impl Vfs {
+    /// Prepares to take back a crossing: a given one, or the last to `path`, or the caller's last. The
+    /// crossing's author, root and the mounting user may. The caller's rename of `source` to
+    /// `target` then does it.
+    pub fn prepare_undo(
+        &self,
+        caller: Caller,
+        txid: Option<TxId>,
+        path: Option<&ViewPath>,
+    ) -> Result<UndoPlan, UndoError> {
+        self.expire_undos();
+        let plan = self.plan_undo(caller, txid, path)?;
+        let name_error = |path: &ViewPath| {
+            let path = path.clone();
+            move |errno| UndoError::Name { path, errno }
+        };
+        let source = self.site_of(&plan.source).map_err(name_error(&plan.source))?;
+        let source = self.occupied(source).map_err(name_error(&plan.source))?;
+        let target = self.site_of(&plan.target).map_err(name_error(&plan.target))?;
+        self.permit_undo(caller, &source, &target).map_err(name_error(&plan.source))?;
+        let inode = self.find_child(&source.site.parent.inode, &source.site.name);
+        let inode = inode.map_err(name_error(&plan.source))?.inode;
+        self.view.inodes.forget(inode.number, 1);
+        let locks = self.lock_crossing(&inode, &source.site, &target);
+        let locks = locks.map_err(name_error(&plan.source))?;
+        self.wait_for_writers(&inode).map_err(name_error(&plan.source))?;
+        let privileged = caller.uid == 0 || caller.uid == self.owner;
+        let exe = exe_of(caller.pid);
+        let prepared = self.mover.prepare_undo(caller, exe, privileged, plan.txid)?;
+        let key = (caller.uid, plan.source.clone(), plan.target.clone());
+        let undo = PreparedUndo { prepared, _locks: locks, since: Instant::now() };
+        self.undos.lock().insert(key, undo);
+        Ok(plan)
+    }
+
+    fn plan_undo(
+        &self,
+        caller: Caller,
+        txid: Option<TxId>,
+        path: Option<&ViewPath>,
+    ) -> Result<UndoPlan, UndoError> {
+        self.mover.with_journal(|journal| {
+            let chosen = match (txid, path) {
+                (Some(txid), _) => Some(txid),
+                (None, Some(path)) => journal.last_to(path),
+                (None, None) => journal.last_of(caller.uid),
+            };
+            let txid = chosen.ok_or(UndoError::Nothing)?;
+            let crossing = journal.get(txid).ok_or(CrossingError::UndoUnknown { txid })?;
+            let author = crossing.record.uid == caller.uid;
+            if !author && caller.uid != 0 && caller.uid != self.owner {
+                return Err(CrossingError::UndoNotYours { txid }.into());
+            }
+            Ok(UndoPlan {
+                txid,
+                source: crossing.record.target.clone(),
+                target: crossing.record.source.clone(),
+            })
+        })
+    }
+
+    /// The site of a path: its folder is walked to as the daemon.
+    fn site_of(&self, path: &ViewPath) -> Result<Site<'_>, Errno> {
+        let (Some(folder), Some(name)) = (path.parent(), path.name()) else {
+            return Err(Errno::INVAL);
+        };
+        let folder = self.walk(&folder)?;
+        // The site keeps the inode; the number alone would not outlive the walk.
+        self.site_in(folder, name, Purpose::Remove)
+    }
+
+    /// It needs no gate; deny rules hold, also for what would be replaced: nothing may be.
+    fn permit_undo(
+        &self,
+        caller: Caller,
+        source: &Occupied<'_>,
+        target: &Site<'_>,
+    ) -> Result<(), Errno> {
+        let is_directory = source.is_directory();
+        let from =
+            Question { target: Some(&target.path), ..source.site.question(caller, is_directory) };
+        let to =
+            Question { target: Some(&source.site.path), ..target.question(caller, is_directory) };
+        self.permit_ungated(Operation::MoveSource, &from)?;
+        self.permit_ungated(Operation::MoveTarget, &to)?;
+        match target.parent.branch.lookup(target.parent.as_fd(), &target.name) {
+            Err(Errno::NOENT) => Ok(()),
+            Ok(_) => Err(Errno::EXIST),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    pub(super) fn expire_undos(&self) {
+        let mut undos = self.undos.lock();
+        let expired: Vec<_> =
+            undos.extract_if(|_, undo| undo.since.elapsed() >= PREPARED_KEEP).collect();
+        drop(undos);
+        // Rolling back records, which may wait for the ledger: not under the lock.
+        drop(expired);
+    }
+
+    pub(super) fn take_undo(
+        &self,
+        caller: Caller,
+        source: &ViewPath,
+        target: &ViewPath,
+    ) -> Option<PreparedUndo> {
+        self.undos.lock().remove(&(caller.uid, source.clone(), target.clone()))
+    }
+
+    /// The rename of a prepared undo, which holds the locks since it was prepared.
+    pub(super) fn finish_undo(
+        &self,
+        caller: Caller,
+        source: &Occupied<'_>,
+        target: &Site<'_>,
+        undo: PreparedUndo,
+    ) -> Result<(), Errno> {
+        self.ready_to_record()?;
+        let inode = self.source_inode(source)?;
+        let PreparedUndo { prepared, _locks, .. } = undo;
+        self.switch(caller, source, target, &inode, prepared)
+    }
+
+    /// Asks the rules, and lets pass what only wants a gate.
+    fn permit_ungated(&self, operation: Operation, question: &Question<'_>) -> Result<(), Errno> {
+        let decision = self.decide(question.caller, operation, question.object());
+        let wants_gate = matches!(
+            decision.basis,
+            Basis::NoGate | Basis::Gate(_) | Basis::Mode(BranchMode::GatesOnly)
+        );
+        if decision.allowed || wants_gate {
+            return Ok(());
+        }
+        Err(self.deny(operation, question, &decision))
+    }
+}

@@ -1,0 +1,86 @@
+//! Extended attributes and, through them, POSIX ACLs.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+
+use crate::branch::{FileKind, XattrFlags};
+use crate::error::Errno;
+use crate::types::{Caller, Operation};
+use crate::view::Place;
+use crate::view::locks::Lock;
+
+use super::Vfs;
+use super::permit::Question;
+
+impl Vfs {
+    /// The value of one extended attribute. ENODATA.
+    pub fn getxattr(&self, number: u64, key: &OsStr) -> Result<Vec<u8>, Errno> {
+        let inode = self.inode(number)?;
+        if matches!(*inode.place(), Place::Virtual | Place::Audit) {
+            return Err(Errno::NODATA);
+        }
+        let node = self.node(inode)?;
+        node.branch.get_xattr(node.as_fd(), key)
+    }
+
+    /// The names of the extended attributes that the caller may know of: `trusted.*` is root's.
+    pub fn listxattr(&self, caller: Caller, number: u64) -> Result<Vec<OsString>, Errno> {
+        let inode = self.inode(number)?;
+        if matches!(*inode.place(), Place::Virtual | Place::Audit) {
+            return Ok(Vec::new());
+        }
+        let node = self.node(inode)?;
+        let mut keys = node.branch.list_xattrs(node.as_fd())?;
+        keys.retain(|key| caller.uid == 0 || !key.as_bytes().starts_with(b"trusted."));
+        Ok(keys)
+    }
+
+    /// Sets an extended attribute.
+    pub fn setxattr(
+        &self,
+        caller: Caller,
+        number: u64,
+        key: &OsStr,
+        value: &[u8],
+        flags: XattrFlags,
+    ) -> Result<(), Errno> {
+        self.change_xattr(caller, number, Operation::Setxattr, |node| {
+            let groups = self.identities.groups(caller.uid).unwrap_or_default();
+            node.branch.set_xattr(node.as_fd(), key, value, flags)?;
+            node.branch.after_acl(node.as_fd(), key, caller.uid, caller.gid, &groups)
+        })
+    }
+
+    /// Removes an extended attribute. ENODATA.
+    pub fn removexattr(&self, caller: Caller, number: u64, key: &OsStr) -> Result<(), Errno> {
+        self.change_xattr(caller, number, Operation::Removexattr, |node| {
+            node.branch.remove_xattr(node.as_fd(), key)
+        })
+    }
+
+    fn change_xattr(
+        &self,
+        caller: Caller,
+        number: u64,
+        operation: Operation,
+        act: impl FnOnce(&super::site::Node<'_>) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        let inode = self.inode(number)?;
+        if matches!(*inode.place(), Place::Virtual | Place::Audit) {
+            return Err(Errno::ROFS);
+        }
+        self.permit_inode(caller, operation, &inode)?;
+        self.ready_to_record()?;
+        let _lock = self.view.locks.operation(vec![], vec![Lock::Content(number)])?;
+        let node = self.node(inode)?;
+        let result = act(&node);
+        if let Some(path) = node.inode.paths().pop() {
+            let is_directory = node.inode.kind == FileKind::Directory;
+            let branch = Some(node.index);
+            let question = Question { caller, path: &path, branch, is_directory, target: None };
+            self.record(operation, &question, result);
+        }
+        result
+    }
+}
