@@ -54,7 +54,12 @@ impl Vfs {
         if kill_set_id {
             branch.clear_set_id(descriptor.as_fd())?;
         }
-        let written = branch.write_at(descriptor.as_fd(), bytes, offset)?;
+        let mapped = caller.pid == 0;
+        let written = if mapped {
+            branch.write_mapped_at(descriptor.as_fd(), bytes, offset)?
+        } else {
+            branch.write_at(descriptor.as_fd(), bytes, offset)?
+        };
         file.written.fetch_add(written as u64, Ordering::Relaxed);
         if !file.wrote.swap(true, Ordering::AcqRel) {
             self.record_on(&file, caller, Operation::WriteData, Ok(()));

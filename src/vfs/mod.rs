@@ -27,6 +27,7 @@ use crate::policy::{Policy, Principal};
 use crate::stats::Stats;
 use crate::storage::real::RealStorage;
 use crate::types::{BranchIndex, Time, ViewPath};
+use crate::view::locks::{Holder, Lock, LockGuard};
 use crate::view::{Inode, Layout, Place, View};
 
 mod attributes;
@@ -107,6 +108,8 @@ pub struct Parts {
     pub audit: AuditDir,
     /// Counters, shared with the transport and `.audit`.
     pub stats: Arc<Stats>,
+    /// Both names of each transaction that recovery left open: nobody may touch them.
+    pub locked: Vec<ViewPath>,
 }
 
 /// The operations of one view.
@@ -127,6 +130,8 @@ pub struct Vfs {
     audit: audit::AuditNodes,
     denials: permit::Denials,
     undos: Mutex<HashMap<undo::UndoKey, undo::PreparedUndo>>,
+    /// Names of transactions that wait for an offline branch; held as long as the view is mounted.
+    left_open: Mutex<Vec<LockGuard>>,
     started: Time,
     kernel_io: AtomicBool,
 }
@@ -157,10 +162,12 @@ impl Vfs {
             audit: audit::AuditNodes::new(parts.audit),
             denials: permit::Denials::default(),
             undos: Mutex::new(HashMap::new()),
+            left_open: Mutex::default(),
             started: now(),
             kernel_io: AtomicBool::new(true),
         };
         vfs.enter_folders();
+        vfs.lock_names(&parts.locked);
         (Arc::new(vfs), invalidations)
     }
 
@@ -175,6 +182,20 @@ impl Vfs {
             let parent = folder.path.parent().and_then(|path| self.folder_inode(&path));
             let name = parent.as_ref().zip(folder.path.name());
             self.view.inodes.add_folder(index, place, name);
+        }
+    }
+
+    /// Locks names for as long as the view is mounted. Those in an offline branch need no lock.
+    fn lock_names(&self, paths: &[ViewPath]) {
+        for path in paths {
+            let (Some(folder), Some(name)) = (path.parent(), path.name()) else { continue };
+            let Ok(folder) = self.walk(&folder) else { continue };
+            let lock = Lock::Name(folder.number, name.to_owned());
+            match self.view.locks.take(Holder::Crossing, vec![lock], vec![]) {
+                Ok(guard) => self.left_open.lock().push(guard),
+                // Two open transactions share a name: it is locked already.
+                Err(errno) => log::debug!("{path}: {errno}"),
+            }
         }
     }
 
