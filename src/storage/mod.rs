@@ -94,7 +94,8 @@ pub trait Storage: Send + Sync + 'static {
     /// Makes a symlink, fifo, socket or device with permissions 0600. EEXIST; EINVAL for a regular
     /// file or directory.
     fn create_special(&self, dir: &Self::Dir, name: &OsStr, kind: &Kind) -> Result<(), Errno>;
-    /// Opens a regular file for reading. ELOOP for a link, EINVAL for anything else.
+    /// Opens a regular file for reading, where we may without changing its time of last read. ELOOP
+    /// for a link, EINVAL for anything else.
     fn open_read(&self, dir: &Self::Dir, name: &OsStr) -> Result<Self::File, Errno>;
     /// Opens a regular file for reading and writing.
     fn open_write(&self, dir: &Self::Dir, name: &OsStr) -> Result<Self::File, Errno>;
