@@ -1,10 +1,10 @@
 //! The transactions, folded from the ledger's records: what recovery must look at, what hold keeps,
 //! what can be undone, and how a file came where it is. Does no I/O.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::ledger::Entry;
-use crate::ledger::record::{Area, CrossingRecord, Record, Step};
+use crate::ledger::record::{CrossingRecord, Record, Step};
 use crate::types::{TxId, ViewPath};
 
 /// How far a transaction is.
@@ -50,11 +50,10 @@ impl Transaction {
         self.record.step == Step::Commit
     }
 
-    /// Whether hold may keep something of it that it moved there.
-    pub fn holds(&self) -> bool {
-        self.state == TransactionState::Done
-            && !self.purged
-            && self.record.moves.iter().any(|step| step.to.area == Area::Hold)
+    /// Whether it can still be taken back, or is an undo whose leavings are still in hold: from
+    /// DONE until it is purged.
+    pub fn is_kept(&self) -> bool {
+        self.state == TransactionState::Done && !self.purged
     }
 }
 
@@ -62,10 +61,14 @@ impl Transaction {
 /// ledger still has them.
 const ENDED_MAX: usize = 10_000;
 
-/// All transactions that matter, by id, which is by time.
+/// All transactions that matter.
 #[derive(Debug, Clone, Default)]
 pub struct Journal {
-    transactions: BTreeMap<TxId, Transaction>,
+    transactions: HashMap<TxId, Transaction>,
+    /// In order of their first records: ids do not sort within a millisecond, and clocks are set
+    /// back.
+    order: BTreeMap<u64, TxId>,
+    begun: u64,
     ended: usize,
 }
 
@@ -91,15 +94,19 @@ impl Journal {
     }
 
     fn apply_crossing(&mut self, record: &CrossingRecord, time: jiff::Timestamp) {
-        let transaction = self.transactions.entry(record.txid).or_insert_with(|| Transaction {
-            state: TransactionState::Active,
-            started: time,
-            changed: time,
-            record: record.clone(),
-            reason: None,
-            result: None,
-            purged: false,
-            undone_by: None,
+        let transaction = self.transactions.entry(record.txid).or_insert_with(|| {
+            self.order.insert(self.begun, record.txid);
+            self.begun += 1;
+            Transaction {
+                state: TransactionState::Active,
+                started: time,
+                changed: time,
+                record: record.clone(),
+                reason: None,
+                result: None,
+                purged: false,
+                undone_by: None,
+            }
         });
         transaction.changed = time;
         transaction.reason.clone_from(&record.reason);
@@ -137,12 +144,16 @@ impl Journal {
         }
         let ended = |transaction: &Transaction| {
             !matches!(transaction.state, TransactionState::Active | TransactionState::Dead)
-                && !transaction.holds()
+                && !transaction.is_kept()
         };
-        let oldest =
-            self.transactions.iter().find(|(_, found)| ended(found)).map(|(txid, _)| *txid);
-        if let Some(oldest) = oldest {
-            self.transactions.remove(&oldest);
+        let oldest = self
+            .order
+            .iter()
+            .find(|(_, txid)| self.transactions.get(txid).is_none_or(ended))
+            .map(|(position, txid)| (*position, *txid));
+        if let Some((position, txid)) = oldest {
+            self.order.remove(&position);
+            self.transactions.remove(&txid);
             self.ended -= 1;
         }
     }
@@ -154,7 +165,7 @@ impl Journal {
 
     /// All that are remembered, oldest first.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (TxId, &Transaction)> {
-        self.transactions.iter().map(|(txid, transaction)| (*txid, transaction))
+        self.order.values().filter_map(|txid| Some((*txid, self.transactions.get(txid)?)))
     }
 
     /// Those that have begun and not ended, oldest first.
@@ -162,9 +173,14 @@ impl Journal {
         self.iter().filter(|(_, transaction)| transaction.state == TransactionState::Active)
     }
 
+    /// Whether an undo of `txid` has begun and not ended.
+    pub fn is_being_undone(&self, txid: TxId) -> bool {
+        self.open().any(|(_, transaction)| transaction.record.undoes == Some(txid))
+    }
+
     fn undoable(&self) -> impl Iterator<Item = (TxId, &Transaction)> {
         self.iter().rev().filter(|(_, transaction)| {
-            transaction.state == TransactionState::Done
+            transaction.is_kept()
                 && transaction.undone_by.is_none()
                 && transaction.record.undoes.is_none()
         })

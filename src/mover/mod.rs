@@ -60,7 +60,6 @@ mod moves;
 mod prepare;
 mod purge;
 mod recover;
-mod sniff;
 mod stage;
 mod undo;
 
@@ -207,8 +206,9 @@ impl Progress {
 /// Makes crossings. Callers hold the locks on both names, and have waited for writers through the
 /// mount; this never looks at either.
 ///
-/// Lock order: `journal`, `active` and `same_filesystem` are leaves, never held together or over a
-/// step of storage or ledger.
+/// Lock order: `purging`, which keeps an undo from beginning while what it needs is purged, and is
+/// held over steps; then `journal`, `active` and `same_filesystem`, which are leaves, never held
+/// together or over a step of storage or ledger.
 pub struct Mover<S: Storage> {
     storage: Arc<S>,
     ledger: Arc<Ledger<S>>,
@@ -216,6 +216,7 @@ pub struct Mover<S: Storage> {
     journal: Mutex<Journal>,
     active: Mutex<HashMap<TxId, Arc<Progress>>>,
     same_filesystem: Mutex<HashMap<(BranchIndex, BranchIndex), bool>>,
+    purging: Mutex<()>,
 }
 
 impl<S: Storage> Mover<S> {
@@ -234,6 +235,7 @@ impl<S: Storage> Mover<S> {
             journal: Mutex::new(journal),
             active: Mutex::default(),
             same_filesystem: Mutex::default(),
+            purging: Mutex::default(),
         })
     }
 

@@ -10,9 +10,11 @@ use super::look::Opened;
 use super::moves::{Place, PlacedMove};
 use super::stage::{self, Hashed};
 use super::{CrossingRequest, Mover, MoverBranch, Progress, later_step};
+use crate::check::{self, ContentType};
 use crate::error::{Errno, errno_name};
 use crate::ledger::Durability;
 use crate::ledger::record::{Act, CrossingRecord, Move, Spot, Step};
+use crate::policy::GateTerms;
 use crate::storage::{Kind, Metadata, Storage};
 use crate::types::{Identity, TxId, ViewPath};
 
@@ -246,7 +248,7 @@ impl<S: Storage> Mover<S> {
                 let size = found.identity.size;
                 let hashed =
                     stage::pass(&*self.storage, &opened.file, None, size, &prepared.progress)?;
-                check_type(&hashed.content_type, &request.terms.types)?;
+                check_type(hashed.content_type, &request.terms)?;
                 note(&mut prepared.record, hashed, size, "same");
                 self.make_durable(&opened.file)?;
                 prepared.lease = opened.lease;
@@ -275,7 +277,7 @@ impl<S: Storage> Mover<S> {
         let file = stage::make_file(storage, branch, &stage_place, &opened.file, size)?;
         let hashed = stage::pass(storage, &opened.file, Some(&file), size, &prepared.progress)?;
         prepared.enter("check")?;
-        check_type(&hashed.content_type, &request.terms.types)?;
+        check_type(hashed.content_type, &request.terms)?;
         prepared.enter("meta")?;
         let xattrs = self.source_xattrs(request)?;
         stage::dress(storage, &stage_place, found, &xattrs)?;
@@ -307,7 +309,7 @@ impl<S: Storage> Mover<S> {
         found: &Metadata,
     ) -> Result<(), CrossingError> {
         let storage = &*self.storage;
-        check_type(stage::special_type(&found.kind), &request.terms.types)?;
+        check_kind(&found.kind, &request.terms)?;
         prepared.enter("stage")?;
         let (spot, stage_place) = branch.in_stage(prepared.txid);
         prepared.staged = Some(stage_place.clone());
@@ -359,9 +361,18 @@ fn note(record: &mut CrossingRecord, hashed: Hashed, size: u64, readback: &str) 
     record.readback = Some(readback.to_owned());
 }
 
-fn check_type(found: &str, allowed: &[String]) -> Result<(), CrossingError> {
-    if allowed.is_empty() || allowed.iter().any(|allowed| allowed == found) {
+fn check_type(found: ContentType, terms: &GateTerms) -> Result<(), CrossingError> {
+    if check::allowed(&terms.types, found) {
         return Ok(());
     }
-    Err(CrossingError::TypeNotAllowed { found: found.to_owned(), allowed: allowed.to_owned() })
+    Err(CrossingError::TypeNotAllowed { found: found.to_string(), allowed: terms.types.clone() })
+}
+
+/// A gate with types asks for content, which only regular files have.
+fn check_kind(kind: &Kind, terms: &GateTerms) -> Result<(), CrossingError> {
+    if terms.types.is_empty() {
+        return Ok(());
+    }
+    let found = stage::special_type(kind).to_owned();
+    Err(CrossingError::TypeNotAllowed { found, allowed: terms.types.clone() })
 }

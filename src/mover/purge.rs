@@ -18,14 +18,15 @@ pub struct Purged {
 }
 
 impl<S: Storage> Mover<S> {
-    /// Removes for good what transactions that ended before `now − keep` moved to hold. The record
-    /// is durable first, so what is gone is never offered for undo. Offline branches are left out.
+    /// Removes for good what transactions that ended before `now − keep` moved to hold; none of them
+    /// can be undone after. The record is durable first, so what is gone is never offered for undo.
+    /// Left out are those with an offline branch or a running undo.
     pub fn purge(&self, now: jiff::Timestamp, keep: Duration) -> Purged {
         let Ok(before) = now.checked_sub(keep) else { return Purged::default() };
         let due: Vec<_> = self.with_journal(|journal| {
             journal
                 .iter()
-                .filter(|(_, found)| found.holds() && found.changed < before)
+                .filter(|(_, found)| found.is_kept() && found.changed < before)
                 .map(|(txid, found)| (txid, found.record.moves.clone()))
                 .collect()
         });
@@ -34,6 +35,10 @@ impl<S: Storage> Mover<S> {
             let held: Vec<_> =
                 moves.iter().map(|step| &step.to).filter(|to| to.area == Area::Hold).collect();
             if held.iter().any(|spot| self.branch_by_uuid(spot.branch).is_none()) {
+                continue;
+            }
+            let _purging = self.purging.lock();
+            if self.with_journal(|journal| journal.is_being_undone(txid)) {
                 continue;
             }
             let reason = format!("kept for {} s", keep.as_secs());

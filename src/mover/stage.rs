@@ -8,8 +8,8 @@ use sha2::{Digest, Sha256};
 
 use super::error::CrossingError;
 use super::moves::Place;
-use super::sniff::TypeSniffer;
 use super::{MoverBranch, Progress};
+use crate::check::{ContentType, TypeSniffer};
 use crate::error::Errno;
 use crate::policy::Verify;
 use crate::storage::{Kind, Metadata, Readback, Storage, Xattrs};
@@ -24,7 +24,7 @@ static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 /// What a pass over a content found.
 pub(super) struct Hashed {
     pub(super) sha256: String,
-    pub(super) content_type: String,
+    pub(super) content_type: ContentType,
 }
 
 /// Reads `size` bytes of a file once: hashes them, finds their type, and writes what is not a hole

@@ -26,6 +26,7 @@ impl<S: Storage> Mover<S> {
         may_any: bool,
         undone: TxId,
     ) -> Result<Prepared<S>, CrossingError> {
+        let purging = self.purging.lock();
         let original = self.undoable(caller, may_any, undone)?;
         let find = |act: Act| original.moves.iter().find(|step| step.act == act);
         let Some(applied) = find(Act::Apply) else {
@@ -68,6 +69,7 @@ impl<S: Storage> Mover<S> {
         let target_branch = self.branch_of(&target.0)?;
         let ends = Ends { displaced: target_branch.in_hold(txid), source, target };
         self.record(record.clone(), Durability::Group)?;
+        drop(purging);
         let mut prepared = self.prepared_undo(record, moves, ends, &found, arriving);
         match self.compare_target(&mut prepared, &original, &found) {
             Ok(()) => Ok(prepared),
@@ -86,8 +88,6 @@ impl<S: Storage> Mover<S> {
         txid: TxId,
     ) -> Result<CrossingRecord, CrossingError> {
         let found = self.with_journal(|journal| journal.get(txid).cloned());
-        // To those who may not touch it, what does not exist and what is not theirs look alike only
-        // in that neither is changed: ids are random and told to their authors.
         let found = found.ok_or(CrossingError::UndoUnknown { txid })?;
         if found.record.uid != caller.uid && !may_any {
             return Err(CrossingError::UndoNotYours { txid });
