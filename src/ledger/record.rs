@@ -48,6 +48,10 @@ pub struct VersionRecord {
     pub program: String,
     /// The view's name.
     pub view: String,
+    /// The previous segment could not be synced: what it holds from this record's `seq` on is void,
+    /// and follows here again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub after_failed_sync: bool,
 }
 
 /// The daemon began to serve or stopped.

@@ -1,0 +1,114 @@
+//! Equal denials within a second share a record, so that a loop of them cannot fill the disk: the
+//! first is written at once, the others as one record with `count` when the second is over.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::record::{OperationRecord, Record, Verdict};
+use crate::types::{Verb, ViewPath};
+
+const WINDOW: Duration = Duration::from_secs(1);
+/// Windows open at a time; beyond that all are closed early.
+const WINDOWS_MAX: usize = 4096;
+
+/// What makes two denials equal.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    uid: u32,
+    verb: Verb,
+    rule: Option<String>,
+    gate: Option<String>,
+    parent: Option<ViewPath>,
+}
+
+struct Window {
+    end: Instant,
+    /// The latest of those that were held back, and how many they are.
+    held: Option<(jiff::Timestamp, OperationRecord)>,
+    count: u64,
+}
+
+/// The open windows.
+#[derive(Default)]
+pub struct Denials {
+    windows: HashMap<Key, Window>,
+}
+
+impl Denials {
+    /// Holds a denial back if an equal one was written less than a second ago; gives back what must
+    /// be written now.
+    pub fn admit(&mut self, time: jiff::Timestamp, record: Record, now: Instant) -> Option<Record> {
+        let Record::Operation(operation) = record else { return Some(record) };
+        if operation.decision != Verdict::Denied {
+            return Some(Record::Operation(operation));
+        }
+        let key = Key {
+            uid: operation.uid,
+            verb: operation.op.verb(),
+            rule: operation.rule.clone(),
+            gate: operation.gate.clone(),
+            parent: operation.path.parent(),
+        };
+        match self.windows.get_mut(&key) {
+            Some(window) if now < window.end => {
+                window.count += operation.count.unwrap_or(1);
+                window.held = Some((time, *operation));
+                None
+            }
+            // A window that is over and still holds something is closed by `due` first.
+            _ => {
+                self.windows.insert(key, Window { end: now + WINDOW, held: None, count: 0 });
+                Some(Record::Operation(operation))
+            }
+        }
+    }
+
+    /// The records of windows that are over, or of all (which stay open, so that asking often does
+    /// not write more).
+    pub fn due(&mut self, now: Instant, all: bool) -> Vec<(jiff::Timestamp, Record)> {
+        let all = all || self.windows.len() > WINDOWS_MAX;
+        let mut records = Vec::new();
+        for window in self.windows.values_mut().filter(|window| all || window.end <= now) {
+            if let Some((time, mut operation)) = window.held.take() {
+                operation.count = (window.count > 1).then_some(window.count);
+                window.count = 0;
+                records.push((time, Record::Operation(Box::new(operation))));
+            }
+        }
+        self.windows.retain(|_, window| now < window.end);
+        if self.windows.len() > WINDOWS_MAX {
+            self.windows.clear();
+        }
+        records.sort_by_key(|(time, _)| *time);
+        records
+    }
+
+    /// When the next window that holds something is over.
+    pub fn next_end(&self) -> Option<Instant> {
+        self.windows.values().filter(|window| window.held.is_some()).map(|window| window.end).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::operation;
+    use super::*;
+
+    #[test]
+    fn a_loop_of_denials_is_two_records_a_second() {
+        let mut denials = Denials::default();
+        let (start, time) = (Instant::now(), jiff::Timestamp::UNIX_EPOCH);
+        let denied = || operation("/inbox/a", false);
+        assert!(denials.admit(time, denied(), start).is_some());
+        for _ in 0..1000 {
+            assert!(denials.admit(time, denied(), start).is_none());
+        }
+        assert!(denials.admit(time, operation("/review/a", false), start).is_some());
+        assert!(denials.admit(time, operation("/inbox/a", true), start).is_some());
+        assert!(denials.due(start, false).is_empty());
+        let due = denials.due(start + WINDOW, false);
+        let [(_, Record::Operation(record))] = due.as_slice() else { panic!("{}", due.len()) };
+        assert_eq!(record.count, Some(1000));
+        assert!(denials.admit(time, denied(), start + WINDOW).is_some());
+    }
+}

@@ -1,0 +1,248 @@
+//! Records to lines and back. No I/O.
+//!
+//! ```text
+//! {"seq":7,"time":"2026-11-23T13:00:00.000000001Z","synced":7,"kind":"operation",…,"crc":"89abcdef"}
+//! ```
+//!
+//! - `crc` is CRC-32C of the line's bytes before `,"crc"`, in lower-case hexadecimal: it comes last,
+//!   so that a reader need not understand the line to check it.
+//! - `synced`, on the first line after an fsync, says that all lines with a smaller `seq` were on the
+//!   disk when this one was written. Replay uses it to tell a torn end from damage.
+//! - A path that is not UTF-8 is two fields, `path` (lossy) and `path_b64` (exact).
+//! - A line is at most 65,535 bytes without its newline. The texts of an operation too long for that
+//!   are cut and the line says `"shortened":true`; a crossing's never are, recovery lives by them.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value};
+
+use super::{Entry, Record};
+use crate::error::Errno;
+
+/// Bytes of a line without its newline.
+pub const LINE_MAX: usize = 65_535;
+/// Room for `seq`, `time`, `synced` and `crc`.
+const ENVELOPE_MAX: usize = 160;
+const BODY_MAX: usize = LINE_MAX - ENVELOPE_MAX;
+/// `,"crc":"89abcdef"}`
+const CRC_FIELD: usize = 18;
+
+/// A record's JSON object, ready for [`line`]. ENAMETOOLONG if it does not fit and must not be cut;
+/// EINVAL if it has no JSON form.
+pub fn body(record: &Record) -> Result<Vec<u8>, Errno> {
+    let mut body = serde_json::to_vec(record).map_err(|_| Errno::INVAL)?;
+    // In a JSON string the quotation marks would be escaped, so this finds objects only.
+    if contains(&body, br#"{"b64":"#) {
+        let mut value: Value = serde_json::from_slice(&body).map_err(|_| Errno::INVAL)?;
+        split_paths(&mut value);
+        body = serde_json::to_vec(&value).map_err(|_| Errno::INVAL)?;
+    }
+    if body.len() <= BODY_MAX {
+        return Ok(body);
+    }
+    match record {
+        Record::Operation(_) => shorten(&body),
+        _ => Err(Errno::NAMETOOLONG),
+    }
+}
+
+/// The whole line with its newline.
+pub fn line(seq: u64, time: jiff::Timestamp, synced: Option<u64>, body: &[u8]) -> Vec<u8> {
+    let mut line = Vec::with_capacity(body.len() + ENVELOPE_MAX);
+    line.extend_from_slice(format!("{{\"seq\":{seq},\"time\":\"{time:.9}\"").as_bytes());
+    if let Some(synced) = synced {
+        line.extend_from_slice(format!(",\"synced\":{synced}").as_bytes());
+    }
+    line.push(b',');
+    let fields = body.strip_prefix(b"{").and_then(|rest| rest.strip_suffix(b"}"));
+    line.extend_from_slice(fields.unwrap_or_default());
+    let crc = crc32c::crc32c(&line);
+    line.extend_from_slice(format!(",\"crc\":\"{crc:08x}\"}}\n").as_bytes());
+    line
+}
+
+/// A line that checked.
+pub struct Decoded {
+    /// What it says.
+    pub entry: Entry,
+    /// All lines before this `seq` were durable when it was written.
+    pub synced: Option<u64>,
+}
+
+/// Checks and reads a line (without its newline); the error says what is wrong, in words.
+pub fn decode(line: &[u8]) -> Result<Decoded, String> {
+    if line.len() > LINE_MAX {
+        return Err(format!("the line is longer than {LINE_MAX} bytes"));
+    }
+    let checked = line.len().checked_sub(CRC_FIELD).ok_or("the line is cut short")?;
+    let (content, tail) = line.split_at(checked);
+    let crc = tail
+        .strip_prefix(br#","crc":""#)
+        .and_then(|rest| rest.strip_suffix(br#""}"#))
+        .and_then(|hex| std::str::from_utf8(hex).ok())
+        .and_then(|hex| u32::from_str_radix(hex, 16).ok())
+        .ok_or("the line does not end with its checksum")?;
+    if crc != crc32c::crc32c(content) {
+        return Err("the checksum does not match".into());
+    }
+    let unreadable = |error: serde_json::Error| format!("the line cannot be read: {error}");
+    let mut value: Value = serde_json::from_slice(line).map_err(unreadable)?;
+    if contains(line, br#"_b64":"#) {
+        join_paths(&mut value);
+    }
+    let fields = value.as_object_mut().ok_or("the line is not an object")?;
+    fields.remove("crc");
+    let seq = fields.remove("seq").and_then(|seq| seq.as_u64()).ok_or("seq is missing")?;
+    let synced = fields.remove("synced").and_then(|synced| synced.as_u64());
+    let time = fields.remove("time").ok_or("time is missing")?;
+    let time = time.as_str().and_then(|text| text.parse().ok()).ok_or("time cannot be read")?;
+    let record = serde_json::from_value(value).map_err(unreadable)?;
+    Ok(Decoded { entry: Entry { seq, time, record }, synced })
+}
+
+fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+    bytes.windows(wanted.len()).any(|window| window == wanted)
+}
+
+/// `"path":{"b64":"…"}` becomes `"path":"lossy","path_b64":"…"`, at any depth.
+fn split_paths(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(split_paths),
+        Value::Object(fields) => {
+            let mut exact = Map::new();
+            for (name, field) in fields.iter_mut() {
+                match field.as_object_mut().and_then(|inner| inner.remove("b64")) {
+                    Some(Value::String(b64)) => {
+                        let bytes = STANDARD.decode(&b64).unwrap_or_default();
+                        *field = Value::String(String::from_utf8_lossy(&bytes).into_owned());
+                        exact.insert(format!("{name}_b64"), Value::String(b64));
+                    }
+                    _ => split_paths(field),
+                }
+            }
+            fields.extend(exact);
+        }
+        _ => {}
+    }
+}
+
+/// The reverse of [`split_paths`].
+fn join_paths(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(join_paths),
+        Value::Object(fields) => {
+            let names: Vec<String> = fields
+                .keys()
+                .filter_map(|key| key.strip_suffix("_b64").map(str::to_owned))
+                .collect();
+            for name in names {
+                if let Some(b64) = fields.remove(&format!("{name}_b64")) {
+                    fields.insert(name, Value::Object(Map::from_iter([("b64".to_owned(), b64)])));
+                }
+            }
+            fields.values_mut().for_each(join_paths);
+        }
+        _ => {}
+    }
+}
+
+/// Cuts the longest texts until the object fits.
+fn shorten(body: &[u8]) -> Result<Vec<u8>, Errno> {
+    let value: Value = serde_json::from_slice(body).map_err(|_| Errno::INVAL)?;
+    let mut keep = 16_384;
+    while keep >= 64 {
+        let mut shorter = value.clone();
+        cut_texts(&mut shorter, keep);
+        if let Some(fields) = shorter.as_object_mut() {
+            fields.insert("shortened".into(), Value::Bool(true));
+        }
+        let body = serde_json::to_vec(&shorter).map_err(|_| Errno::INVAL)?;
+        if body.len() <= BODY_MAX {
+            return Ok(body);
+        }
+        keep /= 2;
+    }
+    Err(Errno::NAMETOOLONG)
+}
+
+fn cut_texts(value: &mut Value, keep: usize) {
+    match value {
+        // A multiple of four bytes of base64 is base64 again.
+        Value::String(text) => text.truncate(text.floor_char_boundary(keep)),
+        Value::Array(items) => items.iter_mut().for_each(|item| cut_texts(item, keep)),
+        Value::Object(fields) => fields.values_mut().for_each(|field| cut_texts(field, keep)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::Path;
+
+    use super::super::tests::operation;
+    use super::*;
+    use crate::types::ViewPath;
+
+    #[track_caller]
+    fn check(record: Record) -> String {
+        let time: jiff::Timestamp = "2026-11-23T13:00:00.000000001Z".parse().unwrap();
+        let line = line(7, time, Some(5), &body(&record).unwrap());
+        let text = String::from_utf8(line).unwrap();
+        let decoded = decode(text.trim_end().as_bytes()).unwrap();
+        assert_eq!(decoded.entry, Entry { seq: 7, time, record });
+        assert_eq!(decoded.synced, Some(5));
+        text
+    }
+
+    #[test]
+    fn a_line_says_what_was_recorded() {
+        let text = check(operation("/inbox/a \"quoted\" {\"b64\":\"x\"}", false));
+        assert!(
+            text.starts_with(r#"{"seq":7,"time":"2026-11-23T13:00:00.000000001Z","synced":5,"#)
+        );
+    }
+
+    #[test]
+    fn a_path_of_any_bytes_survives() {
+        let Record::Operation(mut record) = operation("/", true) else { unreachable!() };
+        record.path = ViewPath::parse(Path::new(OsStr::from_bytes(b"/inbox/\xff\n"))).unwrap();
+        record.target = ViewPath::parse(Path::new("/plain"));
+        let text = check(Record::Operation(record));
+        assert!(text.contains(r#""path_b64":"L2luYm94L/8K""#), "{text}");
+        assert!(text.contains("\"path\":\"/inbox/\u{fffd}\\n\""), "{text}");
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let body = body(&operation("/inbox/a", true)).unwrap();
+        let line = line(7, jiff::Timestamp::UNIX_EPOCH, None, &body);
+        let line = &line[..line.len() - 1];
+        for at in 0..line.len() {
+            for bit in 0..8 {
+                let mut damaged = line.to_vec();
+                damaged[at] ^= 1 << bit;
+                // The case of a checksum's digits does not change what they say.
+                if !damaged.eq_ignore_ascii_case(line) || at < line.len() - 10 {
+                    assert!(decode(&damaged).is_err(), "bit {bit} of byte {at}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_is_cut_only_where_nothing_depends_on_it() {
+        let long = format!("/{}", "\u{1}".repeat(30_000));
+        let body = body(&operation(&long, true)).unwrap();
+        let line = line(u64::MAX, jiff::Timestamp::now(), Some(u64::MAX), &body);
+        assert!(line.len() <= LINE_MAX + 1);
+        assert!(contains(&line, b"\"shortened\":true"));
+        assert!(decode(&line[..line.len() - 1]).is_ok());
+        let purge = Record::Purge(super::super::record::PurgeRecord {
+            txid: crate::types::TxId(ulid::Ulid::nil()),
+            reason: long,
+        });
+        assert_eq!(super::body(&purge), Err(Errno::NAMETOOLONG));
+    }
+}

@@ -1,0 +1,200 @@
+//! Reads the segments of a ledger that may be in use: for `.audit` and for commands. Only whole lines
+//! are shown. Needs no daemon.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::encode;
+use super::{Entry, LedgerError, segment};
+use crate::error::errno_of;
+
+/// Longest line with its newline: as far as one must look back for the last newline.
+const TAIL: u64 = encode::LINE_MAX as u64 + 1;
+
+struct Part {
+    name: String,
+    file: File,
+    /// Offset of its first byte in the whole.
+    start: u64,
+    /// Bytes of whole lines.
+    length: u64,
+}
+
+/// All retained segments as one stream of bytes, as of [`Reader::open`] or the last
+/// [`Reader::refresh`].
+pub struct Reader {
+    dir: PathBuf,
+    parts: Vec<Part>,
+}
+
+impl Reader {
+    /// Opens the segments in a directory; none is an empty stream.
+    pub fn open(dir: &Path) -> Result<Self, LedgerError> {
+        let mut reader = Self { dir: dir.to_owned(), parts: Vec::new() };
+        reader.refresh()?;
+        Ok(reader)
+    }
+
+    /// Takes in what was appended since. Offsets stay valid.
+    pub fn refresh(&mut self) -> Result<(), LedgerError> {
+        let failed = |attempted, name: &str, error: &io::Error| LedgerError::Io {
+            attempted,
+            segment: name.to_owned(),
+            errno: errno_of(error),
+        };
+        let listed = std::fs::read_dir(&self.dir)
+            .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect())
+            .map_err(|error| failed("list", "directory", &error))?;
+        let names: Vec<std::ffi::OsString> = listed;
+        let mut numbers: Vec<u64> = names.iter().filter_map(|n| segment::number_of(n)).collect();
+        numbers.sort_unstable();
+        let mut start = 0;
+        let mut known = std::mem::take(&mut self.parts).into_iter().peekable();
+        for number in numbers {
+            let name = segment::file_name(number).to_string_lossy().into_owned();
+            let file = match known.next_if(|part| part.name == name) {
+                Some(part) => part.file,
+                None => File::open(self.dir.join(&name))
+                    .map_err(|error| failed("open", &name, &error))?,
+            };
+            let length = whole_lines(&file).map_err(|error| failed("read", &name, &error))?;
+            self.parts.push(Part { name, file, start, length });
+            start += length;
+        }
+        Ok(())
+    }
+
+    /// Bytes of all whole lines.
+    pub fn len(&self) -> u64 {
+        self.parts.last().map_or(0, |part| part.start + part.length)
+    }
+
+    /// Whether there is no line.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Fills `buffer` from an offset; less only at the end.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut done = 0;
+        for part in &self.parts {
+            let at = offset + done as u64;
+            if at < part.start || at >= part.start + part.length {
+                continue;
+            }
+            let rest = part.start + part.length - at;
+            let room = buffer.get_mut(done..).unwrap_or_default();
+            let wanted = room.len().min(usize::try_from(rest).unwrap_or(usize::MAX));
+            let room = room.get_mut(..wanted).unwrap_or_default();
+            let mut filled = 0;
+            while filled < wanted {
+                let target = room.get_mut(filled..).unwrap_or_default();
+                match part.file.read_at(target, at - part.start + filled as u64) {
+                    Ok(0) => return Ok(done + filled),
+                    Ok(read) => filled += read,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            done += filled;
+        }
+        Ok(done)
+    }
+
+    /// The lines from an offset that begins one, with their newlines. After the last, `refresh` and
+    /// [`Lines::offset`] continue.
+    pub fn lines(&self, offset: u64) -> Lines<'_> {
+        Lines { reader: self, offset, buffer: Vec::new(), taken: 0 }
+    }
+
+    /// The entries from an offset that begins a line.
+    pub fn entries(&self, offset: u64) -> impl Iterator<Item = Result<Entry, LedgerError>> + '_ {
+        self.lines(offset).enumerate().map(move |(at, line)| {
+            let (offset, line) = line?;
+            let line = line.strip_suffix(b"\n").unwrap_or(&line);
+            encode::decode(line).map(|decoded| decoded.entry).map_err(|why| LedgerError::Damaged {
+                segment: self.segment_at(offset),
+                line: at as u64 + 1,
+                why,
+            })
+        })
+    }
+
+    fn segment_at(&self, offset: u64) -> String {
+        let part = self.parts.iter().rfind(|part| part.start <= offset);
+        part.map_or_else(String::new, |part| part.name.clone())
+    }
+}
+
+/// See [`Reader::lines`].
+pub struct Lines<'a> {
+    reader: &'a Reader,
+    offset: u64,
+    buffer: Vec<u8>,
+    taken: usize,
+}
+
+impl Lines<'_> {
+    /// Offset of the next line.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+}
+
+impl Iterator for Lines<'_> {
+    type Item = Result<(u64, Vec<u8>), LedgerError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let rest = self.buffer.get(self.taken..).unwrap_or_default();
+            if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line = rest.get(..=end).unwrap_or_default().to_owned();
+                let offset = self.offset;
+                self.taken += line.len();
+                self.offset += line.len() as u64;
+                return Some(Ok((offset, line)));
+            }
+            let mut more = vec![0; 256 * 1024];
+            let at = self.offset + rest.len() as u64;
+            match self.reader.read_at(at, &mut more) {
+                // Every part ends with a newline, so nothing is left over.
+                Ok(0) => return None,
+                Ok(read) => {
+                    more.truncate(read);
+                    self.buffer.drain(..self.taken);
+                    self.taken = 0;
+                    self.buffer.append(&mut more);
+                }
+                Err(error) => {
+                    let segment = self.reader.segment_at(at);
+                    self.offset = u64::MAX / 2;
+                    self.buffer.clear();
+                    self.taken = 0;
+                    let errno = errno_of(&error);
+                    return Some(Err(LedgerError::Io { attempted: "read", segment, errno }));
+                }
+            }
+        }
+    }
+}
+
+/// Bytes up to the last newline.
+fn whole_lines(file: &File) -> io::Result<u64> {
+    let length = file.metadata()?.len();
+    let start = length.saturating_sub(TAIL);
+    let mut tail = vec![0; usize::try_from(length - start).unwrap_or(0)];
+    let mut filled = 0;
+    while let Some(room) = tail.get_mut(filled..).filter(|room| !room.is_empty()) {
+        match file.read_at(room, start + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    tail.truncate(filled);
+    let newline = tail.iter().rposition(|byte| *byte == b'\n');
+    Ok(newline.map_or(0, |at| start + at as u64 + 1))
+}

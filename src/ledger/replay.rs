@@ -1,0 +1,279 @@
+//! Reads a ledger that is not in use, checks it, and repairs what a crash may have left.
+//!
+//! A crash may leave the end of the ledger torn: lines that were written but not synced are there,
+//! not there, or there in part and in any order. Such an end is cut off. Damage of a line that was
+//! durable is never repaired. The two are told apart by `synced` ([`super::encode`]): when a later
+//! line says that the damaged one had been synced, it is damage.
+//!
+//! After a failed sync the lines that it should have written follow in a new segment, whose version
+//! record has the `seq` of the first of them and says `after_failed_sync`. Whatever the old segment
+//! holds from that `seq` on was never durable and is void, duplicates included: it is cut off.
+
+use crate::error::Errno;
+use crate::storage::Storage;
+
+use super::encode::{self, Decoded};
+use super::record::{Record, VersionRecord};
+use super::{Entry, LedgerError, segment};
+
+/// What reads are aligned to, so that they can go past the page cache.
+const CHUNK: usize = 1 << 20;
+const NO_VERSION: &str = "the segment does not begin with a version record";
+
+/// Where writing goes on.
+#[derive(Debug, Default)]
+pub struct Replayed {
+    /// The last segment; 0 when there is none.
+    pub segment: u64,
+    /// Its length in bytes.
+    pub length: u64,
+    /// The next record's position.
+    pub next_seq: u64,
+    /// Bytes that were cut off.
+    pub torn_bytes: u64,
+    /// The last record is neither `mounted` nor `unmounted`.
+    pub unclean: bool,
+}
+
+/// The lines of a segment up to the first that does not check.
+struct Scanned {
+    entries: Vec<Entry>,
+    /// Bytes of the lines that check.
+    good: u64,
+    length: u64,
+    /// Line number and reason of the first bad line.
+    bad: Option<(u64, String)>,
+    /// Largest `synced` of a whole line after the first bad one.
+    synced_after: u64,
+}
+
+/// Checks all segments, hands each entry to `replay` in order, and cuts off what a crash tore.
+pub fn replay<S: Storage>(
+    storage: &S,
+    dir: &S::Dir,
+    replay: &mut dyn FnMut(&Entry),
+) -> Result<Replayed, LedgerError> {
+    let list = |errno| LedgerError::Io { attempted: "list", segment: "directory".into(), errno };
+    let mut numbers = segment::list(storage, dir).map_err(list)?;
+    let mut result = Replayed::default();
+    drop_unborn(storage, dir, &mut numbers, &mut result)?;
+    let mut next: Option<u64> = None;
+    let mut last = None;
+    for (at, number) in numbers.iter().copied().enumerate() {
+        if at > 0 && number != result.segment + 1 {
+            let missing = result.segment + 1;
+            return Err(damaged(missing, 0, "the segment is missing".into()));
+        }
+        let follower = numbers.get(at + 1).copied();
+        let mut scanned = scan(storage, dir, number, next)?;
+        let end = match follower {
+            Some(follower) => Some(opening(storage, dir, follower)?),
+            None => None,
+        };
+        cut_torn(storage, dir, number, &mut scanned, end, &mut result)?;
+        for entry in &scanned.entries {
+            replay(entry);
+            next = Some(entry.seq + 1);
+        }
+        let spoken =
+            scanned.entries.iter().rfind(|entry| !matches!(entry.record, Record::Version(_)));
+        if let Some(entry) = spoken {
+            last = Some(matches!(entry.record, Record::Mount(_)));
+        }
+        result.segment = number;
+        result.length = scanned.good;
+    }
+    result.next_seq = next.unwrap_or(0);
+    result.unclean = last == Some(false) || result.torn_bytes > 0;
+    Ok(result)
+}
+
+/// Removes a last segment in which nothing was ever synced: its version record is synced before
+/// anything follows, so without one it holds no record that anybody was promised.
+fn drop_unborn<S: Storage>(
+    storage: &S,
+    dir: &S::Dir,
+    numbers: &mut Vec<u64>,
+    result: &mut Replayed,
+) -> Result<(), LedgerError> {
+    let Some(number) = numbers.last().copied() else { return Ok(()) };
+    if first_line(storage, dir, number)?.is_ok() {
+        return Ok(());
+    }
+    let scanned = scan(storage, dir, number, None)?;
+    if let Some((line, why)) = scanned.bad.filter(|_| scanned.synced_after > 0) {
+        return Err(damaged(number, line, why));
+    }
+    let failed = |errno| io("remove", number, errno);
+    storage.unlink(dir, &segment::file_name(number)).map_err(failed)?;
+    storage.sync_dir(dir).map_err(failed)?;
+    result.torn_bytes += scanned.length;
+    numbers.pop();
+    Ok(())
+}
+
+/// Decides what the end of a segment is: whole, torn or void (then it is cut off), or damaged.
+/// `end` is the position at which the following segment takes over, and whether a sync had failed.
+fn cut_torn<S: Storage>(
+    storage: &S,
+    dir: &S::Dir,
+    number: u64,
+    scanned: &mut Scanned,
+    end: Option<(u64, bool)>,
+    result: &mut Replayed,
+) -> Result<(), LedgerError> {
+    let reached = scanned.entries.last().map_or(0, |entry| entry.seq + 1);
+    match end {
+        Some((seq, true)) if reached >= seq => {
+            let kept = scanned.entries.iter().take_while(|entry| entry.seq < seq).count();
+            scanned.good = match scanned.entries.get(kept) {
+                Some(_) => length_of(storage, dir, number, kept)?,
+                None => scanned.good,
+            };
+            scanned.entries.truncate(kept);
+        }
+        Some((seq, _)) => {
+            if let Some((line, why)) = scanned.bad.take() {
+                return Err(damaged(number, line, why));
+            }
+            if reached != seq {
+                let why = format!("the segment ends before seq {seq}, which the next begins with");
+                return Err(damaged(number, scanned.entries.len() as u64, why));
+            }
+        }
+        None => {
+            if let Some((line, why)) = scanned.bad.take_if(|_| scanned.synced_after > reached) {
+                return Err(damaged(number, line, why));
+            }
+        }
+    }
+    if scanned.length == scanned.good {
+        return Ok(());
+    }
+    let failed = |errno| io("cut the torn end of", number, errno);
+    let file = storage.open_write(dir, &segment::file_name(number)).map_err(failed)?;
+    storage.set_len(&file, scanned.good).map_err(failed)?;
+    storage.sync_file(&file).map_err(failed)?;
+    result.torn_bytes += scanned.length - scanned.good;
+    Ok(())
+}
+
+/// The `seq` of a segment's version record, and whether it was begun after a failed sync.
+fn opening<S: Storage>(storage: &S, dir: &S::Dir, number: u64) -> Result<(u64, bool), LedgerError> {
+    match first_line(storage, dir, number)? {
+        Ok(Entry { seq, record: Record::Version(version), .. }) => {
+            Ok((seq, version.after_failed_sync))
+        }
+        Ok(_) => Err(damaged(number, 1, NO_VERSION.into())),
+        Err(why) => Err(damaged(number, 1, why)),
+    }
+}
+
+/// A segment's first line, or why it does not check.
+fn first_line<S: Storage>(
+    storage: &S,
+    dir: &S::Dir,
+    number: u64,
+) -> Result<Result<Entry, String>, LedgerError> {
+    let bytes = read(storage, dir, number, CHUNK as u64)?;
+    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
+        return Ok(Err("the line has no end".into()));
+    };
+    let line = bytes.get(..end).unwrap_or_default();
+    Ok(encode::decode(line).and_then(|decoded| admit(decoded, 0, None)))
+}
+
+/// Bytes of the first `lines` lines.
+fn length_of<S: Storage>(
+    storage: &S,
+    dir: &S::Dir,
+    number: u64,
+    lines: usize,
+) -> Result<u64, LedgerError> {
+    let bytes = read(storage, dir, number, u64::MAX)?;
+    Ok(bytes.split_inclusive(|byte| *byte == b'\n').take(lines).map(|line| line.len() as u64).sum())
+}
+
+fn scan<S: Storage>(
+    storage: &S,
+    dir: &S::Dir,
+    number: u64,
+    mut expected: Option<u64>,
+) -> Result<Scanned, LedgerError> {
+    let bytes = read(storage, dir, number, u64::MAX)?;
+    let length = bytes.len() as u64;
+    let mut scanned = Scanned { entries: Vec::new(), good: 0, length, bad: None, synced_after: 0 };
+    for (at, raw) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
+        let decoded = match raw.strip_suffix(b"\n") {
+            Some(line) => encode::decode(line),
+            None => Err("the line has no end".into()),
+        };
+        if scanned.bad.is_some() {
+            let synced = decoded.ok().and_then(|decoded| decoded.synced);
+            scanned.synced_after = scanned.synced_after.max(synced.unwrap_or(0));
+            continue;
+        }
+        match decoded.and_then(|decoded| admit(decoded, at, expected)) {
+            Ok(entry) => {
+                expected = Some(entry.seq + 1);
+                scanned.good += raw.len() as u64;
+                scanned.entries.push(entry);
+            }
+            Err(why) => scanned.bad = Some((at as u64 + 1, why)),
+        }
+    }
+    Ok(scanned)
+}
+
+/// Checks a line's place: versions open segments, and positions have no gaps.
+fn admit(decoded: Decoded, at: usize, expected: Option<u64>) -> Result<Entry, String> {
+    let entry = decoded.entry;
+    match &entry.record {
+        Record::Version(VersionRecord { format: 1, .. }) if at == 0 => {}
+        Record::Version(version) if at == 0 => {
+            return Err(format!("format {} is not known to this program", version.format));
+        }
+        _ if at == 0 => return Err(NO_VERSION.into()),
+        Record::Version(_) => return Err("a version record inside a segment".into()),
+        _ => {}
+    }
+    match expected {
+        // The version record after a failed sync takes the position of the first void line.
+        Some(seq) if entry.seq != seq => Err(format!("seq is {} where {seq} must be", entry.seq)),
+        _ => Ok(entry),
+    }
+}
+
+/// A segment, or its first `most` bytes, past the page cache where that is possible: after a failed sync the cache holds
+/// lines that the disk does not.
+fn read<S: Storage>(
+    storage: &S,
+    dir: &S::Dir,
+    number: u64,
+    most: u64,
+) -> Result<Vec<u8>, LedgerError> {
+    let failed = |errno| io("read", number, errno);
+    let (file, _) = storage.open_readback(dir, &segment::file_name(number)).map_err(failed)?;
+    let mut bytes = Vec::new();
+    loop {
+        let start = bytes.len();
+        bytes.resize(start + CHUNK, 0);
+        let room = bytes.get_mut(start..).unwrap_or_default();
+        let length = storage.read_at(&file, room, start as u64).map_err(failed)?;
+        bytes.truncate(start + length);
+        // Aligned reads are short only at the end.
+        if length < CHUNK || bytes.len() as u64 >= most {
+            return Ok(bytes);
+        }
+    }
+}
+
+fn damaged(number: u64, line: u64, why: String) -> LedgerError {
+    let segment = segment::file_name(number).to_string_lossy().into_owned();
+    LedgerError::Damaged { segment, line, why }
+}
+
+pub(super) fn io(attempted: &'static str, number: u64, errno: Errno) -> LedgerError {
+    let segment = segment::file_name(number).to_string_lossy().into_owned();
+    LedgerError::Io { attempted, segment, errno }
+}

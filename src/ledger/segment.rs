@@ -1,0 +1,44 @@
+//! Segment files: `00000001.jsonl` and on, without gaps.
+
+use std::ffi::{OsStr, OsString};
+
+use crate::error::Errno;
+use crate::storage::Storage;
+
+/// Bytes after which the next segment is begun.
+pub const SEGMENT_MAX: u64 = 64 << 20;
+
+/// File name of a segment.
+pub fn file_name(number: u64) -> OsString {
+    format!("{number:08}.jsonl").into()
+}
+
+/// The number that a file name stands for; `None` if it is not a segment's.
+pub fn number_of(name: &OsStr) -> Option<u64> {
+    let number = name.to_str()?.strip_suffix(".jsonl")?.parse().ok()?;
+    (number > 0 && file_name(number) == name).then_some(number)
+}
+
+/// The segments in a ledger's directory, in order.
+pub fn list<S: Storage>(storage: &S, dir: &S::Dir) -> Result<Vec<u64>, Errno> {
+    let names = storage.list(dir)?;
+    let mut numbers: Vec<u64> = names.iter().filter_map(|name| number_of(name)).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_names_are_segments() {
+        assert_eq!(number_of(OsStr::new("00000012.jsonl")), Some(12));
+        assert_eq!(number_of(&file_name(123_456_789)), Some(123_456_789));
+        for other in
+            ["0000001.jsonl", "00000000.jsonl", "00000001.json", "reserve", "+0000001.jsonl"]
+        {
+            assert_eq!(number_of(OsStr::new(other)), None, "{other}");
+        }
+    }
+}

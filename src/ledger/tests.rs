@@ -1,0 +1,280 @@
+use std::path::Path;
+
+use super::record::{MountEvent, MountRecord, OperationRecord, Verdict};
+use super::*;
+use crate::storage::real::{RealDir, RealStorage};
+use crate::storage::simulated::{DeviceOptions, Fault, Names, SimulatedDir, SimulatedStorage};
+use crate::types::{Operation, ViewPath};
+
+pub(super) fn operation(path: &str, allowed: bool) -> Record {
+    Record::Operation(Box::new(OperationRecord {
+        op: Operation::Create,
+        decision: if allowed { Verdict::Allowed } else { Verdict::Denied },
+        rule: None,
+        gate: None,
+        reason: None,
+        uid: 1,
+        gid: 1,
+        pid: 1,
+        exe: None,
+        path: ViewPath::parse(Path::new(path)).unwrap(),
+        target: None,
+        branch: None,
+        result: "ok".into(),
+        written: None,
+        count: None,
+    }))
+}
+
+fn unmounted() -> Record {
+    let event = MountEvent::Unmounted;
+    Record::Mount(MountRecord { event, mountpoint: "/mnt".into(), uid: 0, pid: 1 })
+}
+
+/// Opens a ledger and gives what it holds, versions and gaps left out, with what was found.
+fn open<S: Storage>(
+    storage: &Arc<S>,
+    dir: &S::Dir,
+) -> Result<(Arc<Ledger<S>>, Opened, Vec<String>), LedgerError> {
+    let mut paths = Vec::new();
+    let mut next = 0;
+    let mut replay = |entry: &Entry| {
+        assert_eq!(entry.seq, next, "positions have no gaps");
+        next += 1;
+        if let Record::Operation(operation) = &entry.record {
+            paths.push(operation.path.to_string());
+        }
+    };
+    let (ledger, opened) = Ledger::open(storage.clone(), dir.clone(), "lab", &mut replay)?;
+    Ok((ledger, opened, paths))
+}
+
+fn disk() -> (tempfile::TempDir, Arc<RealStorage>, RealDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = RealDir::open(folder.path()).unwrap();
+    (folder, Arc::new(RealStorage), dir)
+}
+
+/// A ledger with three operations, closed cleanly or not.
+fn written(clean: bool) -> (tempfile::TempDir, Arc<RealStorage>, RealDir) {
+    let (folder, storage, dir) = disk();
+    let (ledger, ..) = open(&storage, &dir).unwrap();
+    for path in ["/a", "/b", "/c"] {
+        ledger.append(operation(path, true), Durability::Sync).unwrap();
+    }
+    if clean {
+        ledger.append(unmounted(), Durability::Sync).unwrap();
+    }
+    ledger.close().unwrap();
+    (folder, storage, dir)
+}
+
+#[test]
+fn what_was_appended_is_replayed() {
+    let (_folder, storage, dir) = written(true);
+    let (ledger, opened, paths) = open(&storage, &dir).unwrap();
+    assert_eq!(paths, ["/a", "/b", "/c"]);
+    assert!(!opened.unclean && opened.torn_bytes == 0);
+    ledger.close().unwrap();
+    assert_eq!(ledger.append(operation("/d", true), Durability::Sync), Err(Errno::IO));
+    assert_eq!(ledger.append(operation("/d", true), Durability::Async), Err(Errno::IO));
+}
+
+#[test]
+fn an_unclean_stop_is_recorded_as_a_gap() {
+    let (folder, storage, dir) = written(false);
+    let (ledger, opened, _) = open(&storage, &dir).unwrap();
+    assert!(opened.unclean);
+    drop(ledger);
+    let text = std::fs::read_to_string(folder.path().join("00000001.jsonl")).unwrap();
+    assert!(text.lines().last().unwrap().contains(r#""kind":"gap""#), "{text}");
+}
+
+#[test]
+fn a_torn_last_line_is_cut_off_wherever_it_was_torn() {
+    let (folder, storage, dir) = written(false);
+    let path = folder.path().join("00000001.jsonl");
+    let whole = std::fs::read(&path).unwrap();
+    let last = whole[..whole.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
+    for end in [last + 1, last + 40, whole.len() - 1] {
+        std::fs::write(&path, &whole[..end]).unwrap();
+        let (ledger, opened, paths) = open(&storage, &dir).unwrap();
+        assert_eq!(paths, ["/a", "/b"]);
+        assert_eq!(opened.torn_bytes, (end - last) as u64);
+        ledger.close().unwrap();
+        let (_, opened, _) = open(&storage, &dir).unwrap();
+        assert_eq!(opened.torn_bytes, 0);
+    }
+}
+
+#[test]
+fn damage_of_a_durable_line_is_refused_and_named() {
+    let (folder, storage, dir) = written(true);
+    let path = folder.path().join("00000001.jsonl");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.windows(4).position(|window| window == b"\"/b\"").unwrap() + 2;
+    bytes[at] = b'x';
+    std::fs::write(&path, &bytes).unwrap();
+    match open(&storage, &dir).map(drop) {
+        Err(LedgerError::Damaged { segment, line, .. }) => {
+            assert_eq!((segment.as_str(), line), ("00000001.jsonl", 3));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(std::fs::read(&path).unwrap(), bytes, "nothing was changed");
+}
+
+#[test]
+fn a_removed_line_is_refused() {
+    let (folder, storage, dir) = written(true);
+    let path = folder.path().join("00000001.jsonl");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let kept: Vec<&str> = text.lines().filter(|line| !line.contains("\"/b\"")).collect();
+    std::fs::write(&path, kept.join("\n") + "\n").unwrap();
+    assert!(matches!(open(&storage, &dir).map(drop), Err(LedgerError::Damaged { line: 3, .. })));
+}
+
+#[test]
+fn many_callers_share_fsyncs_and_none_is_lost() {
+    let (folder, storage, dir) = disk();
+    let (ledger, ..) = open(&storage, &dir).unwrap();
+    std::thread::scope(|scope| {
+        for caller in 0..8 {
+            let ledger = &ledger;
+            scope.spawn(move || {
+                for at in 0..50 {
+                    let durability =
+                        if at % 10 == 0 { Durability::Sync } else { Durability::Group };
+                    ledger.append(operation(&format!("/{caller}/{at}"), true), durability).unwrap();
+                }
+            });
+        }
+    });
+    ledger.flush().unwrap();
+    let reader = Reader::open(folder.path()).unwrap();
+    assert_eq!(reader.entries(0).filter(|entry| entry.is_ok()).count(), 401);
+    ledger.close().unwrap();
+    let (_, _, paths) = open(&storage, &dir).unwrap();
+    assert_eq!(paths.len(), 400);
+}
+
+#[test]
+fn the_reader_is_one_stream_and_shows_whole_lines_only() {
+    let (folder, ..) = written(true);
+    let first = std::fs::read(folder.path().join("00000001.jsonl")).unwrap();
+    let second = [b"second\n".as_slice(), b"half a li"].concat();
+    std::fs::write(folder.path().join("00000002.jsonl"), second).unwrap();
+    let mut reader = Reader::open(folder.path()).unwrap();
+    assert_eq!(reader.len(), first.len() as u64 + 7);
+    let mut buffer = vec![0; first.len() + 100];
+    let read = reader.read_at(3, &mut buffer).unwrap();
+    assert_eq!(&buffer[..read], [&first[3..], b"second\n"].concat());
+    assert_eq!(reader.lines(0).count(), 6);
+    std::fs::write(folder.path().join("00000002.jsonl"), "second\nhalf a line\n").unwrap();
+    let seen = reader.len();
+    reader.refresh().unwrap();
+    assert_eq!(reader.lines(seen).next().unwrap().unwrap().1, b"half a line\n");
+}
+
+/// A simulated disk whose ledger has been given work until the power went.
+fn work(storage: &Arc<SimulatedStorage>, dir: &SimulatedDir) -> Vec<String> {
+    let mut promised = Vec::new();
+    let Ok((ledger, ..)) = open(storage, dir) else { return promised };
+    for at in 0..6 {
+        let _ = ledger.append(operation(&format!("/async/{at}"), true), Durability::Async);
+        let path = format!("/sync/{at}");
+        if ledger.append(operation(&path, true), Durability::Sync).is_ok() {
+            promised.push(path);
+        }
+    }
+    let _ = ledger.close();
+    promised
+}
+
+fn simulated(names: Names) -> (Arc<SimulatedStorage>, SimulatedDir) {
+    let storage = SimulatedStorage::new(names);
+    let dir = storage.add_device(DeviceOptions::default());
+    (storage.shared(), dir)
+}
+
+#[track_caller]
+fn check_promises(after: SimulatedStorage, dir: &SimulatedDir, promised: &[String], what: &str) {
+    let after = after.shared();
+    let (ledger, _, paths) = open(&after, dir).unwrap_or_else(|error| panic!("{what}: {error}"));
+    for path in promised {
+        assert!(paths.contains(path), "{what}: {path} was promised; there are {paths:?}");
+    }
+    ledger.append(operation("/again", true), Durability::Sync).unwrap();
+    ledger.close().unwrap();
+    drop(ledger);
+    let (_, _, paths) = open(&after, dir).unwrap_or_else(|error| panic!("{what}, again: {error}"));
+    assert!(paths.contains(&"/again".to_owned()));
+}
+
+#[test]
+fn a_crash_at_any_step_loses_nothing_that_was_promised() {
+    for names in [Names::Journal, Names::Independent] {
+        let (storage, dir) = simulated(names);
+        work(&storage, &dir);
+        let steps = storage.steps();
+        for step in 0..=steps {
+            let (storage, dir) = simulated(names);
+            storage.fail_at(step, Fault::Crash);
+            let promised = work(&storage, &dir);
+            for seed in 0..4 {
+                let what = format!("{names:?}, step {step}, seed {seed}");
+                check_promises(storage.crash(seed), &dir, &promised, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_error_at_any_step_loses_nothing_that_was_promised() {
+    for errno in [Errno::IO, Errno::NOSPC] {
+        let (storage, dir) = simulated(Names::Independent);
+        work(&storage, &dir);
+        let steps = storage.steps();
+        for step in 0..=steps {
+            let (storage, dir) = simulated(Names::Independent);
+            storage.fail_at(step, Fault::Errno(errno));
+            let promised = work(&storage, &dir);
+            for seed in 0..4 {
+                let what = format!("{errno:?} at step {step}, seed {seed}");
+                check_promises(storage.crash(seed), &dir, &promised, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_and_heals() {
+    let storage = SimulatedStorage::new(Names::Journal);
+    let small = DeviceOptions { capacity: 4 << 20, ..DeviceOptions::default() };
+    let dir = storage.add_device(small);
+    let storage = storage.shared();
+    let (ledger, ..) = open(&storage, &dir).unwrap();
+    ledger.accepts_mutations().unwrap();
+    storage.set_options(0, DeviceOptions { capacity: 0, ..small });
+    let long = format!("/{}", "x".repeat(8000));
+    let mut written = vec![long.clone(); 100];
+    let refused = written.iter().position(|path| {
+        ledger.append(operation(path, true), Durability::Sync) == Err(Errno::NOSPC)
+    });
+    written.truncate(refused.expect("the disk is full"));
+    assert_eq!(ledger.accepts_mutations(), Err(Errno::NOSPC));
+    assert_eq!(ledger.flush(), Ok(()));
+    storage.set_options(0, small);
+    let start = std::time::Instant::now();
+    while ledger.accepts_mutations().is_err() {
+        assert!(start.elapsed().as_secs() < 20, "it does not heal");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    ledger.append(operation("/b", true), Durability::Sync).unwrap();
+    ledger.append(unmounted(), Durability::Sync).unwrap();
+    ledger.close().unwrap();
+    let (_, opened, paths) = open(&storage, &dir).unwrap();
+    written.push("/b".into());
+    assert_eq!(paths, written);
+    assert!(!opened.unclean);
+}

@@ -1,0 +1,475 @@
+//! The thread that writes. States, and the function of each transition:
+//!
+//! ```text
+//!            write: ENOSPC            write: ENOSPC again
+//!   HEALTHY ───────────────▶ RESERVE ─────────────────────▶ FULL
+//!      ▲     (spend_reserve)    │  ▲                          │
+//!      └────────────────────────┘  └──────────────────────────┘
+//!           refill_reserve                 commit: written
+//!
+//!   any ── sync or write: another error ──▶ rewrite ── fails ──▶ DEAD (until opened again)
+//! ```
+//!
+//! HEALTHY: everything is accepted. RESERVE: mutations are denied, records are still written with the
+//! space of the reserve. FULL: records are refused with ENOSPC, those accepted earlier wait in
+//! memory. DEAD: everything is refused with EIO.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use super::denials::Denials;
+use super::record::{Record, VersionRecord};
+use super::{Durability, encode, segment};
+use crate::error::Errno;
+use crate::storage::Storage;
+
+/// Longest wait of a `group` record for its fsync.
+const GROUP_DELAY: Duration = Duration::from_millis(100);
+/// How often a full disk is tried again.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// Bytes written since the last fsync that cause one.
+const UNSYNCED_MAX: u64 = 1 << 20;
+/// Messages taken in one go.
+const BATCH_MAX: usize = 4096;
+/// Bytes kept aside for the records of crossings and denials on a full disk.
+const RESERVE: u64 = 1 << 20;
+const RESERVE_NAME: &str = "reserve";
+
+/// What callers see of the writer, as raw errnos; 0 is none.
+#[derive(Default)]
+pub struct Health {
+    /// Why mutations must not go on.
+    pub mutations: AtomicI32,
+    /// Why records are refused.
+    pub appends: AtomicI32,
+}
+
+impl Health {
+    fn set(&self, mutations: Option<Errno>, appends: Option<Errno>) {
+        let raw = |errno: Option<Errno>| errno.map_or(0, Errno::raw_os_error);
+        self.mutations.store(raw(mutations), Ordering::Release);
+        self.appends.store(raw(appends), Ordering::Release);
+    }
+
+    /// The errno of a field.
+    pub fn check(field: &AtomicI32) -> Result<(), Errno> {
+        match field.load(Ordering::Acquire) {
+            0 => Ok(()),
+            errno => Err(Errno::from_raw_os_error(errno)),
+        }
+    }
+}
+
+type Reply = Sender<Result<(), Errno>>;
+
+/// What callers send.
+pub enum Message {
+    /// A record; `reply` for those who wait for the fsync.
+    Append { time: jiff::Timestamp, record: Record, group: bool, reply: Option<Reply> },
+    /// Write everything so far.
+    Flush(Reply),
+    /// Sync everything and end.
+    Close(Reply),
+}
+
+/// A record that is not yet durable.
+struct Waiting {
+    time: jiff::Timestamp,
+    body: Vec<u8>,
+    reply: Option<Reply>,
+}
+
+/// The open segment and what is not yet durable.
+pub struct Writer<S: Storage> {
+    storage: Arc<S>,
+    dir: S::Dir,
+    view: String,
+    health: Arc<Health>,
+    file: S::File,
+    segment: u64,
+    length: u64,
+    /// Length at the last good fsync.
+    synced_length: u64,
+    next_seq: u64,
+    /// `next_seq` at the last good fsync; written on the next line.
+    synced_seq: Option<u64>,
+    /// Accepted, not in the file.
+    pending: Vec<Waiting>,
+    /// In the file since the last good fsync.
+    unsynced: Vec<Waiting>,
+    reserve_spent: bool,
+    /// When the reserve is filled again, if it is spent.
+    retry_at: Instant,
+    full: bool,
+    dead: bool,
+    group_due: Option<Instant>,
+    denials: Denials,
+}
+
+/// Where writing begins: after a replay, or nowhere yet.
+pub struct Start {
+    /// The last segment; 0 if there is none.
+    pub segment: u64,
+    /// Its length.
+    pub length: u64,
+    /// The next position.
+    pub next_seq: u64,
+}
+
+impl<S: Storage> Writer<S> {
+    /// Opens the last segment, or begins the first.
+    pub fn new(
+        storage: Arc<S>,
+        dir: S::Dir,
+        view: &str,
+        health: Arc<Health>,
+        start: Start,
+    ) -> Result<Self, Errno> {
+        let Start { mut segment, mut length, mut next_seq } = start;
+        let file = if segment == 0 {
+            segment = 1;
+            let (file, written) = begin(&*storage, &dir, segment, next_seq, view, false)?;
+            (length, next_seq) = (written, next_seq + 1);
+            file
+        } else {
+            storage.open_write(&dir, &segment::file_name(segment))?
+        };
+        let mut writer = Self {
+            storage,
+            dir,
+            view: view.to_owned(),
+            health,
+            file,
+            segment,
+            length,
+            synced_length: length,
+            next_seq,
+            synced_seq: Some(next_seq),
+            pending: Vec::new(),
+            unsynced: Vec::new(),
+            reserve_spent: true,
+            retry_at: Instant::now(),
+            full: false,
+            dead: false,
+            group_due: None,
+            denials: Denials::default(),
+        };
+        writer.refill_reserve();
+        Ok(writer)
+    }
+
+    /// Serves until closed, or until all senders are gone.
+    pub fn run(mut self, messages: &Receiver<Message>) {
+        loop {
+            let message = match self.deadline() {
+                Some(deadline) => match messages.recv_deadline(deadline) {
+                    Err(RecvTimeoutError::Disconnected) => break,
+                    received => received.ok(),
+                },
+                None => match messages.recv() {
+                    Err(_) => break,
+                    Ok(message) => Some(message),
+                },
+            };
+            let mut flushes = Vec::new();
+            let mut closing = None;
+            let batch = message.into_iter().chain(messages.try_iter().take(BATCH_MAX));
+            for message in batch {
+                match message {
+                    Message::Append { time, record, group, reply } => {
+                        self.accept(time, record, group, reply);
+                    }
+                    Message::Flush(reply) => flushes.push(reply),
+                    Message::Close(reply) => {
+                        closing = Some(reply);
+                        break;
+                    }
+                }
+            }
+            self.take_denials(!flushes.is_empty() || closing.is_some());
+            self.commit(closing.is_some());
+            let result = match Health::check(&self.health.appends) {
+                Err(Errno::NOSPC) if self.pending.is_empty() => Ok(()),
+                result => result,
+            };
+            flushes.into_iter().chain(closing.iter().cloned()).for_each(|reply| {
+                let _ = reply.send(result);
+            });
+            if closing.is_some() {
+                return;
+            }
+        }
+        self.take_denials(true);
+        self.commit(true);
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let retry = (self.reserve_spent && !self.dead).then_some(self.retry_at);
+        [self.group_due, self.denials.next_end(), retry].into_iter().flatten().min()
+    }
+
+    fn accept(&mut self, time: jiff::Timestamp, record: Record, group: bool, reply: Option<Reply>) {
+        let now = Instant::now();
+        let record = match reply {
+            Some(_) => Some(record),
+            None => {
+                self.take_denials(false);
+                self.denials.admit(time, record, now)
+            }
+        };
+        if let Some(record) = record {
+            self.queue(time, &record, reply);
+        }
+        if group && self.group_due.is_none() {
+            self.group_due = Some(now + GROUP_DELAY);
+        }
+    }
+
+    fn queue(&mut self, time: jiff::Timestamp, record: &Record, reply: Option<Reply>) {
+        match encode::body(record) {
+            Ok(body) => self.pending.push(Waiting { time, body, reply }),
+            Err(errno) => {
+                log::error!("a record cannot be written: {errno}");
+                answer(reply, Err(errno));
+            }
+        }
+    }
+
+    fn take_denials(&mut self, all: bool) {
+        let now = Instant::now();
+        for (time, record) in self.denials.due(now, all) {
+            self.queue(time, &record, None);
+            self.group_due.get_or_insert(now + GROUP_DELAY);
+        }
+    }
+
+    /// Writes what is pending, and syncs when somebody waits, it is time, or much was written.
+    fn commit(&mut self, sync: bool) {
+        if self.dead {
+            return self.refuse_all(Errno::IO);
+        }
+        if self.reserve_spent && self.retry_at <= Instant::now() {
+            self.refill_reserve();
+        }
+        let written = self.write_pending();
+        let due = self.group_due.is_some_and(|due| due <= Instant::now());
+        let waits = self.unsynced.iter().any(|waiting| waiting.reply.is_some());
+        let much = self.length.saturating_sub(self.synced_length) > UNSYNCED_MAX;
+        let usable = written.is_ok() || is_full(&written);
+        let wanted = (sync || waits || due || much) && !self.unsynced.is_empty();
+        let synced = if usable && wanted { self.sync() } else { Ok(()) };
+        if due || self.unsynced.is_empty() {
+            self.group_due = None;
+        }
+        match synced.and(written) {
+            Ok(()) => {
+                self.full = false;
+                self.show_health();
+                self.rotate();
+            }
+            Err(Errno::NOSPC | Errno::DQUOT) => self.meet_full_disk(),
+            Err(errno) => self.rewrite(errno),
+        }
+    }
+
+    /// Writes all pending lines with one call. On a full disk the file is as before.
+    fn write_pending(&mut self) -> Result<(), Errno> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let mut bytes = Vec::new();
+        let mut synced = self.synced_seq;
+        for (seq, waiting) in (self.next_seq..).zip(&self.pending) {
+            bytes.extend(encode::line(seq, waiting.time, synced.take(), &waiting.body));
+        }
+        let mut written = self.storage.write_at(&self.file, &bytes, self.length);
+        if is_full(&written) {
+            self.storage.set_len(&self.file, self.length)?;
+            if self.spend_reserve() {
+                written = self.storage.write_at(&self.file, &bytes, self.length);
+                if is_full(&written) {
+                    self.storage.set_len(&self.file, self.length)?;
+                }
+            }
+        }
+        written?;
+        self.length += bytes.len() as u64;
+        self.next_seq += self.pending.len() as u64;
+        self.synced_seq = None;
+        self.unsynced.append(&mut self.pending);
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), Errno> {
+        // ENOSPC from fsync (delayed allocation) is a failed fsync like any other: never retried.
+        self.storage.sync_file(&self.file).map_err(|_| Errno::IO)?;
+        self.synced_length = self.length;
+        self.synced_seq = Some(self.next_seq);
+        for waiting in self.unsynced.drain(..) {
+            answer(waiting.reply, Ok(()));
+        }
+        Ok(())
+    }
+
+    /// Those who wait learn that there is no space; what nobody waits for stays until there is.
+    fn meet_full_disk(&mut self) {
+        self.full = true;
+        self.show_health();
+        let (waited, kept) = self.pending.drain(..).partition(|waiting| waiting.reply.is_some());
+        self.pending = kept;
+        let waited: Vec<Waiting> = waited;
+        waited.into_iter().for_each(|waiting| answer(waiting.reply, Err(Errno::NOSPC)));
+    }
+
+    /// After a failed write or fsync: all lines since the last good fsync go to a new segment, and
+    /// nothing of the old one from there on counts. If that fails too, the ledger is dead.
+    fn rewrite(&mut self, errno: Errno) {
+        log::error!("ledger segment {} cannot be written: {errno}", self.segment);
+        let first = self.next_seq - self.unsynced.len() as u64;
+        // Best effort, so that readers do not see lines twice; replay ignores them in any case.
+        let _ = self.storage.set_len(&self.file, self.synced_length);
+        let begun = begin(&*self.storage, &self.dir, self.segment + 1, first, &self.view, true);
+        let result = begun.and_then(|(file, length)| {
+            self.file = file;
+            self.segment += 1;
+            (self.length, self.synced_length) = (length, length);
+            self.next_seq = first + 1;
+            self.synced_seq = Some(self.next_seq);
+            let mut again = std::mem::take(&mut self.unsynced);
+            again.append(&mut self.pending);
+            self.pending = again;
+            self.write_pending()?;
+            self.sync()
+        });
+        match result {
+            Ok(()) => self.show_health(),
+            Err(errno) => {
+                log::error!("the ledger cannot be written to a new segment either: {errno}");
+                self.dead = true;
+                self.refuse_all(Errno::IO);
+            }
+        }
+    }
+
+    /// Begins the next segment once this one has its size and all of it is durable.
+    fn rotate(&mut self) {
+        if self.length < segment::SEGMENT_MAX {
+            return;
+        }
+        if !self.unsynced.is_empty() && self.sync().is_err() {
+            return self.rewrite(Errno::IO);
+        }
+        let number = self.segment + 1;
+        match begin(&*self.storage, &self.dir, number, self.next_seq, &self.view, false) {
+            Ok((file, length)) => {
+                self.file = file;
+                self.segment = number;
+                (self.length, self.synced_length) = (length, length);
+                self.next_seq += 1;
+                self.synced_seq = Some(self.next_seq);
+            }
+            // The old segment is sound and goes on.
+            Err(errno) => log::warn!("cannot begin ledger segment {number}: {errno}"),
+        }
+    }
+
+    fn refuse_all(&mut self, errno: Errno) {
+        self.health.set(Some(errno), Some(errno));
+        for waiting in self.unsynced.drain(..).chain(self.pending.drain(..)) {
+            answer(waiting.reply, Err(errno));
+        }
+        self.group_due = None;
+    }
+
+    fn show_health(&self) {
+        let no_space = Some(Errno::NOSPC);
+        let mutations = if self.reserve_spent || self.full { no_space } else { None };
+        self.health.set(mutations, if self.full { no_space } else { None });
+    }
+
+    /// Gives the reserve's blocks back to the disk; false if that was done before.
+    fn spend_reserve(&mut self) -> bool {
+        let spent =
+            !self.reserve_spent && self.storage.unlink(&self.dir, OsStr::new(RESERVE_NAME)).is_ok();
+        self.reserve_spent = true;
+        self.retry_at = Instant::now() + RETRY_DELAY;
+        spent
+    }
+
+    /// Sets space aside again. On a file system that cannot, there is no reserve, and a full disk is
+    /// met without.
+    fn refill_reserve(&mut self) {
+        let name = OsStr::new(RESERVE_NAME);
+        let opened = match self.storage.open_write(&self.dir, name) {
+            Err(Errno::NOENT) => self.storage.create_file(&self.dir, name),
+            opened => opened,
+        };
+        let kept = opened.and_then(|file| self.storage.reserve(&file, RESERVE));
+        self.reserve_spent = is_full(&kept);
+        match kept {
+            Ok(()) => {}
+            // What a failed attempt did get would be missing to the records.
+            Err(Errno::NOSPC | Errno::DQUOT) => {
+                let _ = self.storage.unlink(&self.dir, name);
+                self.retry_at = Instant::now() + RETRY_DELAY;
+            }
+            Err(errno) => log::warn!("the ledger has no reserve: {errno}"),
+        }
+        self.show_health();
+    }
+}
+
+/// Makes a segment with its version record; file and name are durable when this returns. What a
+/// failed attempt left under the name is removed.
+fn begin<S: Storage>(
+    storage: &S,
+    dir: &S::Dir,
+    number: u64,
+    seq: u64,
+    view: &str,
+    after_failed_sync: bool,
+) -> Result<(S::File, u64), Errno> {
+    let name = segment::file_name(number);
+    let record = Record::Version(VersionRecord {
+        format: 1,
+        program: concat!("octroi ", env!("CARGO_PKG_VERSION")).into(),
+        view: view.into(),
+        after_failed_sync,
+    });
+    let line = encode::line(seq, jiff::Timestamp::now(), Some(seq), &encode::body(&record)?);
+    let file = storage.create_file(dir, &name)?;
+    let made = storage
+        .write_at(&file, &line, 0)
+        .and_then(|()| storage.sync_file(&file))
+        .and_then(|()| storage.sync_dir(dir));
+    if let Err(errno) = made {
+        // If this fails too, replay finds a segment without any durable record, and removes it.
+        let _ = storage.unlink(dir, &name);
+        return Err(errno);
+    }
+    Ok((file, line.len() as u64))
+}
+
+fn is_full(result: &Result<(), Errno>) -> bool {
+    matches!(result, Err(Errno::NOSPC | Errno::DQUOT))
+}
+
+fn answer(reply: Option<Reply>, result: Result<(), Errno>) {
+    if let Some(reply) = reply {
+        // The caller may be gone; nothing is owed to it then.
+        let _ = reply.send(result);
+    }
+}
+
+/// Whether a durability class makes its caller wait, and whether it needs an fsync soon.
+pub fn class(durability: Durability) -> (bool, bool) {
+    match durability {
+        Durability::Async => (false, false),
+        Durability::Group => (false, true),
+        Durability::Sync => (true, true),
+    }
+}
