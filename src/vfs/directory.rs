@@ -13,6 +13,7 @@ use crate::types::{Caller, Operation};
 use crate::view::handles::Listed;
 use crate::view::{Inode, LayoutIndex, OpenDirectory, Place};
 
+use super::permit::Question;
 use super::{Attributes, PRIVATE_NAME, Vfs, virtual_stat};
 
 /// An entry of a directory as a reply carries it.
@@ -39,6 +40,12 @@ impl Vfs {
             self.check_reader(caller)?;
         } else {
             self.permit_inode(caller, Operation::List, &inode)?;
+            if let Some(path) = inode.path() {
+                let branch = inode.place().branch();
+                let question =
+                    Question { caller, path: &path, branch, is_directory: true, target: None };
+                self.record(Operation::List, &question, Ok(()));
+            }
         }
         Ok(self.view.handles.add_directory(inode))
     }

@@ -44,6 +44,8 @@ mod queries;
 mod record;
 mod remove;
 mod site;
+#[cfg(test)]
+mod tests;
 mod undo;
 mod xattr;
 

@@ -1,0 +1,344 @@
+//! The operations as a kernel would call them, without one: the in-process transport.
+
+use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::branch::{BranchSpec, RenameFlags};
+use crate::mover::{Journal, MoverBranch};
+use crate::policy::{
+    BranchFacts, Gate, GateTerms, PathPatterns, PolicySource, Principal, Rule, Verify,
+};
+use crate::storage::real::RealDir;
+use crate::types::{BranchIo, BranchMode, Caller, Operation};
+
+const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 1 };
+const ROOT_NUMBER: u64 = 1;
+const WRITE: u32 = libc::O_WRONLY as u32;
+const READ: u32 = libc::O_RDONLY as u32;
+
+/// A view of three branches: `/inbox` (rw), `/archive` (gates-only), `/fixed` (ro).
+struct Fixture {
+    dir: tempfile::TempDir,
+    vfs: Arc<Vfs>,
+}
+
+fn rule(name: &str, operations: &[Operation], path: &str) -> Rule {
+    Rule {
+        name: name.into(),
+        denies: true,
+        operations: operations.to_vec(),
+        who: vec![Principal::Anyone],
+        paths: PathPatterns::new(vec![path.to_owned()]).expect("a glob"),
+        reason: Some("not here".into()),
+    }
+}
+
+fn gate() -> Gate {
+    Gate {
+        name: "submit".into(),
+        from: BranchIndex(0),
+        to: BranchIndex(1),
+        who: vec![Principal::Anyone],
+        paths: PathPatterns::new(vec!["**/*.csv".to_owned()]).expect("a glob"),
+        terms: Arc::new(GateTerms {
+            types: vec!["text/plain".to_owned()],
+            max_size: Some(1 << 20),
+            verify: Verify::Readback,
+        }),
+    }
+}
+
+impl Fixture {
+    fn new(rules: Vec<Rule>) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let closed = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(dir.path(), closed).expect("chmod");
+        let modes = [
+            ("inbox", BranchMode::Rw),
+            ("archive", BranchMode::GatesOnly),
+            ("fixed", BranchMode::Ro),
+        ];
+        let mut branches = Vec::new();
+        let mut facts = Vec::new();
+        let mut ends = Vec::new();
+        for (index, (name, mode)) in modes.into_iter().enumerate() {
+            let path = dir.path().join(name);
+            std::fs::create_dir(&path).expect("mkdir");
+            let index = BranchIndex(index as u16);
+            let spec = BranchSpec {
+                index,
+                name: name.to_owned(),
+                path,
+                mode,
+                io: BranchIo::Checked,
+                min_free: 0,
+                exposed: false,
+            };
+            let branch = Branch::open(spec, None, false).expect("a branch").branch;
+            let at = ViewPath::root().join(OsStr::new(name));
+            facts.push(BranchFacts { name: name.into(), at: at.clone(), mode });
+            ends.push(end(&branch));
+            branches.push((at, Arc::new(branch)));
+        }
+        let policy = Policy::new(
+            PolicySource { within_allowed: true, rules, gates: vec![gate()], branches: facts },
+            1,
+        );
+        let state = dir.path().join("state");
+        std::fs::create_dir(&state).expect("mkdir");
+        let storage = Arc::new(RealStorage);
+        let ledger_dir = RealDir::open(&state).expect("the ledger's folder");
+        let (ledger, _) = Ledger::open(Arc::clone(&storage), ledger_dir, "test", &mut |_| {})
+            .expect("a new ledger");
+        let mover = Mover::new(storage, Arc::clone(&ledger), ends, Journal::default());
+        let parts = Parts {
+            name: "test".into(),
+            branches,
+            policy,
+            ledger,
+            mover,
+            record: RecordLevel::Everything,
+            readers: Vec::new(),
+            owner: 0,
+            audit: AuditDir,
+            stats: Arc::default(),
+            locked: Vec::new(),
+        };
+        Self { dir, vfs: Vfs::new(parts).0 }
+    }
+
+    fn backing(&self, path: &str) -> PathBuf {
+        self.dir.path().join(path)
+    }
+
+    fn number(&self, path: &str) -> u64 {
+        path.split('/').fold(ROOT_NUMBER, |parent, name| {
+            self.vfs.lookup(ROOT, parent, OsStr::new(name)).expect(path).number
+        })
+    }
+
+    fn put(&self, folder: &str, name: &str, text: &str) -> u64 {
+        let parent = self.number(folder);
+        let (made, opened) =
+            self.vfs.create(ROOT, parent, OsStr::new(name), 0o644, 0o022, WRITE).expect("created");
+        self.vfs.write(ROOT, opened.handle, 0, text.as_bytes(), false).expect("written");
+        self.vfs.release(opened.handle);
+        made.number
+    }
+
+    fn rename(&self, from: (&str, &str), to: (&str, &str)) -> Result<(), Errno> {
+        let from = (self.number(from.0), OsStr::new(from.1));
+        let to = (self.number(to.0), OsStr::new(to.1));
+        self.vfs.rename(ROOT, from, to, RenameFlags::empty())
+    }
+
+    fn read(&self, number: u64) -> Result<Vec<u8>, Errno> {
+        let opened = self.vfs.open(ROOT, number, READ)?;
+        let bytes = self.vfs.read(opened.handle, 0, 4096);
+        self.vfs.release(opened.handle);
+        bytes
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        self.vfs.shut_down();
+        self.vfs.ledger.close().expect("the ledger closes");
+    }
+}
+
+fn end(branch: &Branch) -> Option<MoverBranch<RealStorage>> {
+    Some(MoverBranch {
+        index: branch.spec().index,
+        uuid: branch.uuid()?,
+        name: branch.name().to_owned(),
+        root: RealDir::from_fd(branch.root().ok()?).ok()?,
+        stage: RealDir::from_fd(branch.stage().ok()?).ok()?,
+        hold: RealDir::from_fd(branch.hold().ok()?).ok()?,
+        min_free: 0,
+    })
+}
+
+#[test]
+fn a_file_is_made_written_and_read() {
+    let fixture = Fixture::new(vec![]);
+    let number = fixture.put("inbox", "a", "text");
+    assert_eq!(fixture.read(number).expect("read"), b"text");
+    assert_eq!(std::fs::read(fixture.backing("inbox/a")).expect("there"), b"text");
+}
+
+#[test]
+fn numbers_never_given_are_refused() {
+    let fixture = Fixture::new(vec![]);
+    let vfs = &fixture.vfs;
+    assert_eq!(vfs.getattr(ROOT, 424_242, None).err(), Some(Errno::STALE));
+    assert_eq!(vfs.read(99, 0, 10).err(), Some(Errno::BADF));
+    assert_eq!(vfs.write(ROOT, 99, 0, b"x", false).err(), Some(Errno::BADF));
+    assert_eq!(vfs.unlink(ROOT, 424_242, OsStr::new("a")).err(), Some(Errno::STALE));
+    vfs.forget(424_242, u64::MAX);
+    vfs.release(99);
+}
+
+#[test]
+fn names_that_lead_elsewhere_are_refused() {
+    let fixture = Fixture::new(vec![]);
+    let inbox = fixture.number("inbox");
+    for name in ["..", ".", "", "a/b", "../fixed", "a\0b"] {
+        let name = OsStr::new(name);
+        assert!(fixture.vfs.lookup(ROOT, inbox, name).is_err(), "{name:?}");
+        assert!(fixture.vfs.mkdir(ROOT, inbox, name, 0o755, 0).is_err(), "{name:?}");
+        assert!(fixture.vfs.unlink(ROOT, inbox, name).is_err(), "{name:?}");
+    }
+}
+
+#[test]
+fn the_private_folder_does_not_exist() {
+    let fixture = Fixture::new(vec![]);
+    let inbox = fixture.number("inbox");
+    let name = OsStr::new(PRIVATE_NAME);
+    fixture.put("inbox", "a", "text");
+    assert_eq!(fixture.vfs.lookup(ROOT, inbox, name).err(), Some(Errno::NOENT));
+    assert_eq!(fixture.vfs.mkdir(ROOT, inbox, name, 0o755, 0).err(), Some(Errno::ACCESS));
+    assert_eq!(fixture.vfs.rmdir(ROOT, inbox, name).err(), Some(Errno::NOENT));
+    assert!(fixture.rename(("inbox", "a"), ("inbox", PRIVATE_NAME)).is_err());
+    assert!(fixture.backing("inbox/a").exists());
+}
+
+#[test]
+fn modes_are_kept() {
+    let fixture = Fixture::new(vec![]);
+    let name = OsStr::new("x");
+    let (archive, fixed) = (fixture.number("archive"), fixture.number("fixed"));
+    let vfs = &fixture.vfs;
+    let create = |parent| vfs.create(ROOT, parent, name, 0o644, 0, WRITE).err();
+    assert_eq!(create(archive), Some(Errno::ACCESS));
+    assert_eq!(create(fixed), Some(Errno::ROFS));
+    assert_eq!(create(ROOT_NUMBER), Some(Errno::ROFS));
+    assert!(vfs.mkdir(ROOT, archive, name, 0o755, 0).is_ok());
+    assert_eq!(vfs.mkdir(ROOT, fixed, name, 0o755, 0).err(), Some(Errno::ROFS));
+}
+
+#[test]
+fn a_denied_operation_has_no_effect_and_says_why() {
+    let fixture = Fixture::new(vec![
+        rule("keep", &[Operation::Unlink], "/inbox/**"),
+        rule("still", &[Operation::Truncate], "/inbox/**"),
+    ]);
+    let number = fixture.put("inbox", "a", "text");
+    let inbox = fixture.number("inbox");
+    assert_eq!(fixture.vfs.unlink(ROOT, inbox, OsStr::new("a")), Err(Errno::ACCESS));
+    let request = AttributeRequest { change: Default::default(), size: Some(0), handle: None };
+    assert_eq!(fixture.vfs.setattr(ROOT, number, &request).err(), Some(Errno::ACCESS));
+    fixture.put("inbox", "b", "other");
+    assert_eq!(fixture.rename(("inbox", "b"), ("inbox", "a")), Err(Errno::ACCESS));
+    assert_eq!(std::fs::read(fixture.backing("inbox/a")).expect("there"), b"text");
+    let denial = fixture.vfs.denials.last(0, None).expect("remembered");
+    assert_eq!(denial.decision.basis, crate::policy::Basis::Rule("keep".into()));
+}
+
+#[test]
+fn a_rule_is_not_shed_by_another_name() {
+    let secret = rule("secret", &[Operation::OpenRead], "/inbox/secret/**");
+    let fixture = Fixture::new(vec![secret]);
+    let inbox = fixture.number("inbox");
+    fixture.vfs.mkdir(ROOT, inbox, OsStr::new("secret"), 0o755, 0).expect("mkdir");
+    let number = fixture.put("inbox/secret", "s", "hidden");
+    assert_eq!(fixture.read(number).err(), Some(Errno::ACCESS));
+    let link = fixture.vfs.link(ROOT, number, inbox, OsStr::new("open"));
+    assert_eq!(link.err(), Some(Errno::ACCESS));
+    assert_eq!(fixture.rename(("inbox/secret", "s"), ("inbox", "open")), Err(Errno::ACCESS));
+    assert!(fixture.backing("inbox/secret/s").exists());
+}
+
+#[test]
+fn a_crossing_needs_a_gate_and_what_the_gate_asks() {
+    let fixture = Fixture::new(vec![]);
+    fixture.put("inbox", "a.txt", "no gate for this name");
+    assert_eq!(fixture.rename(("inbox", "a.txt"), ("archive", "a.txt")), Err(Errno::ACCESS));
+    fixture.put("inbox", "b.csv", "\x01\x02\x03 no text");
+    assert_eq!(fixture.rename(("inbox", "b.csv"), ("archive", "b.csv")), Err(Errno::ACCESS));
+    assert!(fixture.backing("inbox/a.txt").exists() && fixture.backing("inbox/b.csv").exists());
+    assert_eq!(std::fs::read_dir(fixture.backing("archive")).expect("list").count(), 1);
+}
+
+#[test]
+fn a_crossing_moves_and_an_undo_takes_back() {
+    let fixture = Fixture::new(vec![]);
+    let number = fixture.put("inbox", "a.csv", "1,2,3\n");
+    let reader = fixture.vfs.open(ROOT, number, READ).expect("open");
+    fixture.rename(("inbox", "a.csv"), ("archive", "b.csv")).expect("crossed");
+    assert!(!fixture.backing("inbox/a.csv").exists());
+    assert_eq!(std::fs::read(fixture.backing("archive/b.csv")).expect("there"), b"1,2,3\n");
+    assert_eq!(fixture.number("archive/b.csv"), number, "the kernel keeps the number");
+    assert_eq!(fixture.vfs.read(reader.handle, 0, 100).expect("read on"), b"1,2,3\n");
+    fixture.vfs.release(reader.handle);
+
+    let plan = fixture.vfs.prepare_undo(ROOT, None, None).expect("prepared");
+    assert_eq!(plan.source.to_string(), "/archive/b.csv");
+    fixture.rename(("archive", "b.csv"), ("inbox", "a.csv")).expect("undone");
+    assert!(!fixture.backing("archive/b.csv").exists());
+    assert_eq!(fixture.read(fixture.number("inbox/a.csv")).expect("back"), b"1,2,3\n");
+}
+
+#[test]
+fn an_undo_that_nobody_finishes_is_rolled_back() {
+    let fixture = Fixture::new(vec![]);
+    fixture.put("inbox", "a.csv", "1\n");
+    fixture.rename(("inbox", "a.csv"), ("archive", "a.csv")).expect("crossed");
+    fixture.vfs.prepare_undo(ROOT, None, None).expect("prepared");
+    let archive = fixture.number("archive");
+    let unlink = || fixture.vfs.unlink(ROOT, archive, OsStr::new("a.csv"));
+    assert_eq!(unlink(), Err(Errno::BUSY), "a prepared name is locked");
+    fixture.vfs.shut_down();
+    assert_eq!(unlink(), Ok(()));
+}
+
+#[test]
+fn a_file_open_for_writing_does_not_cross() {
+    let fixture = Fixture::new(vec![]);
+    let number = fixture.put("inbox", "a.csv", "1\n");
+    let writer = fixture.vfs.open(ROOT, number, WRITE).expect("open");
+    let started = std::time::Instant::now();
+    assert_eq!(fixture.rename(("inbox", "a.csv"), ("archive", "a.csv")), Err(Errno::BUSY));
+    assert!(started.elapsed() >= Duration::from_millis(900), "it waits for a late close");
+    fixture.vfs.release(writer.handle);
+    assert_eq!(fixture.rename(("inbox", "a.csv"), ("archive", "a.csv")), Ok(()));
+}
+
+#[test]
+fn a_listing_holds_while_entries_come_and_go() {
+    let fixture = Fixture::new(vec![]);
+    for index in 0..100 {
+        fixture.put("inbox", &format!("f{index}"), "");
+    }
+    let inbox = fixture.number("inbox");
+    let open = fixture.vfs.opendir(ROOT, inbox).expect("open");
+    let mut seen = Vec::new();
+    let mut next = 0;
+    loop {
+        let before = seen.len();
+        fixture
+            .vfs
+            .readdir(open, next, &mut |entry| {
+                if seen.len() == before + 10 {
+                    return true;
+                }
+                seen.push(entry.name.to_owned());
+                next = entry.next;
+                false
+            })
+            .expect("listed");
+        if seen.len() == before {
+            break;
+        }
+        fixture.put("inbox", &format!("new{}", seen.len()), "");
+    }
+    seen.retain(|name| name.as_encoded_bytes().starts_with(b"f"));
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), 100, "each once");
+}
