@@ -1,70 +1,281 @@
-//! The virtual `.audit` tree. For now its root alone.
+//! The virtual tree `.audit`: files made from the ledger and from snapshots of the daemon's state.
+//! Read-only by construction: there is nothing here that writes.
 
 use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde_json::Value;
 
 use crate::error::Errno;
-use crate::types::Time;
+use crate::types::{Time, TxId};
 
-/// The tree.
-#[derive(Debug, Default)]
-pub struct AuditDir;
+mod log;
+#[cfg(test)]
+mod tests;
+
+use log::Log;
+
+const README: &str = include_str!("README.txt");
+const VERSION: &str = concat!("octroi ", env!("CARGO_PKG_VERSION"), "\n");
+
+/// Numbers of nodes begin here: above all numbers of other inodes.
+const NUMBERS: u64 = 1 << 62;
+const BRANCHES: u64 = NUMBERS + 1000;
+const TRANSACTIONS: u64 = NUMBERS + (1 << 60);
+
+/// How far a crossing has come, as the folders of `tx` have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TxState {
+    /// Under way.
+    Active,
+    /// Finished; can be undone.
+    Done,
+    /// Needs a person.
+    Dead,
+}
+
+/// What `.audit` asks the daemon for. Called on request threads: answers come from memory.
+pub trait AuditSource: Send + Sync {
+    /// Branches by name, always in the same order.
+    fn branches(&self) -> Vec<(String, Value)>;
+    /// Transactions in a state.
+    fn transactions(&self, state: TxState) -> Vec<(TxId, Value)>;
+    /// The text of `stats`.
+    fn stats(&self) -> String;
+}
 
 /// A node of the tree.
-#[derive(Debug, Clone)]
-pub struct AuditNode(u64);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditNode(Node);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Node {
+    Root,
+    Readme,
+    Log,
+    Denied,
+    Tx,
+    TxFolder(TxState),
+    TxFile(TxState, TxId),
+    Branches,
+    Branch(u64, String),
+    Policy,
+    Config,
+    Stats,
+    Version,
+}
 
 impl AuditNode {
-    /// Its inode number.
+    /// The inode number: the same for as long as the view is mounted, from 2^62.
     pub fn number(&self) -> u64 {
-        self.0
+        let fixed = match &self.0 {
+            Node::Root => 0,
+            Node::Readme => 1,
+            Node::Log => 2,
+            Node::Denied => 3,
+            Node::Tx => 4,
+            Node::TxFolder(state) => 5 + *state as u64,
+            Node::Branches => 8,
+            Node::Policy => 9,
+            Node::Config => 10,
+            Node::Stats => 11,
+            Node::Version => 12,
+            Node::Branch(position, _) => return BRANCHES + position,
+            Node::TxFile(state, txid) => {
+                // The low bits of a ULID are random.
+                let random = u128::from(txid.0) as u64 & ((1 << 57) - 1);
+                return TRANSACTIONS + ((*state as u64) << 57) + random;
+            }
+        };
+        NUMBERS + fixed
+    }
+
+    fn is_directory(&self) -> bool {
+        use Node::{Branches, Policy, Root, Tx, TxFolder};
+        matches!(self.0, Root | Tx | TxFolder(_) | Branches | Policy)
     }
 }
 
-/// An open file of the tree.
-#[derive(Debug)]
-pub struct AuditFile;
-
-/// What a node is.
-#[derive(Debug, Clone, Copy)]
+/// What `stat` shows of a node. Directories are 0555, files 0444, root's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AuditAttributes {
-    /// A directory, or else a regular file.
+    /// Directory or file.
     pub is_directory: bool,
-    /// Length in bytes.
+    /// Bytes.
     pub size: u64,
-    /// When it changed.
+    /// When it was last seen to change; the mount's time for what has none.
     pub mtime: Time,
 }
 
+/// An open file: text as of its opening, or the growing ledger.
+pub struct AuditFile(Content);
+
+enum Content {
+    Text(Vec<u8>),
+    Log(Arc<Mutex<Log>>),
+    Denied(Arc<Mutex<Log>>),
+}
+
+/// The tree. What the ledger's writer has not yet written is not seen: flush it first.
+pub struct AuditDir {
+    ledger_dir: PathBuf,
+    config: String,
+    source: Box<dyn AuditSource>,
+    log: Mutex<Option<Arc<Mutex<Log>>>>,
+    started: Time,
+}
+
 impl AuditDir {
-    /// The root.
+    /// `ledger_dir` holds the segments; `config` is the text of the configuration in force.
+    pub fn new(ledger_dir: PathBuf, config: String, source: Box<dyn AuditSource>) -> Self {
+        Self { ledger_dir, config, source, log: Mutex::new(None), started: log::now() }
+    }
+
+    /// The node of `.audit` itself.
     pub fn root(&self) -> AuditNode {
-        AuditNode(1 << 62)
+        AuditNode(Node::Root)
     }
 
-    /// A child.
-    pub fn lookup(&self, _node: &AuditNode, _name: &OsStr) -> Option<AuditNode> {
-        None
+    /// A name in a directory.
+    pub fn lookup(&self, parent: &AuditNode, name: &OsStr) -> Option<AuditNode> {
+        let mut children = self.list(parent).into_iter();
+        children.find(|(child, _)| child == name).map(|(_, node)| node)
     }
 
-    /// All children.
-    pub fn list(&self, _node: &AuditNode) -> Vec<(OsString, AuditNode)> {
-        Vec::new()
+    /// The names in a directory; none in a file.
+    pub fn list(&self, directory: &AuditNode) -> Vec<(OsString, AuditNode)> {
+        let fixed = |children: &[(&str, Node)]| {
+            let entry =
+                |(name, node): &(&str, Node)| (OsString::from(name), AuditNode(node.clone()));
+            children.iter().map(entry).collect()
+        };
+        match &directory.0 {
+            Node::Root => fixed(&[
+                ("README", Node::Readme),
+                ("log.jsonl", Node::Log),
+                ("denied.jsonl", Node::Denied),
+                ("tx", Node::Tx),
+                ("branches", Node::Branches),
+                ("policy", Node::Policy),
+                ("stats", Node::Stats),
+                ("version", Node::Version),
+            ]),
+            Node::Tx => fixed(&[
+                ("active", Node::TxFolder(TxState::Active)),
+                ("done", Node::TxFolder(TxState::Done)),
+                ("dead", Node::TxFolder(TxState::Dead)),
+            ]),
+            Node::Policy => fixed(&[("config.toml", Node::Config)]),
+            Node::TxFolder(state) => {
+                let entry = |(txid, _): (TxId, Value)| {
+                    (format!("{txid}.json").into(), AuditNode(Node::TxFile(*state, txid)))
+                };
+                self.source.transactions(*state).into_iter().map(entry).collect()
+            }
+            Node::Branches => {
+                let entry = |(position, (name, _)): (u64, (String, Value))| {
+                    (format!("{name}.json").into(), AuditNode(Node::Branch(position, name)))
+                };
+                (0..).zip(self.source.branches()).map(entry).collect()
+            }
+            _ => Vec::new(),
+        }
     }
 
-    /// What a node is.
-    pub fn attributes(&self, _node: &AuditNode) -> AuditAttributes {
-        AuditAttributes { is_directory: true, size: 0, mtime: Time::default() }
+    /// What `stat` shows. A file that cannot be made just now has size 0.
+    pub fn attributes(&self, node: &AuditNode) -> AuditAttributes {
+        let is_directory = node.is_directory();
+        let mut mtime = self.started;
+        let size = match &node.0 {
+            _ if is_directory => 0,
+            Node::Log | Node::Denied => self
+                .with_log(|log| {
+                    mtime = log.changed;
+                    if node.0 == Node::Log { Ok(log.len()) } else { log.denied_len() }
+                })
+                .unwrap_or(0),
+            _ => self.text(node).map_or(0, |text| text.len() as u64),
+        };
+        AuditAttributes { is_directory, size, mtime }
     }
 
-    /// Opens a file. ENOENT.
-    pub fn open(&self, _node: &AuditNode) -> Result<AuditFile, Errno> {
-        Err(Errno::NOENT)
+    /// Opens a file. EISDIR; ENOENT for a transaction or branch that is no longer there; the
+    /// ledger's errors.
+    pub fn open(&self, node: &AuditNode) -> Result<AuditFile, Errno> {
+        if node.is_directory() {
+            return Err(Errno::ISDIR);
+        }
+        let content = match node.0 {
+            Node::Log => Content::Log(self.log()?),
+            Node::Denied => Content::Denied(self.log()?),
+            _ => Content::Text(self.text(node)?),
+        };
+        Ok(AuditFile(content))
+    }
+
+    fn text(&self, node: &AuditNode) -> Result<Vec<u8>, Errno> {
+        let text = match &node.0 {
+            Node::Readme => README.to_owned(),
+            Node::Config => self.config.clone(),
+            Node::Stats => self.source.stats(),
+            Node::Version => VERSION.to_owned(),
+            Node::TxFile(state, txid) => {
+                let mut all = self.source.transactions(*state).into_iter();
+                json(all.find(|(id, _)| id == txid).map(|(_, value)| value))?
+            }
+            Node::Branch(_, name) => {
+                let mut all = self.source.branches().into_iter();
+                json(all.find(|(other, _)| other == name).map(|(_, value)| value))?
+            }
+            _ => return Err(Errno::ISDIR),
+        };
+        Ok(text.into_bytes())
+    }
+
+    fn log(&self) -> Result<Arc<Mutex<Log>>, Errno> {
+        let mut log = self.log.lock();
+        if let Some(log) = &*log {
+            return Ok(log.clone());
+        }
+        let opened = Arc::new(Mutex::new(Log::open(&self.ledger_dir)?));
+        *log = Some(opened.clone());
+        Ok(opened)
+    }
+
+    fn with_log<T>(&self, act: impl FnOnce(&mut Log) -> Result<T, Errno>) -> Result<T, Errno> {
+        let log = self.log()?;
+        let mut log = log.lock();
+        log.refresh()?;
+        act(&mut log)
     }
 }
 
 impl AuditFile {
-    /// Reads at an offset.
-    pub fn read_at(&self, _offset: u64, _size: usize) -> Result<Vec<u8>, Errno> {
-        Ok(Vec::new())
+    /// At most `length` bytes from an offset; less only at the end.
+    pub fn read_at(&self, offset: u64, length: usize) -> Result<Vec<u8>, Errno> {
+        match &self.0 {
+            Content::Text(text) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
+                let end = start.saturating_add(length).min(text.len());
+                Ok(text.get(start..end).unwrap_or_default().to_vec())
+            }
+            Content::Log(log) => {
+                let mut log = log.lock();
+                log.refresh()?;
+                log.read(offset, length)
+            }
+            Content::Denied(log) => {
+                let mut log = log.lock();
+                log.refresh()?;
+                log.read_denied(offset, length)
+            }
+        }
     }
+}
+
+fn json(value: Option<Value>) -> Result<String, Errno> {
+    let value = value.ok_or(Errno::NOENT)?;
+    serde_json::to_string_pretty(&value).map(|text| text + "\n").map_err(|_| Errno::IO)
 }

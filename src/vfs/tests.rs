@@ -20,6 +20,24 @@ const ROOT_NUMBER: u64 = 1;
 const WRITE: u32 = libc::O_WRONLY as u32;
 const READ: u32 = libc::O_RDONLY as u32;
 
+/// Nothing to show in `.audit` but the ledger.
+struct NoState;
+
+impl crate::audit_dir::AuditSource for NoState {
+    fn branches(&self) -> Vec<(String, serde_json::Value)> {
+        Vec::new()
+    }
+    fn transactions(
+        &self,
+        _state: crate::audit_dir::TxState,
+    ) -> Vec<(crate::types::TxId, serde_json::Value)> {
+        Vec::new()
+    }
+    fn stats(&self) -> String {
+        String::new()
+    }
+}
+
 /// A view of three branches: `/inbox` (rw), `/archive` (gates-only), `/fixed` (ro).
 struct Fixture {
     dir: tempfile::TempDir,
@@ -104,7 +122,7 @@ impl Fixture {
             record: RecordLevel::Everything,
             readers: Vec::new(),
             owner: 0,
-            audit: AuditDir,
+            audit: AuditDir::new(state, String::new(), Box::new(NoState)),
             stats: Arc::default(),
             locked: Vec::new(),
         };

@@ -1,0 +1,113 @@
+//! The two files that grow: the whole ledger, and its denials as an index into it.
+
+use std::path::Path;
+
+use crate::error::{Errno, errno_of};
+use crate::ledger::{LedgerError, Reader};
+use crate::types::Time;
+
+/// In a JSON string the quotation marks would be escaped, so these bytes are the field.
+const DENIED: &[u8] = br#""decision":"denied""#;
+
+/// A line of the ledger that is also one of `denied.jsonl`.
+struct Line {
+    /// Offset in `denied.jsonl`.
+    start: u64,
+    /// Offset in the ledger.
+    source: u64,
+    length: u64,
+}
+
+/// The ledger as it was at the last [`Log::refresh`].
+pub struct Log {
+    reader: Reader,
+    denied: Vec<Line>,
+    /// Bytes of the ledger that were searched for denials.
+    searched: u64,
+    /// When it was last seen to have grown.
+    pub changed: Time,
+}
+
+impl Log {
+    /// Opens the segments.
+    pub fn open(dir: &Path) -> Result<Self, Errno> {
+        let reader = Reader::open(dir).map_err(errno)?;
+        Ok(Self { reader, denied: Vec::new(), searched: 0, changed: now() })
+    }
+
+    /// Takes in what was appended.
+    pub fn refresh(&mut self) -> Result<(), Errno> {
+        let before = self.reader.len();
+        self.reader.refresh().map_err(errno)?;
+        if self.reader.len() != before {
+            self.changed = now();
+        }
+        // After a failed fsync the writer withdraws lines that were not durable.
+        if self.reader.len() < self.searched {
+            self.denied.clear();
+            self.searched = 0;
+        }
+        Ok(())
+    }
+
+    /// Bytes of the ledger.
+    pub fn len(&self) -> u64 {
+        self.reader.len()
+    }
+
+    /// Bytes of the denials.
+    pub fn denied_len(&mut self) -> Result<u64, Errno> {
+        for line in self.reader.lines(self.searched) {
+            let (source, line) = line.map_err(errno)?;
+            let length = line.len() as u64;
+            if line.windows(DENIED.len()).any(|window| window == DENIED) {
+                let start = self.denied.last().map_or(0, |last| last.start + last.length);
+                self.denied.push(Line { start, source, length });
+            }
+            self.searched = source + length;
+        }
+        Ok(self.denied.last().map_or(0, |last| last.start + last.length))
+    }
+
+    /// Reads the ledger; shorter than asked only at the end.
+    pub fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, Errno> {
+        let rest = usize::try_from(self.len().saturating_sub(offset)).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; length.min(rest)];
+        let read = self.reader.read_at(offset, &mut bytes).map_err(|error| errno_of(&error))?;
+        bytes.truncate(read);
+        Ok(bytes)
+    }
+
+    /// Reads the denials; shorter than asked only at the end.
+    pub fn read_denied(&mut self, offset: u64, length: usize) -> Result<Vec<u8>, Errno> {
+        self.denied_len()?;
+        let first = self.denied.partition_point(|line| line.start + line.length <= offset);
+        let mut bytes = Vec::new();
+        for line in self.denied.iter().skip(first) {
+            let skip = (offset + bytes.len() as u64).saturating_sub(line.start);
+            let rest = usize::try_from(line.length.saturating_sub(skip)).unwrap_or(0);
+            let wanted = rest.min(length - bytes.len());
+            if wanted == 0 {
+                break;
+            }
+            bytes.extend(self.read(line.source + skip, wanted)?);
+        }
+        Ok(bytes)
+    }
+}
+
+fn errno(error: LedgerError) -> Errno {
+    match error {
+        LedgerError::Io { errno, .. } => errno,
+        LedgerError::Damaged { .. } => Errno::IO,
+    }
+}
+
+/// The clock as files keep it.
+pub fn now() -> Time {
+    let now = jiff::Timestamp::now();
+    Time {
+        seconds: now.as_second(),
+        nanos: u32::try_from(now.subsec_nanosecond()).unwrap_or_default(),
+    }
+}
