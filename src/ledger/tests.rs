@@ -31,11 +31,13 @@ fn unmounted() -> Record {
     Record::Mount(MountRecord { event, mountpoint: "/mnt".into(), uid: 0, pid: 1 })
 }
 
+type Reopened<S> = (Arc<Ledger<S>>, Opened, Vec<String>);
+
 /// Opens a ledger and gives what it holds, versions and gaps left out, with what was found.
 fn open<S: Storage>(
     storage: &Arc<S>,
     dir: &S::Dir,
-) -> Result<(Arc<Ledger<S>>, Opened, Vec<String>), LedgerError> {
+) -> Result<Reopened<S>, LedgerError> {
     let mut paths = Vec::new();
     let mut next = 0;
     let mut replay = |entry: &Entry| {
