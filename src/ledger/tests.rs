@@ -34,10 +34,7 @@ fn unmounted() -> Record {
 type Reopened<S> = (Arc<Ledger<S>>, Opened, Vec<String>);
 
 /// Opens a ledger and gives what it holds, versions and gaps left out, with what was found.
-fn open<S: Storage>(
-    storage: &Arc<S>,
-    dir: &S::Dir,
-) -> Result<Reopened<S>, LedgerError> {
+fn open<S: Storage>(storage: &Arc<S>, dir: &S::Dir) -> Result<Reopened<S>, LedgerError> {
     let mut paths = Vec::new();
     let mut next = 0;
     let mut replay = |entry: &Entry| {
