@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::branch::{BranchSpec, RenameFlags};
-use crate::mover::{Journal, MoverBranch};
+use crate::mover::{Journal, MoverBranch, TransactionState};
 use crate::policy::{
     BranchFacts, Gate, GateTerms, PathPatterns, PolicySource, Principal, Rule, Verify,
 };
@@ -55,11 +55,11 @@ fn rule(name: &str, operations: &[Operation], path: &str) -> Rule {
     }
 }
 
-fn gate() -> Gate {
+fn gate(name: &str, from: u16, to: u16) -> Gate {
     Gate {
-        name: "submit".into(),
-        from: BranchIndex(0),
-        to: BranchIndex(1),
+        name: name.into(),
+        from: BranchIndex(from),
+        to: BranchIndex(to),
         who: vec![Principal::Anyone],
         paths: PathPatterns::new(vec!["**/*.csv".to_owned()]).expect("a glob"),
         terms: Arc::new(GateTerms {
@@ -103,7 +103,12 @@ impl Fixture {
             branches.push((at, Arc::new(branch)));
         }
         let policy = Policy::new(
-            PolicySource { within_allowed: true, rules, gates: vec![gate()], branches: facts },
+            PolicySource {
+                within_allowed: true,
+                rules,
+                gates: vec![gate("submit", 0, 1), gate("recall", 1, 0)],
+                branches: facts,
+            },
             1,
         );
         let state = dir.path().join("state");
@@ -359,4 +364,63 @@ fn a_listing_holds_while_entries_come_and_go() {
     seen.sort();
     seen.dedup();
     assert_eq!(seen.len(), 100, "each once");
+}
+
+#[test]
+fn callers_at_once_lose_nothing_and_do_not_wait_for_each_other_for_ever() {
+    const FILES: usize = 12;
+    const ROUNDS: usize = 40;
+    let fixture = Fixture::new(vec![]);
+    let text = |index: usize| format!("file {index}\n");
+    for index in 0..FILES {
+        fixture.put("inbox", &format!("{index}.csv"), &text(index));
+    }
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let fixture = &fixture;
+            scope.spawn(move || {
+                for round in 0..ROUNDS {
+                    let index = (thread * 7 + round * 5) % FILES;
+                    let name = format!("{index}.csv");
+                    let (from, to) = if (round + thread) % 2 == 0 {
+                        ("inbox", "archive")
+                    } else {
+                        ("archive", "inbox")
+                    };
+                    // Any of these may meet another caller's crossing and be refused.
+                    let _ = match round % 4 {
+                        3 => fixture.vfs.prepare_undo(ROOT, None, None).ok().and_then(|plan| {
+                            let split = |path: &ViewPath| {
+                                let parent = path.parent().expect("below the root");
+                                (
+                                    parent.as_path().to_str().expect("text")[1..].to_owned(),
+                                    name.clone(),
+                                )
+                            };
+                            let (from, to) = (split(&plan.source).0, split(&plan.target).0);
+                            let name = plan
+                                .source
+                                .name()
+                                .expect("a name")
+                                .to_str()
+                                .expect("text")
+                                .to_owned();
+                            fixture.rename((&from, &name), (&to, &name)).ok()
+                        }),
+                        _ => fixture.rename((from, &name), (to, &name)).ok(),
+                    };
+                }
+            });
+        }
+    });
+    let done = fixture.vfs.mover.with_journal(|journal| {
+        journal.iter().filter(|(_, found)| found.state == TransactionState::Done).count()
+    });
+    assert!(done > ROUNDS, "{done} crossings and undos were made");
+    for index in 0..FILES {
+        let name = format!("{index}.csv");
+        let places = ["inbox", "archive"].map(|folder| fixture.backing(folder).join(&name));
+        let found: Vec<_> = places.iter().filter_map(|path| std::fs::read(path).ok()).collect();
+        assert_eq!(found, vec![text(index).into_bytes()], "{name} is in one place, whole");
+    }
 }
