@@ -1,52 +1,30 @@
 //! Requests of the kernel become calls of [`Vfs`]. Nothing is decided here.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::branch::{AttributeChange, FallocateMode, Whence, XattrFlags};
+use crate::branch::{AttributeChange, FallocateMode, XattrFlags};
 use crate::error::Errno;
 use crate::stats::Request as Kind;
-use crate::vfs::{AttributeRequest, Attributes, Opened, Vfs};
+use crate::vfs::{AttributeRequest, Vfs};
 
 use super::backing::Backings;
-use super::convert::{attributes, caller, decode_device, errno, kind, set_time};
+use super::convert::{attributes, caller, decode_device, joined, kind, set_time, whence_of};
+use super::negotiate::negotiate;
 use super::offload::Pool;
-
-/// File handles and inode numbers name one inode each while they are known: the generation, which is
-/// for exporting by NFS, stays 0.
-const GENERATION: Generation = Generation(0);
-
-/// Negotiated with the kernel where it offers them; see the page of measured facts in the design.
-/// The writeback cache is never asked for: each write is checked. Nor is ATOMIC_O_TRUNC: with it the
-/// kernel would let `O_RDONLY | O_TRUNC` empty a program that is running.
-const CAPABILITIES: [InitFlags; 10] = [
-    InitFlags::FUSE_ASYNC_READ,
-    InitFlags::FUSE_AUTO_INVAL_DATA,
-    InitFlags::FUSE_BIG_WRITES,
-    InitFlags::FUSE_CACHE_SYMLINKS,
-    InitFlags::FUSE_DO_READDIRPLUS,
-    InitFlags::FUSE_READDIRPLUS_AUTO,
-    InitFlags::FUSE_PARALLEL_DIROPS,
-    InitFlags::FUSE_MAX_PAGES,
-    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-    InitFlags::FUSE_ASYNC_DIO,
-];
-
-/// Those without which permissions or ACLs would come out wrong: without them there is no mount.
-const REQUIRED: [InitFlags; 2] = [InitFlags::FUSE_DONT_MASK, InitFlags::FUSE_POSIX_ACL];
-
-/// The largest write request, in bytes: what the kernel sends at most.
-const WRITE_MAX: u32 = 1 << 20;
+use super::reply::{
+    GENERATION, answer, at, data, entry, open_flags, shown, sized, space, timed, wrote,
+};
 
 /// The transport.
 pub struct Adapter {
@@ -83,64 +61,14 @@ impl Adapter {
     }
 }
 
-fn timed<T>(
-    vfs: &Vfs,
-    kind: Kind,
-    act: impl FnOnce(&Vfs) -> Result<T, Errno>,
-) -> Result<T, fuser::Errno> {
-    let started = Instant::now();
-    let result = act(vfs);
-    vfs.stats.record(kind, started.elapsed(), result.is_ok());
-    result.map_err(errno)
-}
-
-fn answer(reply: ReplyEmpty, result: Result<(), fuser::Errno>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-fn entry(reply: ReplyEntry, result: Result<Attributes, fuser::Errno>) {
-    match result {
-        Ok(found) => reply.entry(&found.ttl, &attributes(&found), GENERATION),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-fn open_flags(opened: &Opened) -> FopenFlags {
-    let mut flags = FopenFlags::FOPEN_NOFLUSH;
-    if opened.direct_io {
-        flags |= FopenFlags::FOPEN_DIRECT_IO;
-    }
-    flags
-}
-
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        for capability in REQUIRED {
-            config.add_capabilities(capability).map_err(|_| {
-                std::io::Error::other(format!("the kernel's FUSE lacks {capability:?}"))
-            })?;
-        }
-        for capability in CAPABILITIES {
-            if config.add_capabilities(capability).is_err() {
-                log::debug!("the kernel's FUSE lacks {capability:?}");
-            }
-        }
-        let able = rustix::process::geteuid().is_root()
-            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
-            && config.set_max_stack_depth(1).is_ok();
-        self.vfs.set_kernel_io(able);
-        // Larger or finer than the kernel takes: it says what it does take, which is as good.
-        let _ = config.set_max_write(WRITE_MAX);
-        let _ = config.set_time_granularity(std::time::Duration::from_nanos(1));
+        self.vfs.set_kernel_io(negotiate(config)?);
         Ok(())
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let caller = caller(request);
-        entry(reply, self.call(Kind::Lookup, |vfs| vfs.lookup(caller, parent.0, name)));
+        entry(reply, self.call(Kind::Lookup, |vfs| vfs.lookup(caller(request), parent.0, name)));
     }
 
     fn forget(&self, _request: &Request, number: INodeNo, count: u64) {
@@ -154,12 +82,8 @@ impl Filesystem for Adapter {
         handle: Option<FileHandle>,
         reply: ReplyAttr,
     ) {
-        let caller = caller(request);
-        let handle = handle.map(|handle| handle.0);
-        match self.call(Kind::Getattr, |vfs| vfs.getattr(caller, number.0, handle)) {
-            Ok(found) => reply.attr(&found.ttl, &attributes(&found)),
-            Err(errno) => reply.error(errno),
-        }
+        let (caller, handle) = (caller(request), handle.map(|handle| handle.0));
+        shown(reply, self.call(Kind::Getattr, |vfs| vfs.getattr(caller, number.0, handle)));
     }
 
     fn setattr(
@@ -189,17 +113,12 @@ impl Filesystem for Adapter {
             mtime: mtime.map(set_time),
         };
         let wanted = AttributeRequest { change, size, handle: handle.map(|handle| handle.0) };
-        match self.call(Kind::Setattr, |vfs| vfs.setattr(caller, number.0, &wanted)) {
-            Ok(found) => reply.attr(&found.ttl, &attributes(&found)),
-            Err(errno) => reply.error(errno),
-        }
+        shown(reply, self.call(Kind::Setattr, |vfs| vfs.setattr(caller, number.0, &wanted)));
     }
 
     fn readlink(&self, _request: &Request, number: INodeNo, reply: ReplyData) {
-        match self.call(Kind::Readlink, |vfs| vfs.readlink(number.0)) {
-            Ok(text) => reply.data(text.as_bytes()),
-            Err(errno) => reply.error(errno),
-        }
+        let text = self.call(Kind::Readlink, |vfs| vfs.readlink(number.0));
+        data(reply, text.map(OsString::into_vec));
     }
 
     fn mknod(
@@ -232,13 +151,11 @@ impl Filesystem for Adapter {
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let caller = caller(request);
-        answer(reply, self.call(Kind::Unlink, |vfs| vfs.unlink(caller, parent.0, name)));
+        answer(reply, self.call(Kind::Unlink, |vfs| vfs.unlink(caller(request), parent.0, name)));
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let caller = caller(request);
-        answer(reply, self.call(Kind::Rmdir, |vfs| vfs.rmdir(caller, parent.0, name)));
+        answer(reply, self.call(Kind::Rmdir, |vfs| vfs.rmdir(caller(request), parent.0, name)));
     }
 
     fn symlink(
@@ -331,10 +248,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        match self.call(Kind::Read, |vfs| vfs.read(handle.0, offset, size)) {
-            Ok(bytes) => reply.data(&bytes),
-            Err(errno) => reply.error(errno),
-        }
+        data(reply, self.call(Kind::Read, |vfs| vfs.read(handle.0, offset, size)));
     }
 
     fn write(
@@ -357,10 +271,7 @@ impl Filesystem for Adapter {
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let written =
             self.call(Kind::Write, |vfs| vfs.write(caller, handle.0, offset, bytes, kill));
-        match written {
-            Ok(written) => reply.written(written),
-            Err(errno) => reply.error(errno),
-        }
+        wrote(reply, written);
     }
 
     fn flush(
@@ -441,8 +352,8 @@ impl Filesystem for Adapter {
         let caller = caller(request);
         let listed = self.call(Kind::Readdirplus, |vfs| {
             vfs.readdirplus(caller, handle.0, offset, &mut |entry, found| {
-                let (number, shown) = (INodeNo(entry.number), attributes(&found));
-                reply.add(number, entry.next, entry.name, &found.ttl, &shown, GENERATION)
+                let (number, attributes) = (INodeNo(entry.number), attributes(&found));
+                reply.add(number, entry.next, entry.name, &found.ttl, &attributes, GENERATION)
             })
         });
         match listed {
@@ -475,19 +386,7 @@ impl Filesystem for Adapter {
     }
 
     fn statfs(&self, _request: &Request, number: INodeNo, reply: ReplyStatfs) {
-        match self.call(Kind::Statfs, |vfs| vfs.statfs(number.0)) {
-            Ok(space) => reply.statfs(
-                space.blocks,
-                space.blocks_free,
-                space.blocks_available,
-                space.files,
-                space.files_free,
-                space.block_size,
-                space.name_max,
-                space.block_size,
-            ),
-            Err(errno) => reply.error(errno),
-        }
+        space(reply, self.call(Kind::Statfs, |vfs| vfs.statfs(number.0)));
     }
 
     fn setxattr(
@@ -502,9 +401,8 @@ impl Filesystem for Adapter {
     ) {
         let caller = caller(request);
         let flags = XattrFlags::from_bits_retain(flags as u32);
-        let set =
-            self.call(Kind::Setxattr, |vfs| vfs.setxattr(caller, number.0, name, value, flags));
-        answer(reply, set);
+        let set = |vfs: &Vfs| vfs.setxattr(caller, number.0, name, value, flags);
+        answer(reply, self.call(Kind::Setxattr, set));
     }
 
     fn getxattr(
@@ -520,15 +418,8 @@ impl Filesystem for Adapter {
 
     fn listxattr(&self, request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
         let caller = caller(request);
-        let listed = self.call(Kind::Listxattr, |vfs| {
-            let keys = vfs.listxattr(caller, number.0)?;
-            let mut bytes = Vec::new();
-            for key in keys {
-                bytes.extend_from_slice(key.as_bytes());
-                bytes.push(0);
-            }
-            Ok(bytes)
-        });
+        let listed = self
+            .call(Kind::Listxattr, |vfs| vfs.listxattr(caller, number.0).map(|keys| joined(&keys)));
         sized(reply, size, listed);
     }
 
@@ -555,6 +446,21 @@ impl Filesystem for Adapter {
         answer(reply, done);
     }
 
+    /// There are none. Answered here because fuser warns of each one that is not.
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        _handle: FileHandle,
+        _flags: IoctlFlags,
+        _command: u32,
+        _input: &[u8],
+        _room: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(fuser::Errno::ENOTTY);
+    }
+
     fn lseek(
         &self,
         _request: &Request,
@@ -566,18 +472,9 @@ impl Filesystem for Adapter {
     ) {
         let found = self.call(Kind::Lseek, |vfs| {
             let offset = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
-            let whence = match whence {
-                libc::SEEK_DATA => Whence::Data,
-                libc::SEEK_HOLE => Whence::Hole,
-                _ => return Err(Errno::INVAL),
-            };
-            vfs.seek(handle.0, offset, whence)
+            vfs.seek(handle.0, offset, whence_of(whence)?)
         });
-        match found.map(i64::try_from) {
-            Ok(Ok(offset)) => reply.offset(offset),
-            Ok(Err(_)) => reply.error(fuser::Errno::EOVERFLOW),
-            Err(errno) => reply.error(errno),
-        }
+        at(reply, found);
     }
 
     fn copy_file_range(
@@ -593,24 +490,10 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let caller = caller(request);
-        let copied = self.call(Kind::CopyFileRange, |vfs| {
-            let source = (source_handle.0, source_offset);
-            vfs.copy_file_range(caller, source, (target_handle.0, target_offset), length)
-        });
-        match copied {
-            Ok(copied) => reply.written(copied),
-            Err(errno) => reply.error(errno),
-        }
-    }
-}
-
-/// The reply to getxattr and listxattr: the size alone, or the bytes if they fit.
-fn sized(reply: ReplyXattr, size: u32, result: Result<Vec<u8>, fuser::Errno>) {
-    match result {
-        Err(errno) => reply.error(errno),
-        Ok(bytes) if size == 0 => reply.size(u32::try_from(bytes.len()).unwrap_or(u32::MAX)),
-        Ok(bytes) if bytes.len() > size as usize => reply.error(fuser::Errno::ERANGE),
-        Ok(bytes) => reply.data(&bytes),
+        let (caller, source) = (caller(request), (source_handle.0, source_offset));
+        let target = (target_handle.0, target_offset);
+        let copied = self
+            .call(Kind::CopyFileRange, |vfs| vfs.copy_file_range(caller, source, target, length));
+        wrote(reply, copied);
     }
 }

@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use dashmap::DashMap;
-use fuser::{BackingId, FileHandle, FopenFlags, Generation, ReplyCreate, ReplyOpen};
+use fuser::{BackingId, FileHandle, FopenFlags, ReplyCreate, ReplyOpen};
 use parking_lot::Mutex;
 
 use crate::vfs::{Attributes, Opened, Vfs};
 
 use super::convert::attributes;
+use super::reply::GENERATION;
 
 /// Registrations by inode, and by the handles that keep them.
 #[derive(Debug, Default)]
@@ -67,7 +68,7 @@ impl Backings {
         reply: ReplyCreate,
     ) {
         let handle = FileHandle(opened.handle);
-        let (ttl, shown, generation) = (&found.ttl, attributes(found), Generation(0));
+        let (ttl, shown, generation) = (&found.ttl, attributes(found), GENERATION);
         match self.share(vfs, opened, |descriptor| reply.open_backing(descriptor)) {
             Some(backing) => {
                 reply.created_passthrough(ttl, &shown, generation, handle, flags, &backing);

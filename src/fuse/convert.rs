@@ -1,10 +1,12 @@
 //! Between fuser's types and ours.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, FileType, INodeNo, Request, TimeOrNow};
 
-use crate::branch::{FileKind, SetTime};
+use crate::branch::{FileKind, SetTime, Whence};
 use crate::error::Errno;
 use crate::types::{Caller, Time};
 use crate::vfs::Attributes;
@@ -84,6 +86,20 @@ pub fn set_time(time: TimeOrNow) -> SetTime {
     })
 }
 
+/// Names as listxattr(2) gives them, each ended by a NUL.
+pub fn joined(keys: &[OsString]) -> Vec<u8> {
+    keys.iter().flat_map(|key| key.as_bytes().iter().copied().chain([0])).collect()
+}
+
+/// lseek(2)'s `whence`, of which the kernel sends on only what it cannot answer itself.
+pub fn whence_of(whence: i32) -> Result<Whence, Errno> {
+    match whence {
+        libc::SEEK_DATA => Ok(Whence::Data),
+        libc::SEEK_HOLE => Ok(Whence::Hole),
+        _ => Err(Errno::INVAL),
+    }
+}
+
 /// A `dev_t` in the kernel's 32 bits (include/linux/kdev_t.h, `new_encode_dev`).
 fn encode_device(device: u64) -> u32 {
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
@@ -115,6 +131,11 @@ mod tests {
         let decoded = UNIX_EPOCH - Duration::new(2, 300_000_000);
         let time = set_time(TimeOrNow::SpecificTime(decoded));
         assert_eq!(time, SetTime::At(Time { seconds: -2, nanos: 300_000_000 }));
+        // The earliest that the kernel can send, of which fuser makes 2^63 seconds before the epoch.
+        let earliest = UNIX_EPOCH - Duration::from_secs(1 << 63);
+        let time = set_time(TimeOrNow::SpecificTime(earliest));
+        assert_eq!(time, SetTime::At(Time { seconds: i64::MIN, nanos: 0 }));
+        assert_eq!(system_time(Time { seconds: i64::MIN, nanos: 0 }), earliest);
         let shown = system_time(Time { seconds: -2, nanos: 300_000_000 });
         assert_eq!(shown, UNIX_EPOCH - Duration::from_millis(1700));
     }

@@ -14,7 +14,9 @@ mod adapter;
 mod backing;
 mod convert;
 mod mount;
+mod negotiate;
 mod offload;
+mod reply;
 
 /// Threads that read requests.
 const WORKERS: usize = 8;
@@ -83,13 +85,20 @@ impl Mounted {
         let config = options.config(&vfs.name);
         let name = vfs.name.clone();
         let adapter = adapter::Adapter::new(vfs, syncs, crossings);
-        let session = if rustix::process::geteuid().is_root() {
-            let device = mount::mount_as_root(&name, mountpoint, options)?;
-            Session::from_fd(adapter, device, config.acl, config)
-                .inspect_err(|_| detach(mountpoint))?
-        } else {
-            Session::new(adapter, mountpoint, &config)?
-        };
+        if !rustix::process::geteuid().is_root() {
+            // Unmounts by itself when it is dropped.
+            return Self::serve(Session::new(adapter, mountpoint, &config)?, invalidations);
+        }
+        let device = mount::mount_as_root(&name, mountpoint, options)?;
+        Session::from_fd(adapter, device, config.acl, config)
+            .and_then(|session| Self::serve(session, invalidations))
+            .inspect_err(|_| detach(mountpoint))
+    }
+
+    fn serve(
+        session: Session<adapter::Adapter>,
+        invalidations: Receiver<Invalidation>,
+    ) -> io::Result<Self> {
         let notifier = session.notifier();
         // Ends when the view is dropped.
         std::thread::Builder::new()

@@ -1,0 +1,49 @@
+//! What is agreed on with the kernel when the mount begins.
+
+use std::io;
+use std::time::Duration;
+
+use fuser::{InitFlags, KernelConfig};
+
+/// Negotiated with the kernel where it offers them; see the page of measured facts in the design.
+/// The writeback cache is never asked for: each write is checked. Nor is ATOMIC_O_TRUNC: with it the
+/// kernel would let `O_RDONLY | O_TRUNC` empty a program that is running.
+const CAPABILITIES: [InitFlags; 10] = [
+    InitFlags::FUSE_ASYNC_READ,
+    InitFlags::FUSE_AUTO_INVAL_DATA,
+    InitFlags::FUSE_BIG_WRITES,
+    InitFlags::FUSE_CACHE_SYMLINKS,
+    InitFlags::FUSE_DO_READDIRPLUS,
+    InitFlags::FUSE_READDIRPLUS_AUTO,
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_MAX_PAGES,
+    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+    InitFlags::FUSE_ASYNC_DIO,
+];
+
+/// Those without which permissions or ACLs would come out wrong: without them there is no mount.
+const REQUIRED: [InitFlags; 2] = [InitFlags::FUSE_DONT_MASK, InitFlags::FUSE_POSIX_ACL];
+
+/// The largest write request, in bytes: what the kernel sends at most.
+const WRITE_MAX: u32 = 1 << 20;
+
+/// Agrees on everything; gives whether the kernel can read and write backing files by itself.
+pub fn negotiate(config: &mut KernelConfig) -> io::Result<bool> {
+    for capability in REQUIRED {
+        config
+            .add_capabilities(capability)
+            .map_err(|_| io::Error::other(format!("the kernel's FUSE lacks {capability:?}")))?;
+    }
+    for capability in CAPABILITIES {
+        if config.add_capabilities(capability).is_err() {
+            log::debug!("the kernel's FUSE lacks {capability:?}");
+        }
+    }
+    let able = rustix::process::geteuid().is_root()
+        && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+        && config.set_max_stack_depth(1).is_ok();
+    // Larger or finer than the kernel takes: it says what it does take, which is as good.
+    let _ = config.set_max_write(WRITE_MAX);
+    let _ = config.set_time_granularity(Duration::from_nanos(1));
+    Ok(able)
+}
