@@ -1,1 +1,206 @@
 //! The configuration: TOML text to validated values, every mistake with file, line and caret.
+//!
+//! The text is parsed once into a tree that knows where each word stands, and read section by
+//! section. A mistake does not stop the reading, so that one run shows all of them; a
+//! [`Config`] is given out only if there was none. [`KEYS`] lists every key: what is not in it is
+//! unknown, what it marks as to come is refused, nothing is ignored.
+//!
+//! Reading asks the user database for names, and the file system for where paths really lead
+//! (`canonicalize`). Whether a branch is fit for use, its own module says when it is opened.
+
+mod accounts;
+mod branches;
+mod diagnostic;
+mod keys;
+mod paths;
+mod rules;
+mod section;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::branch::BranchSpec;
+use crate::error::{Errno, errno_name, errno_of};
+use crate::policy::{PolicySource, Principal};
+use crate::types::ViewPath;
+
+pub use accounts::Account;
+pub use diagnostic::{ConfigErrors, Diagnostic, Severity};
+pub use keys::{KEYS, Key};
+
+use accounts::Accounts;
+use diagnostic::Report;
+use section::Section;
+
+/// A larger file is not a configuration.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// What a file says, validated.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Name of the view, `[a-z0-9-]{1,32}`.
+    pub view: String,
+    /// Absolute path of the state folder; it need not exist yet.
+    pub state: PathBuf,
+    /// Rules, gates and what the policy knows of branches.
+    pub policy: PolicySource,
+    /// In order of declaration; the position is the branch's index.
+    pub branches: Vec<BranchEntry>,
+    /// How long a crossing can be undone.
+    pub hold_keep: Duration,
+    /// What is recorded beside crossings and denials.
+    pub record: RecordLevel,
+    /// Who may read `.audit`.
+    pub readers: Vec<Principal>,
+}
+
+/// A branch and its place in the view.
+#[derive(Debug, Clone)]
+pub struct BranchEntry {
+    /// The branch.
+    pub spec: BranchSpec,
+    /// Its place.
+    pub at: ViewPath,
+}
+
+/// `audit.record`; crossings and denials are recorded always.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RecordLevel {
+    /// Nothing more.
+    Crossings,
+    /// All that changes anything.
+    Mutations,
+    /// Reads too.
+    Everything,
+}
+
+/// A configuration as it was read.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The validated values.
+    pub config: Config,
+    /// What is allowed but hardly meant.
+    pub warnings: Vec<Diagnostic>,
+    /// The file's text.
+    pub text: String,
+    /// SHA-256 of the file's bytes in hexadecimal.
+    pub sha256: String,
+}
+
+/// Reads and validates a file. Names are looked up in the system's user database.
+pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
+    load_with(path, &accounts::system)
+}
+
+/// [`load`] with another user database: `resolve` gives the id of an account, `None` if there is
+/// none of that name.
+pub fn load_with(
+    path: &Path,
+    resolve: &dyn Fn(Account<'_>) -> Result<Option<u32>, Errno>,
+) -> Result<Loaded, ConfigErrors> {
+    let fail = |why: String| ConfigErrors::from(Diagnostic::about_file(path, why));
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
+        .map_err(|error| fail(format!("cannot read it: {}", io_text(&error))))?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(fail("it is larger than 1 MiB, so it is no configuration".to_owned()));
+    }
+    let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let valid = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
+        let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
+        fail(format!("it is not UTF-8 text: see line {line}"))
+    })?;
+    let directory = std::path::absolute(path)
+        .map_err(|error| fail(format!("cannot find its folder: {}", io_text(&error))))?
+        .parent()
+        .map_or_else(|| PathBuf::from("/"), Path::to_owned);
+    let mut report = Report::new(path, &text);
+    let config = read(&text, &directory, resolve, &mut report);
+    let (errors, warnings) = report.finish();
+    match config {
+        Some(config) if errors.is_empty() => Ok(Loaded { config, warnings, text, sha256 }),
+        _ => Err(ConfigErrors { errors, warnings }),
+    }
+}
+
+/// Reads all sections. `None` only after an error was reported.
+fn read(
+    text: &str,
+    directory: &Path,
+    resolve: &dyn Fn(Account<'_>) -> Result<Option<u32>, Errno>,
+    report: &mut Report,
+) -> Option<Config> {
+    let (document, mistakes) = toml::de::DeTable::parse_recoverable(text);
+    if !mistakes.is_empty() {
+        for mistake in &mistakes {
+            let span = mistake.span().unwrap_or(0..0);
+            report.error(span, format!("not valid TOML: {}", mistake.message()));
+        }
+        return None;
+    }
+    let root = Section::root(document.get_ref());
+    root.refuse_strangers(report);
+    let accounts = Accounts::new(&root, resolve, report);
+
+    let view = root.section("view", report);
+    let name = view.as_ref().and_then(|view| view.required_text("name", report));
+    let name = name.filter(|name| values::check_name("a view", name, report));
+    if view.is_none() {
+        root.missing("view.name", report);
+    }
+    let branches = branches::read(&root, directory, report);
+    let state = paths::state(view.as_ref(), name.as_ref().map(|n| *n.get_ref()), directory, report);
+    if let Some(state) = &state {
+        branches.check_state(state, report);
+    }
+    let policy = rules::read(&root, &branches, &accounts, report);
+
+    let hold_keep = root
+        .section("hold", report)
+        .and_then(|hold| hold.duration("keep", report))
+        .unwrap_or(Duration::from_secs(3600));
+    let audit = root.section("audit", report);
+    let record = audit.as_ref().and_then(|audit| audit.choice("record", &RECORD_LEVELS, report));
+    let readers = audit.as_ref().and_then(|audit| accounts.list(audit, "readers", report));
+    Some(Config {
+        view: (*name?.get_ref()).to_owned(),
+        state: state?.path,
+        policy,
+        branches: branches.into_entries(),
+        hold_keep,
+        record: record.unwrap_or(RecordLevel::Mutations),
+        readers: readers.unwrap_or_else(default_readers),
+    })
+}
+
+const RECORD_LEVELS: [(&str, RecordLevel); 3] = [
+    ("crossings", RecordLevel::Crossings),
+    ("mutations", RecordLevel::Mutations),
+    ("everything", RecordLevel::Everything),
+];
+
+/// Root and the user who mounts.
+fn default_readers() -> Vec<Principal> {
+    let mut readers = vec![Principal::User(0)];
+    let own = rustix::process::geteuid().as_raw();
+    if own != 0 {
+        readers.push(Principal::User(own));
+    }
+    readers
+}
+
+/// An error of the system in words, with its number's name.
+fn io_text(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let words = text.split(" (os error").next().unwrap_or(&text).to_lowercase();
+    format!("{words} ({})", errno_name(errno_of(error)))
+}

@@ -1,0 +1,149 @@
+//! Every key in one table: for hints, for what is refused as not implemented yet, and for the
+//! manual, which a test holds against it.
+
+/// A key of the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key {
+    /// Dotted, with `NAME` where the user gives a name.
+    pub name: &'static str,
+    /// What kind of value.
+    pub kind: &'static str,
+    /// The default, or `required`, or `none`.
+    pub default: &'static str,
+    /// One line for people.
+    pub help: &'static str,
+    /// False: giving it is an error, for now.
+    pub implemented: bool,
+}
+
+const fn key(
+    name: &'static str,
+    kind: &'static str,
+    default: &'static str,
+    help: &'static str,
+) -> Key {
+    Key { name, kind, default, help, implemented: true }
+}
+
+const fn later(
+    name: &'static str,
+    kind: &'static str,
+    default: &'static str,
+    help: &'static str,
+) -> Key {
+    Key { implemented: false, ..key(name, kind, default, help) }
+}
+
+/// Every key, in the order of the manual.
+pub const KEYS: &[Key] = &[
+    key("view.name", "name", "required", "`[a-z0-9-]{1,32}`"),
+    key(
+        "view.state",
+        "path",
+        "/var/lib/octroi/NAME, or XDG state",
+        "ledger and lock; never inside the view or a branch",
+    ),
+    key("policy.within", "allow, deny", "allow", "what no rule speaks of, inside a branch"),
+    later("policy.observe", "boolean", "false", "record would-denials, enforce nothing but gates"),
+    key("roles.NAME", "principals", "none", "a name for several user:NAME, group:NAME and roles"),
+    key("branches.NAME.path", "path", "required", "the backing directory"),
+    key("branches.NAME.at", "path of the view", "/NAME", "where it appears"),
+    key("branches.NAME.mode", "rw, ro, gates-only", "rw", "what may change in it"),
+    key(
+        "branches.NAME.io",
+        "checked, passthrough",
+        "checked",
+        "whether each write is checked, or the kernel writes by itself once the open was allowed",
+    ),
+    key("branches.NAME.min_free", "size", "64MiB", "space that stays free"),
+    key("branches.NAME.exposed", "boolean", "false", "accept a path others can reach"),
+    later("pools.NAME.members", "branches", "required", "precedence where two have a name"),
+    later("pools.NAME.at", "path of the view", "/NAME", "where it appears"),
+    later("pools.NAME.place", "most-free, first, same-directory", "most-free", "for new files"),
+    later("pools.NAME.mode", "rw, ro, gates-only", "rw", "as for branches"),
+    key("gates.NAME.from", "branch", "required", "where files come from"),
+    key("gates.NAME.to", "branch", "required", "where they go"),
+    key("gates.NAME.who", "principals", "required", "who may use it"),
+    key(
+        "gates.NAME.paths",
+        "patterns",
+        "all",
+        "below the branch; source and target name must both match",
+    ),
+    key("gates.NAME.types", "content types", "all", "found by content, not by name"),
+    key("gates.NAME.max_size", "size", "none", "of a file"),
+    key(
+        "gates.NAME.verify",
+        "readback, stream",
+        "readback",
+        "whether the copy is read again from its disk",
+    ),
+    later("gates.NAME.hard_links", "refuse", "refuse", "files with several names"),
+    later("gates.NAME.lossy", "list", "[]", "what may be lost: acl, xattr:GLOB, times"),
+    later("gates.NAME.checks", "tables", "none", "commands that must accept the content"),
+    key(
+        "rules.NAME.deny",
+        "verbs or operations",
+        "this or allow required",
+        "what is denied, `rename` and `move` with both sides; deny wins",
+    ),
+    key("rules.NAME.allow", "verbs or operations", "this or deny required", "what is allowed"),
+    key("rules.NAME.who", "principals", "required", "about whom"),
+    key("rules.NAME.paths", "patterns", "/**", "paths of the view, as users see them"),
+    key("rules.NAME.reason", "text", "required for deny", "what the denied are told"),
+    later("rules.NAME.when", "time", "always", "when it holds"),
+    later("rules.NAME.max_file_size", "size", "none", "limit at write time"),
+    later("rules.NAME.observe", "boolean", "false", "record would-denials only"),
+    later("crossings.parallel", "number", "2", "crossings at a time"),
+    later("crossings.rate", "size per second", "none", "limit for copying"),
+    key("hold.keep", "duration", "1h", "how long a crossing can be undone"),
+    later("hold.max", "share or size", "10%", "space for what can be undone"),
+    key(
+        "audit.record",
+        "crossings, mutations, everything",
+        "mutations",
+        "crossings and denials are recorded always",
+    ),
+    key("audit.readers", "principals", "root, mounting user", "who may read `.audit`"),
+    later("audit.keep", "duration", "none", "how long segments are kept"),
+    later("audit.max_size", "size", "none", "of the ledger"),
+];
+
+/// What a name below a section is, by the table; the section is dotted, with `NAME`, and empty for
+/// the root.
+pub(super) enum Standing {
+    /// A key or section that can be read.
+    Known,
+    /// It is in the table, but all of it is to come.
+    Later,
+    /// It is not in the table.
+    Unknown,
+}
+
+/// See [`Standing`].
+pub(super) fn standing(section: &str, name: &str) -> Standing {
+    let of_that_name: Vec<&Key> =
+        below(section).filter(|(first, _)| *first == name).map(|(_, key)| key).collect();
+    match of_that_name.iter().any(|key| key.implemented) {
+        true => Standing::Known,
+        false if of_that_name.is_empty() => Standing::Unknown,
+        false => Standing::Later,
+    }
+}
+
+/// The names that the table has directly below a section, each once.
+pub(super) fn names(section: &str) -> Vec<&'static str> {
+    let mut names: Vec<&str> = below(section).map(|(first, _)| first).collect();
+    names.dedup();
+    names
+}
+
+fn below(section: &str) -> impl Iterator<Item = (&'static str, &'static Key)> {
+    KEYS.iter().filter_map(move |key| {
+        let rest = match section {
+            "" => key.name,
+            _ => key.name.strip_prefix(section)?.strip_prefix('.')?,
+        };
+        Some((rest.split('.').next().unwrap_or(rest), key))
+    })
+}

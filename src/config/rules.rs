@@ -1,0 +1,238 @@
+//! Rules and gates.
+
+use std::sync::Arc;
+
+use super::accounts::Accounts;
+use super::branches::{self, Branches};
+use super::diagnostic::Report;
+use super::section::{Section, Word};
+use super::values;
+use crate::branch::BranchSpec;
+use crate::check;
+use crate::policy::{Gate, GateTerms, PathPatterns, PolicySource, Rule, Verify};
+use crate::types::BranchMode;
+
+const WITHIN: [(&str, bool); 2] = [("allow", true), ("deny", false)];
+
+const VERIFY: [(&str, Verify); 2] = [("readback", Verify::Readback), ("stream", Verify::Stream)];
+
+/// Reads `policy`, `rules` and `gates`. What has a mistake is left out, and reported.
+pub(super) fn read<'t>(
+    root: &Section<'t>,
+    branches: &Branches<'t>,
+    accounts: &Accounts<'t>,
+    report: &mut Report,
+) -> PolicySource {
+    let within =
+        root.section("policy", report).and_then(|policy| policy.choice("within", &WITHIN, report));
+    let rules = root.named("rules", "a rule", report);
+    let rules = rules.iter().filter_map(|section| rule(section, accounts, report)).collect();
+    let gates = root.named("gates", "a gate", report);
+    let gates =
+        gates.iter().filter_map(|section| gate(section, branches, accounts, report)).collect();
+    PolicySource {
+        within_allowed: within.unwrap_or(true),
+        rules,
+        gates,
+        branches: branches.facts(),
+    }
+}
+
+fn rule<'t>(section: &Section<'t>, accounts: &Accounts<'t>, report: &mut Report) -> Option<Rule> {
+    let denies = effect(section, report);
+    let key = if denies == Some(false) { "allow" } else { "deny" };
+    let words = section.texts(key, Some("this is no operation"), report);
+    let operations = words.and_then(|words| values::operations(&words, report));
+    let who = who(section, accounts, report);
+    let paths = match section.has("paths") {
+        true => patterns(section, check_view_pattern, report),
+        false => PathPatterns::new(vec!["/**".to_owned()]).ok(),
+    };
+    let reason = section.text("reason", report);
+    if denies == Some(true) && !section.has("reason") {
+        report
+            .error(section.name.span(), format!("{} has no reason", section.path_of("deny")))
+            .hint("reason = \"...\" is what `octroi why` tells those it denies");
+    }
+    if let Some(reason) = &reason
+        && reason.get_ref().trim().is_empty()
+    {
+        let message = format!("{} is empty", section.path_of("reason"));
+        report.error(reason.span(), message);
+    }
+    Some(Rule {
+        name: Arc::from(*section.name.get_ref()),
+        denies: denies?,
+        operations: operations?,
+        who: who?,
+        paths: paths?,
+        reason: reason.map(|reason| Arc::from(*reason.get_ref())),
+    })
+}
+
+/// True for deny, false for allow; exactly one must be there.
+fn effect(section: &Section<'_>, report: &mut Report) -> Option<bool> {
+    let name = section.name.get_ref();
+    match (section.has("deny"), section.has("allow")) {
+        (true, false) => Some(true),
+        (false, true) => Some(false),
+        (true, true) => {
+            report
+                .error(section.span_of("allow"), format!("rule {name} both denies and allows"))
+                .other(section.span_of("deny"), "deny is here")
+                .hint("make two rules of it; deny wins over allow");
+            None
+        }
+        (false, false) => {
+            report
+                .error(section.name.span(), format!("rule {name} neither denies nor allows"))
+                .hint("give deny or allow a list of verbs (read, write, add, remove, attrs)");
+            None
+        }
+    }
+}
+
+fn who<'t>(
+    section: &Section<'t>,
+    accounts: &Accounts<'t>,
+    report: &mut Report,
+) -> Option<Vec<crate::policy::Principal>> {
+    if !section.has("who") {
+        section.missing("who", report);
+    }
+    accounts.list(section, "who", report)
+}
+
+fn gate<'t>(
+    section: &Section<'t>,
+    branches: &Branches<'t>,
+    accounts: &Accounts<'t>,
+    report: &mut Report,
+) -> Option<Gate> {
+    let from_word = section.required_text("from", report);
+    let to_word = section.required_text("to", report);
+    let from = from_word.as_ref().and_then(|word| branches::named(branches, word, report));
+    let to = to_word.as_ref().and_then(|word| branches::named(branches, word, report));
+    if let (Some(from), Some(to), Some(from_word), Some(to_word)) = (from, to, &from_word, &to_word)
+    {
+        check_ends(section, branches, (from, from_word), (to, to_word), report);
+    }
+    let who = who(section, accounts, report);
+    let paths = match section.has("paths") {
+        true => patterns(section, check_branch_pattern, report),
+        false => PathPatterns::new(vec!["**".to_owned()]).ok(),
+    };
+    let types = content_types(section, report);
+    let max_size = section.size("max_size", report);
+    let verify = section.choice("verify", &VERIFY, report).unwrap_or(Verify::Readback);
+    Some(Gate {
+        name: Arc::from(*section.name.get_ref()),
+        from: from?.index,
+        to: to?.index,
+        who: who?,
+        paths: paths?,
+        terms: Arc::new(GateTerms { types, max_size, verify }),
+    })
+}
+
+/// Reports ends between which no file can or need pass.
+fn check_ends(
+    section: &Section<'_>,
+    branches: &Branches<'_>,
+    (from, from_word): (&BranchSpec, &Word<'_>),
+    (to, to_word): (&BranchSpec, &Word<'_>),
+    report: &mut Report,
+) {
+    let name = section.name.get_ref();
+    if from.index == to.index {
+        report
+            .error(to_word.span(), format!("gate {name} leads from {} to itself", to.name))
+            .hint("a rename inside a branch needs no gate");
+        return;
+    }
+    let ends = [(from, from_word, "leave"), (to, to_word, "enter")];
+    for (branch, word, what) in ends {
+        if branch.mode == BranchMode::Ro {
+            let message = format!("nothing can {what} branch {}: it is read-only", branch.name);
+            let error = report.error(word.span(), message);
+            if let Some(span) = branches.span_of(branch.index) {
+                error.other(span, "mode = \"ro\"");
+            }
+        }
+    }
+    if to.mode == BranchMode::Rw {
+        report
+            .warning(to_word.span(), format!("gate {name} leads to a branch that is rw"))
+            .label("`cp` walks round a gate whose target anyone can write")
+            .hint(format!(
+                "branches.{}.mode = \"gates-only\" lets content in by gates alone",
+                to.name
+            ));
+    }
+}
+
+fn content_types(section: &Section<'_>, report: &mut Report) -> Vec<String> {
+    let words = section.texts("types", Some("this is no type: no file could pass"), report);
+    for word in words.iter().flatten() {
+        if check::can_be_found(word.get_ref()) {
+            continue;
+        }
+        let message = format!("`{}` is not a type that content is found to be", word.get_ref());
+        let error = report.error(word.span(), message);
+        match word.get_ref().split_once('/') {
+            Some((_, "csv" | "json" | "tab-separated-values" | "markdown" | "yaml" | "toml")) => {
+                error.label("by content this is `text/plain`");
+            }
+            Some(_) => {}
+            None => {
+                error.label("a type is FAMILY/FORMAT or FAMILY/*");
+            }
+        }
+        error.hint("types are found by content, such as text/plain, application/pdf or image/*");
+    }
+    words.into_iter().flatten().map(|word| (*word.get_ref()).to_owned()).collect()
+}
+
+/// Compiles `paths`; `check` says what is wrong with a pattern besides its syntax, with a hint.
+fn patterns(
+    section: &Section<'_>,
+    check: fn(&str) -> Option<(&'static str, String)>,
+    report: &mut Report,
+) -> Option<PathPatterns> {
+    let words = section.texts("paths", Some("this is no path"), report)?;
+    for word in &words {
+        let text = *word.get_ref();
+        if let Some((why, hint)) = check(text).or_else(|| check_components(text)) {
+            let message = format!("pattern `{text}` can never match");
+            report.error(word.span(), message).label(why).hint(hint);
+        } else if let Err(error) = PathPatterns::new(vec![text.to_owned()]) {
+            let message = format!("pattern `{text}` is not a glob");
+            report.error(word.span(), message).label(error.kind().to_string());
+        }
+    }
+    let texts = words.iter().map(|word| (*word.get_ref()).to_owned()).collect();
+    // What does not compile was reported above.
+    PathPatterns::new(texts).ok()
+}
+
+/// Patterns of rules are over paths of the view.
+fn check_view_pattern(text: &str) -> Option<(&'static str, String)> {
+    let hint = || format!("such as \"/**/{text}\", or \"/inbox/{text}\" for one branch");
+    (!text.starts_with('/')).then(|| ("a path of the view begins with `/`", hint()))
+}
+
+/// Patterns of gates are over paths below a branch.
+fn check_branch_pattern(text: &str) -> Option<(&'static str, String)> {
+    let hint = || format!("such as \"{}\"", text.trim_start_matches('/'));
+    text.starts_with('/').then(|| ("a gate's pattern is relative to the branch", hint()))
+}
+
+fn check_components(text: &str) -> Option<(&'static str, String)> {
+    let odd = text.len() > 1 && text.ends_with('/');
+    let empty = text.is_empty() || text.contains("//");
+    let dots = text.split('/').any(|name| name == "." || name == "..");
+    (odd || empty || dots).then(|| {
+        let hint = "PATH itself is `PATH`, all below it is `PATH/**`".to_owned();
+        ("paths have no empty name, `.` or `..`, and no `/` at the end", hint)
+    })
+}

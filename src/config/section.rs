@@ -1,0 +1,300 @@
+//! One table of the file: typed access to its keys, each mistake reported where it stands. After a
+//! mistake a getter answers as if the key were absent; the report keeps the configuration from
+//! being used.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::diagnostic::{Report, nearest};
+use super::keys::{self, Standing};
+use super::values;
+
+/// A text of the file and where it stands.
+pub(super) type Word<'t> = Spanned<&'t str>;
+
+/// A table of the file.
+#[derive(Debug, Clone)]
+pub(super) struct Section<'t> {
+    /// As in the table of keys, such as `branches.NAME`; empty for the root.
+    pattern: String,
+    /// As the user wrote it, such as `branches.inbox`; empty for the root.
+    path: String,
+    /// Its last name, where it stands.
+    pub name: Word<'t>,
+    table: &'t DeTable<'t>,
+}
+
+impl<'t> Section<'t> {
+    /// The whole file.
+    pub(super) fn root(table: &'t DeTable<'t>) -> Self {
+        let name = Spanned::new(0..0, "");
+        Self { pattern: String::new(), path: String::new(), name, table }
+    }
+
+    /// A subsection with keys of the table.
+    pub(super) fn section(&self, name: &str, report: &mut Report) -> Option<Section<'t>> {
+        let (key, value) = self.table.get_key_value(name)?;
+        let section = self.below(key, value, name, report)?;
+        section.refuse_strangers(report);
+        Some(section)
+    }
+
+    /// The subsections of a section of names the user gave, such as `branches`, in the order of the
+    /// file. Names that are none are reported (`one` says of what, as in "a branch") and left out.
+    pub(super) fn named(&self, kind: &str, one: &str, report: &mut Report) -> Vec<Section<'t>> {
+        let Some((key, value)) = self.table.get_key_value(kind) else { return Vec::new() };
+        let Some(all) = self.below(key, value, kind, report) else { return Vec::new() };
+        let mut named: Vec<Section<'t>> = Vec::new();
+        for (key, value) in all.table {
+            let section = all.below(key, value, "NAME", report);
+            let Some(section) = section else { continue };
+            if values::check_name(one, &section.name, report) {
+                section.refuse_strangers(report);
+                named.push(section);
+            }
+        }
+        named.sort_by_key(|section| section.name.span().start);
+        named
+    }
+
+    /// A section whose keys are names that the user gave, such as `roles`.
+    pub(super) fn names_of(&self, kind: &str, report: &mut Report) -> Option<Section<'t>> {
+        let (key, value) = self.table.get_key_value(kind)?;
+        self.below(key, value, kind, report)
+    }
+
+    /// Its keys in the order of the file.
+    pub(super) fn keys(&self) -> Vec<Word<'t>> {
+        let mut keys: Vec<Word<'t>> =
+            self.table.keys().map(|key| Spanned::new(key.span(), key.get_ref().as_ref())).collect();
+        keys.sort_by_key(|key| key.span().start);
+        keys
+    }
+
+    fn below(
+        &self,
+        key: &'t Spanned<std::borrow::Cow<'t, str>>,
+        value: &'t Spanned<DeValue<'t>>,
+        pattern: &str,
+        report: &mut Report,
+    ) -> Option<Section<'t>> {
+        let name: Word<'t> = Spanned::new(key.span(), key.get_ref().as_ref());
+        let path = self.path_of(name.get_ref());
+        let Some(table) = value.get_ref().as_table() else {
+            report
+                .error(value.span(), format!("{path} must be a table"))
+                .label(format!("this is {}", with_article(value.get_ref())));
+            return None;
+        };
+        Some(Section { pattern: join(&self.pattern, pattern), path, name, table })
+    }
+
+    /// Reports keys that are unknown or still to come.
+    pub(super) fn refuse_strangers(&self, report: &mut Report) {
+        for (key, value) in self.table {
+            let name = key.get_ref().as_ref();
+            match keys::standing(&self.pattern, name) {
+                Standing::Known => {}
+                Standing::Later => self.refuse_later(key.span(), name, value, report),
+                Standing::Unknown => {
+                    let known = keys::names(&self.pattern);
+                    let path = self.path_of(name);
+                    let error = report.error(key.span(), format!("unknown key {path}"));
+                    if let Some(near) = nearest(name, known.iter().copied()) {
+                        error.label(format!("did you mean `{near}`?"));
+                    }
+                    error.hint(format!("known here: {}", known.join(", ")));
+                }
+            }
+        }
+    }
+
+    fn refuse_later(
+        &self,
+        span: Range<usize>,
+        name: &str,
+        value: &Spanned<DeValue<'t>>,
+        report: &mut Report,
+    ) {
+        let path = self.path_of(name);
+        match value.get_ref().as_table() {
+            Some(table) if !table.is_empty() && self.pattern.is_empty() => {
+                for key in table.keys() {
+                    let message = format!("{path}.{} is not implemented yet", key.get_ref());
+                    report.error(key.span(), message);
+                }
+            }
+            _ => {
+                report.error(span, format!("{path} is not implemented yet"));
+            }
+        }
+    }
+
+    /// Reports a required key that is not there.
+    pub(super) fn missing(&self, key: &str, report: &mut Report) {
+        let path = self.path_of(key);
+        let error = report.error(self.name.span(), format!("{path} is missing"));
+        let required = keys::KEYS.iter().find(|known| known.name == join(&self.pattern, key));
+        if let Some(key) = required {
+            error.hint(format!("{path} ({}): {}", key.kind, key.help));
+        }
+    }
+
+    /// Whether the file gives this key.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// Where a key stands; the section's name where it is absent.
+    pub(super) fn span_of(&self, key: &str) -> Range<usize> {
+        self.table.get_key_value(key).map_or(self.name.span(), |(key, _)| key.span())
+    }
+
+    /// A text.
+    pub(super) fn text(&self, key: &str, report: &mut Report) -> Option<Word<'t>> {
+        let value = self.table.get(key)?;
+        self.as_text(key, value, report)
+    }
+
+    /// A text that must be there.
+    pub(super) fn required_text(&self, key: &str, report: &mut Report) -> Option<Word<'t>> {
+        if !self.has(key) {
+            self.missing(key, report);
+        }
+        self.text(key, report)
+    }
+
+    fn as_text(
+        &self,
+        key: &str,
+        value: &'t Spanned<DeValue<'t>>,
+        report: &mut Report,
+    ) -> Option<Word<'t>> {
+        match value.get_ref().as_str() {
+            Some(text) => Some(Spanned::new(value.span(), text)),
+            None => {
+                self.wrong_type(key, "a string", value, report);
+                None
+            }
+        }
+    }
+
+    /// A list of texts; an empty list is reported where `nothing` says what it would mean.
+    pub(super) fn texts(
+        &self,
+        key: &str,
+        nothing: Option<&str>,
+        report: &mut Report,
+    ) -> Option<Vec<Word<'t>>> {
+        let value = self.table.get(key)?;
+        let Some(list) = value.get_ref().as_array() else {
+            self.wrong_type(key, "a list of strings", value, report);
+            return None;
+        };
+        if let Some(nothing) = nothing
+            && list.is_empty()
+        {
+            report.error(value.span(), format!("{} is empty", self.path_of(key))).label(nothing);
+            return None;
+        }
+        let each = format!("{key}[]");
+        let words: Vec<_> = list.iter().map(|value| self.as_text(&each, value, report)).collect();
+        words.into_iter().collect()
+    }
+
+    /// True or false.
+    pub(super) fn flag(&self, key: &str, report: &mut Report) -> Option<bool> {
+        let value = self.table.get(key)?;
+        let flag = value.get_ref().as_bool();
+        if flag.is_none() {
+            self.wrong_type(key, "true or false", value, report);
+        }
+        flag
+    }
+
+    /// One of several words.
+    pub(super) fn choice<T: Copy>(
+        &self,
+        key: &str,
+        choices: &[(&str, T)],
+        report: &mut Report,
+    ) -> Option<T> {
+        let word = self.text(key, report)?;
+        if let Some((_, value)) = choices.iter().find(|(name, _)| name == word.get_ref()) {
+            return Some(*value);
+        }
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        let path = self.path_of(key);
+        let error = report.error(word.span(), format!("{path} cannot be `{}`", word.get_ref()));
+        if let Some(near) = nearest(word.get_ref(), names.iter().copied()) {
+            error.label(format!("did you mean `{near}`?"));
+        }
+        error.hint(format!("one of: {}", names.join(", ")));
+        None
+    }
+
+    /// A size in bytes: a text with a unit, or a number.
+    pub(super) fn size(&self, key: &str, report: &mut Report) -> Option<u64> {
+        let value = self.table.get(key)?;
+        let size = match value.get_ref() {
+            DeValue::Integer(number) => u64::from_str_radix(number.as_str(), number.radix())
+                .map_err(|_| "a number of bytes from 0 to 18446744073709551615"),
+            DeValue::String(text) => values::parse_size(text),
+            _ => Err("a size"),
+        };
+        match size {
+            Ok(size) => Some(size),
+            Err(why) => {
+                let path = self.path_of(key);
+                report
+                    .error(value.span(), format!("{path} is not a size"))
+                    .label(format!("expected {why}"))
+                    .hint("such as \"64MiB\", \"2GiB\", \"512KiB\" or a number of bytes");
+                None
+            }
+        }
+    }
+
+    /// A span of time.
+    pub(super) fn duration(&self, key: &str, report: &mut Report) -> Option<Duration> {
+        let word = self.text(key, report)?;
+        let duration = values::parse_duration(word.get_ref());
+        if duration.is_none() {
+            report
+                .error(word.span(), format!("{} is not a duration", self.path_of(key)))
+                .label("expected a whole number and a unit")
+                .hint("such as \"90s\", \"15m\", \"1h\" or \"7d\"");
+        }
+        duration
+    }
+
+    fn wrong_type(
+        &self,
+        key: &str,
+        wanted: &str,
+        value: &Spanned<DeValue<'_>>,
+        report: &mut Report,
+    ) {
+        report
+            .error(value.span(), format!("{} must be {wanted}", self.path_of(key)))
+            .label(format!("this is {}", with_article(value.get_ref())));
+    }
+
+    /// The dotted path of a key of this section, as the user would write it.
+    pub(super) fn path_of(&self, key: &str) -> String {
+        join(&self.path, key)
+    }
+}
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+fn with_article(value: &DeValue<'_>) -> String {
+    let name = value.type_str();
+    let article = if name.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+    format!("{article} {name}")
+}
