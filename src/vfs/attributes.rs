@@ -88,7 +88,7 @@ impl Vfs {
                 }
                 None => {
                     let descriptor =
-                        node.branch.open_file(node.as_fd(), rustix::fs::OFlags::RDWR)?;
+                        node.branch.open_file(node.as_fd(), rustix::fs::OFlags::WRONLY)?;
                     node.branch.truncate(descriptor.as_fd(), size, kill_set_id)?;
                 }
             }

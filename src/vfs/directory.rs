@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::branch::{FileKind, Stat};
 use crate::error::Errno;
 use crate::sys::handle::name_to_handle;
-use crate::types::{Caller, Operation};
+use crate::types::{Caller, Handle, Operation};
 use crate::view::handles::Listed;
 use crate::view::{Inode, LayoutIndex, OpenDirectory, Place};
 
@@ -165,7 +165,10 @@ impl Vfs {
             let handle = match name_to_handle(node.as_fd(), &entry.name) {
                 Ok(handle) => handle,
                 Err(Errno::NOENT) => continue,
-                Err(errno) => return Err(errno),
+                // What cannot be looked at (a dead mount inside the branch) is listed all the same.
+                Err(_) => {
+                    Handle { kind: Handle::SYNTHETIC, bytes: entry.inode.to_le_bytes().into() }
+                }
             };
             let kind = match entry.kind {
                 Some(kind) => kind,
@@ -173,8 +176,7 @@ impl Vfs {
                     Ok(found) => found.stat.kind,
                     Err(Errno::NOENT) => continue,
                     // A mount point inside the branch: it is there, and may not be entered.
-                    Err(Errno::ACCESS) => FileKind::Directory,
-                    Err(errno) => return Err(errno),
+                    Err(_) => FileKind::Directory,
                 },
             };
             let number = self.view.inodes.number_of(node.index, &handle);

@@ -137,6 +137,8 @@ impl Vfs {
         generation: u64,
         stays: bool,
     ) -> Opened {
+        let known = Arc::clone(&inode);
+        let _agreed = known.opening.lock();
         let others = inode.open_files();
         let through_daemon = others.iter().any(|open| !open.passthrough);
         let through_kernel = others.iter().any(|open| open.passthrough);

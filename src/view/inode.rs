@@ -64,6 +64,8 @@ pub struct Inode {
     pub(super) lookups: AtomicU64,
     writers: AtomicUsize,
     opens: Mutex<Vec<Weak<OpenFile>>>,
+    /// Held while an open decides who reads and writes, and is noted: opens must agree.
+    pub opening: Mutex<()>,
 }
 
 impl Inode {
@@ -84,6 +86,7 @@ impl Inode {
             lookups: AtomicU64::new(0),
             writers: AtomicUsize::new(0),
             opens: Mutex::new(Vec::new()),
+            opening: Mutex::new(()),
         }
     }
 
