@@ -123,10 +123,11 @@ impl Policy {
         }
     }
 
-    /// Whether giving the file at `source` the name `target` as well, or instead, would let the
+    /// Whether giving the inode at `source` the name `target` as well, or instead, would let the
     /// subject read, write, change or remove what is denied under its present name. Returns the
-    /// denial that would be shed. Link and rename of a file inside a branch are denied with it, so
-    /// that a rule is not shed by another name.
+    /// denial that would be shed. Link and rename inside a branch are denied with it, so that a rule
+    /// is not shed by another name. Only the inode itself is looked at: what lies below a directory
+    /// has other paths.
     pub fn widens(
         &self,
         subject: &Subject,

@@ -81,7 +81,7 @@ impl Policy {
         (decision, list)
     }
 
-    /// A file (not a directory) may not get a name under which less is denied.
+    /// Nothing may get a name under which less is denied.
     fn unless_widened(
         &self,
         subject: &Subject,
@@ -89,7 +89,7 @@ impl Policy {
         source: Object<'_>,
         target: Object<'_>,
     ) -> Decision {
-        if !decision.allowed || source.is_directory {
+        if !decision.allowed {
             return decision;
         }
         self.widens(subject, source, target).unwrap_or(decision)

@@ -269,6 +269,9 @@ fn another_name_sheds_no_rule() {
     for operation in [Operation::Link, Operation::RenameSource] {
         let (decision, _) = policy.explain(&ben, operation, object(&secret), Some(object(&open)));
         assert_eq!(decision, shed);
+        let folder = Object { is_directory: true, ..object(&secret) };
+        let (decision, _) = policy.explain(&ben, operation, folder, Some(object(&open)));
+        assert_eq!(decision, shed);
     }
 }
 
