@@ -6,5 +6,6 @@ pub mod handle;
 pub mod identity;
 pub mod lease;
 pub mod limits;
+pub mod peer;
 pub mod process;
 pub mod users;

@@ -1,0 +1,161 @@
+//! Finding mounted views: what `/proc/self/mountinfo` tells (proc_pid_mountinfo(5)).
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use crate::error::Errno;
+
+/// The type of a view's mount.
+const TYPE: &[u8] = b"fuse.octroi";
+/// What a view's source begins with; its name follows.
+const SOURCE: &[u8] = b"octroi:";
+
+/// Any mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Where, as this process sees it.
+    pub mountpoint: PathBuf,
+    /// Minor number of its device, by which `/sys/fs/fuse/connections` names a FUSE mount.
+    pub minor: u32,
+    /// The view, if it is one.
+    pub view: Option<ViewMount>,
+}
+
+/// A mounted view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ViewMount {
+    /// Its name.
+    pub name: String,
+    /// Where, as this process sees it.
+    pub mountpoint: PathBuf,
+    /// The user who mounted it.
+    pub owner: u32,
+}
+
+impl ViewMount {
+    /// Whether the daemon of this mount is gone: the kernel answers ENOTCONN then.
+    pub fn is_dead(&self) -> bool {
+        is_dead(&self.mountpoint)
+    }
+}
+
+/// Whether a path is a FUSE mount whose daemon is gone. Attributes may still come from the kernel's
+/// cache; statfs(2) never does.
+pub fn is_dead(path: &Path) -> bool {
+    let gone = Some(Errno::NOTCONN);
+    rustix::fs::statfs(path).err() == gone || rustix::fs::stat(path).err() == gone
+}
+
+/// All mounts of this process's namespace, a later one over an earlier one after it.
+pub fn mounts() -> io::Result<Vec<Mount>> {
+    Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
+}
+
+/// The mounted views; where one is mounted over another, only the upper one.
+pub fn views() -> io::Result<Vec<ViewMount>> {
+    let mut views: Vec<ViewMount> = Vec::new();
+    for mount in mounts()? {
+        views.retain(|view| view.mountpoint != mount.mountpoint);
+        views.extend(mount.view);
+    }
+    Ok(views)
+}
+
+/// The mount that is on top at exactly this path.
+pub fn mount_at(path: &Path) -> io::Result<Option<Mount>> {
+    Ok(mounts()?.into_iter().rfind(|mount| mount.mountpoint == path))
+}
+
+/// Reads the text of mountinfo; lines that make no sense are passed over.
+fn parse(text: &[u8]) -> Vec<Mount> {
+    text.split(|byte| *byte == b'\n').filter_map(parse_line).collect()
+}
+
+fn parse_line(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let device = std::str::from_utf8(fields.nth(2)?).ok()?;
+    let minor = device.split_once(':')?.1.parse().ok()?;
+    let mountpoint = PathBuf::from(unescape(fields.nth(1)?));
+    fields.find(|field| *field == b"-")?;
+    let kind = fields.next()?;
+    let source = unescape(fields.next()?);
+    let options = fields.next().unwrap_or_default();
+    let view = (kind == TYPE)
+        .then(|| source.as_bytes().strip_prefix(SOURCE))
+        .flatten()
+        .and_then(|name| std::str::from_utf8(name).ok())
+        .map(|name| ViewMount {
+            name: name.to_owned(),
+            mountpoint: mountpoint.clone(),
+            owner: owner(options).unwrap_or(0),
+        });
+    Some(Mount { mountpoint, minor, view })
+}
+
+fn owner(options: &[u8]) -> Option<u32> {
+    let text = std::str::from_utf8(options).ok()?;
+    text.split(',').find_map(|option| option.strip_prefix("user_id="))?.parse().ok()
+}
+
+/// Space, tab, newline and backslash are written as a backslash and three octal digits.
+fn unescape(field: &[u8]) -> OsString {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, after)) = rest.split_first() {
+        let code = if *first == b'\\' { after.get(..3).and_then(octal) } else { None };
+        match code {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = after.get(3..).unwrap_or_default();
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    OsString::from_vec(bytes)
+}
+
+fn octal(digits: &[u8]) -> Option<u8> {
+    u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &[u8] = b"22 28 0:20 / /sys rw,nosuid shared:7 - sysfs sysfs rw\n\
+        90 28 0:51 / /mnt/lab rw,nosuid,nodev shared:99 master:2 - fuse.octroi octroi:lab rw,user_id=1000,group_id=1000\n\
+        91 28 0:52 / /mnt/a\\040b\\134c\\011 rw - fuse.octroi octroi:two rw,user_id=0\n\
+        nonsense\n\
+        92 28 0:53 / /mnt/x rw - fuse.other octroi:fake rw\n";
+
+    #[test]
+    fn views_are_told_from_other_mounts() {
+        let mounts = parse(TEXT);
+        assert_eq!(mounts.len(), 4);
+        assert_eq!(mounts[0].view, None);
+        assert_eq!(mounts[1].minor, 51);
+        let lab = mounts[1].view.as_ref().expect("a view");
+        assert_eq!((lab.name.as_str(), lab.owner), ("lab", 1000));
+        assert_eq!(mounts[3].view, None, "the source alone does not make a view");
+    }
+
+    #[test]
+    fn octal_escapes_are_bytes_again() {
+        let mounts = parse(TEXT);
+        assert_eq!(mounts[2].mountpoint, Path::new("/mnt/a b\\c\t"));
+        assert_eq!(unescape(b"a\\"), "a\\");
+        assert_eq!(unescape(b"\\04"), "\\04");
+        assert_eq!(unescape(b"\\777"), "\\777");
+    }
+
+    #[test]
+    fn the_real_table_is_read() {
+        assert!(mount_at(Path::new("/proc")).expect("mountinfo").is_some());
+        assert!(mount_at(Path::new("/nonexistent")).expect("mountinfo").is_none());
+    }
+}

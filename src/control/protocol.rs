@@ -1,0 +1,324 @@
+//! Requests and answers. Additions are optional fields or new variants; the daemon and the command
+//! may be of different versions for the time of an upgrade.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::policy::Considered;
+use crate::types::{BranchIo, BranchMode, BranchUuid, Operation, TxId, ViewPath};
+
+/// Longest request, newline included.
+pub const REQUEST_MAX: usize = 64 * 1024;
+/// Longest answer, newline included.
+pub const ANSWER_MAX: usize = 16 * 1024 * 1024;
+/// Most transactions in one answer.
+pub const TRANSACTIONS_MAX: usize = 1000;
+
+/// What a command asks. Who asks is the socket's peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "kebab-case")]
+pub enum Request {
+    /// Which view is this? For anyone.
+    Hello,
+    /// Branches, health, space, active crossings. For root and the mounting user.
+    Status,
+    /// The caller's last denial, or the last that names a path. For anyone.
+    Why {
+        /// The path.
+        path: Option<ViewPath>,
+    },
+    /// Which branch holds a file and how it came there. For anyone who could stat it.
+    Where {
+        /// The path.
+        path: ViewPath,
+    },
+    /// What would the policy say. For others than oneself: root and the mounting user.
+    Explain {
+        /// User id, by default the caller's.
+        uid: Option<u32>,
+        /// The operation.
+        operation: Operation,
+        /// On what.
+        path: ViewPath,
+        /// The second path of a rename, move or link.
+        target: Option<ViewPath>,
+    },
+    /// Transactions, newest first; those of others for root and the mounting user.
+    Transactions {
+        /// At most so many, and at most [`TRANSACTIONS_MAX`].
+        limit: usize,
+    },
+    /// One transaction; another's for root and the mounting user.
+    Transaction {
+        /// Which.
+        txid: TxId,
+    },
+    /// Prepare to take back a crossing; the caller then renames.
+    Undo {
+        /// Which; else the caller's last.
+        txid: Option<TxId>,
+        /// The last to this path.
+        path: Option<ViewPath>,
+    },
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "kebab-case")]
+pub enum Answer {
+    /// To [`Request::Hello`].
+    Hello(Hello),
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// To [`Request::Why`].
+    Why {
+        /// None if nothing was denied to the caller since the view was mounted.
+        denial: Option<Box<DenialReport>>,
+    },
+    /// To [`Request::Where`].
+    Where(Location),
+    /// To [`Request::Explain`].
+    Explain(Explanation),
+    /// To [`Request::Transactions`].
+    Transactions {
+        /// Newest first.
+        transactions: Vec<TransactionReport>,
+    },
+    /// To [`Request::Transaction`].
+    Transaction(Box<TransactionReport>),
+    /// To [`Request::Undo`].
+    Undo(UndoReport),
+    /// The request was refused or failed.
+    Failed {
+        /// Why, in words.
+        why: String,
+    },
+}
+
+/// Which view a socket belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Name of the view.
+    pub view: String,
+    /// Where it is mounted.
+    #[serde(with = "crate::types::path_text")]
+    pub mountpoint: PathBuf,
+    /// The configuration that it was mounted from.
+    #[serde(with = "crate::types::path_text")]
+    pub config: PathBuf,
+    /// Process id of the daemon.
+    pub pid: u32,
+    /// The user who mounted.
+    pub uid: u32,
+    /// Version of the daemon.
+    pub version: String,
+}
+
+/// State of a view.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Which view.
+    pub hello: Hello,
+    /// Its state folder.
+    #[serde(with = "crate::types::path_text")]
+    pub state: PathBuf,
+    /// Since when it is mounted, RFC 3339.
+    pub started: String,
+    /// Generation of the policy in force.
+    pub generation: u64,
+    /// Why nothing may be changed just now, if so.
+    pub ledger: Option<String>,
+    /// Threads that failed since the mount; more than none is a bug, and a reason to remount.
+    pub panics: u64,
+    /// In order of the configuration.
+    pub branches: Vec<BranchStatus>,
+    /// Crossings under way.
+    pub active: Vec<ActiveCrossing>,
+    /// Transactions that need a person.
+    pub dead: Vec<TxId>,
+}
+
+/// State of a branch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BranchStatus {
+    /// Name in the configuration.
+    pub name: String,
+    /// Place in the view.
+    pub at: ViewPath,
+    /// Backing directory.
+    #[serde(with = "crate::types::path_text")]
+    pub path: PathBuf,
+    /// What may be done.
+    pub mode: BranchMode,
+    /// How open files are read and written.
+    pub io: BranchIo,
+    /// Its id, where it is known.
+    pub id: Option<BranchUuid>,
+    /// Why it does not serve, if so.
+    pub fault: Option<String>,
+    /// Size of its file system in bytes.
+    pub size: u64,
+    /// Bytes free to users of its file system.
+    pub available: u64,
+    /// Bytes that stay free.
+    pub min_free: u64,
+}
+
+/// A crossing under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActiveCrossing {
+    /// The transaction.
+    pub txid: TxId,
+    /// User of the caller.
+    pub uid: u32,
+    /// From where.
+    pub source: ViewPath,
+    /// To where.
+    pub target: ViewPath,
+    /// Step of the protocol.
+    pub step: String,
+    /// Bytes copied so far.
+    pub bytes: u64,
+    /// Bytes in all.
+    pub size: u64,
+}
+
+/// What decided, for people and scripts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// Whether it may go on.
+    pub allowed: bool,
+    /// What decided, such as `rule no-scripts` or `no gate`.
+    pub by: String,
+    /// The rule's reason, or what was missing.
+    pub reason: Option<String>,
+    /// Every rule and gate considered, in the order of the file.
+    pub considered: Vec<Considered>,
+}
+
+/// A denial, for the one who met it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DenialReport {
+    /// When, RFC 3339.
+    pub time: String,
+    /// What was tried.
+    pub operation: Operation,
+    /// On what.
+    pub path: ViewPath,
+    /// The second path.
+    pub target: Option<ViewPath>,
+    /// What decided then, and what the policy in force considers.
+    pub explanation: Explanation,
+}
+
+/// Where a file lies.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Location {
+    /// The branch; none for a folder that no branch provides.
+    pub branch: Option<String>,
+    /// Backing path, for root and the mounting user.
+    pub backing: Option<Backing>,
+    /// The crossings that brought it here, newest first.
+    pub history: Vec<TransactionReport>,
+}
+
+/// A path on the backing file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backing(#[serde(with = "crate::types::path_text")] pub PathBuf);
+
+/// A transaction.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TransactionReport {
+    /// Its id.
+    pub txid: TxId,
+    /// `active`, `done`, `reverted`, `aborted` or `dead`.
+    pub state: String,
+    /// Time of the first record, RFC 3339.
+    pub started: String,
+    /// Time of the last record, RFC 3339.
+    pub changed: String,
+    /// The gate; none for an undo.
+    pub gate: Option<String>,
+    /// User of the caller.
+    pub uid: u32,
+    /// The caller's executable, a hint.
+    pub exe: Option<String>,
+    /// From where.
+    pub source: ViewPath,
+    /// To where.
+    pub target: ViewPath,
+    /// Names of the branches of source and target.
+    pub branches: [String; 2],
+    /// SHA-256 of the content.
+    pub sha256: Option<String>,
+    /// Bytes.
+    pub size: Option<u64>,
+    /// How the copy was verified.
+    pub readback: Option<String>,
+    /// The transaction that this one takes back.
+    pub undoes: Option<TxId>,
+    /// The transaction that took this one back.
+    pub undone_by: Option<TxId>,
+    /// Whether it can still be taken back.
+    pub undoable: bool,
+    /// Why it ended as it did.
+    pub reason: Option<String>,
+    /// What the caller got.
+    pub result: Option<String>,
+}
+
+/// What the client of an undo must rename.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UndoReport {
+    /// The transaction that is taken back.
+    pub txid: TxId,
+    /// Where the file is.
+    pub source: ViewPath,
+    /// Where it was.
+    pub target: ViewPath,
+}
+
+/// One line, newline included.
+pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, serde_json::Error> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[track_caller]
+    fn check<T: Serialize + for<'a> Deserialize<'a> + PartialEq + std::fmt::Debug>(value: T) {
+        let line = encode(&value).expect("encodes");
+        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1, "one line");
+        assert_eq!(serde_json::from_slice::<T>(&line).expect("decodes"), value);
+    }
+
+    #[test]
+    fn messages_survive_the_way() {
+        use std::os::unix::ffi::OsStrExt;
+        let odd = std::ffi::OsStr::from_bytes(b"/inbox/\xff\n");
+        let odd = ViewPath::parse(Path::new(odd)).expect("a path");
+        check(Request::Hello);
+        check(Request::Where { path: odd.clone() });
+        check(Request::Why { path: None });
+        check(Request::Explain {
+            uid: Some(1000),
+            operation: Operation::MoveSource,
+            path: odd.clone(),
+            target: Some(odd.clone()),
+        });
+        check(Request::Undo { txid: Some(TxId(ulid::Ulid::generate())), path: None });
+        check(Answer::Failed { why: "two\nlines".into() });
+        check(Answer::Where(Location {
+            branch: Some("inbox".into()),
+            backing: Some(Backing(odd.as_path().to_owned())),
+            history: Vec::new(),
+        }));
+        check(Answer::Why { denial: None });
+    }
+}

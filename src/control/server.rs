@@ -1,0 +1,289 @@
+//! The daemon's side. It must withstand hostile peers: messages, waiting and threads are bounded, by
+//! user too, and nothing that comes in can make it panic. A failure here never touches the mount.
+
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::protocol::{ANSWER_MAX, Answer, REQUEST_MAX, Request, encode};
+use super::socket::listen;
+use crate::sys::peer::peer_of;
+use crate::types::Caller;
+
+/// Time for a peer to send its request, and then to take the answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Requests in progress at once, of all users.
+const REQUESTS_MAX: usize = 32;
+/// Requests in progress at once, of one user other than root.
+const REQUESTS_PER_USER_MAX: usize = 4;
+
+/// Who answers.
+pub trait Service: Send + Sync + 'static {
+    /// Answers a request of a peer that the kernel vouches for.
+    fn answer(&self, peer: Caller, request: Request) -> Answer;
+}
+
+/// A listening control socket. Dropping it stops listening and removes the socket.
+pub struct Server {
+    path: PathBuf,
+    stopping: Arc<AtomicBool>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Starts to answer for a view.
+    pub fn start(view: &str, service: Arc<dyn Service>) -> io::Result<Self> {
+        let (listener, path) = listen(view)?;
+        Self::on(listener, path, service)
+    }
+
+    fn on(listener: UnixListener, path: PathBuf, service: Arc<dyn Service>) -> io::Result<Self> {
+        let stopping = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&stopping);
+        let accepting = std::thread::Builder::new()
+            .name("control".into())
+            .spawn(move || accept_all(&listener, &seen, &service))?;
+        Ok(Self { path, stopping, accepting: Some(accepting) })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::Release);
+        // Wakes the thread that accepts.
+        let woken = UnixStream::connect(&self.path).is_ok();
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            log::warn!("cannot remove the control socket {}: {error}", self.path.display());
+        }
+        if let Some(accepting) = self.accepting.take().filter(|_| woken)
+            && accepting.join().is_err()
+        {
+            log::error!("the control server had failed");
+        }
+    }
+}
+
+fn accept_all(listener: &UnixListener, stopping: &AtomicBool, service: &Arc<dyn Service>) {
+    let slots = Arc::new(Slots::default());
+    loop {
+        let accepted = listener.accept();
+        if stopping.load(Ordering::Acquire) {
+            return;
+        }
+        match accepted {
+            Ok((stream, _)) => begin(stream, &slots, service),
+            Err(error) => {
+                // Out of descriptors, most likely: others must close some first.
+                log::warn!("cannot accept a control connection: {error}");
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+    }
+}
+
+/// Hands a connection to a thread of its own, if there is room.
+fn begin(stream: UnixStream, slots: &Arc<Slots>, service: &Arc<dyn Service>) {
+    let peer = match peer_of(&stream) {
+        Ok(peer) => peer,
+        Err(errno) => return log::warn!("cannot tell who asks on the control socket: {errno}"),
+    };
+    let Some(slot) = Slot::take(slots, peer.uid) else {
+        let busy = Answer::Failed { why: "too many requests at once; try again".to_owned() };
+        // Fits into the socket's buffer; a peer that does not read must not hold up the others.
+        if stream.set_nonblocking(true).is_ok() {
+            let _ = send(&stream, &busy);
+        }
+        return;
+    };
+    let service = Arc::clone(service);
+    let started = std::thread::Builder::new().name("control-request".into()).spawn(move || {
+        let _slot = slot;
+        if let Err(error) = serve(stream, peer, &*service) {
+            log::debug!("a control connection of user {} ended: {error}", peer.uid);
+        }
+    });
+    if let Err(error) = started {
+        log::warn!("cannot start a thread for a control request: {error}");
+    }
+}
+
+fn serve(mut stream: UnixStream, peer: Caller, service: &dyn Service) -> io::Result<()> {
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let line = match read_line(&mut stream)? {
+        Some(line) => line,
+        None => return Ok(()),
+    };
+    let answer = match serde_json::from_slice(&line) {
+        Ok(request) => service.answer(peer, request),
+        Err(error) => Answer::Failed { why: format!("the request is not understood: {error}") },
+    };
+    send(&stream, &answer)
+}
+
+/// A line without its newline; `None` if the peer closed without one. Too long or too slow is an
+/// error.
+fn read_line(stream: &mut UnixStream) -> io::Result<Option<Vec<u8>>> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut line = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        let count = match stream.read(&mut buffer) {
+            Ok(0) => return Ok(None),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        let new = buffer.get(..count).unwrap_or_default();
+        if let Some(end) = new.iter().position(|byte| *byte == b'\n') {
+            line.extend_from_slice(new.get(..end).unwrap_or_default());
+        } else {
+            line.extend_from_slice(new);
+        }
+        if line.len() >= REQUEST_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the request is too long"));
+        }
+        if new.contains(&b'\n') {
+            return Ok(Some(line));
+        }
+    }
+}
+
+fn send(mut stream: &UnixStream, answer: &Answer) -> io::Result<()> {
+    let mut line = encode(answer)?;
+    if line.len() > ANSWER_MAX {
+        line = encode(&Answer::Failed { why: "the answer is too long".to_owned() })?;
+    }
+    stream.write_all(&line)
+}
+
+/// Requests in progress by user.
+#[derive(Default)]
+struct Slots(Mutex<HashMap<u32, usize>>);
+
+/// Room for one request until it is dropped.
+struct Slot {
+    slots: Arc<Slots>,
+    uid: u32,
+}
+
+impl Slot {
+    fn take(slots: &Arc<Slots>, uid: u32) -> Option<Self> {
+        let mut used = slots.0.lock();
+        let own = used.get(&uid).copied().unwrap_or(0);
+        // Root always gets in: somebody must be able to look.
+        if uid != 0
+            && (own >= REQUESTS_PER_USER_MAX || used.values().sum::<usize>() >= REQUESTS_MAX)
+        {
+            return None;
+        }
+        used.insert(uid, own + 1);
+        Some(Self { slots: Arc::clone(slots), uid })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut used = self.slots.0.lock();
+        match used.get_mut(&self.uid) {
+            Some(own) if *own > 1 => *own -= 1,
+            _ => {
+                used.remove(&self.uid);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader};
+
+    struct Echo;
+
+    impl Service for Echo {
+        fn answer(&self, peer: Caller, request: Request) -> Answer {
+            Answer::Failed { why: format!("{} {request:?}", peer.uid) }
+        }
+    }
+
+    fn server() -> (tempfile::TempDir, Server) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("lab.sock");
+        let listener = UnixListener::bind(&path).expect("bind");
+        (dir, Server::on(listener, path, Arc::new(Echo)).expect("a thread"))
+    }
+
+    fn ask(server: &Server, bytes: &[u8]) -> String {
+        let mut stream = UnixStream::connect(&server.path).expect("connect");
+        // The server may hang up before all is sent.
+        let _ = stream.write_all(bytes);
+        let mut answer = String::new();
+        let _ = BufReader::new(stream).read_line(&mut answer);
+        answer
+    }
+
+    #[test]
+    fn a_request_is_answered_in_the_name_of_the_peer() {
+        let (_dir, server) = server();
+        let uid = rustix::process::geteuid().as_raw();
+        let answer = ask(&server, b"{\"ask\":\"hello\"}\n");
+        assert!(answer.contains(&format!("{uid} Hello")), "{answer}");
+    }
+
+    #[test]
+    fn garbage_is_answered_and_an_endless_line_cut_off() {
+        let (_dir, server) = server();
+        assert!(ask(&server, b"\xff\xfe{{{\n").contains("not understood"));
+        assert!(
+            ask(&server, b"{\"ask\":\"where\",\"path\":\"../x\"}\n").contains("not understood")
+        );
+        assert_eq!(ask(&server, &vec![b'a'; REQUEST_MAX + 4096]), "");
+        let deep = format!("{}\n", "[".repeat(REQUEST_MAX / 2));
+        assert!(ask(&server, deep.as_bytes()).contains("not understood"));
+        assert!(ask(&server, b"{\"ask\":\"hello\"}\n").contains("Hello"), "it still serves");
+    }
+
+    #[test]
+    fn a_slow_peer_holds_up_nobody() {
+        let (_dir, server) = server();
+        let mut slow = UnixStream::connect(&server.path).expect("connect");
+        slow.write_all(b"{\"ask\":").expect("half a request");
+        let begun = Instant::now();
+        assert!(ask(&server, b"{\"ask\":\"hello\"}\n").contains("Hello"));
+        assert!(begun.elapsed() < PATIENCE, "it did not wait for the slow one");
+        let mut rest = String::new();
+        slow.read_to_string(&mut rest).expect("the server hangs up");
+        assert_eq!(rest, "");
+        assert!(begun.elapsed() < PATIENCE * 3);
+    }
+
+    #[test]
+    fn one_user_cannot_take_all_the_room() {
+        let slots = Arc::new(Slots::default());
+        let mut taken: Vec<_> =
+            (0..REQUESTS_PER_USER_MAX).map(|_| Slot::take(&slots, 1000).expect("room")).collect();
+        assert!(Slot::take(&slots, 1000).is_none());
+        assert!(Slot::take(&slots, 1001).is_some());
+        taken.pop();
+        assert!(Slot::take(&slots, 1000).is_some());
+    }
+
+    #[test]
+    fn a_dropped_server_takes_its_socket_away() {
+        let (dir, server) = server();
+        drop(server);
+        assert!(!dir.path().join("lab.sock").exists());
+    }
+}

@@ -1,0 +1,255 @@
+//! What the daemon answers, and to whom (design section 9): anyone may ask in their own name for
+//! denials, decisions, undo and the place of what they can see; the rest is root's and the mounting
+//! user's.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Errno, errno_name};
+use crate::mover::{Progress, Transaction, TransactionState};
+use crate::policy::{Basis, Considered, Decision};
+use crate::sys::identity::CallerGuard;
+use crate::types::{BranchMode, Caller, TxId, ViewPath};
+use crate::vfs::Vfs;
+
+use super::protocol::{
+    ActiveCrossing, Answer, Backing, BranchStatus, DenialReport, Explanation, Hello, Location,
+    Request, Status, TRANSACTIONS_MAX, TransactionReport, UndoReport,
+};
+use super::server::Service;
+
+/// Answers for one mounted view.
+pub struct ViewService {
+    /// The operations.
+    pub vfs: Arc<Vfs>,
+    /// Which view.
+    pub hello: Hello,
+    /// Its state folder.
+    pub state: PathBuf,
+    /// Since when it is mounted.
+    pub started: jiff::Timestamp,
+    /// Threads that failed.
+    pub panics: &'static AtomicU64,
+}
+
+type Answered = Result<Answer, String>;
+
+impl Service for ViewService {
+    fn answer(&self, peer: Caller, request: Request) -> Answer {
+        let answered = match request {
+            Request::Hello => Ok(Answer::Hello(self.hello.clone())),
+            Request::Status => self.status(peer),
+            Request::Why { path } => self.why(peer, path.as_ref()),
+            Request::Where { path } => self.locate(peer, &path),
+            Request::Explain { uid, operation, path, target } => {
+                let uid = uid.unwrap_or(peer.uid);
+                if uid == peer.uid || self.vfs.is_privileged(peer.uid) {
+                    let asked = self.vfs.explain(uid, operation, &path, target.as_ref());
+                    asked
+                        .map(|(decision, list)| Answer::Explain(explanation(&decision, list)))
+                        .map_err(groups_unknown)
+                } else {
+                    Err(not_permitted("explain for other users"))
+                }
+            }
+            Request::Transactions { limit } => Ok(self.transactions(peer, limit)),
+            Request::Transaction { txid } => self.transaction(peer, txid),
+            Request::Undo { txid, path } => self.undo(peer, txid, path.as_ref()),
+        };
+        answered.unwrap_or_else(|why| Answer::Failed { why })
+    }
+}
+
+impl ViewService {
+    fn status(&self, peer: Caller) -> Answered {
+        if !self.vfs.is_privileged(peer.uid) {
+            return Err(not_permitted("see the status"));
+        }
+        let dead = self.vfs.with_journal(|journal| {
+            let dead = journal.iter().filter(|(_, found)| found.state == TransactionState::Dead);
+            dead.map(|(txid, _)| txid).take(TRANSACTIONS_MAX).collect()
+        });
+        Ok(Answer::Status(Box::new(Status {
+            hello: self.hello.clone(),
+            state: self.state.clone(),
+            started: self.started.to_string(),
+            generation: self.vfs.policy_generation(),
+            ledger: self.vfs.ledger_fault().map(|errno| errno_name(errno).to_owned()),
+            panics: self.panics.load(Ordering::Relaxed),
+            branches: self.branches(),
+            active: self.vfs.active_crossings().iter().map(|found| active(found)).collect(),
+            dead,
+        })))
+    }
+
+    fn branches(&self) -> Vec<BranchStatus> {
+        let status = |(at, branch): (ViewPath, Arc<crate::branch::Branch>)| {
+            let spec = branch.spec();
+            let space = branch.statfs();
+            let bytes = |blocks: fn(&crate::branch::SpaceStat) -> u64| {
+                let space = space.as_ref().ok();
+                space.map_or(0, |space| blocks(space).saturating_mul(space.block_size.into()))
+            };
+            let fault = match (&space, branch.is_online()) {
+                (_, false) => Some("offline".to_owned()),
+                (Err(errno), true) => Some(errno_name(*errno).to_owned()),
+                (Ok(_), true) => None,
+            };
+            BranchStatus {
+                name: spec.name.clone(),
+                at,
+                path: spec.path.clone(),
+                mode: spec.mode,
+                io: spec.io,
+                id: branch.uuid(),
+                fault,
+                size: bytes(|space| space.blocks),
+                available: bytes(|space| space.blocks_available),
+                min_free: spec.min_free,
+            }
+        };
+        self.vfs.branches().into_iter().map(status).collect()
+    }
+
+    fn why(&self, peer: Caller, path: Option<&ViewPath>) -> Answered {
+        let Some(denial) = self.vfs.last_denial(peer.uid, path) else {
+            return Ok(Answer::Why { denial: None });
+        };
+        let (_, considered) = self
+            .vfs
+            .explain(peer.uid, denial.operation, &denial.path, denial.target.as_ref())
+            .map_err(groups_unknown)?;
+        Ok(Answer::Why {
+            denial: Some(Box::new(DenialReport {
+                time: denial.time.to_string(),
+                operation: denial.operation,
+                path: denial.path,
+                target: denial.target,
+                explanation: explanation(&denial.decision, considered),
+            })),
+        })
+    }
+
+    fn locate(&self, peer: Caller, path: &ViewPath) -> Answered {
+        let privileged = self.vfs.is_privileged(peer.uid);
+        if !privileged {
+            self.check_visible(peer, path).map_err(|errno| errno_name(errno).to_owned())?;
+        }
+        let located = self.vfs.locate(path).map_err(|errno| errno_name(errno).to_owned())?;
+        let history = self.vfs.with_journal(|journal| {
+            let history = journal.history(path).into_iter().take(TRANSACTIONS_MAX);
+            history.map(|(txid, found)| report(txid, found)).collect()
+        });
+        Ok(Answer::Where(Location {
+            branch: located.branch,
+            backing: located.backing.filter(|_| privileged).map(Backing),
+            history,
+        }))
+    }
+
+    /// Whether a caller could stat a path: tried in the caller's name, through the mount, so that the
+    /// kernel decides.
+    fn check_visible(&self, peer: Caller, path: &ViewPath) -> Result<(), Errno> {
+        let groups = self.vfs.groups_of(peer)?;
+        let below = path.as_path().strip_prefix("/").map_err(|_| Errno::INVAL)?;
+        let outside = self.hello.mountpoint.join(below);
+        let _guard = CallerGuard::assume(peer.uid, peer.gid, &groups, 0o077)?;
+        rustix::fs::lstat(&outside).map(|_| ())
+    }
+
+    fn transactions(&self, peer: Caller, limit: usize) -> Answer {
+        let all = self.vfs.is_privileged(peer.uid);
+        let transactions = self.vfs.with_journal(|journal| {
+            let seen =
+                journal.iter().rev().filter(|(_, found)| all || found.record.uid == peer.uid);
+            let newest = seen.take(limit.min(TRANSACTIONS_MAX));
+            newest.map(|(txid, found)| report(txid, found)).collect()
+        });
+        Answer::Transactions { transactions }
+    }
+
+    fn transaction(&self, peer: Caller, txid: TxId) -> Answered {
+        let all = self.vfs.is_privileged(peer.uid);
+        let found = self.vfs.with_journal(|journal| {
+            let found = journal.get(txid).filter(|found| all || found.record.uid == peer.uid);
+            found.map(|found| report(txid, found))
+        });
+        // Another's looks like none, so that ids cannot be probed.
+        let found = found.ok_or("there is no such transaction, or it is another user's")?;
+        Ok(Answer::Transaction(Box::new(found)))
+    }
+
+    fn undo(&self, peer: Caller, txid: Option<TxId>, path: Option<&ViewPath>) -> Answered {
+        let plan = self.vfs.prepare_undo(peer, txid, path).map_err(|error| error.to_string())?;
+        Ok(Answer::Undo(UndoReport { txid: plan.txid, source: plan.source, target: plan.target }))
+    }
+}
+
+fn not_permitted(what: &str) -> String {
+    format!("only root and the user who mounted the view may {what}")
+}
+
+fn groups_unknown(errno: Errno) -> String {
+    format!("the user's groups cannot be looked up: {}", errno_name(errno))
+}
+
+fn explanation(decision: &Decision, considered: Vec<Considered>) -> Explanation {
+    let by = match &decision.basis {
+        Basis::Rule(name) => format!("rule {name}"),
+        Basis::Gate(name) => format!("gate {name}"),
+        Basis::NoGate => "no gate leads there".to_owned(),
+        Basis::Mode(BranchMode::Rw) => "mode rw".to_owned(),
+        Basis::Mode(BranchMode::Ro) => "mode ro".to_owned(),
+        Basis::Mode(BranchMode::GatesOnly) => "mode gates-only".to_owned(),
+        Basis::Default => "policy.within".to_owned(),
+        Basis::Virtual => "a folder that no branch provides".to_owned(),
+        Basis::Error => "an error".to_owned(),
+    };
+    let reason = decision.reason.as_deref().map(str::to_owned);
+    Explanation { allowed: decision.allowed, by, reason, considered }
+}
+
+fn active(progress: &Progress) -> ActiveCrossing {
+    ActiveCrossing {
+        txid: progress.txid,
+        uid: progress.uid,
+        source: progress.source.clone(),
+        target: progress.target.clone(),
+        step: (*progress.step.lock()).to_owned(),
+        bytes: progress.bytes.load(Ordering::Relaxed),
+        size: progress.size.load(Ordering::Relaxed),
+    }
+}
+
+fn report(txid: TxId, found: &Transaction) -> TransactionReport {
+    let record = &found.record;
+    let state = match found.state {
+        TransactionState::Active => "active",
+        TransactionState::Done => "done",
+        TransactionState::Reverted => "reverted",
+        TransactionState::Aborted => "aborted",
+        TransactionState::Dead => "dead",
+    };
+    let done = found.state == TransactionState::Done;
+    TransactionReport {
+        txid,
+        state: state.to_owned(),
+        started: found.started.to_string(),
+        changed: found.changed.to_string(),
+        gate: record.gate.clone(),
+        uid: record.uid,
+        exe: record.exe.clone(),
+        source: record.source.clone(),
+        target: record.target.clone(),
+        branches: record.branches.clone(),
+        sha256: record.sha256.clone(),
+        size: record.size,
+        readback: record.readback.clone(),
+        undoes: record.undoes,
+        undone_by: found.undone_by,
+        undoable: done && !found.purged && found.undone_by.is_none() && record.undoes.is_none(),
+        reason: found.reason.clone(),
+        result: found.result.clone(),
+    }
+}
