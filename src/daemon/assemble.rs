@@ -1,0 +1,206 @@
+//! From a configuration to a [`Vfs`] that can serve: ledger, branches, recovery.
+
+use std::collections::HashMap;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use crossbeam_channel::Receiver;
+
+use super::audit_source::DaemonSource;
+use super::{DaemonError, Launch, append};
+use crate::audit_dir::AuditDir;
+use crate::branch::{Adoption, Branch, BranchSpec};
+use crate::config::{Loaded, RecordLevel as Recorded};
+use crate::error::Errno;
+use crate::ledger::record::BranchRecord;
+use crate::ledger::{Ledger, LedgerError, Record};
+use crate::mover::{Journal, Mover, MoverBranch, Recovery};
+use crate::policy::Policy;
+use crate::stats::Stats;
+use crate::storage::real::{RealDir, RealStorage};
+use crate::types::BranchUuid;
+use crate::vfs::{Parts, RecordLevel, Vfs};
+use crate::view::Invalidation;
+
+/// What serves.
+pub(super) struct Assembled {
+    pub vfs: Arc<Vfs>,
+    pub invalidations: Receiver<Invalidation>,
+    pub ledger: Arc<Ledger<RealStorage>>,
+}
+
+/// What the ledger remembers.
+#[derive(Default)]
+struct Memory {
+    known: HashMap<String, BranchUuid>,
+    journal: Journal,
+}
+
+/// Builds everything below the transports. Recovery has run when it returns.
+pub(super) fn assemble(
+    loaded: &Loaded,
+    launch: &Launch,
+    state: &Path,
+    notices: &mut Vec<String>,
+) -> Result<Assembled, DaemonError> {
+    let config = &loaded.config;
+    let names = || config.branches.iter().map(|entry| entry.spec.name.as_str());
+    if let Some(stranger) = launch.adopt.iter().find(|name| !names().any(|known| known == **name)) {
+        let known = names().collect::<Vec<_>>().join(", ");
+        return Err(DaemonError::Usage(format!(
+            "cannot adopt branch {stranger}: there is none of that name\nhint: there are {known}"
+        )));
+    }
+    let storage = Arc::new(RealStorage);
+    let (ledger, memory) = open_ledger(&storage, &config.view, state, notices)?;
+    let mut branches = Vec::new();
+    for entry in &config.branches {
+        let adopt = launch.adopt.contains(&entry.spec.name);
+        let known = memory.known.get(&entry.spec.name).copied();
+        let branch = open_branch(&entry.spec, known, adopt, &ledger, notices)?;
+        branches.push((entry.at.clone(), Arc::new(branch)));
+    }
+    let movable: Vec<_> =
+        branches.iter().map(|(_, branch)| mover_branch(branch)).collect::<Result<_, _>>()?;
+    let mover = Mover::new(storage, Arc::clone(&ledger), movable, memory.journal);
+    let recovery = mover.recover();
+    tell(&recovery, notices);
+    let stats = Arc::new(Stats::new());
+    let source = DaemonSource {
+        branches: branches.clone(),
+        mover: Arc::clone(&mover),
+        stats: Arc::clone(&stats),
+    };
+    let parts = Parts {
+        name: config.view.clone(),
+        branches,
+        policy: Policy::new(config.policy.clone(), 1),
+        ledger: Arc::clone(&ledger),
+        mover,
+        record: match config.record {
+            Recorded::Crossings => RecordLevel::Crossings,
+            Recorded::Mutations => RecordLevel::Mutations,
+            Recorded::Everything => RecordLevel::Everything,
+        },
+        readers: config.readers.clone(),
+        owner: rustix::process::geteuid().as_raw(),
+        audit: AuditDir::new(state.join("ledger"), loaded.text.clone(), Box::new(source)),
+        stats,
+        locked: recovery.locked,
+    };
+    let (vfs, invalidations) = Vfs::new(parts);
+    Ok(Assembled { vfs, invalidations, ledger })
+}
+
+fn open_ledger(
+    storage: &Arc<RealStorage>,
+    view: &str,
+    state: &Path,
+    notices: &mut Vec<String>,
+) -> Result<(Arc<Ledger<RealStorage>>, Memory), DaemonError> {
+    let path = state.join("ledger");
+    let failed = |why: String| {
+        DaemonError::Failed(format!("cannot open the ledger {}: {why}", path.display()))
+    };
+    match std::fs::DirBuilder::new().mode(0o700).create(&path) {
+        Ok(()) => {
+            let synced = std::fs::File::open(state).and_then(|folder| folder.sync_all());
+            synced.map_err(|error| failed(error.to_string()))?;
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(failed(error.to_string())),
+    }
+    let dir = RealDir::open(&path).map_err(|errno| failed(errno.to_string()))?;
+    let mut memory = Memory::default();
+    let mut remember = |entry: &crate::ledger::Entry| {
+        if let Record::Branch(record) = &entry.record {
+            memory.known.insert(record.branch.clone(), record.id);
+        }
+        memory.journal.apply(entry);
+    };
+    let opened = Ledger::open(Arc::clone(storage), dir, view, &mut remember);
+    let (ledger, opened) = opened.map_err(|error: LedgerError| failed(error.to_string()))?;
+    if opened.unclean {
+        notices
+            .push("the last run did not stop cleanly; the ledger says so in a gap record".into());
+    }
+    if opened.torn_bytes > 0 {
+        let bytes = opened.torn_bytes;
+        notices.push(format!("cut {bytes} bytes of a torn last line off the ledger"));
+    }
+    Ok((ledger, memory))
+}
+
+/// Opens a branch, and has the ledger learn an id that is new to it. One that was there before and is
+/// missing now comes up offline.
+fn open_branch(
+    spec: &BranchSpec,
+    known: Option<BranchUuid>,
+    adopt: bool,
+    ledger: &Ledger<RealStorage>,
+    notices: &mut Vec<String>,
+) -> Result<Branch, DaemonError> {
+    let opened = match Branch::open(spec.clone(), known, adopt) {
+        Ok(opened) => opened,
+        Err(error) if error.is_missing() && known.is_some() && !adopt => {
+            notices.push(format!("branch {} is offline: {error}", spec.name));
+            return Ok(Branch::offline(spec.clone()));
+        }
+        Err(error) => return Err(DaemonError::Failed(error.to_string())),
+    };
+    if let Adoption::Found(id) | Adoption::New(id) = opened.adoption {
+        let record = BranchRecord { branch: spec.name.clone(), id, replaced: known.is_some() };
+        append(ledger, Record::Branch(record))?;
+    }
+    Ok(opened.branch)
+}
+
+/// What the mover needs of a branch that can be written.
+fn mover_branch(branch: &Branch) -> Result<Option<MoverBranch<RealStorage>>, DaemonError> {
+    let folders = || -> Result<_, Errno> {
+        let root = RealDir::from_fd(branch.root()?)?;
+        Ok((root, RealDir::from_fd(branch.stage()?)?, RealDir::from_fd(branch.hold()?)?))
+    };
+    let (Some(uuid), true) = (branch.uuid(), branch.is_online()) else { return Ok(None) };
+    match folders() {
+        Ok((root, stage, hold)) => Ok(Some(MoverBranch {
+            index: branch.spec().index,
+            uuid,
+            name: branch.name().to_owned(),
+            root,
+            stage,
+            hold,
+            min_free: branch.spec().min_free,
+        })),
+        // Read-only: it has neither stage nor hold.
+        Err(Errno::ROFS) => Ok(None),
+        Err(errno) => Err(DaemonError::Failed(format!(
+            "cannot open the folders of branch {}: {errno}",
+            branch.name()
+        ))),
+    }
+}
+
+fn tell(recovery: &Recovery, notices: &mut Vec<String>) {
+    for txid in &recovery.completed {
+        notices.push(format!("crossing {txid} was cut off after its decision; it is completed"));
+    }
+    for txid in &recovery.aborted {
+        notices.push(format!("crossing {txid} was cut off before its decision; it is rolled back"));
+    }
+    for (txid, why) in &recovery.reverted {
+        notices.push(format!("crossing {txid} could not be completed and was put back: {why}"));
+    }
+    for (txid, why) in &recovery.dead {
+        notices.push(format!("crossing {txid} needs a person; all of it is kept: {why}"));
+    }
+    for (txid, why) in &recovery.left_open {
+        notices.push(format!("crossing {txid} waits for its branch: {why}"));
+    }
+    for (branch, name) in &recovery.unknown_hold {
+        let name = name.display();
+        notices
+            .push(format!("branch {branch} holds {name}, which no transaction knows; it is kept"));
+    }
+}

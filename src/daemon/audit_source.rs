@@ -1,0 +1,78 @@
+//! What `.audit` shows of the daemon, from memory alone: it is asked on request threads.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::audit_dir::{AuditSource, TxState};
+use crate::branch::Branch;
+use crate::mover::{Mover, Transaction, TransactionState};
+use crate::stats::Stats;
+use crate::storage::real::RealStorage;
+use crate::types::{TxId, ViewPath};
+
+/// The parts that are shown.
+pub(super) struct DaemonSource {
+    pub branches: Vec<(ViewPath, Arc<Branch>)>,
+    pub mover: Arc<Mover<RealStorage>>,
+    pub stats: Arc<Stats>,
+}
+
+fn is_in(found: &Transaction, state: TxState) -> bool {
+    match state {
+        TxState::Active => found.state == TransactionState::Active,
+        TxState::Done => found.state == TransactionState::Done && !found.purged,
+        TxState::Dead => found.state == TransactionState::Dead,
+    }
+}
+
+fn describe(found: &Transaction) -> Option<Value> {
+    let mut value = serde_json::to_value(&found.record).ok()?;
+    let fields = value.as_object_mut()?;
+    fields.insert("state".into(), serde_json::to_value(found.state).ok()?);
+    fields.insert("started".into(), found.started.to_string().into());
+    fields.insert("changed".into(), found.changed.to_string().into());
+    fields.insert("purged".into(), found.purged.into());
+    let optional = [
+        ("reason", found.reason.clone()),
+        ("result", found.result.clone()),
+        ("undone_by", found.undone_by.map(|txid| txid.to_string())),
+    ];
+    for (name, text) in optional {
+        if let Some(text) = text {
+            fields.insert(name.into(), text.into());
+        }
+    }
+    Some(value)
+}
+
+impl AuditSource for DaemonSource {
+    fn branches(&self) -> Vec<(String, Value)> {
+        let shown = |(at, branch): &(ViewPath, Arc<Branch>)| {
+            let spec = branch.spec();
+            let value = json!({
+                "name": spec.name,
+                "at": at,
+                "path": spec.path.to_string_lossy(),
+                "mode": spec.mode,
+                "io": spec.io,
+                "min_free": spec.min_free,
+                "online": branch.is_online(),
+                "id": branch.uuid(),
+            });
+            (spec.name.clone(), value)
+        };
+        self.branches.iter().map(shown).collect()
+    }
+
+    fn transactions(&self, state: TxState) -> Vec<(TxId, Value)> {
+        self.mover.with_journal(|journal| {
+            let found = journal.iter().filter(|(_, found)| is_in(found, state));
+            found.filter_map(|(txid, found)| Some((txid, describe(found)?))).collect()
+        })
+    }
+
+    fn stats(&self) -> String {
+        self.stats.to_string()
+    }
+}

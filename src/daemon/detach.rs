@@ -1,0 +1,93 @@
+//! A daemon in the background: the program starts itself again, with the log as its standard error and
+//! a pipe as its standard output, and waits for the one line that tells whether the view is mounted.
+//! Nothing is forked in a process that has threads.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::{Deserialize, Serialize};
+
+use super::{DaemonError, Live};
+
+/// What goes through the pipe.
+#[derive(Debug, Serialize, Deserialize)]
+enum Report {
+    Live(Live),
+    Failed(DaemonError),
+}
+
+/// Starts this program again with `arguments` and waits until its view is mounted, or is not.
+pub fn start(arguments: &[OsString], state: &Path) -> Result<Live, DaemonError> {
+    super::state::make(state)?;
+    let log_path = state.join("octroi.log");
+    let log = open_log(&log_path)?;
+    let failed = |what: &str, error: std::io::Error| {
+        DaemonError::Failed(format!("cannot {what} the daemon: {error}"))
+    };
+    let mut child = Command::new("/proc/self/exe")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .map_err(|error| failed("start", error))?;
+    let mut line = String::new();
+    if let Some(pipe) = child.stdout.take() {
+        BufReader::new(pipe).read_line(&mut line).map_err(|error| failed("hear from", error))?;
+    }
+    match serde_json::from_str(&line) {
+        Ok(Report::Live(live)) => Ok(live),
+        Ok(Report::Failed(error)) => {
+            // It ends now; mounting again at once must not meet it.
+            child.wait().map_err(|error| failed("wait for", error))?;
+            Err(error)
+        }
+        Err(_) => {
+            let status = child.wait().map_err(|error| failed("wait for", error))?;
+            Err(DaemonError::Failed(format!(
+                "cannot mount: the daemon ended before the view was mounted ({status})\n\
+                 hint: see {}",
+                log_path.display()
+            )))
+        }
+    }
+}
+
+fn open_log(path: &PathBuf) -> Result<File, DaemonError> {
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(|error| {
+        DaemonError::Failed(format!("cannot open the log {}: {error}", path.display()))
+    })
+}
+
+/// Leaves the terminal and the folder of whoever started us. For the process that [`start`] began.
+pub fn leave() {
+    // Fails only for a process that leads its group already.
+    let _ = rustix::process::setsid();
+}
+
+/// Tells the process that waits in [`start`] that the view is mounted. It may have gone.
+pub fn report_live(live: &Live) {
+    report(&Report::Live(live.clone()));
+    // Keeping the folder would keep its file system from being unmounted.
+    if let Err(error) = std::env::set_current_dir("/") {
+        log::warn!("cannot change to the root folder: {error}");
+    }
+}
+
+/// Tells it that the view is not mounted.
+pub fn report_failure(error: &DaemonError) {
+    report(&Report::Failed(error.clone()));
+}
+
+fn report(report: &Report) {
+    let line = serde_json::to_string(report).unwrap_or_default() + "\n";
+    let mut out = std::io::stdout().lock();
+    let sent = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+    if let Err(error) = sent {
+        log::warn!("whoever mounted the view does not listen any more: {error}");
+    }
+}

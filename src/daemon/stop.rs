@@ -1,0 +1,95 @@
+//! SIGTERM and SIGINT unmount; what follows is the same as after `fusermount3 -u`.
+
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Handle;
+
+use super::DaemonError;
+use super::unmount::{UnmountError, abort, minor_of, unmount};
+
+/// How long a stop waits for users of the view to leave, before they are cut off.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The signals, caught.
+pub(super) struct Signals(signal_hook::iterator::Signals);
+
+/// The thread that waits for signals; ends when dropped.
+pub(super) struct Watching {
+    handle: Handle,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Signals {
+    /// Catches them from now on; they are acted on once [`Signals::watch`] is called. SIGHUP would end
+    /// the process when its terminal goes.
+    pub fn new() -> Result<Self, DaemonError> {
+        signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])
+            .map(Self)
+            .map_err(|error| DaemonError::Failed(format!("cannot catch signals: {error}")))
+    }
+
+    /// Unmounts when told to.
+    pub fn watch(mut self, mountpoint: PathBuf) -> Result<Watching, DaemonError> {
+        let handle = self.0.handle();
+        let wait = move || {
+            for signal in &mut self.0 {
+                if signal == SIGHUP {
+                    continue;
+                }
+                log::info!("stopping on signal {signal}");
+                stop(&mountpoint);
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("signals".into())
+            .spawn(wait)
+            .map_err(|error| DaemonError::Failed(format!("cannot start a thread: {error}")))?;
+        Ok(Watching { handle, thread: Some(thread) })
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.handle.close();
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            log::error!("the thread that waits for signals had failed");
+        }
+    }
+}
+
+/// Unmounts; whoever is still inside after the grace time is cut off, for the machine may be going
+/// down.
+fn stop(mountpoint: &Path) {
+    let minor = minor_of(mountpoint);
+    let begun = Instant::now();
+    let mut told = false;
+    loop {
+        match unmount(mountpoint, false) {
+            Ok(()) => return,
+            Err(UnmountError::Busy) if begun.elapsed() < GRACE => {
+                if !told {
+                    log::warn!("the view is in use; waiting {} s", GRACE.as_secs());
+                    told = true;
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            Err(UnmountError::Busy) => break,
+            Err(UnmountError::Other(why)) => {
+                log::error!("cannot unmount {}: {why}", mountpoint.display());
+                break;
+            }
+        }
+    }
+    log::warn!("the view is still in use; cutting off who uses it");
+    if let Err(error) = unmount(mountpoint, true) {
+        log::error!("cannot detach {}: {error}", mountpoint.display());
+    }
+    match minor.map(abort) {
+        Some(Ok(())) => {}
+        Some(Err(error)) => log::error!("cannot end the connection to the kernel: {error}"),
+        None => log::error!("cannot end the connection to the kernel: it is not known"),
+    }
+}
