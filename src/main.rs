@@ -1,2 +1,16 @@
-//! The `octroi` program.
-fn main() {}
+//! The `octroi` program: parse, run, print the error, exit.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let cli = octroi::cli::Cli::parse();
+    match octroi::cli::run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            failure.code.into()
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! `octroi check`
+
+use std::path::PathBuf;
+
+use crate::branch::{Branch, BranchError, BranchSpec};
+use crate::config;
+use crate::types::BranchMode;
+
+use super::failure::{ExitCode, Failure};
+use super::output::{is_terminal, print};
+
+/// Validate a configuration, and look whether its branches are fit for use. Changes nothing.
+///
+/// Mistakes are shown with file, line and caret. Warnings do not fail the check.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  octroi check lab/octroi.toml")]
+pub struct Args {
+    /// The configuration
+    config: PathBuf,
+}
+
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let colour = is_terminal();
+    let loaded =
+        config::load(&args.config).map_err(|errors| Failure::diagnostics(errors.render(colour)))?;
+    for warning in &loaded.warnings {
+        print(&format!("{}\n\n", warning.render(colour)))?;
+    }
+    let mut faults = Vec::new();
+    for entry in &loaded.config.branches {
+        match look(&entry.spec) {
+            Ok(found) => print(&format!("branch {}: {found}\n", entry.spec.name))?,
+            Err(error) => faults.push(error),
+        }
+    }
+    if let Some(first) = faults.first() {
+        let mut failure = Failure { code: ExitCode::Usage, ..Failure::new(first) };
+        if faults.len() > 1 {
+            let more = faults.len() - 1;
+            failure.message = format!("{} (and {more} more branches are not fit)", failure.message);
+        }
+        return Err(failure);
+    }
+    print(&format!("{}: view {} is good\n", args.config.display(), loaded.config.view))
+}
+
+/// Opened as if it were read-only, a branch is left as it is.
+fn look(spec: &BranchSpec) -> Result<String, BranchError> {
+    let looked = BranchSpec { mode: BranchMode::Ro, ..spec.clone() };
+    match Branch::open(looked, None, false) {
+        Ok(opened) => Ok(match opened.branch.uuid() {
+            Some(id) => format!("id {id}"),
+            None if spec.mode == BranchMode::Ro => "read-only".to_owned(),
+            None => "new, gets its id when it is mounted".to_owned(),
+        }),
+        Err(BranchError::InUse { .. }) => Ok("mounted now".to_owned()),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,98 @@
+//! `octroi explain`
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::control::protocol::{Answer, Request};
+use crate::sys::users;
+use crate::types::Operation;
+
+use super::failure::{Failure, cannot};
+use super::output::{print, print_json};
+use super::target::ViewOption;
+use super::{unexpected, why};
+
+/// Say what the policy would decide, and everything that it considers.
+///
+/// Answers for you; for another user with --as (root and the user who mounted the view). UNIX
+/// permissions are the kernel's and not part of the answer: the policy can only take away.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    octroi explain write /mnt/lab/review/a.csv\n  \
+    octroi explain --as ana move /mnt/lab/inbox/a.csv /mnt/lab/review/a.csv")]
+pub struct Args {
+    /// For this user, by name or number
+    #[arg(long = "as", value_name = "USER")]
+    user: Option<String>,
+    /// A verb (read, write, add, remove, attrs, move, rename, link) or a single operation such as
+    /// open-read or mkdir
+    #[arg(value_name = "VERB")]
+    wanted: Wanted,
+    /// On what
+    path: PathBuf,
+    /// The second path of a move, rename or link
+    target: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    view: ViewOption,
+}
+
+/// The operation that stands for a verb.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Wanted(Operation);
+
+impl FromStr for Wanted {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let verb = match text {
+            "read" => Some(Operation::OpenRead),
+            "write" => Some(Operation::OpenWrite),
+            "add" => Some(Operation::Create),
+            "remove" => Some(Operation::Unlink),
+            "attrs" => Some(Operation::Chmod),
+            "move" => Some(Operation::MoveSource),
+            "rename" => Some(Operation::RenameSource),
+            _ => None,
+        };
+        let single = || Operation::ALL.into_iter().find(|operation| operation.name() == text);
+        verb.or_else(single).map(Self).ok_or_else(|| {
+            let names: Vec<_> = Operation::ALL.iter().map(|operation| operation.name()).collect();
+            format!("neither a verb nor one of {}", names.join(", "))
+        })
+    }
+}
+
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let Wanted(operation) = args.wanted;
+    let two_sided =
+        matches!(operation, Operation::MoveSource | Operation::RenameSource | Operation::Link);
+    if two_sided && args.target.is_none() {
+        return Err(Failure::usage(format!("cannot explain {operation}: it needs a TARGET")));
+    }
+    let (view, path) = args.view.find_with_path(&args.path)?;
+    let inside = |target: &PathBuf| args.view.inside(&view.mount, target);
+    let target = args.target.as_ref().map(inside).transpose()?;
+    let uid = args.user.as_deref().map(user_id).transpose()?;
+    let request = Request::Explain { uid, operation, path, target };
+    let attempt = format!("explain a request in view {}", view.mount.name);
+    let Answer::Explain(explanation) = view.client.ask(&request).map_err(cannot(attempt))? else {
+        return Err(unexpected());
+    };
+    if args.json {
+        return print_json(&explanation);
+    }
+    let verdict = if explanation.allowed { "allowed" } else { "denied" };
+    print(&format!("{verdict}\n{}", why::explained(&explanation)))
+}
+
+fn user_id(user: &str) -> Result<u32, Failure> {
+    if let Ok(uid) = user.parse() {
+        return Ok(uid);
+    }
+    let found = users::uid_of(user).map_err(cannot(format!("look up the user {user}")))?;
+    found.ok_or_else(|| {
+        Failure::usage(format!("cannot look up the user {user}: there is none of that name"))
+    })
+}

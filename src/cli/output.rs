@@ -1,0 +1,100 @@
+//! Printing: tables, sizes, times, and a closed pipe taken for the end.
+
+use std::io::{self, IsTerminal, Write};
+
+use serde::Serialize;
+
+use super::failure::{Failure, cannot};
+
+/// Prints to standard output. A reader that has gone (`octroi tx list | head`) is no error.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(cannot("write to standard output")(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints a value as JSON for scripts.
+pub fn print_json<T: Serialize>(value: &T) -> Result<(), Failure> {
+    let mut text = serde_json::to_string_pretty(value).map_err(cannot("write JSON"))?;
+    text.push('\n');
+    print(&text)
+}
+
+/// Whether people look at standard output.
+pub fn is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
+/// Rows in columns two spaces apart, the first row a heading. Control characters in names cannot
+/// reach the terminal.
+pub fn table(rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| plain(cell)).collect()).collect();
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
+    };
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// Text with control characters escaped, as names and ledgers may hold any.
+pub fn plain(text: &str) -> String {
+    let escape = |character: char| match character {
+        control if control.is_control() => control.escape_default().collect(),
+        other => String::from(other),
+    };
+    text.chars().map(escape).collect()
+}
+
+/// Bytes for people, in powers of 1024.
+pub fn size(bytes: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let exponent = (bytes.ilog2() / 10).clamp(1, 6);
+    let unit = units.get(exponent as usize - 1).copied().unwrap_or("EiB");
+    format!("{:.1} {unit}", bytes as f64 / 1024_f64.powi(exponent as i32))
+}
+
+/// A time of the ledger in the local time zone, to the second; as it is where it is no time.
+pub fn local_time(text: &str) -> String {
+    match text.parse::<jiff::Timestamp>() {
+        Ok(time) => time
+            .to_zoned_datetime(jiff::tz::TimeZone::system())
+            .strftime("%Y-%m-%d %H:%M:%S")
+            .to_string(),
+        Err(_) => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_read_well() {
+        assert_eq!(size(0), "0 B");
+        assert_eq!(size(1023), "1023 B");
+        assert_eq!(size(1536), "1.5 KiB");
+        assert_eq!(size(2 << 30), "2.0 GiB");
+        assert_eq!(size(u64::MAX), "16.0 EiB");
+    }
+
+    #[test]
+    fn tables_align_and_hide_control_characters() {
+        let rows = [vec!["a".into(), "b".into()], vec!["long".into(), "\x1b[2J".into()]];
+        assert_eq!(table(&rows), "a     b\nlong  \\u{1b}[2J\n");
+    }
+}

@@ -1,0 +1,117 @@
+//! `octroi status`
+
+use crate::control::protocol::{Answer, Request, Status};
+use crate::types::{BranchIo, BranchMode};
+
+use super::failure::{Failure, cannot};
+use super::output::{local_time, plain, print, print_json, size, table};
+use super::target::ViewOption;
+use super::unexpected;
+
+/// Show branches, their health and space, and what is crossing.
+///
+/// For root and the user who mounted the view.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    octroi status\n  \
+    octroi status --view lab --json | jq '.branches[] | select(.fault)'")]
+pub struct Args {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    view: ViewOption,
+}
+
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let view = args.view.find(None)?;
+    let attempt = format!("show the status of view {}", view.mount.name);
+    match view.client.ask(&Request::Status).map_err(cannot(attempt))? {
+        Answer::Status(status) if args.json => print_json(&status),
+        Answer::Status(status) => print(&render(&status)),
+        _ => Err(unexpected()),
+    }
+}
+
+fn render(status: &Status) -> String {
+    let mut text = format!(
+        "view {} at {}, mounted {}, process {}\nconfiguration {}, state {}\n",
+        status.hello.view,
+        plain(&status.hello.mountpoint.to_string_lossy()),
+        local_time(&status.started),
+        status.hello.pid,
+        plain(&status.hello.config.to_string_lossy()),
+        plain(&status.state.to_string_lossy()),
+    );
+    match &status.ledger {
+        None => text.push_str("ledger: records\n"),
+        Some(why) => text.push_str(&format!("ledger: nothing may be changed: {}\n", plain(why))),
+    }
+    if status.panics > 0 {
+        let panics = status.panics;
+        text.push_str(&format!("{panics} threads failed; mount again, and see octroi.log\n"));
+    }
+    text.push('\n');
+    text.push_str(&branches(status));
+    if !status.active.is_empty() {
+        text.push('\n');
+        text.push_str(&active(status));
+    }
+    for txid in &status.dead {
+        text.push_str(&format!("\ntransaction {txid} needs a person; see octroi tx show {txid}\n"));
+    }
+    text
+}
+
+fn branches(status: &Status) -> String {
+    let heading = ["BRANCH", "AT", "MODE", "IO", "SIZE", "AVAILABLE", "HEALTH"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    for branch in &status.branches {
+        let low = branch.available < branch.min_free;
+        let health = match &branch.fault {
+            Some(fault) => fault.clone(),
+            None if low => format!("full: min_free is {}", size(branch.min_free)),
+            None => "ok".to_owned(),
+        };
+        rows.push(vec![
+            branch.name.clone(),
+            branch.at.to_string(),
+            mode(branch.mode).to_owned(),
+            io(branch.io).to_owned(),
+            size(branch.size),
+            size(branch.available),
+            health,
+        ]);
+    }
+    table(&rows)
+}
+
+fn active(status: &Status) -> String {
+    let heading = ["CROSSING", "STEP", "DONE", "SOURCE", "TARGET"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    for crossing in &status.active {
+        rows.push(vec![
+            crossing.txid.to_string(),
+            crossing.step.clone(),
+            format!("{} of {}", size(crossing.bytes), size(crossing.size)),
+            crossing.source.to_string(),
+            crossing.target.to_string(),
+        ]);
+    }
+    table(&rows)
+}
+
+pub(super) fn mode(mode: BranchMode) -> &'static str {
+    match mode {
+        BranchMode::Rw => "rw",
+        BranchMode::Ro => "ro",
+        BranchMode::GatesOnly => "gates-only",
+    }
+}
+
+fn io(io: BranchIo) -> &'static str {
+    match io {
+        BranchIo::Checked => "checked",
+        BranchIo::Passthrough => "passthrough",
+    }
+}

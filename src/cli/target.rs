@@ -1,0 +1,200 @@
+//! Which view a command speaks of, and paths of the file system as paths of the view.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use crate::control::{Client, ViewMount, mounts};
+use crate::types::ViewPath;
+
+use super::failure::{Failure, cannot};
+
+/// The option that all commands have which address a view.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ViewOption {
+    /// The view, by its name, configuration or mountpoint.
+    ///
+    /// Without it: the view that holds the named path or the current directory, else the only one
+    /// mounted.
+    #[arg(long, value_name = "NAME|CONFIG|MOUNTPOINT")]
+    pub view: Option<PathBuf>,
+}
+
+/// A mounted view with a way to its daemon.
+#[derive(Debug)]
+pub struct View {
+    /// The mount.
+    pub mount: ViewMount,
+    /// The daemon.
+    pub client: Client,
+}
+
+impl View {
+    /// A path of the view as a path of the file system.
+    pub fn outside(&self, path: &ViewPath) -> PathBuf {
+        let below = path.as_path().strip_prefix("/").unwrap_or(path.as_path());
+        if below.as_os_str().is_empty() {
+            return self.mount.mountpoint.clone();
+        }
+        self.mount.mountpoint.join(below)
+    }
+}
+
+impl ViewOption {
+    /// The view; `path` is one that the command names.
+    pub fn find(&self, path: Option<&Path>) -> Result<View, Failure> {
+        let views = mounts::views().map_err(cannot("read the table of mounts"))?;
+        let mount = match &self.view {
+            Some(wanted) => named(&views, wanted)?,
+            None => implied(&views, path)?,
+        };
+        if mount.is_dead() {
+            return Err(Failure::new(format!(
+                "cannot ask view {}: its daemon is gone, {} is a dead mount",
+                mount.name,
+                mount.mountpoint.display()
+            ))
+            .hint("mount it again: octroi mount clears the dead mount and recovers"));
+        }
+        let client = Client::find(&mount).map_err(cannot(format!(
+            "ask view {} at {}",
+            mount.name,
+            mount.mountpoint.display()
+        )))?;
+        Ok(View { mount, client })
+    }
+
+    /// The view and a path in it. A path of the file system must lie in the view; with `--view`, an
+    /// absolute path that does not is taken for a path of the view.
+    pub fn find_with_path(&self, path: &Path) -> Result<(View, ViewPath), Failure> {
+        let view = self.find(Some(path))?;
+        let inside = self.inside(&view.mount, path)?;
+        Ok((view, inside))
+    }
+
+    /// A path as the view has it.
+    pub fn inside(&self, mount: &ViewMount, path: &Path) -> Result<ViewPath, Failure> {
+        let absolute = absolute(path)?;
+        if let Ok(below) = absolute.strip_prefix(&mount.mountpoint) {
+            let inside = ViewPath::parse(&Path::new("/").join(below));
+            return inside.ok_or_else(|| not_in(mount, path));
+        }
+        match ViewPath::parse(path) {
+            Some(inside) if self.view.is_some() => Ok(inside),
+            _ => Err(not_in(mount, path)),
+        }
+    }
+}
+
+fn not_in(mount: &ViewMount, path: &Path) -> Failure {
+    Failure::usage(format!(
+        "cannot find {} in view {}: it is not below {}",
+        path.display(),
+        mount.name,
+        mount.mountpoint.display()
+    ))
+}
+
+fn named(views: &[ViewMount], wanted: &Path) -> Result<ViewMount, Failure> {
+    let by_name: Vec<_> =
+        views.iter().filter(|view| OsStr::new(&view.name) == wanted.as_os_str()).collect();
+    match by_name.as_slice() {
+        [one] => return Ok((*one).clone()),
+        [] => {}
+        several => return Err(ambiguous(several)),
+    }
+    let absolute = absolute(wanted)?;
+    if let Some(view) = views.iter().find(|view| view.mountpoint == absolute) {
+        return Ok(view.clone());
+    }
+    let of_config =
+        |view: &&ViewMount| Client::find(view).is_ok_and(|client| client.hello.config == absolute);
+    views.iter().find(of_config).cloned().ok_or_else(|| {
+        Failure::new(format!("cannot find view {}: it is not mounted", wanted.display()))
+            .hint(mounted_hint(views))
+    })
+}
+
+fn implied(views: &[ViewMount], path: Option<&Path>) -> Result<ViewMount, Failure> {
+    let holder = |path: &Path| {
+        let holding = views.iter().filter(|view| path.starts_with(&view.mountpoint));
+        holding.max_by_key(|view| view.mountpoint.as_os_str().len()).cloned()
+    };
+    let named = path.map(absolute).transpose()?.and_then(|path| holder(&path));
+    let here = || std::env::current_dir().ok().and_then(|here| holder(&here));
+    if let Some(view) = named.or_else(here) {
+        return Ok(view);
+    }
+    match views {
+        [] => Err(Failure::new("cannot find a view: none is mounted")
+            .hint("octroi mount CONFIG MOUNTPOINT mounts one")),
+        [one] => Ok(one.clone()),
+        several => Err(ambiguous(&several.iter().collect::<Vec<_>>())),
+    }
+}
+
+fn ambiguous(views: &[&ViewMount]) -> Failure {
+    let views: Vec<_> = views.iter().map(|view| (*view).clone()).collect();
+    Failure::usage("cannot tell which view is meant: several are mounted")
+        .hint(format!("name it with --view; {}", mounted_hint(&views)))
+}
+
+fn mounted_hint(views: &[ViewMount]) -> String {
+    if views.is_empty() {
+        return "no view is mounted".to_owned();
+    }
+    let each = views.iter().map(|view| format!("{} at {}", view.name, view.mountpoint.display()));
+    format!("mounted are {}", each.collect::<Vec<_>>().join(", "))
+}
+
+/// An absolute path without links, as far as it exists; its last component is not followed, for it
+/// may be what the command is about.
+pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    let attempt = format!("make {} absolute", path.display());
+    let absolute = std::path::absolute(path).map_err(cannot(attempt))?;
+    let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
+        return Ok(absolute.canonicalize().unwrap_or(absolute));
+    };
+    Ok(resolved(parent).join(name))
+}
+
+/// The real path of the longest part that can be resolved, and the rest as it is.
+fn resolved(path: &Path) -> PathBuf {
+    match (path.canonicalize(), path.parent(), path.file_name()) {
+        (Ok(real), _, _) => real,
+        (Err(_), Some(parent), Some(name)) => resolved(parent).join(name),
+        (Err(_), _, _) => path.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(name: &str, mountpoint: &str) -> ViewMount {
+        ViewMount { name: name.into(), mountpoint: mountpoint.into(), owner: 0 }
+    }
+
+    #[test]
+    fn the_view_is_found_by_name_mountpoint_and_path() {
+        let views = [view("lab", "/mnt/lab"), view("sub", "/mnt/lab/sub")];
+        assert_eq!(named(&views, Path::new("lab")).expect("by name"), views[0]);
+        assert_eq!(named(&views, Path::new("/mnt/lab/sub")).expect("by mountpoint"), views[1]);
+        let path = Path::new("/mnt/lab/sub/file");
+        assert_eq!(implied(&views, Some(path)).expect("the inner one"), views[1]);
+        let path = Path::new("/mnt/lab/x");
+        assert_eq!(implied(&views, Some(path)).expect("by path"), views[0]);
+        assert_eq!(implied(&views, None).expect_err("two").code, super::super::ExitCode::Usage);
+        assert_eq!(implied(&views[..1], None).expect("the only one"), views[0]);
+        assert!(implied(&[], None).is_err());
+    }
+
+    #[test]
+    fn links_above_a_path_are_resolved_and_its_own_is_not() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let real = dir.path().canonicalize().expect("real");
+        std::fs::create_dir(real.join("a")).expect("mkdir");
+        std::os::unix::fs::symlink("a", real.join("link")).expect("symlink");
+        assert_eq!(absolute(&real.join("link")).expect("absolute"), real.join("link"));
+        assert_eq!(absolute(&real.join("link/no/x")).expect("absolute"), real.join("a/no/x"));
+    }
+}

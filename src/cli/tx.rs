@@ -1,0 +1,134 @@
+//! `octroi tx`
+
+use crate::control::protocol::{Answer, Request, TransactionReport};
+use crate::sys::users;
+use crate::types::TxId;
+
+use super::failure::{Failure, cannot};
+use super::output::{local_time, plain, print, print_json, size, table};
+use super::target::ViewOption;
+use super::unexpected;
+
+/// Look at transactions: crossings and undos.
+///
+/// Your own; those of all for root and the user who mounted the view.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    octroi tx list\n  \
+    octroi tx show 01JD8Z6Q1M4T0V2W3X4Y5Z6A7B")]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// List transactions, newest first
+    List {
+        /// At most so many
+        #[arg(short = 'n', long = "lines", default_value_t = 50, value_name = "N")]
+        limit: usize,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        view: ViewOption,
+    },
+    /// Show all that is known of one transaction
+    Show {
+        /// Its id
+        txid: TxId,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        view: ViewOption,
+    },
+}
+
+pub fn run(args: &Args) -> Result<(), Failure> {
+    match &args.command {
+        Command::List { limit, json, view } => {
+            let view = view.find(None)?;
+            let attempt = format!("list the transactions of view {}", view.mount.name);
+            let request = Request::Transactions { limit: *limit };
+            match view.client.ask(&request).map_err(cannot(attempt))? {
+                Answer::Transactions { transactions } if *json => print_json(&transactions),
+                Answer::Transactions { transactions } => print(&list(&transactions)),
+                _ => Err(unexpected()),
+            }
+        }
+        Command::Show { txid, json, view } => {
+            let view = view.find(None)?;
+            let request = Request::Transaction { txid: *txid };
+            let attempt = format!("show transaction {txid}");
+            match view.client.ask(&request).map_err(cannot(attempt))? {
+                Answer::Transaction(found) if *json => print_json(&found),
+                Answer::Transaction(found) => print(&show(&found)),
+                _ => Err(unexpected()),
+            }
+        }
+    }
+}
+
+/// Transactions as a table.
+pub(super) fn list(transactions: &[TransactionReport]) -> String {
+    let heading = ["TRANSACTION", "TIME", "STATE", "USER", "GATE", "SOURCE", "TARGET"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    for found in transactions {
+        rows.push(vec![
+            found.txid.to_string(),
+            local_time(&found.started),
+            state(found),
+            user(found.uid),
+            gate(found),
+            found.source.to_string(),
+            found.target.to_string(),
+        ]);
+    }
+    table(&rows)
+}
+
+fn state(found: &TransactionReport) -> String {
+    if found.undone_by.is_some() { "undone".to_owned() } else { found.state.clone() }
+}
+
+fn gate(found: &TransactionReport) -> String {
+    match (&found.gate, &found.undoes) {
+        (Some(gate), _) => gate.clone(),
+        (None, Some(_)) => "(undo)".to_owned(),
+        (None, None) => "-".to_owned(),
+    }
+}
+
+/// A user's name, or the number where there is none.
+pub(super) fn user(uid: u32) -> String {
+    users::name_of(uid).ok().flatten().unwrap_or_else(|| uid.to_string())
+}
+
+fn show(found: &TransactionReport) -> String {
+    let text = |txid: &Option<TxId>| txid.map(|txid| txid.to_string());
+    let fields = [
+        ("transaction", Some(found.txid.to_string())),
+        ("state", Some(state(found))),
+        ("source", Some(format!("{} ({})", found.source, found.branches[0]))),
+        ("target", Some(format!("{} ({})", found.target, found.branches[1]))),
+        ("gate", found.gate.clone()),
+        ("user", Some(user(found.uid))),
+        ("program", found.exe.clone()),
+        ("began", Some(local_time(&found.started))),
+        ("ended", Some(local_time(&found.changed)).filter(|_| found.state != "active")),
+        ("size", found.size.map(size)),
+        ("sha256", found.sha256.clone()),
+        ("verified", found.readback.clone()),
+        ("undoes", text(&found.undoes)),
+        ("undone by", text(&found.undone_by)),
+        ("undo", Some("possible".to_owned()).filter(|_| found.undoable)),
+        ("result", found.result.clone()),
+        ("reason", found.reason.clone()),
+    ];
+    let shown = fields
+        .into_iter()
+        .filter_map(|(name, value)| Some(format!("{name:<12} {}\n", plain(&value?))));
+    shown.collect()
+}
