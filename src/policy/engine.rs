@@ -20,6 +20,14 @@ use std::sync::Arc;
 use super::{Basis, Decision, Gate, Object, PolicySource, Principal, Rule, Subject};
 use crate::types::{BranchIndex, BranchMode, Operation, Verb};
 
+/// Stands for any name below a directory.
+const CHILD: &str = "\u{1}";
+
+/// The operations that another name could let through.
+fn sheddable() -> impl Iterator<Item = Operation> {
+    Operation::ALL.into_iter().filter(|operation| operation.verb() != Verb::Add)
+}
+
 /// A policy in force.
 #[derive(Debug)]
 pub struct Policy {
@@ -126,8 +134,8 @@ impl Policy {
     /// Whether giving the inode at `source` the name `target` as well, or instead, would let the
     /// subject read, write, change or remove what is denied under its present name. Returns the
     /// denial that would be shed. Link and rename inside a branch are denied with it, so that a rule
-    /// is not shed by another name. Only the inode itself is looked at: what lies below a directory
-    /// has other paths.
+    /// is not shed by another name. Of a directory, what may lie below it counts too: any child, and
+    /// whatever a deny rule names below it.
     pub fn widens(
         &self,
         subject: &Subject,
@@ -137,14 +145,40 @@ impl Policy {
         if self.source.rules.is_empty() && source.branch == target.branch {
             return None;
         }
-        Operation::ALL
-            .into_iter()
-            .filter(|operation| operation.verb() != Verb::Add)
+        let shed = self.widens_one(subject, source, target);
+        if shed.is_some() || !source.is_directory {
+            return shed;
+        }
+        let (from, to) = (source.path.join(OsStr::new(CHILD)), target.path.join(OsStr::new(CHILD)));
+        let below_source = Object { path: &from, is_directory: false, ..source };
+        let below_target = Object { path: &to, is_directory: false, ..target };
+        self.widens_one(subject, below_source, below_target)
+            .or_else(|| self.named_below(subject, source))
+    }
+
+    fn widens_one(
+        &self,
+        subject: &Subject,
+        source: Object<'_>,
+        target: Object<'_>,
+    ) -> Option<Decision> {
+        sheddable()
             .map(|operation| (operation, self.decide(subject, operation, source)))
             .find(|(operation, now)| {
                 !now.allowed && self.decide(subject, *operation, target).allowed
             })
             .map(|(_, denial)| denial)
+    }
+
+    /// A deny rule for the subject that names something below a directory.
+    fn named_below(&self, subject: &Subject, directory: Object<'_>) -> Option<Decision> {
+        let speaks = |rule: &Rule| {
+            rule.denies
+                && rule.operations.iter().any(|operation| operation.verb() != Verb::Add)
+                && speaks_of(&rule.who, subject)
+                && rule.paths.name_below(directory.path)
+        };
+        self.source.rules.iter().position(speaks).map(|position| self.denied_by_rule(position))
     }
 
     /// What the mode, or the want of a branch, denies whatever the rules say.

@@ -163,6 +163,20 @@ impl PathPatterns {
         self.set.is_match(path)
     }
 
+    /// Whether some pattern begins with a path below `directory`: the part before its first wildcard.
+    pub fn name_below(&self, directory: &ViewPath) -> bool {
+        self.texts.iter().any(|text| {
+            let literal: std::path::PathBuf = std::path::Path::new(text)
+                .components()
+                .take_while(|part| {
+                    let part = part.as_os_str().as_encoded_bytes();
+                    !part.iter().any(|byte| b"*?[{\\".contains(byte))
+                })
+                .collect();
+            literal != directory.as_path() && literal.starts_with(directory.as_path())
+        })
+    }
+
     /// As they were written.
     pub fn texts(&self) -> &[String] {
         &self.texts

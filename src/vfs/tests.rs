@@ -274,6 +274,8 @@ fn a_rule_is_not_shed_by_another_name() {
     let link = fixture.vfs.link(ROOT, number, inbox, OsStr::new("open"));
     assert_eq!(link.err(), Some(Errno::ACCESS));
     assert_eq!(fixture.rename(("inbox/secret", "s"), ("inbox", "open")), Err(Errno::ACCESS));
+    let rename = fixture.rename(("inbox", "secret"), ("inbox", "open"));
+    assert_eq!(rename, Err(Errno::ACCESS), "nor by one of its folder");
     assert!(fixture.backing("inbox/secret/s").exists());
 }
 
