@@ -61,6 +61,8 @@ mod prepare;
 mod purge;
 mod recover;
 mod stage;
+#[cfg(test)]
+mod tests;
 mod undo;
 
 pub use error::CrossingError;
