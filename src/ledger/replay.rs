@@ -17,7 +17,7 @@ use super::record::{Record, VersionRecord};
 use super::{Entry, LedgerError, segment};
 
 /// What reads are aligned to, so that they can go past the page cache.
-const CHUNK: usize = 1 << 20;
+const CHUNK: usize = 1 << 17;
 const NO_VERSION: &str = "the segment does not begin with a version record";
 
 /// Where writing goes on.
