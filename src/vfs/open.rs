@@ -10,7 +10,7 @@ use rustix::fs::OFlags;
 use crate::branch::{Branch, FileKind};
 use crate::error::Errno;
 use crate::ledger::{Durability, Record};
-use crate::types::{BranchIo, Caller, Operation};
+use crate::types::{BranchIndex, BranchIo, Caller, Operation};
 use crate::view::locks::Lock;
 use crate::view::{Inode, OpenFile, Place};
 
@@ -66,6 +66,19 @@ impl Access {
     }
 }
 
+/// A file that was opened in its branch and is not in the table yet.
+struct Opening {
+    caller: Caller,
+    inode: Arc<Inode>,
+    branch: BranchIndex,
+    descriptor: OwnedFd,
+    access: Access,
+    /// Of the policy that allowed it.
+    generation: u64,
+    /// The daemon reads and writes, whatever the branch says.
+    stays: bool,
+}
+
 impl Vfs {
     /// Opens a regular file; `flags` are open(2)'s. Never creates or truncates: for O_TRUNC the kernel
     /// sends a setattr, having made sure that the file is not being executed (ETXTBSY).
@@ -103,7 +116,15 @@ impl Vfs {
             self.record(access.main_operation(), &question, ended);
         }
         let stays = self.stays_with_daemon(caller, &node, access)?;
-        Ok(self.opened(caller, inode, node.index, result?, access, generation, stays))
+        Ok(self.opened(Opening {
+            caller,
+            branch: node.index,
+            descriptor: result?,
+            inode,
+            access,
+            generation,
+            stays,
+        }))
     }
 
     /// Writable opens of set-id files by others than root stay with the daemon, which clears the
@@ -127,16 +148,8 @@ impl Vfs {
 
     /// Puts an open file into the table. An inode is open either through the kernel or through the
     /// daemon, never both: the kernel answers EIO to a mixture.
-    fn opened(
-        &self,
-        caller: Caller,
-        inode: Arc<Inode>,
-        branch: crate::types::BranchIndex,
-        descriptor: OwnedFd,
-        access: Access,
-        generation: u64,
-        stays: bool,
-    ) -> Opened {
+    fn opened(&self, opening: Opening) -> Opened {
+        let Opening { caller, inode, branch, descriptor, access, generation, stays } = opening;
         let known = Arc::clone(&inode);
         let _agreed = known.opening.lock();
         let others = inode.open_files();
@@ -204,7 +217,9 @@ impl Vfs {
         let inode = self.inode(attributes.number)?;
         let set_id = mode & 0o6000 != 0 && caller.uid != 0;
         let stays = set_id || !self.kernel_io_in(dir.branch);
-        let opened = self.opened(caller, inode, dir.index, descriptor, access, generation, stays);
+        let branch = dir.index;
+        let opened =
+            self.opened(Opening { caller, inode, branch, descriptor, access, generation, stays });
         Ok((attributes, opened))
     }
 
