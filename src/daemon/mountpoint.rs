@@ -97,14 +97,10 @@ fn check_empty(path: &Path) -> Result<(), String> {
 }
 
 fn check_system(launch: &Launch) -> Result<(), String> {
-    match rustix::fs::stat("/dev/fuse") {
-        Ok(_) => {}
-        Err(Errno::NOENT) => {
-            return Err("there is no /dev/fuse\n\
-                 hint: modprobe fuse; a container needs --device /dev/fuse --cap-add SYS_ADMIN"
-                .to_owned());
-        }
-        Err(errno) => return Err(format!("/dev/fuse: {errno}")),
+    if rustix::fs::stat("/dev/fuse").is_err() {
+        return Err("there is no /dev/fuse\n\
+             hint: modprobe fuse; a container needs --device /dev/fuse --cap-add SYS_ADMIN"
+            .to_owned());
     }
     if rustix::process::geteuid().is_root() {
         return Ok(());
@@ -113,6 +109,12 @@ fn check_system(launch: &Launch) -> Result<(), String> {
         return Err("fusermount3 is not installed, which mounts for users other than root\n\
              hint: apt install fuse3"
             .to_owned());
+    }
+    let needed = rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK;
+    if let Err(errno) = rustix::fs::access("/dev/fuse", needed) {
+        return Err(format!(
+            "you may not use /dev/fuse: {errno}\nhint: its mode is usually 0666; root may set it"
+        ));
     }
     if launch.options.allow_other && !users_may_allow_other(Path::new("/etc/fuse.conf")) {
         return Err("/etc/fuse.conf does not let users other than root use allow_other\n\

@@ -8,7 +8,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Handle;
 
 use super::DaemonError;
-use super::unmount::{UnmountError, abort, minor_of, unmount};
+use super::unmount::{UnmountError, cut_off, unmount};
 
 /// How long a stop waits for users of the view to leave, before they are cut off.
 const GRACE: Duration = Duration::from_secs(5);
@@ -63,7 +63,6 @@ impl Drop for Watching {
 /// Unmounts; whoever is still inside after the grace time is cut off, for the machine may be going
 /// down.
 fn stop(mountpoint: &Path) {
-    let minor = minor_of(mountpoint);
     let begun = Instant::now();
     let mut told = false;
     loop {
@@ -84,12 +83,7 @@ fn stop(mountpoint: &Path) {
         }
     }
     log::warn!("the view is still in use; cutting off who uses it");
-    if let Err(error) = unmount(mountpoint, true) {
-        log::error!("cannot detach {}: {error}", mountpoint.display());
-    }
-    match minor.map(abort) {
-        Some(Ok(())) => {}
-        Some(Err(error)) => log::error!("cannot end the connection to the kernel: {error}"),
-        None => log::error!("cannot end the connection to the kernel: it is not known"),
+    if let Err(error) = cut_off(mountpoint) {
+        log::error!("cannot cut off who uses {}: {error}", mountpoint.display());
     }
 }

@@ -48,13 +48,19 @@ fn by_fusermount(path: &Path, lazy: bool) -> Result<(), UnmountError> {
     Err(UnmountError::Other(said.trim().to_owned()))
 }
 
-/// Ends the connection of a FUSE mount: everybody who still uses it gets errors, and its daemon ends.
-/// `minor` is that of the mount's device.
-pub fn abort(minor: u32) -> std::io::Result<()> {
-    std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1")
-}
-
-/// The minor number of the device of a mount.
-pub fn minor_of(path: &Path) -> Option<u32> {
-    mounts::mount_at(path).ok().flatten().map(|mount| mount.minor)
+/// Detaches a view and ends its connection: everybody who still uses it gets errors, and its daemon
+/// ends.
+pub fn cut_off(path: &Path) -> Result<(), UnmountError> {
+    if rustix::process::geteuid().is_root() {
+        let flags = UnmountFlags::NOFOLLOW | UnmountFlags::FORCE | UnmountFlags::DETACH;
+        return rustix::mount::unmount(path, flags)
+            .map_err(|errno| UnmountError::Other(errno.to_string()));
+    }
+    let minor = mounts::mount_at(path).ok().flatten().map(|mount| mount.minor);
+    by_fusermount(path, true)?;
+    let Some(minor) = minor else { return Ok(()) };
+    // The kernel gives this file to the user who mounted, where fusectl is mounted.
+    std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1").map_err(|error| {
+        UnmountError::Other(format!("the connection to the kernel cannot be ended: {error}"))
+    })
 }
