@@ -1,6 +1,8 @@
 //! `octroi audit`
 
-use std::path::PathBuf;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -17,6 +19,9 @@ use crate::control::protocol::{Answer, Request};
 /// How often a followed ledger is looked at.
 const FOLLOW: Duration = Duration::from_millis(200);
 
+/// Bytes that are read at once; longer than any line.
+const PIECE: usize = 256 * 1024;
+
 /// Look at the ledger.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
@@ -30,7 +35,7 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Show the newest records; for those who may read the state folder
+    /// Show the newest records; for root, the mounting user and audit.readers
     Tail(TailArgs),
 }
 
@@ -51,66 +56,116 @@ struct TailArgs {
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     let Command::Tail(args) = &args.command;
-    let ledger = ledger_of(&args.view)?;
-    let attempt = format!("read the ledger {}", ledger.display());
-    let mut reader = Reader::open(&ledger).map_err(cannot(&attempt))?;
+    let mut log = Log::find(&args.view)?;
     let raw = args.json || !is_terminal();
-    let mut offset = last_lines(&reader, args.count).map_err(cannot(&attempt))?;
+    let mut offset = last_lines(&log, args.count).map_err(cannot("read the ledger"))?;
     loop {
-        let mut lines = reader.lines(offset);
-        for line in lines.by_ref() {
-            let (_, line) = line.map_err(cannot(&attempt))?;
-            let text = String::from_utf8_lossy(&line);
-            print(&if raw { text.into_owned() } else { readable(&text) })?;
+        let (text, next) = whole_lines(&log, offset).map_err(cannot("read the ledger"))?;
+        if next > offset {
+            offset = next;
+            let text = String::from_utf8_lossy(&text);
+            if raw {
+                print(&text)?;
+            } else {
+                print(&text.lines().map(readable).collect::<String>())?;
+            }
+            continue;
         }
-        offset = lines.offset();
         if !args.follow {
             return Ok(());
         }
         std::thread::sleep(FOLLOW);
-        reader.refresh().map_err(cannot(&attempt))?;
+        log.refresh()?;
     }
 }
 
-/// The ledger's folder: of a configuration, mounted or not, or of a mounted view.
-fn ledger_of(option: &ViewOption) -> Result<PathBuf, Failure> {
-    if let Some(config) = option.view.as_deref().filter(|path| path.is_file()) {
-        let loaded = config::load(config)
-            .map_err(|errors| Failure::diagnostics(errors.render(is_terminal())))?;
-        return Ok(loaded.config.state.join("ledger"));
-    }
-    let view = option.find(None)?;
-    let attempt = format!("find the ledger of view {}", view.mount.name);
-    match view.client.ask(&Request::Status).map_err(cannot(attempt))? {
-        Answer::Status(status) => Ok(status.state.join("ledger")),
-        _ => Err(unexpected()),
-    }
+/// Where the lines come from.
+enum Log {
+    /// The state folder, for who may read it.
+    Segments(Reader),
+    /// `.audit/log.jsonl` of a mounted view, for its readers.
+    File(std::fs::File),
 }
 
-/// Offset at which the last `count` lines begin. Looks at windows from the end that double.
-fn last_lines(reader: &Reader, count: usize) -> std::io::Result<u64> {
-    let end = reader.len();
-    let mut window: u64 = 64 * 1024;
-    loop {
-        let start = end.saturating_sub(window);
-        let length = usize::try_from(end - start).map_err(std::io::Error::other)?;
-        let mut bytes = vec![0; length];
-        let read = reader.read_at(start, &mut bytes)?;
-        bytes.truncate(read);
-        let newlines: Vec<usize> = bytes
-            .iter()
-            .enumerate()
-            .filter(|(_, byte)| **byte == b'\n')
-            .map(|(at, _)| at)
-            .collect();
-        // The newline before the first line that is wanted.
-        let before = newlines.len().checked_sub(count + 1).and_then(|at| newlines.get(at));
-        match before {
-            Some(before) => return Ok(start + *before as u64 + 1),
-            None if start == 0 => return Ok(0),
-            None => window = window.saturating_mul(2),
+impl Log {
+    /// The ledger of a configuration, mounted or not, or of a mounted view.
+    fn find(option: &ViewOption) -> Result<Self, Failure> {
+        if let Some(config) = option.view.as_deref().filter(|path| path.is_file()) {
+            let loaded = config::load(config)
+                .map_err(|errors| Failure::diagnostics(errors.render(is_terminal())))?;
+            return Self::of_state(&loaded.config.state);
+        }
+        let view = option.find(None)?;
+        match view.client.ask(&Request::Status) {
+            Ok(Answer::Status(status)) => Self::of_state(&status.state),
+            Ok(_) => Err(unexpected()),
+            Err(_) => {
+                let path = view.mount.mountpoint.join(".audit/log.jsonl");
+                let attempt = format!("read {}", path.display());
+                std::fs::File::open(&path).map(Self::File).map_err(|error| {
+                    cannot(attempt)(error).hint("audit.readers names who may, beside root")
+                })
+            }
         }
     }
+
+    fn of_state(state: &Path) -> Result<Self, Failure> {
+        let ledger = state.join("ledger");
+        let attempt = format!("read the ledger {}", ledger.display());
+        Reader::open(&ledger).map(Self::Segments).map_err(cannot(attempt))
+    }
+
+    fn refresh(&mut self) -> Result<(), Failure> {
+        match self {
+            Self::Segments(reader) => reader.refresh().map_err(cannot("read the ledger")),
+            Self::File(_) => Ok(()),
+        }
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        match self {
+            Self::Segments(reader) => Ok(reader.len()),
+            Self::File(file) => Ok(file.metadata()?.len()),
+        }
+    }
+
+    /// At most `length` bytes; less at the end, and elsewhere where less came at once.
+    fn read_at(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        let read = match self {
+            Self::Segments(reader) => reader.read_at(offset, &mut bytes)?,
+            Self::File(file) => file.read_at(&mut bytes, offset)?,
+        };
+        bytes.truncate(read);
+        Ok(bytes)
+    }
+}
+
+/// The whole lines in the next piece, and the offset after them.
+fn whole_lines(log: &Log, offset: u64) -> io::Result<(Vec<u8>, u64)> {
+    let mut bytes = log.read_at(offset, PIECE)?;
+    let length = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    bytes.truncate(length);
+    Ok((bytes, offset + length as u64))
+}
+
+/// Offset at which the last `count` lines begin. Looks at pieces from the end.
+fn last_lines(log: &Log, count: usize) -> io::Result<u64> {
+    let mut end = log.len()?;
+    // The newline before the first line that is wanted, counted from the end.
+    let mut newlines = count.saturating_add(1);
+    while end > 0 {
+        let start = end.saturating_sub(PIECE as u64);
+        let piece = log.read_at(start, usize::try_from(end - start).unwrap_or(PIECE))?;
+        for (at, _) in piece.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n') {
+            newlines -= 1;
+            if newlines == 0 {
+                return Ok(start + at as u64 + 1);
+            }
+        }
+        end = start;
+    }
+    Ok(0)
 }
 
 /// A line for people; the line itself where it is none of ours.
@@ -168,14 +223,22 @@ mod tests {
     #[test]
     fn the_last_lines_are_found_from_the_end() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let lines: String = (0..20_000).map(|at| format!("{{\"seq\":{at}}}\n")).collect();
+        let lines: String = (0..60_000).map(|at| format!("{{\"seq\":{at}}}\n")).collect();
         std::fs::write(dir.path().join("00000001.jsonl"), &lines).expect("write");
-        let reader = Reader::open(dir.path()).expect("open");
-        let offset = last_lines(&reader, 3).expect("read");
-        assert_eq!(lines.get(offset as usize..).map(|rest| rest.lines().count()), Some(3));
-        assert_eq!(last_lines(&reader, 0).expect("read"), lines.len() as u64);
-        assert_eq!(last_lines(&reader, 30_000).expect("read"), 0);
-        let offset = last_lines(&reader, 15_000).expect("read");
-        assert_eq!(lines.get(offset as usize..).map(|rest| rest.lines().count()), Some(15_000));
+        let log = Log::Segments(Reader::open(dir.path()).expect("open"));
+        check(&log, &lines, 3, 3);
+        check(&log, &lines, 0, 0);
+        check(&log, &lines, 30_000, 30_000);
+        check(&log, &lines, 15_000, 15_000);
+        check(&log, &lines, usize::MAX, 60_000);
+        let file = std::fs::File::open(dir.path().join("00000001.jsonl")).expect("open");
+        check(&Log::File(file), &lines, 40_000, 40_000);
+    }
+
+    #[track_caller]
+    fn check(log: &Log, lines: &str, count: usize, expected: usize) {
+        let offset = last_lines(log, count).expect("read");
+        let rest = lines.get(offset as usize..).expect("an offset of the text");
+        assert_eq!(rest.lines().count(), expected);
     }
 }

@@ -1,7 +1,8 @@
 //! `octroi demo`: the main job with real commands on real files, each shown with its real output. A
 //! step that does not do what it says ends the demonstration with an error.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -78,7 +79,7 @@ const STEPS: &[Step] = &[
         "mv view/inbox/results.csv view/review/ && ls view/inbox view/review",
         "results.csv",
     ),
-    step("Each crossing has a record.", "octroi tx list", "submit"),
+    step("Each crossing has a record.", "octroi tx list --view view", "submit"),
     step(
         "So has what was denied. The ledger is one JSON object a line.",
         "grep -e '\"denied\"' -e '\"commit\"' view/.audit/log.jsonl",
@@ -105,15 +106,19 @@ pub fn run(_args: &Args) -> Result<(), Failure> {
         signal_hook::flag::register(signal, Arc::clone(&interrupted))
             .map_err(cannot("catch signals"))?;
     }
-    let stage = StageGuard::new()?;
-    print(&format!("in {}\n", stage.folder.display()))?;
-    for step in STEPS {
-        run_step(step, &stage, &interrupted)?;
-    }
+    let stage = Stage::new()?;
+    let ran = run_steps(&stage, &interrupted);
+    ran.and(stage.clear())?;
     print("\nThat is the main job. `octroi init` makes the same for you.\n")
 }
 
-fn run_step(step: &Step, stage: &StageGuard, interrupted: &AtomicBool) -> Result<(), Failure> {
+fn run_steps(stage: &Stage, interrupted: &AtomicBool) -> Result<(), Failure> {
+    stage.fill()?;
+    print(&format!("in {}\n", stage.folder.display()))?;
+    STEPS.iter().try_for_each(|step| run_step(step, stage, interrupted))
+}
+
+fn run_step(step: &Step, stage: &Stage, interrupted: &AtomicBool) -> Result<(), Failure> {
     print(&format!("\n# {}\n$ {}\n", step.says, step.command))?;
     let attempt = format!("run `{}`", step.command);
     let output = Command::new("sh")
@@ -141,54 +146,51 @@ fn run_step(step: &Step, stage: &StageGuard, interrupted: &AtomicBool) -> Result
     Ok(())
 }
 
-/// The temporary folder of the demonstration; when dropped, it is unmounted and removed.
-struct StageGuard {
+/// The temporary folder of the demonstration.
+struct Stage {
     folder: PathBuf,
 }
 
-impl StageGuard {
+impl Stage {
     fn new() -> Result<Self, Failure> {
         let name = format!("octroi-demo-{}", ulid::Ulid::generate());
         let folder = std::env::temp_dir().join(name);
         let attempt = format!("make the folder {}", folder.display());
-        std::fs::create_dir(&folder).map_err(cannot(&attempt))?;
-        let guard = Self { folder: folder.canonicalize().map_err(cannot(&attempt))? };
-        let closed = std::fs::Permissions::from_mode(0o700);
-        std::fs::set_permissions(&guard.folder, closed).map_err(cannot(&attempt))?;
-        let bin = guard.folder.join(".bin");
-        std::fs::create_dir(&bin).map_err(cannot(&attempt))?;
-        let program = std::env::current_exe().map_err(cannot("find this program"))?;
-        std::os::unix::fs::symlink(program, bin.join("octroi")).map_err(cannot(&attempt))?;
-        Ok(guard)
+        DirBuilder::new().mode(0o700).create(&folder).map_err(cannot(&attempt))?;
+        // As the table of mounts will have it.
+        Ok(Self { folder: folder.canonicalize().map_err(cannot(&attempt))? })
     }
 
-    /// This program is found as `octroi`, wherever it is.
+    /// Has this program found as `octroi`, wherever it is.
+    fn fill(&self) -> Result<(), Failure> {
+        let bin = self.folder.join(".bin");
+        let attempt = format!("fill the folder {}", self.folder.display());
+        std::fs::create_dir(&bin).map_err(cannot(&attempt))?;
+        let program = std::env::current_exe().map_err(cannot("find this program"))?;
+        std::os::unix::fs::symlink(program, bin.join("octroi")).map_err(cannot(&attempt))
+    }
+
     fn search_path(&self) -> std::ffi::OsString {
         let mut path = self.folder.join(".bin").into_os_string();
         path.push(":");
         path.push(std::env::var_os("PATH").unwrap_or_default());
         path
     }
-}
 
-impl Drop for StageGuard {
-    fn drop(&mut self) {
+    /// Unmounts what is mounted, and removes everything.
+    fn clear(&self) -> Result<(), Failure> {
         let view = self.folder.join("view");
         if is_mounted(&view) {
-            // Its own command waits for the daemon, so that the state folder is quiet afterwards.
+            // The command waits for the daemon, so that the state folder is quiet afterwards.
             let program = self.folder.join(".bin/octroi");
             let ended = Command::new(program).arg("umount").arg(&view).status();
             if !ended.is_ok_and(|status| status.success()) {
-                let _ = unmount::unmount(&view, true);
+                let attempt = format!("unmount {}", view.display());
+                unmount::unmount(&view, true).map_err(cannot(attempt))?;
             }
         }
-        if is_mounted(&view) {
-            // Removing would go through the mount.
-            return log::error!("cannot unmount {}", view.display());
-        }
-        if let Err(error) = std::fs::remove_dir_all(&self.folder) {
-            log::error!("cannot remove {}: {error}", self.folder.display());
-        }
+        std::fs::remove_dir_all(&self.folder)
+            .map_err(cannot(format!("remove {}", self.folder.display())))
     }
 }
 

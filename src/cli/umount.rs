@@ -63,8 +63,9 @@ fn busy_hint(path: &Path) -> String {
 /// The daemon's lock, opened while it is still there to tell where.
 fn state_lock(client: &Client) -> Option<std::os::fd::OwnedFd> {
     let Ok(Answer::Status(status)) = client.ask(&Request::Status) else { return None };
-    rustix::fs::open(status.state.join("lock"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .ok()
+    // Whatever the daemon calls its state folder, opening must not wait.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::open(status.state.join("lock"), flags, Mode::empty()).ok()
 }
 
 /// The daemon holds its lock until everything is written.
