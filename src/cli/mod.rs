@@ -31,7 +31,6 @@ pub use failure::{ExitCode, Failure};
     name = "octroi",
     version,
     propagate_version = true,
-    max_term_width = 100,
     after_help = "Begin with:\n  \
         octroi demo                                  see the main job, on real files in a temporary folder\n  \
         octroi init lab                              make a working example\n  \
