@@ -81,6 +81,17 @@ impl Branch {
         stat_of(&rustix::fs::statx(node, "", flags, wanted)?)
     }
 
+    /// Attributes of the branch's root, as if it had no private folder.
+    pub fn stat_root(&self) -> Result<Stat, Errno> {
+        let online = self.online()?;
+        let mut stat = self.stat(online.root.as_fd())?;
+        // Where directories count their children, the private folder is one too many.
+        if stat.nlink > 2 && online.private.is_some() {
+            stat.nlink -= 1;
+        }
+        Ok(stat)
+    }
+
     /// What a symbolic link says.
     pub fn read_link(&self, node: BorrowedFd<'_>) -> Result<OsString, Errno> {
         let text = rustix::fs::readlinkat(node, "", Vec::new())?;

@@ -13,7 +13,7 @@ use crate::error::Errno;
 use crate::storage::Storage;
 
 use super::encode::{self, Decoded};
-use super::record::{Record, VersionRecord};
+use super::record::{MountEvent, Record, VersionRecord};
 use super::{Entry, LedgerError, segment};
 
 /// What reads are aligned to, so that they can go past the page cache.
@@ -58,7 +58,7 @@ pub fn replay<S: Storage>(
     let mut result = Replayed::default();
     drop_unborn(storage, dir, &mut numbers, &mut result)?;
     let mut next: Option<u64> = None;
-    let mut last = None;
+    let mut serving = false;
     for (at, number) in numbers.iter().copied().enumerate() {
         if at > 0 && number != result.segment + 1 {
             let missing = result.segment + 1;
@@ -75,16 +75,16 @@ pub fn replay<S: Storage>(
             replay(entry);
             next = Some(entry.seq + 1);
         }
-        let spoken =
-            scanned.entries.iter().rfind(|entry| !matches!(entry.record, Record::Version(_)));
-        if let Some(entry) = spoken {
-            last = Some(matches!(entry.record, Record::Mount(_)));
-        }
+        serving = scanned.entries.iter().fold(serving, |serving, entry| match &entry.record {
+            Record::Mount(mount) => mount.event == MountEvent::Mounted,
+            Record::Operation(_) | Record::Crossing(_) | Record::Purge(_) => true,
+            Record::Version(_) | Record::Branch(_) | Record::Policy(_) | Record::Gap(_) => serving,
+        });
         result.segment = number;
         result.length = scanned.good;
     }
     result.next_seq = next.unwrap_or(0);
-    result.unclean = last == Some(false) || result.torn_bytes > 0;
+    result.unclean = serving || result.torn_bytes > 0;
     Ok(result)
 }
 

@@ -90,6 +90,19 @@ fn an_unclean_stop_is_recorded_as_a_gap() {
 }
 
 #[test]
+fn a_stop_right_after_mounting_is_a_gap_too() {
+    let (_folder, storage, dir) = disk();
+    let (ledger, ..) = open(&storage, &dir).unwrap();
+    let Record::Mount(mount) = unmounted() else { unreachable!() };
+    let mounted = MountRecord { event: MountEvent::Mounted, ..mount };
+    ledger.append(Record::Mount(mounted), Durability::Sync).unwrap();
+    ledger.close().unwrap();
+    let (ledger, opened, _) = open(&storage, &dir).unwrap();
+    assert!(opened.unclean, "changes within the first 100 ms may be missing");
+    ledger.close().unwrap();
+}
+
+#[test]
 fn a_torn_last_line_is_cut_off_wherever_it_was_torn() {
     let (folder, storage, dir) = written(false);
     let path = folder.path().join("00000001.jsonl");

@@ -88,8 +88,8 @@ impl CrossingError {
             Self::Directory | Self::Fidelity { .. } => Errno::OPNOTSUPP,
             Self::SourceBusy | Self::SourceChanged => Errno::BUSY,
             Self::HardLinked { .. } | Self::UndoNotYours { .. } => Errno::PERM,
-            Self::TypeNotAllowed { .. } => Errno::ACCESS,
-            Self::TooLarge { .. } => Errno::FBIG,
+            // What the gate refuses is a denial like any other.
+            Self::TypeNotAllowed { .. } | Self::TooLarge { .. } => Errno::ACCESS,
             Self::NoSpace { .. } => Errno::NOSPC,
             Self::Offline { .. }
             | Self::Verification { .. }

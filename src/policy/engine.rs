@@ -370,8 +370,8 @@ fn brings_content(operation: Operation) -> bool {
 
 fn rule_reason(rule: &Rule) -> Arc<str> {
     match &rule.reason {
-        Some(reason) => format!("rule {}: {reason}", rule.name).into(),
-        None => format!("rule {}", rule.name).into(),
+        Some(reason) => reason.clone(),
+        None => format!("rule {} denies it", rule.name).into(),
     }
 }
 

@@ -229,7 +229,7 @@ fn crossings_need_a_gate_that_fits_both_names() {
     check_crossing(&policy, &ana, "/review/a", "/archive/a", mode.clone(), Some(ro));
     check_crossing(&policy, &ana, "/archive/a", "/inbox/a", mode, Some(ro));
     let keep = Basis::Rule("keep".into());
-    let because = Some("rule keep: because");
+    let because = Some("because");
     check_crossing(&policy, &ana, "/inbox/keep/a.csv", "/review/a.csv", keep, because);
     let folder = "no branch provides this folder, so it cannot be changed";
     check_crossing(&policy, &ana, "/inbox/a.csv", "/lab/a.csv", Basis::Virtual, Some(folder));

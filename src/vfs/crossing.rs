@@ -25,7 +25,8 @@ use super::remove::Occupied;
 use super::site::Site;
 
 /// How long a crossing waits for files that were written to be closed: RELEASE comes after close(2)
-/// has returned (design section 7).
+/// has returned. A writer that writes on cannot close in time: rename(2) holds the lock on the inode
+/// that its write(2) needs.
 const WRITERS_WAIT: Duration = Duration::from_secs(1);
 const WRITERS_POLL: Duration = Duration::from_millis(2);
 
@@ -43,8 +44,9 @@ impl Vfs {
         let gate = self.permit_crossing(caller, &source, &target)?;
         self.ready_to_record()?;
         let inode = self.source_inode(&source)?;
-        let _locks = self.lock_crossing(&inode, &source.site, &target)?;
-        self.wait_for_writers(&inode)?;
+        let busy = |errno| self.busy(caller, &source, &target, errno);
+        let _locks = self.lock_crossing(&inode, &source.site, &target).map_err(busy)?;
+        self.wait_for_writers(&inode).map_err(busy)?;
         let request = CrossingRequest {
             caller,
             exe: exe_of(caller.pid),
@@ -59,6 +61,33 @@ impl Vfs {
             .prepare(request)
             .map_err(|error| self.crossing_failed(caller, &source, &target, Some(&gate), &error))?;
         self.switch(caller, &source, &target, &inode, prepared)
+    }
+
+    /// Somebody else has the file or a folder above it; kept for `octroi why`.
+    fn busy(
+        &self,
+        caller: Caller,
+        source: &Occupied<'_>,
+        target: &Site<'_>,
+        errno: Errno,
+    ) -> Errno {
+        let reason = if source.inode.as_ref().is_some_and(|inode| inode.writers() > 0) {
+            "the source is open for writing"
+        } else {
+            "another crossing or operation has one of the names or a folder above them"
+        };
+        let question = Question {
+            target: Some(&target.path),
+            ..source.site.question(caller, source.is_directory())
+        };
+        let decision = Decision {
+            allowed: false,
+            basis: Basis::Error,
+            reason: Some(Arc::from(reason)),
+            generation: self.policy().generation(),
+        };
+        self.remember_failure(Operation::MoveSource, &question, decision);
+        errno
     }
 
     /// Asks the rules for both sides, and for a gate.

@@ -1,6 +1,7 @@
 //! opendir, readdir, fsyncdir. A listing is a snapshot, so that offsets hold while entries come and
 //! go: taken when reading begins, and anew after a rewind.
 
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -116,11 +117,11 @@ impl Vfs {
         &self,
         handle: u64,
         offset: u64,
-    ) -> Result<(Arc<OpenDirectory>, Arc<Vec<Listed>>), Errno> {
+    ) -> Result<(Arc<OpenDirectory>, Arc<Vec<Option<Listed>>>), Errno> {
         let open = self.view.handles.directory(handle).ok_or(Errno::BADF)?;
         let mut snapshot = open.snapshot.lock();
         if offset == 0 || snapshot.is_empty() {
-            *snapshot = Arc::new(self.list(&open.inode)?);
+            *snapshot = Arc::new(renewed(&snapshot, self.list(&open.inode)?));
         }
         let entries = Arc::clone(&snapshot);
         drop(snapshot);
@@ -209,14 +210,28 @@ impl Vfs {
     }
 }
 
+/// A new listing in which entries that were in the old one keep their positions.
+fn renewed(old: &[Option<Listed>], new: Vec<Listed>) -> Vec<Option<Listed>> {
+    if old.is_empty() {
+        return new.into_iter().map(Some).collect();
+    }
+    let mut found: HashMap<OsString, Listed> =
+        new.into_iter().map(|listed| (listed.name.clone(), listed)).collect();
+    let kept = old.iter().map(|was| found.remove(&was.as_ref()?.name));
+    let mut entries: Vec<_> = kept.collect();
+    entries.extend(found.into_values().map(Some));
+    entries
+}
+
 /// Hands out a snapshot from an offset on; `take` says whether it had no room.
 fn each(
-    entries: &[Listed],
+    entries: &[Option<Listed>],
     offset: u64,
     mut take: impl FnMut(&Listed, DirectoryEntry<'_>) -> bool,
 ) -> Result<(), Errno> {
     let start = usize::try_from(offset).map_err(|_| Errno::INVAL)?;
     for (at, listed) in entries.iter().enumerate().skip(start) {
+        let Some(listed) = listed else { continue };
         let entry = DirectoryEntry {
             name: &listed.name,
             number: listed.number,

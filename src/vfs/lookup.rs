@@ -90,6 +90,9 @@ impl Vfs {
             return Ok(virtual_stat(self.started));
         }
         let node = self.node(Arc::clone(inode))?;
+        if inode.layout.is_some() {
+            return node.branch.stat_root();
+        }
         node.branch.stat(node.as_fd())
     }
 

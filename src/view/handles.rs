@@ -85,14 +85,15 @@ pub struct Listed {
     pub kind: FileKind,
 }
 
-/// An open directory. The listing is taken when the first entries are asked for, and anew after a
-/// rewind, so that offsets are stable while entries come and go.
+/// An open directory. The listing is taken when the first entries are asked for, and renewed when reading
+/// begins at the start again, which may be rewinddir(3) or seekdir(3): so entries keep their
+/// offsets, and new ones come last.
 #[derive(Debug)]
 pub struct OpenDirectory {
     /// What is open.
     pub inode: Arc<Inode>,
-    /// The snapshot; an entry's offset is its position + 1.
-    pub snapshot: Mutex<Arc<Vec<Listed>>>,
+    /// The snapshot; an entry's offset is its position + 1. `None` where an entry was that is gone.
+    pub snapshot: Mutex<Arc<Vec<Option<Listed>>>>,
 }
 
 /// What is open, by the number that the kernel was given.
