@@ -11,7 +11,7 @@ use crate::branch::{FileKind, Stat};
 use crate::error::Errno;
 use crate::sys::handle::name_to_handle;
 use crate::types::{Caller, Handle, Operation};
-use crate::view::handles::Listed;
+use crate::view::handles::{Listed, Snapshot};
 use crate::view::{Inode, LayoutIndex, OpenDirectory, Place};
 
 use super::permit::Question;
@@ -113,11 +113,7 @@ impl Vfs {
         }
     }
 
-    fn listing(
-        &self,
-        handle: u64,
-        offset: u64,
-    ) -> Result<(Arc<OpenDirectory>, Arc<Vec<Option<Listed>>>), Errno> {
+    fn listing(&self, handle: u64, offset: u64) -> Result<(Arc<OpenDirectory>, Snapshot), Errno> {
         let open = self.view.handles.directory(handle).ok_or(Errno::BADF)?;
         let mut snapshot = open.snapshot.lock();
         if offset == 0 || snapshot.is_empty() {

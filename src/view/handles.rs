@@ -85,6 +85,9 @@ pub struct Listed {
     pub kind: FileKind,
 }
 
+/// A listing; an entry's offset is its position + 1. `None` where an entry was that is gone.
+pub type Snapshot = Arc<Vec<Option<Listed>>>;
+
 /// An open directory. The listing is taken when the first entries are asked for, and renewed when reading
 /// begins at the start again, which may be rewinddir(3) or seekdir(3): so entries keep their
 /// offsets, and new ones come last.
@@ -92,8 +95,8 @@ pub struct Listed {
 pub struct OpenDirectory {
     /// What is open.
     pub inode: Arc<Inode>,
-    /// The snapshot; an entry's offset is its position + 1. `None` where an entry was that is gone.
-    pub snapshot: Mutex<Arc<Vec<Option<Listed>>>>,
+    /// What reading gives.
+    pub snapshot: Mutex<Snapshot>,
 }
 
 /// What is open, by the number that the kernel was given.
