@@ -10,8 +10,8 @@
 //! 7  cli                  one file a subcommand: control client, config, ledger reader
 //! 6  daemon               wire it up: lock, recover, build, serve, signals, unmount
 //! 5  fuse  control        transports: requests become a caller and owned arguments for vfs
-//! 4  vfs  audit_dir       the operations: facts, decide, act, record; the nodes of .audit
-//! 3  mover  config        crossings; TOML text to validated values with spans
+//! 4  vfs                  the operations: facts, decide, act, record
+//! 3  mover  config  audit_dir   crossings; TOML text to validated values; the nodes of .audit
 //! 2  view                 inode table, name locks, open handles; sends invalidations on a channel
 //! 1  policy  ledger  branch  check   pure decisions; the log; one branch's operations; content types
 //! 0  storage  sys  stats  types  error   durable steps, real and simulated; all unsafe code

@@ -11,6 +11,9 @@ use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Config;
+
+use super::state::check_outside;
 use super::{DaemonError, Live};
 
 /// What goes through the pipe.
@@ -21,7 +24,13 @@ enum Report {
 }
 
 /// Starts this program again with `arguments` and waits until its view is mounted, or is not.
-pub fn start(arguments: &[OsString], state: &Path) -> Result<Live, DaemonError> {
+pub fn start(
+    arguments: &[OsString],
+    config: &Config,
+    mountpoint: &Path,
+) -> Result<Live, DaemonError> {
+    let state = &config.state;
+    check_outside(state, &config.view, &super::absolute(mountpoint)?)?;
     super::state::make(state)?;
     let log_path = state.join("octroi.log");
     let log = open_log(&log_path)?;

@@ -127,7 +127,10 @@ fn check_system(launch: &Launch) -> Result<(), String> {
 fn in_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/bin", "/bin", "/usr/sbin", "/sbin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(usual).any(|folder| folder.join(program).is_file())
+    std::env::split_paths(&path).chain(usual).any(|folder| {
+        let file = folder.join(program);
+        file.is_file() && rustix::fs::access(&file, rustix::fs::Access::EXEC_OK).is_ok()
+    })
 }
 
 fn users_may_allow_other(fuse_conf: &Path) -> bool {

@@ -26,19 +26,26 @@ pub struct State {
 impl State {
     /// Takes the state folder for a view that will be mounted at `mountpoint`.
     pub fn open(path: &Path, view: &str, mountpoint: &Path) -> Result<Self, DaemonError> {
+        check_outside(path, view, mountpoint)?;
         make(path)?;
         let path = path.canonicalize().map_err(|error| failed(path, "find", &error))?;
-        if path.starts_with(mountpoint) {
-            return Err(DaemonError::Failed(format!(
-                "cannot mount view {view}: its state folder {} is below the mountpoint {}\n\
-                 hint: set view.state to a folder outside",
-                path.display(),
-                mountpoint.display()
-            )));
-        }
+        check_outside(&path, view, mountpoint)?;
         let lock = take_lock(&path.join("lock"), view)?;
         Ok(Self { path, _lock: lock })
     }
+}
+
+/// Refuses a state folder that the view would hide. To be asked before anything is made in it.
+pub fn check_outside(path: &Path, view: &str, mountpoint: &Path) -> Result<(), DaemonError> {
+    if !path.starts_with(mountpoint) {
+        return Ok(());
+    }
+    Err(DaemonError::Failed(format!(
+        "cannot mount view {view}: its state folder {} is below the mountpoint {}\n\
+         hint: set view.state to a folder outside",
+        path.display(),
+        mountpoint.display()
+    )))
 }
 
 /// Makes the state folder, open to its owner alone. One that is there must be ours.
