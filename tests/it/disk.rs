@@ -1,0 +1,55 @@
+//! File systems of their own for branches.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use crate::harness::{Scene, is_mounted, require_root, sh};
+
+/// A file system of its own below the scene's closed folder, unmounted when dropped. It must be
+/// declared before the [`Mount`] that uses it, so that it is dropped after it.
+pub struct Disk {
+    path: PathBuf,
+}
+
+impl Disk {
+    /// A tmpfs at `branches/NAME`.
+    #[track_caller]
+    pub fn tmpfs(scene: &Scene, name: &str, size: &str) -> Self {
+        require_root();
+        let path = scene.branch(name);
+        let script = format!("mount -t tmpfs -o size={size},mode=0777 octroi-test {name}");
+        sh(&scene.base().join("branches"), &script).ok();
+        Self { path }
+    }
+
+    /// An ext4 image mounted at `branches/NAME`.
+    #[track_caller]
+    pub fn ext4(scene: &Scene, name: &str, size: &str) -> Self {
+        require_root();
+        let path = scene.branch(name);
+        let script = format!(
+            "truncate -s {size} {name}.img && mkfs.ext4 -q {name}.img && mount -o loop {name}.img \
+             {name} && rmdir {name}/lost+found && chmod 0777 {name}"
+        );
+        sh(&scene.base().join("branches"), &script).ok();
+        Self { path }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        for _ in 0..50 {
+            if !is_mounted(&self.path) {
+                return;
+            }
+            let ended = Command::new("umount").arg(&self.path).stderr(Stdio::null()).status();
+            if ended.is_ok_and(|status| status.success()) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        let _ = Command::new("umount").arg("-l").arg(&self.path).status();
+    }
+}

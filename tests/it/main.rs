@@ -1,0 +1,20 @@
+//! The program as its users meet it: mounted by the real binary, used with ordinary system calls and
+//! ordinary tools. One binary, one module a theme. Everything here needs root (or, for the
+//! modules that need no second identity, a setuid fusermount3) and `/dev/fuse`; where they are missing
+//! the tests fail: a skipped test proves nothing. `scripts/test` sets the machine up.
+
+mod compare;
+mod disk;
+mod harness;
+
+mod cli;
+mod crossing;
+mod policy;
+mod posix_attributes;
+mod posix_content;
+mod posix_names;
+mod readme;
+mod real_input;
+mod tidy;
+mod trouble;
+mod trouble_config;

@@ -1,0 +1,269 @@
+//! Trouble while mounted and after: kills, damage, full and failing disks. Nothing is lost, what is
+//! refused says why.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::disk::Disk;
+use crate::harness::{LAB, Mount, Scene, is_mounted, octroi, require_root, sh, wait_for};
+
+/// The ledger's newest segment.
+fn last_segment(scene: &Scene) -> PathBuf {
+    let folder = scene.state().join("ledger");
+    let names =
+        fs::read_dir(&folder).expect("the ledger").map(|entry| entry.expect("entry").path());
+    names
+        .filter(|path| path.extension().is_some_and(|end| end == "jsonl"))
+        .max()
+        .expect("a segment")
+}
+
+fn steps(mount: &Mount) -> Vec<String> {
+    let of_crossings = mount.ledger().into_iter().filter(|line| line["kind"] == "crossing");
+    of_crossings.map(|line| line["step"].as_str().expect("a step").to_owned()).collect()
+}
+
+#[test]
+fn a_second_daemon_is_refused() {
+    let scene = Scene::lab();
+    let mount = scene.mount();
+    let elsewhere = scene.base().join("elsewhere");
+    fs::create_dir(&elsewhere).expect("mkdir");
+    let ended = octroi([Path::new("mount"), &scene.config(), &elsewhere]);
+    let said = ended.refused();
+    assert!(said.contains("state") || said.contains("already"), "{said}");
+    assert!(!is_mounted(&elsewhere));
+    let said = scene.mount_refused(&[]).err;
+    assert!(said.contains("mount"), "{said}");
+    mount.sh("echo alive >inbox/f && cat inbox/f").ok();
+    mount.unmount();
+}
+
+#[test]
+fn a_branch_serves_one_view_at_a_time() {
+    let (first, second) = (Scene::lab(), Scene::new());
+    let shared = first.branch("inbox");
+    second.configure(&format!("[branches.mine]\npath = \"{}\"\n", shared.display()));
+    let mount = first.mount();
+    let said = second.mount_refused(&[]).err;
+    assert!(said.contains("inbox") || said.contains("mine"), "{said}");
+    mount.sh("echo alive >inbox/f").ok();
+    mount.unmount();
+}
+
+#[test]
+fn after_kill_9_mount_clears_the_dead_mountpoint_and_serves() {
+    let scene = Scene::lab();
+    let mount = scene.mount();
+    mount.sh("echo before >inbox/f; mv inbox/f review/f; echo kept >inbox/g; sleep 0.3").ok();
+    let root = mount.root().to_owned();
+    mount.kill9();
+    assert!(is_mounted(&root), "the dead mount is there");
+    let mount = scene.mount();
+    assert_eq!(mount.sh("cat review/f inbox/g").ok(), "before\nkept\n");
+    assert!(mount.ledger().iter().any(|line| line["kind"] == "gap"), "no gap was recorded");
+    mount.sh("$OCTROI undo review/f && cat inbox/f").ok();
+    mount.unmount();
+    let mount = scene.mount();
+    let gaps = mount.ledger().iter().filter(|line| line["kind"] == "gap").count();
+    assert_eq!(gaps, 1, "a clean stop leaves no gap");
+    mount.unmount();
+}
+
+#[test]
+fn kill_9_in_the_middle_of_a_crossing_leaves_the_file_whole_at_one_end() {
+    require_root();
+    let scene = Scene::with(&["inbox", "other", "review"], LAB);
+    let disk = Disk::tmpfs(&scene, "review", "600M");
+    let whole = sh(scene.base(), "head -c 60M /dev/urandom >big; sha256sum <big").ok();
+    let mut ends = Vec::new();
+    for delay in [5, 30, 80, 150, 300, 500, 800, 1200] {
+        let mount = scene.mount();
+        mount.sh("rm -f inbox/f review/f; cp ../big inbox/f").ok();
+        let mut mover = std::process::Command::new("mv")
+            .args([mount.path("inbox/f"), mount.path("review/f")])
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("mv starts");
+        std::thread::sleep(Duration::from_millis(delay));
+        mount.kill9();
+        let moved = mover.wait().expect("mv ends").success();
+        let mount = scene.mount();
+        let found = mount.sh("cat inbox/f review/f 2>/dev/null | sha256sum; ls inbox review").ok();
+        assert!(found.starts_with(&whole), "after {delay} ms it is not whole at one end: {found}");
+        let at_target = mount.path("review/f").exists();
+        assert!(
+            at_target || !moved,
+            "mv succeeded after {delay} ms, and the file is at its source"
+        );
+        let last = steps(&mount).pop();
+        let expected = if at_target { Some("done") } else { Some("abort") };
+        assert!(
+            last.as_deref() == expected || last.is_none() || !at_target,
+            "{delay} ms: {last:?}"
+        );
+        ends.push(at_target);
+        mount.unmount();
+        let stage = scene.branch("review").join(".octroi/stage");
+        assert_eq!(fs::read_dir(stage).expect("stage").count(), 0, "stage was not emptied");
+    }
+    assert!(ends.contains(&false), "every kill came too late to test anything: {ends:?}");
+    drop(disk);
+}
+
+#[test]
+fn a_torn_last_line_is_cut_off_and_said() {
+    let scene = Scene::lab();
+    let mount = scene.mount();
+    mount.sh("echo x >inbox/f; sleep 0.3").ok();
+    mount.kill9();
+    let segment = last_segment(&scene);
+    let mut bytes = fs::read(&segment).expect("the segment");
+    let whole = bytes.len();
+    bytes.extend_from_slice(b"{\"seq\":99999,\"time\":\"2026-");
+    fs::write(&segment, &bytes).expect("write");
+    let mount = scene.mount();
+    let ledger = mount.ledger();
+    let gap = ledger.iter().find(|line| line["kind"] == "gap").expect("a gap is recorded");
+    assert_eq!(gap["torn_bytes"], bytes.len() - whole);
+    mount.sh("cat inbox/f").ok();
+    mount.unmount();
+}
+
+#[test]
+fn damage_within_the_ledger_is_refused_with_what_to_do() {
+    let scene = Scene::lab();
+    let mount = scene.mount();
+    mount.sh("for i in $(seq 20); do echo x >inbox/$i; done; sleep 0.3").ok();
+    mount.unmount();
+    let segment = last_segment(&scene);
+    let sound = fs::read(&segment).expect("the segment");
+    let mut flipped = sound.clone();
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 1;
+    let lines: Vec<_> = sound.split_inclusive(|byte| *byte == b'\n').collect();
+    let without_one = [&lines[..5], &lines[6..]].concat().concat();
+    let swapped = [&lines[..5], &[lines[6], lines[5]], &lines[7..]].concat().concat();
+    for (damage, bytes) in [("a bit", flipped), ("a line gone", without_one), ("order", swapped)] {
+        fs::write(&segment, &bytes).expect("write");
+        let said = scene.mount_refused(&[]).err;
+        assert!(said.contains("ledger"), "{damage}: {said}");
+        assert!(
+            said.contains("hint") || said.lines().count() > 1 || said.contains("restore"),
+            "{damage}: {said}"
+        );
+        assert_eq!(fs::read(&segment).expect("the segment"), bytes, "{damage}: it was changed");
+    }
+    fs::write(&segment, &sound).expect("write");
+    scene.mount().unmount();
+}
+
+#[test]
+fn sigterm_and_sigint_unmount_cleanly() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let scene = Scene::lab();
+        let mount = scene.mount();
+        mount.sh("echo x >inbox/f").ok();
+        let root = mount.root().to_owned();
+        mount.signal(signal);
+        let status = mount.wait();
+        assert!(status.success(), "{status}");
+        assert!(!is_mounted(&root));
+        let text = fs::read_to_string(last_segment(&scene)).expect("the ledger");
+        assert!(text.lines().last().is_some_and(|line| line.contains("unmounted")), "{text}");
+    }
+}
+
+#[test]
+fn a_full_branch_says_so_and_loses_nothing() {
+    require_root();
+    let scene = Scene::with(&["inbox", "other", "review"], LAB);
+    let small = Disk::tmpfs(&scene, "review", "80M");
+    let tiny = Disk::tmpfs(&scene, "other", "80M");
+    let mount = scene.mount();
+    let said = mount.sh("dd if=/dev/zero of=other/f bs=1M count=100 status=none").refused();
+    assert!(said.contains("No space left"), "{said}");
+    mount.sh("rm other/f && echo again >other/f").ok();
+    let before =
+        mount.sh("head -c 100M /dev/urandom >inbox/f; sha256sum inbox/f; stat -c %y inbox/f").ok();
+    let said = mount.sh("mv inbox/f review/f").refused();
+    assert!(said.contains("No space left"), "{said}");
+    assert_eq!(mount.sh("sha256sum inbox/f; stat -c %y inbox/f").ok(), before);
+    assert_eq!(mount.sh("ls review").ok(), "");
+    mount.unmount();
+    let stage = scene.branch("review").join(".octroi/stage");
+    assert_eq!(fs::read_dir(stage).expect("stage").count(), 0, "the failed copy was left");
+    drop((small, tiny));
+}
+
+/// Ends an ext4 file system as if its disk had been pulled.
+const SHUTDOWN: &str = "python3 -c 'import fcntl, os, struct, sys
+fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack(\"I\", 2))'";
+
+#[test]
+fn a_branch_whose_disk_fails_leaves_the_rest_alone() {
+    require_root();
+    let scene = Scene::with(&["inbox", "other", "review"], LAB);
+    let disk = Disk::ext4(&scene, "other", "64M");
+    let mount = scene.mount();
+    mount.sh("echo there >other/f; sync; echo here >inbox/f").ok();
+    sh(&scene.base().join("branches"), &format!("{SHUTDOWN} other")).ok();
+    let said = mount.sh("echo more >other/g").refused();
+    assert!(said.contains("Input/output error"), "{said}");
+    mount.sh("ls other/nothing").refused();
+    mount.sh("cat inbox/f; echo fine >inbox/g; mv inbox/g review/g; cat review/g").ok();
+    assert!(mount.sh("$OCTROI status").ok().contains("other"));
+    mount.unmount();
+    drop(disk);
+}
+
+#[test]
+fn an_empty_mountpoint_instead_of_the_branchs_disk_is_refused() {
+    require_root();
+    let scene = Scene::with(&["inbox", "other", "review"], LAB);
+    let disk = Disk::tmpfs(&scene, "other", "16M");
+    scene.mount().unmount();
+    drop(disk);
+    let said = scene.mount_refused(&[]).err;
+    assert!(said.contains("other") && said.contains("--adopt"), "{said}");
+    assert!(!scene.branch("other").join(".octroi").exists(), "it was written to");
+    let mount = scene.mount_with(&["--adopt", "other"]);
+    mount.sh("echo x >other/f").ok();
+    mount.unmount();
+    scene.mount().unmount();
+}
+
+#[test]
+fn another_branchs_id_is_refused() {
+    let scene = Scene::lab();
+    scene.mount().unmount();
+    sh(&scene.base().join("branches"), "cp inbox/.octroi/id other/.octroi/id").ok();
+    let said = scene.mount_refused(&[]).err;
+    assert!(said.contains("other"), "{said}");
+    sh(&scene.base().join("branches"), "mv inbox swap; mv other inbox; mv swap other").ok();
+    assert!(!scene.mount_refused(&[]).err.is_empty());
+}
+
+#[test]
+fn a_full_ledger_disk_stops_changes_not_reading() {
+    require_root();
+    let scene = Scene::lab();
+    let disk = Disk::tmpfs(&scene, "ledger-disk", "24M");
+    let text = fs::read_to_string(scene.config()).expect("the configuration");
+    let state = format!("state = \"{}\"", scene.state().display());
+    let moved = format!("state = \"{}/branches/ledger-disk/state\"", scene.base().display());
+    fs::write(scene.config(), text.replace(&state, &moved)).expect("write");
+    let mount = scene.mount();
+    mount.sh("echo data >inbox/f").ok();
+    sh(&scene.branch("ledger-disk"), "dd if=/dev/zero of=fill bs=4k 2>/dev/null; true").ok();
+    let said = mount.sh("for i in $(seq 3000); do mkdir inbox/d$i || exit 1; done").refused();
+    assert!(said.contains("No space left"), "{said}");
+    assert_eq!(mount.sh("cat inbox/f; ls -d inbox/f").ok(), "data\ninbox/f\n");
+    sh(&scene.branch("ledger-disk"), "rm fill").ok();
+    wait_for("the ledger to heal", || mount.sh("mkdir inbox/healed").code == Some(0));
+    mount.unmount();
+    drop(disk);
+}
