@@ -131,9 +131,10 @@ pub(super) fn standing(section: &str, name: &str) -> Standing {
     }
 }
 
-/// The names that the table has directly below a section, each once.
+/// The names directly below a section that can be given, each once.
 pub(super) fn names(section: &str) -> Vec<&'static str> {
-    let mut names: Vec<&str> = below(section).map(|(first, _)| first).collect();
+    let given = below(section).filter(|(_, key)| key.implemented);
+    let mut names: Vec<&str> = given.map(|(first, _)| first).collect();
     names.dedup();
     names
 }
