@@ -38,7 +38,7 @@ pub enum BranchError {
     /// Others could reach the directory round the mount.
     #[error(
         "branch {name}: others can reach {} without octroi\n\
-         hint: close a folder above it (chmod 0700 {}), or set exposed = true", path.display(), parent.display()
+         hint: {}, or set exposed = true", path.display(), closing(parent)
     )]
     Exposed {
         /// The branch.
@@ -149,6 +149,15 @@ fn opens_by_handle(root: &OwnedFd) -> bool {
         && kernel_handle(root.as_fd(), OsStr::new(""))
             .and_then(|handle| open_by_handle(root.as_fd(), &handle, OFlags::PATH))
             .is_ok()
+}
+
+/// What to do about an exposed branch. A folder at the top of the system is for all: closing it would
+/// be the end of more than the branch.
+fn closing(parent: &Path) -> String {
+    if parent.components().count() <= 2 {
+        return "move it below a folder of mode 0700".to_owned();
+    }
+    format!("close a folder above it (chmod 0700 {})", parent.display())
 }
 
 /// Some folder from the branch's own upwards must be the daemon's and shut to everybody else. The way
