@@ -134,9 +134,9 @@ impl ViewService {
     fn locate(&self, peer: Caller, path: &ViewPath) -> Answered {
         let privileged = self.vfs.is_privileged(peer.uid);
         if !privileged {
-            self.check_visible(peer, path).map_err(|errno| errno_name(errno).to_owned())?;
+            self.check_visible(peer, path).map_err(|errno| errno.to_string())?;
         }
-        let located = self.vfs.locate(path).map_err(|errno| errno_name(errno).to_owned())?;
+        let located = self.vfs.locate(path).map_err(|errno| errno.to_string())?;
         let history = self.vfs.with_journal(|journal| {
             let history = journal.history(path).into_iter().take(TRANSACTIONS_MAX);
             history.map(|(txid, found)| report(txid, found)).collect()
