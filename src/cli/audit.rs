@@ -11,7 +11,7 @@ use crate::config;
 use crate::ledger::Reader;
 
 use super::failure::{Failure, cannot};
-use super::output::{is_terminal, local_time, plain, print};
+use super::output::{is_terminal, local_time, plain, print_to_reader};
 use super::target::ViewOption;
 use super::{tx, unexpected};
 use crate::control::protocol::{Answer, Request};
@@ -47,7 +47,8 @@ struct TailArgs {
     /// Go on with what is recorded from now on
     #[arg(short, long)]
     follow: bool,
-    /// Print the lines as they are in the ledger, also on a terminal
+    /// Print the lines as they are in the ledger, one JSON object each, as into a pipe or a file
+    /// without it
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -64,10 +65,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         if next > offset {
             offset = next;
             let text = String::from_utf8_lossy(&text);
-            if raw {
-                print(&text)?;
-            } else {
-                print(&text.lines().map(readable).collect::<String>())?;
+            let shown = if raw { text.into_owned() } else { text.lines().map(readable).collect() };
+            if !print_to_reader(&shown)? {
+                return Ok(());
             }
             continue;
         }
@@ -195,6 +195,10 @@ fn readable(line: &str) -> String {
             let ends = format!("{}{}", text("source"), arrow(&text("target")));
             format!("crossing {} {ends} {} {}", text("step"), text("txid"), text("reason"))
         }
+        "purge" => format!("purge {} {}", text("txid"), text("reason")),
+        "policy" => format!("policy {} is in force", text("generation")),
+        "version" => format!("{} serves view {}", text("program"), text("view")),
+        "gap" => "gap: the last run did not stop cleanly, changes before may be missing".to_owned(),
         "mount" => format!("{} {}", text("event"), text("mountpoint")),
         "branch" => format!("branch {} is {}", text("branch"), text("id")),
         other => other.to_owned(),

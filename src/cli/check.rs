@@ -30,14 +30,18 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     for entry in &loaded.config.branches {
         match look(&entry.spec) {
             Ok(found) => print(&format!("branch {}: {found}\n", entry.spec.name))?,
-            Err(error) => faults.push(error),
+            Err(error @ BranchError::Io { .. }) => {
+                faults.push(format!("branch {}: {error}", entry.spec.name));
+            }
+            Err(error) => faults.push(error.to_string()),
         }
     }
     if let Some(first) = faults.first() {
         let mut failure = Failure { code: ExitCode::Usage, ..Failure::new(first) };
         if faults.len() > 1 {
             let more = faults.len() - 1;
-            failure.message = format!("{} (and {more} more branches are not fit)", failure.message);
+            failure.message =
+                format!("{} (branches that are not fit, beside it: {more})", failure.message);
         }
         return Err(failure);
     }

@@ -15,7 +15,9 @@ use super::{unexpected, why};
 /// Say what the policy would decide, and everything that it considers.
 ///
 /// Answers for you; for another user with --as (root and the user who mounted the view). UNIX
-/// permissions are the kernel's and not part of the answer: the policy can only take away.
+/// permissions are the kernel's and not part of the answer: the policy can only take away. What is
+/// found in a file when it crosses (type, size, other users of it) is not either. The exit code is 0
+/// for both answers.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     octroi explain write /mnt/lab/review/a.csv\n  \
@@ -24,8 +26,9 @@ pub struct Args {
     /// For this user, by name or number
     #[arg(long = "as", value_name = "USER")]
     user: Option<String>,
-    /// A verb (read, write, add, remove, attrs, move, rename, link) or a single operation such as
-    /// open-read or mkdir
+    /// A verb or a single operation such as open-read or mkdir; a verb stands for one of its
+    /// operations: read for open-read, write for open-write, add for create, remove for unlink,
+    /// attrs for chmod, move and rename for their source side with TARGET
     #[arg(value_name = "VERB")]
     wanted: Wanted,
     /// On what
@@ -59,7 +62,10 @@ impl FromStr for Wanted {
         let single = || Operation::ALL.into_iter().find(|operation| operation.name() == text);
         verb.or_else(single).map(Self).ok_or_else(|| {
             let names: Vec<_> = Operation::ALL.iter().map(|operation| operation.name()).collect();
-            format!("neither a verb nor one of {}", names.join(", "))
+            format!(
+                "neither a verb (read, write, add, remove, attrs, move, rename) nor one of {}",
+                names.join(", ")
+            )
         })
     }
 }
@@ -70,6 +76,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         matches!(operation, Operation::MoveSource | Operation::RenameSource | Operation::Link);
     if two_sided && args.target.is_none() {
         return Err(Failure::usage(format!("cannot explain {operation}: it needs a TARGET")));
+    }
+    if !two_sided && args.target.is_some() {
+        return Err(Failure::usage(format!("cannot explain {operation}: it has no TARGET")));
     }
     let (view, path) = args.view.find_with_path(&args.path)?;
     let inside = |target: &PathBuf| args.view.inside(&view.mount, target);

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::output::plain;
+
 /// Exit codes of all commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitCode {
@@ -65,8 +67,8 @@ impl fmt::Display for Failure {
         if self.rendered {
             return f.write_str(self.message.trim_end());
         }
-        // One line, whatever a path or an error of the system holds.
-        let one_line = |text: &str| text.replace(['\n', '\r'], " ");
+        // One line that is safe for a terminal, whatever a path or an error of the system holds.
+        let one_line = |text: &str| plain(&text.replace(['\n', '\r'], " "));
         write!(f, "octroi: {}", one_line(&self.message))?;
         match &self.hint {
             Some(hint) => write!(f, "\nhint: {}", one_line(hint)),
@@ -91,6 +93,7 @@ mod tests {
         let failure = cannot::<&str>("open x")("gone");
         assert_eq!(failure.to_string(), "octroi: cannot open x: gone");
         assert_eq!(failure.code as u8, 1);
+        assert_eq!(Failure::new("no \x1b[31m").to_string(), "octroi: no \\u{1b}[31m");
         assert_eq!(Failure::usage("x").code as u8, 2);
     }
 }

@@ -7,6 +7,7 @@ use crate::daemon::{self, DaemonError, Launch, detach};
 use crate::fuse::MountOptions;
 
 use super::failure::{ExitCode, Failure};
+use super::output::plain;
 
 /// Mount a view.
 ///
@@ -66,7 +67,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let loaded = daemon::load(&launch.config).map_err(failure)?;
     let live = detach::start(&again(), &loaded.config, &launch.mountpoint).map_err(failure)?;
     for notice in &live.notices {
-        eprintln!("octroi: {notice}");
+        eprintln!("octroi: note: {}", plain(&notice.replace('\n', " ")));
     }
     Ok(())
 }

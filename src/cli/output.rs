@@ -8,12 +8,16 @@ use super::failure::{Failure, cannot};
 
 /// Prints to standard output. A reader that has gone (`octroi tx list | head`) is no error.
 pub fn print(text: &str) -> Result<(), Failure> {
+    print_to_reader(text).map(|_there| ())
+}
+
+/// Prints to standard output and says whether there still is a reader: what goes on without end must
+/// end when there is none.
+pub fn print_to_reader(text: &str) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(cannot("write to standard output")(error))
-        }
-        _ => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true).map_err(cannot("write to standard output")),
     }
 }
 

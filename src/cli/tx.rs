@@ -36,7 +36,8 @@ enum Command {
     },
     /// Show all that is known of one transaction
     Show {
-        /// Its id
+        /// Its id, as `octroi tx list` shows it
+        #[arg(value_parser = txid)]
         txid: TxId,
         /// Print JSON
         #[arg(long)]
@@ -44,6 +45,10 @@ enum Command {
         #[command(flatten)]
         view: ViewOption,
     },
+}
+
+fn txid(text: &str) -> Result<TxId, String> {
+    text.parse().map_err(|_| "not an id of a transaction; octroi tx list shows them".to_owned())
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {
@@ -106,6 +111,18 @@ pub(super) fn user(uid: u32) -> String {
     users::name_of(uid).ok().flatten().unwrap_or_else(|| uid.to_string())
 }
 
+/// The words of the ledger's `readback`, for people.
+fn verified(readback: &str) -> String {
+    match readback {
+        "same" => "the file itself was hashed and moved, for both branches are on one file system",
+        "stream" => "the copy was hashed while it was written",
+        "disk" => "the copy was read again from the disk",
+        "cached" => "the copy was read again, perhaps from memory",
+        other => other,
+    }
+    .to_owned()
+}
+
 fn show(found: &TransactionReport) -> String {
     let text = |txid: &Option<TxId>| txid.map(|txid| txid.to_string());
     let fields = [
@@ -120,7 +137,7 @@ fn show(found: &TransactionReport) -> String {
         ("ended", Some(local_time(&found.changed)).filter(|_| found.state != "active")),
         ("size", found.size.map(size)),
         ("sha256", found.sha256.clone()),
-        ("verified", found.readback.clone()),
+        ("verified", found.readback.as_deref().map(verified)),
         ("undoes", text(&found.undoes)),
         ("undone by", text(&found.undone_by)),
         ("undo", Some("possible".to_owned()).filter(|_| found.undoable)),

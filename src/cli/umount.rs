@@ -42,6 +42,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let Some(view) = mount.and_then(|mount| mount.view) else {
         return Err(Failure::new(format!("cannot {attempt}: no view is mounted there")));
     };
+    let own = rustix::process::geteuid().as_raw();
+    if own != 0 && own != view.owner {
+        return Err(Failure::new(format!(
+            "cannot {attempt}: only root and the user who mounted it may"
+        )));
+    }
     let lock = if args.lazy { None } else { Client::find(&view).ok().and_then(|c| state_lock(&c)) };
     unmount::unmount(&path, args.lazy).map_err(|error| match error {
         UnmountError::Busy => {

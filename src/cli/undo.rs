@@ -41,7 +41,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         (None, None) => "your last crossing".to_owned(),
     };
     let request = Request::Undo { txid, path };
-    let answer = view.client.ask(&request).map_err(cannot(format!("undo {what}")))?;
+    let answer = view.client.ask(&request).map_err(|error| {
+        let why = error.to_string();
+        // What the daemon says begins with the crossing, which was named already.
+        let why = why.strip_prefix(&format!("{what} cannot be undone: ")).unwrap_or(&why);
+        cannot(format!("undo {what}"))(why)
+    })?;
     let Answer::Undo(plan) = answer else { return Err(unexpected()) };
     rename(&view, &plan)?;
     let (source, target) = (view.outside(&plan.target), view.outside(&plan.source));

@@ -38,9 +38,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         Some(denial) if args.json => print_json(&denial),
         Some(denial) => print(&render(&denial)),
         None => {
-            let of = path.map(|path| format!(" of {path}")).unwrap_or_default();
+            let (of, at) = match path {
+                Some(path) => (format!(" of {path}"), " there"),
+                None => (String::new(), ""),
+            };
             Err(Failure::new(format!(
-                "cannot explain a denial{of}: view {} has denied you nothing since it was mounted",
+                "cannot explain a denial{of}: view {} has denied you nothing{at} since it was mounted",
                 view.mount.name
             ))
             .hint("the permissions of the file or folder may have refused it; see ls -ld"))
