@@ -32,6 +32,9 @@ mod tests;
 
 use resolve::{beneath, open_path, reopen, single};
 
+/// Bytes of a path that one call takes, with its end (include/uapi/linux/limits.h).
+const PATH_MAX: usize = 4096;
+
 /// The disk itself. Carries no state.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RealStorage;
@@ -109,7 +112,15 @@ impl Storage for RealStorage {
             return Ok(dir.clone());
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        beneath(dir.as_fd(), path.as_os_str(), flags).map(RealDir::new)
+        if path.as_os_str().len() < PATH_MAX {
+            return beneath(dir.as_fd(), path.as_os_str(), flags).map(RealDir::new);
+        }
+        // Longer than one call takes: by steps from folder to folder, as users made it.
+        let mut here = dir.clone();
+        for name in path {
+            here = beneath(here.as_fd(), name, flags).map(RealDir::new)?;
+        }
+        Ok(here)
     }
 
     fn create_dir(&self, dir: &RealDir, name: &OsStr) -> Result<(), Errno> {

@@ -222,3 +222,20 @@ fn names_of_any_bytes_are_listed() {
     assert!(disk.storage.list(&disk.dir).unwrap().is_empty());
     assert!(disk.storage.free_space(&disk.dir).unwrap() > 0);
 }
+
+#[test]
+fn a_path_longer_than_one_call_takes_is_opened() {
+    let disk = disk();
+    let long = "d".repeat(255);
+    let mut here = disk.dir.clone();
+    let mut path = std::path::PathBuf::new();
+    for _ in 0..20 {
+        disk.storage.create_dir(&here, name(&long)).unwrap();
+        here = disk.storage.open_dir(&here, Path::new(&long)).unwrap();
+        path.push(&long);
+    }
+    let opened = disk.storage.open_dir(&disk.dir, &path).unwrap();
+    assert_eq!(disk.storage.dir_handle(&opened), disk.storage.dir_handle(&here));
+    path.push("..");
+    assert!(disk.storage.open_dir(&disk.dir, &path).is_err(), "nothing leads up");
+}
