@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+
 use crate::error::{Errno, errno_name};
 use crate::mover::{Progress, Transaction, TransactionState};
 use crate::policy::{Basis, Considered, Decision};
@@ -138,7 +140,11 @@ impl ViewService {
         }
         let located = self.vfs.locate(path).map_err(|errno| errno.to_string())?;
         let history = self.vfs.with_journal(|journal| {
-            let history = journal.history(path).into_iter().take(TRANSACTIONS_MAX);
+            // Others' hold what a caller who may stat the path may still not know: where the file came
+            // from, what it contained.
+            let history = journal.history(path).into_iter();
+            let history = history.filter(|(_, found)| privileged || found.record.uid == peer.uid);
+            let history = history.take(TRANSACTIONS_MAX);
             history.map(|(txid, found)| report(txid, found)).collect()
         });
         Ok(Answer::Where(Location {
@@ -153,9 +159,16 @@ impl ViewService {
     fn check_visible(&self, peer: Caller, path: &ViewPath) -> Result<(), Errno> {
         let groups = self.vfs.groups_of(peer)?;
         let below = path.as_path().strip_prefix("/").map_err(|_| Errno::INVAL)?;
-        let outside = self.hello.mountpoint.join(below);
         let _guard = CallerGuard::assume(peer.uid, peer.gid, &groups, 0o077)?;
-        rustix::fs::lstat(&outside).map(|_| ())
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let root = &self.hello.mountpoint;
+        let root = rustix::fs::open(root, flags | OFlags::DIRECTORY, Mode::empty())?;
+        if below.as_os_str().is_empty() {
+            return Ok(());
+        }
+        // Callers' links could lead through the daemon's own /proc/self.
+        let confined = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        rustix::fs::openat2(&root, below, flags, Mode::empty(), confined).map(|_| ())
     }
 
     fn transactions(&self, peer: Caller, limit: usize) -> Answer {
