@@ -95,6 +95,10 @@ impl Vfs {
             });
         }
         let access = Access::of(flags)?;
+        // Before the decision: else a crossing could take the file, between the two, to where it must
+        // not be written.
+        let content = if access.write { vec![Lock::Content(number)] } else { vec![] };
+        let _lock = self.view.locks.operation(vec![], content)?;
         let mut generation = 0;
         for operation in access.operations() {
             generation = self.permit_inode(caller, operation, &inode)?.generation;
@@ -102,8 +106,7 @@ impl Vfs {
         if access.write {
             self.ready_to_record()?;
         }
-        let content = if access.write { vec![Lock::Content(number)] } else { vec![] };
-        let _lock = self.view.locks.operation(vec![], content)?;
+        let place = inode.place().clone();
         let node = self.node(Arc::clone(&inode))?;
         let result = node.branch.open_file(node.as_fd(), access.backing);
         // Opening changes nothing: the first write has a record of its own.
@@ -116,15 +119,22 @@ impl Vfs {
             self.record(access.main_operation(), &question, ended);
         }
         let stays = self.stays_with_daemon(caller, &node, access)?;
-        Ok(self.opened(Opening {
+        let opening = Opening {
             caller,
             branch: node.index,
             descriptor: result?,
-            inode,
+            inode: Arc::clone(&inode),
             access,
             generation,
             stays,
-        }))
+        };
+        // A crossing points what is in the table at the target; what comes too late for that must not
+        // read on from hold. On ESTALE the kernel tries once more.
+        let now = inode.place();
+        if *now != place {
+            return Err(Errno::STALE);
+        }
+        Ok(self.opened(opening))
     }
 
     /// Writable opens of set-id files by others than root stay with the daemon, which clears the

@@ -90,6 +90,9 @@ impl Vfs {
         purpose: Purpose,
     ) -> Result<Site<'_>, Errno> {
         check_name(name)?;
+        if matches!(*inode.place(), Place::Audit) {
+            return Err(Errno::ROFS);
+        }
         if let Some(folder) = inode.layout {
             if self.view.layout.child(folder, name).is_some() {
                 return Err(match purpose {

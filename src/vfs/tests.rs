@@ -427,3 +427,30 @@ fn callers_at_once_lose_nothing_and_do_not_wait_for_each_other_for_ever() {
         assert_eq!(found, vec![text(index).into_bytes()], "{name} is in one place, whole");
     }
 }
+
+#[test]
+fn an_open_for_writing_is_decided_when_no_crossing_can_move_the_file_any_more() {
+    let fixture = Fixture::new(vec![rule("kept", &[Operation::OpenWrite], "/inbox/kept")]);
+    let (inbox, name) = (fixture.number("inbox"), OsStr::new("kept"));
+    let made = fixture.vfs.mknod(ROOT, inbox, name, libc::S_IFREG | 0o644, 0, 0).expect("made");
+    let content = vec![Lock::Content(made.number)];
+    let crossing = fixture.vfs.view.locks.take(Holder::Crossing, content, vec![]).expect("free");
+    assert_eq!(fixture.vfs.open(ROOT, made.number, WRITE).err(), Some(Errno::BUSY));
+    assert!(fixture.vfs.denials.last(0, None).is_none(), "the policy was asked too early");
+    drop(crossing);
+    assert_eq!(fixture.vfs.open(ROOT, made.number, WRITE).err(), Some(Errno::ACCESS));
+}
+
+#[test]
+fn anothers_crossing_looks_like_none() {
+    let fixture = Fixture::new(vec![]);
+    let nobody = Caller { uid: 65534, gid: 65534, pid: 1 };
+    fixture.put("inbox", "a.csv", "1\n");
+    fixture.rename(("inbox", "a.csv"), ("archive", "a.csv")).expect("crossed");
+    let txid = fixture.vfs.with_journal(|journal| journal.last_of(0)).expect("recorded");
+    let to = ViewPath::root().join(OsStr::new("archive")).join(OsStr::new("a.csv"));
+    let none = fixture.vfs.prepare_undo(nobody, None, Some(&to)).expect_err("not theirs");
+    assert_eq!(none.to_string(), "there is no crossing to undo");
+    let unknown = fixture.vfs.prepare_undo(nobody, Some(txid), None).expect_err("not theirs");
+    assert_eq!(unknown.to_string(), format!("there is no completed crossing {txid} to undo"));
+}
