@@ -27,8 +27,8 @@ pub struct Args {
     #[arg(long = "as", value_name = "USER")]
     user: Option<String>,
     /// A verb or a single operation such as open-read or mkdir; a verb stands for one of its
-    /// operations: read for open-read, write for open-write, add for create, remove for unlink,
-    /// attrs for chmod, move and rename for their source side with TARGET
+    /// operations: read for open-read or list, write for open-write, add for create, remove for unlink
+    /// or rmdir, attrs for chmod, move and rename for their source side with TARGET
     #[arg(value_name = "VERB")]
     wanted: Wanted,
     /// On what
@@ -42,25 +42,34 @@ pub struct Args {
     view: ViewOption,
 }
 
-/// The operation that stands for a verb.
+/// The operation that stands for a verb: of a file, and of a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Wanted(Operation);
+struct Wanted {
+    file: Operation,
+    directory: Operation,
+}
+
+impl Wanted {
+    const fn both(operation: Operation) -> Self {
+        Self { file: operation, directory: operation }
+    }
+}
 
 impl FromStr for Wanted {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let verb = match text {
-            "read" => Some(Operation::OpenRead),
-            "write" => Some(Operation::OpenWrite),
-            "add" => Some(Operation::Create),
-            "remove" => Some(Operation::Unlink),
-            "attrs" => Some(Operation::Chmod),
-            "move" => Some(Operation::MoveSource),
-            "rename" => Some(Operation::RenameSource),
+            "read" => Some(Self { file: Operation::OpenRead, directory: Operation::List }),
+            "write" => Some(Self::both(Operation::OpenWrite)),
+            "add" => Some(Self::both(Operation::Create)),
+            "remove" => Some(Self { file: Operation::Unlink, directory: Operation::Rmdir }),
+            "attrs" => Some(Self::both(Operation::Chmod)),
+            "move" => Some(Self::both(Operation::MoveSource)),
+            "rename" => Some(Self::both(Operation::RenameSource)),
             _ => None,
         };
         let single = || Operation::ALL.into_iter().find(|operation| operation.name() == text);
-        verb.or_else(single).map(Self).ok_or_else(|| {
+        verb.or_else(|| single().map(Self::both)).ok_or_else(|| {
             let names: Vec<_> = Operation::ALL.iter().map(|operation| operation.name()).collect();
             format!(
                 "neither a verb (read, write, add, remove, attrs, move, rename) nor one of {}",
@@ -71,7 +80,7 @@ impl FromStr for Wanted {
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let Wanted(operation) = args.wanted;
+    let Wanted { file: operation, directory } = args.wanted;
     let two_sided =
         matches!(operation, Operation::MoveSource | Operation::RenameSource | Operation::Link);
     if two_sided && args.target.is_none() {
@@ -81,6 +90,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         return Err(Failure::usage(format!("cannot explain {operation}: it has no TARGET")));
     }
     let (view, path) = args.view.find_with_path(&args.path)?;
+    let is_directory = view.outside(&path).symlink_metadata().is_ok_and(|found| found.is_dir());
+    let operation = if is_directory { directory } else { operation };
     let inside = |target: &PathBuf| args.view.inside(&view.mount, target);
     let target = args.target.as_ref().map(inside).transpose()?;
     let uid = args.user.as_deref().map(user_id).transpose()?;
