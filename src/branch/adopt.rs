@@ -109,6 +109,13 @@ pub struct Opened {
 }
 
 impl Branch {
+    /// Whether a branch is fit to be mounted, and the id that it carries. Changes nothing: it is opened
+    /// as if it were read-only.
+    pub fn look(spec: &BranchSpec) -> Result<Option<BranchUuid>, BranchError> {
+        let looked = BranchSpec { mode: BranchMode::Ro, ..spec.clone() };
+        Ok(Self::open(looked, None, false)?.branch.uuid())
+    }
+
     /// Opens a branch. `known` is the id that the ledger has for it; with `adopt` any other is taken.
     pub fn open(
         spec: BranchSpec,

@@ -48,15 +48,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     print(&format!("{}: view {} is good\n", args.config.display(), loaded.config.view))
 }
 
-/// Opened as if it were read-only, a branch is left as it is.
 fn look(spec: &BranchSpec) -> Result<String, BranchError> {
-    let looked = BranchSpec { mode: BranchMode::Ro, ..spec.clone() };
-    match Branch::open(looked, None, false) {
-        Ok(opened) => Ok(match opened.branch.uuid() {
-            Some(id) => format!("id {id}"),
-            None if spec.mode == BranchMode::Ro => "read-only".to_owned(),
-            None => "new, gets its id when it is mounted".to_owned(),
-        }),
+    match Branch::look(spec) {
+        Ok(Some(id)) => Ok(format!("id {id}")),
+        Ok(None) if spec.mode == BranchMode::Ro => Ok("read-only".to_owned()),
+        Ok(None) => Ok("new, gets its id when it is mounted".to_owned()),
         Err(BranchError::InUse { .. }) => Ok("mounted now".to_owned()),
         Err(error) => Err(error),
     }

@@ -65,7 +65,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         return daemon::serve(&launch, |_| ()).map_err(failure);
     }
     let loaded = daemon::load(&launch.config).map_err(failure)?;
-    let live = detach::start(&again(), &loaded.config, &launch.mountpoint).map_err(failure)?;
+    let live = detach::start(&again(), &loaded.config, &launch).map_err(failure)?;
     for notice in &live.notices {
         eprintln!("octroi: note: {}", plain(&notice.replace('\n', " ")));
     }

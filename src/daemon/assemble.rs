@@ -10,8 +10,8 @@ use crossbeam_channel::Receiver;
 use super::audit_source::DaemonSource;
 use super::{DaemonError, Launch, append};
 use crate::audit_dir::AuditDir;
-use crate::branch::{Adoption, Branch, BranchSpec};
-use crate::config::{Loaded, RecordLevel as Recorded};
+use crate::branch::{Adoption, Branch, BranchError, BranchSpec};
+use crate::config::{Config, Loaded, RecordLevel as Recorded};
 use crate::error::Errno;
 use crate::ledger::record::BranchRecord;
 use crate::ledger::{Ledger, LedgerError, Record};
@@ -134,6 +134,21 @@ fn open_ledger(
 
 /// Opens a branch, and has the ledger learn an id that is new to it. One that was there before and is
 /// missing now comes up offline.
+/// Refuses branches that are not fit, before anything is made or adopted. Whether each is the one
+/// that the ledger knows is asked later, and so are branches that are missing from a view that has
+/// been mounted before.
+pub(super) fn look_at_branches(config: &Config) -> Result<(), DaemonError> {
+    let mounted_before = config.state.exists();
+    for entry in &config.branches {
+        match Branch::look(&entry.spec) {
+            Ok(_) | Err(BranchError::InUse { .. }) => {}
+            Err(error) if error.is_missing() && mounted_before => {}
+            Err(error) => return Err(DaemonError::Failed(error.to_string())),
+        }
+    }
+    Ok(())
+}
+
 fn open_branch(
     spec: &BranchSpec,
     known: Option<BranchUuid>,

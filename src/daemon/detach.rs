@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Config;
 
 use super::state::check_outside;
-use super::{DaemonError, Live};
+use super::{DaemonError, Launch, Live, mountpoint};
 
 /// What goes through the pipe.
 #[derive(Debug, Serialize, Deserialize)]
@@ -23,14 +23,18 @@ enum Report {
     Failed(DaemonError),
 }
 
-/// Starts this program again with `arguments` and waits until its view is mounted, or is not.
+/// Starts this program again with `arguments` and waits until its view is mounted, or is not. What can
+/// be refused without having made anything is refused here.
 pub fn start(
     arguments: &[OsString],
     config: &Config,
-    mountpoint: &Path,
+    launch: &Launch,
 ) -> Result<Live, DaemonError> {
     let state = &config.state;
-    check_outside(state, &config.view, &super::absolute(mountpoint)?)?;
+    let mut notices = Vec::new();
+    let mountpoint = mountpoint::prepare(launch, config, &mut notices)?;
+    check_outside(state, &config.view, &mountpoint)?;
+    super::assemble::look_at_branches(config)?;
     super::state::make(state)?;
     let log_path = state.join("octroi.log");
     let log = open_log(&log_path)?;
@@ -49,7 +53,10 @@ pub fn start(
         BufReader::new(pipe).read_line(&mut line).map_err(|error| failed("hear from", error))?;
     }
     match serde_json::from_str(&line) {
-        Ok(Report::Live(live)) => Ok(live),
+        Ok(Report::Live(live)) => {
+            notices.extend(live.notices);
+            Ok(Live { notices, ..live })
+        }
         Ok(Report::Failed(error)) => {
             // It ends now; mounting again at once must not meet it.
             child.wait().map_err(|error| failed("wait for", error))?;

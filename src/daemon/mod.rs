@@ -94,6 +94,7 @@ pub fn serve(launch: &Launch, live: impl FnOnce(&Live)) -> Result<(), DaemonErro
     let mut notices: Vec<String> =
         loaded.warnings.iter().map(|warning| warning.message.clone()).collect();
     let mountpoint = mountpoint::prepare(launch, &loaded.config, &mut notices)?;
+    assemble::look_at_branches(&loaded.config)?;
     let state = State::open(&loaded.config.state, &loaded.config.view, &mountpoint)?;
     // A signal from here on ends in a clean stop, not in the middle of a mount.
     let signals = stop::Signals::new()?;
