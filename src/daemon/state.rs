@@ -106,9 +106,10 @@ fn take_lock(path: &Path, view: &str) -> Result<File, DaemonError> {
                 let mut holder = String::new();
                 let _ = file.read_to_string(&mut holder);
                 return Err(DaemonError::Failed(format!(
-                    "cannot mount view {view}: it is mounted already, by process {}\n\
+                    "cannot mount view {view}: process {} has a view mounted with this state folder, {}\n\
                      hint: octroi status shows it; octroi umount ends it",
-                    holder.trim()
+                    holder.trim(),
+                    path.parent().unwrap_or(path).display()
                 )));
             }
             Err(errno) => return Err(io(errno.into())),

@@ -50,8 +50,14 @@ pub enum UndoError {
     /// The mover refused.
     #[error(transparent)]
     Crossing(#[from] CrossingError),
+    /// What crossed was moved on or removed.
+    #[error("nothing is at {0} any more")]
+    Gone(ViewPath),
+    /// Something stands where it came from.
+    #[error("the name it came from, {0}, is taken")]
+    Taken(ViewPath),
     /// A name could not be found, locked, or a rule forbids it.
-    #[error("{path}: {errno}")]
+    #[error("{path}: {}", std::io::Error::from(*errno))]
     Name {
         /// Which.
         path: ViewPath,
@@ -76,10 +82,16 @@ impl Vfs {
             let path = path.clone();
             move |errno| UndoError::Name { path, errno }
         };
-        let source = self.site_of(&plan.source).map_err(name_error(&plan.source))?;
-        let source = self.occupied(source).map_err(name_error(&plan.source))?;
+        let source = self.site_of(&plan.source).and_then(|site| self.occupied(site));
+        let source = source.map_err(|errno| match errno {
+            Errno::NOENT => UndoError::Gone(plan.source.clone()),
+            errno => UndoError::Name { path: plan.source.clone(), errno },
+        })?;
         let target = self.site_of(&plan.target).map_err(name_error(&plan.target))?;
-        self.permit_undo(caller, &source, &target).map_err(name_error(&plan.source))?;
+        self.permit_undo(caller, &source, &target).map_err(|errno| match errno {
+            Errno::EXIST => UndoError::Taken(plan.target.clone()),
+            errno => UndoError::Name { path: plan.source.clone(), errno },
+        })?;
         let inode = self.find_child(&source.site.parent.inode, &source.site.name);
         let inode = inode.map_err(name_error(&plan.source))?.inode;
         self.view.inodes.forget(inode.number, 1);
