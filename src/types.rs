@@ -330,6 +330,13 @@ impl ViewPath {
         Some(Self(clean))
     }
 
+    /// The path of names from the root down; in one go, for folders can lie thousands deep.
+    pub fn of_names<'a>(names: impl IntoIterator<Item = &'a OsStr>) -> Self {
+        let mut path = PathBuf::from("/");
+        path.extend(names);
+        Self(path)
+    }
+
     /// This path with one more component.
     pub fn join(&self, name: &OsStr) -> Self {
         Self(self.0.join(name))

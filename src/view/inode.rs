@@ -223,7 +223,7 @@ impl Inode {
 }
 
 fn join(names: &[OsString]) -> ViewPath {
-    names.iter().rev().fold(ViewPath::root(), |path, name| path.join(name))
+    ViewPath::of_names(names.iter().rev().map(OsString::as_os_str))
 }
 
 /// The branch of a place, if it lies in one.
