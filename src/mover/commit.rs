@@ -134,7 +134,10 @@ impl<S: Storage> Mover<S> {
         let dead = if stopped.doubt {
             Some(why.clone())
         } else {
-            moves::back(storage, moves).err().map(|error| format!("{why}; then: {error}"))
+            moves::back(storage, moves)
+                .and_then(|()| self.check_copy(moves))
+                .err()
+                .map(|error| format!("{why}; then: {error}"))
         };
         if let Some(why) = dead {
             let record = later_step(commit, Step::Dead, Some(why.clone()), result);
@@ -154,6 +157,20 @@ impl<S: Storage> Mover<S> {
             Err(error) => log::error!("crossing {}: put back, but {error}", commit.txid),
         }
         CrossingError::Reverted { why: Box::new(stopped.why) }
+    }
+
+    /// The copy goes only if nobody has written to it while it had the target's name.
+    fn check_copy(&self, moves: &[PlacedMove<S>]) -> Result<(), CrossingError> {
+        for placed in moves.iter().filter(|placed| placed.step.from.area == Area::Stage) {
+            let found = self
+                .storage
+                .stat(&placed.from.dir, &placed.from.name)
+                .map_err(CrossingError::io("look at", "the copy"))?;
+            if found.is_some_and(|found| !placed.step.identity.same_content(&found.identity)) {
+                return Err(CrossingError::CopyChanged);
+            }
+        }
+        Ok(())
     }
 
     fn remove_copy(&self, moves: &[PlacedMove<S>]) {

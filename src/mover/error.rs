@@ -41,6 +41,9 @@ pub enum CrossingError {
     /// It is not what was copied any more.
     #[error("the source changed while it was crossing")]
     SourceChanged,
+    /// Somebody wrote to the target before the crossing was put back.
+    #[error("the copy was written to at the target; it is kept in stage")]
+    CopyChanged,
     /// What was read back is not what was written.
     #[error("the copy read back from {branch} differs from the source")]
     Verification { branch: String },
@@ -86,7 +89,7 @@ impl CrossingError {
             Self::TargetExists => Errno::EXIST,
             Self::TargetIsDirectory => Errno::ISDIR,
             Self::Directory | Self::Fidelity { .. } => Errno::OPNOTSUPP,
-            Self::SourceBusy | Self::SourceChanged => Errno::BUSY,
+            Self::SourceBusy | Self::SourceChanged | Self::CopyChanged => Errno::BUSY,
             Self::HardLinked { .. } | Self::UndoNotYours { .. } => Errno::PERM,
             // What the gate refuses is a denial like any other.
             Self::TypeNotAllowed { .. } | Self::TooLarge { .. } => Errno::ACCESS,

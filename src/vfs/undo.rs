@@ -78,6 +78,8 @@ impl Vfs {
     ) -> Result<UndoPlan, UndoError> {
         self.expire_undos();
         let plan = self.plan_undo(caller, txid, path)?;
+        // One's own undo that was prepared before and not finished makes room.
+        drop(self.take_undo(caller, &plan.source, &plan.target));
         let name_error = |path: &ViewPath| {
             let path = path.clone();
             move |errno| UndoError::Name { path, errno }
