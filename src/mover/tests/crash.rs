@@ -306,6 +306,33 @@ fn a_file_that_moved_on_before_power_loss_is_not_a_riddle() {
     }
 }
 
+/// DONE is lost, what hold keeps was changed from outside, and the target was written by its user: the
+/// crossing cannot be completed, and putting it back must not cost the user's work.
+#[test]
+fn work_on_the_target_outlives_a_crossing_that_is_put_back() {
+    let mut kept_for_a_person = 0;
+    for seed in 0..20 {
+        let world = new_world(Names::Independent, false);
+        world.put(0, "f", &new_content());
+        let crossed = world.cross("f", "sub/g").unwrap();
+        let write = |dir: &SimulatedDir, name: &OsStr, bytes: &[u8]| {
+            let file = world.disk.open_write(dir, name).unwrap();
+            world.disk.write_at(&file, bytes, 0).unwrap();
+            world.disk.sync_file(&file).unwrap();
+        };
+        let hold = world.disk.open_dir(&world.roots[0], Path::new(".octroi/hold")).unwrap();
+        write(&hold, OsStr::new(&crossed.txid.to_string()), b"meddled");
+        write(&world.dir(1, "sub/g"), OsStr::new("g"), b"work");
+        let after = start(world.disk.crash(seed).shared(), false).unwrap();
+        let recovery = after.mover.recover();
+        kept_for_a_person += recovery.dead.len();
+        let staged = after.private(1, "stage");
+        let found = staged.into_iter().chain(after.get(1, "sub/g"));
+        assert!(found.into_iter().any(|bytes| bytes.starts_with(b"work")), "{seed}: {recovery:?}");
+    }
+    assert!(kept_for_a_person > 0, "DONE was never lost");
+}
+
 /// A branch is offline at recovery: its transaction waits, and its names are reported as locked.
 #[test]
 fn an_offline_branch_keeps_its_transaction_open() {
