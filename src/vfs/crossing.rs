@@ -20,7 +20,6 @@ use crate::view::locks::{Holder, Lock, LockGuard};
 use crate::view::{Inode, Invalidation, OpenFile, Place};
 
 use super::Vfs;
-use super::permit::Question;
 use super::remove::Occupied;
 use super::site::Site;
 
@@ -76,10 +75,7 @@ impl Vfs {
         } else {
             "another crossing or operation has one of the names or a folder above them"
         };
-        let question = Question {
-            target: Some(&target.path),
-            ..source.site.question(caller, source.is_directory())
-        };
+        let (question, _) = source.sides(caller, target);
         let decision = Decision {
             allowed: false,
             basis: Basis::Error,
@@ -97,10 +93,7 @@ impl Vfs {
         source: &Occupied<'_>,
         target: &Site<'_>,
     ) -> Result<Gate, Errno> {
-        let is_directory = source.is_directory();
-        let from =
-            Question { target: Some(&target.path), ..source.site.question(caller, is_directory) };
-        let to = target.question(caller, is_directory);
+        let (from, to) = source.sides(caller, target);
         let subject = self.subject(caller)?;
         let policy = self.policy();
         let (decision, gate) = policy.decide_crossing(&subject, from.object(), to.object());
@@ -281,10 +274,7 @@ impl Vfs {
             reason: Some(Arc::from(error.to_string())),
             generation: self.policy().generation(),
         };
-        let question = Question {
-            target: Some(&target.path),
-            ..source.site.question(caller, source.is_directory())
-        };
+        let (question, _) = source.sides(caller, target);
         if refused {
             self.deny(Operation::MoveSource, &question, &decision);
         } else {

@@ -17,6 +17,9 @@ use crate::view::{Inode, LayoutIndex, OpenDirectory, Place};
 use super::permit::Question;
 use super::{Attributes, PRIVATE_NAME, Vfs, virtual_stat};
 
+/// Marks the number of an entry that cannot be looked at; no inode of a branch has this bit.
+const UNREACHABLE: u64 = 1 << 63;
+
 /// An entry of a directory as a reply carries it.
 #[derive(Debug, Clone, Copy)]
 pub struct DirectoryEntry<'a> {
@@ -105,8 +108,10 @@ impl Vfs {
                 Some(Attributes { number: child.inode.number, stat: child.stat, ttl: child.ttl })
             }
             Err(Errno::NOENT) => None,
-            // It is there, but may not be looked at: a mount point inside the branch, say.
+            // It is there, but cannot be looked at: a mount point inside the branch, say. Its own
+            // number stays free for when it can.
             Err(_) => {
+                let number = number | UNREACHABLE;
                 self.view.inodes.enter_fixed(number, kind, Place::Gone);
                 Some(Attributes { number, stat, ttl: Duration::ZERO })
             }

@@ -27,6 +27,20 @@ impl Occupied<'_> {
         self.found.stat.kind == FileKind::Directory
     }
 
+    /// The questions about both names of a rename or move.
+    pub(super) fn sides<'a>(
+        &'a self,
+        caller: Caller,
+        target: &'a Site<'_>,
+    ) -> (Question<'a>, Question<'a>) {
+        let is_directory = self.is_directory();
+        let from =
+            Question { target: Some(&target.path), ..self.site.question(caller, is_directory) };
+        let to =
+            Question { target: Some(&self.site.path), ..target.question(caller, is_directory) };
+        (from, to)
+    }
+
     /// The locks for taking the name away: it, and the directory's own place if it is one.
     fn locks(&self) -> Vec<Lock> {
         let mut locks = vec![self.site.lock()];
@@ -158,11 +172,7 @@ impl Vfs {
         replaced: Option<&Found>,
         flags: RenameFlags,
     ) -> Result<(), Errno> {
-        let is_directory = source.is_directory();
-        let from =
-            Question { target: Some(&target.path), ..source.site.question(caller, is_directory) };
-        let to =
-            Question { target: Some(&source.site.path), ..target.question(caller, is_directory) };
+        let (from, to) = source.sides(caller, target);
         self.permit(Operation::RenameSource, &from)?;
         self.permit(Operation::RenameTarget, &to)?;
         if let Some(inode) = &source.inode {

@@ -157,11 +157,7 @@ impl Vfs {
         source: &Occupied<'_>,
         target: &Site<'_>,
     ) -> Result<(), Errno> {
-        let is_directory = source.is_directory();
-        let from =
-            Question { target: Some(&target.path), ..source.site.question(caller, is_directory) };
-        let to =
-            Question { target: Some(&source.site.path), ..target.question(caller, is_directory) };
+        let (from, to) = source.sides(caller, target);
         self.permit_ungated(Operation::MoveSource, &from)?;
         self.permit_ungated(Operation::MoveTarget, &to)?;
         match target.parent.branch.lookup(target.parent.as_fd(), &target.name) {
