@@ -119,6 +119,7 @@ pub struct Hello {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// Which view.
+    #[serde(flatten)]
     pub hello: Hello,
     /// Its state folder.
     #[serde(with = "crate::types::path_text")]

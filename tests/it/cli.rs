@@ -73,7 +73,7 @@ fn status_tells_of_branches_and_answers_in_json() {
     }
     let json = octroi(["status", "--json", "--view", scene.name()]).ok();
     let status: Value = serde_json::from_str(&json).expect("JSON");
-    assert_eq!(status["hello"]["pid"], mount.pid());
+    assert_eq!(status["pid"], mount.pid());
     assert_eq!(status["branches"].as_array().map(Vec::len), Some(3));
     for view in [scene.config(), scene.mountpoint()] {
         let view = view.to_str().expect("UTF-8");

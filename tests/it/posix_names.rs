@@ -252,3 +252,15 @@ fn readdir_and_stat_agree_on_inode_numbers() {
     assert_eq!(mount.sh("stat -c %i inbox/..").ok().trim(), root.to_string());
     mount.unmount();
 }
+
+#[test]
+fn known_files_hold_no_descriptors() {
+    let scene = Scene::lab();
+    let mount = scene.mount();
+    mount.sh("mkdir inbox/d; cd inbox/d; touch $(seq 3000)").ok();
+    // find looks at each, so that the kernel knows them all.
+    assert_eq!(mount.sh("find inbox -type f -size -1 | wc -l").ok(), "3000\n");
+    let open = fs::read_dir(format!("/proc/{}/fd", mount.pid())).expect("its descriptors").count();
+    assert!(open < 200, "{open} descriptors are open");
+    mount.unmount();
+}
