@@ -404,8 +404,13 @@ impl Drop for Mount {
     }
 }
 
+/// `f_type` of FUSE (include/uapi/linux/magic.h).
+const FUSE_SUPER_MAGIC: rustix::fs::FsWord = 0x6573_5546;
+
+/// Whether a daemon answers. One call tells: a dead mount refuses it, and the bare folder that is there
+/// between clearing a dead mount and mounting anew is of another type.
 fn is_live(mountpoint: &Path) -> bool {
-    is_mounted(mountpoint) && rustix::fs::statvfs(mountpoint).is_ok()
+    rustix::fs::statfs(mountpoint).is_ok_and(|stat| stat.f_type == FUSE_SUPER_MAGIC)
 }
 
 fn send(child: &Child, signal: Signal) {
