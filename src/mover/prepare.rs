@@ -181,16 +181,20 @@ impl<S: Storage> Mover<S> {
             moves.push(place(Act::Retire, &ends.source, &hold, &identity));
         }
         self.record(record.clone(), Durability::Group)?;
-        Ok(self.prepared(record, moves, ends, &request, identity))
+        let mut prepared = self.prepared(record, moves, ends, identity.clone(), identity);
+        prepared.no_replace = request.no_replace;
+        prepared.again = Some(Box::new(request));
+        Ok(prepared)
     }
 
-    fn prepared(
+    /// Shows a transaction whose PREPARE is recorded; nothing is staged and no lease held yet.
+    pub(super) fn prepared(
         self: &Arc<Self>,
         record: CrossingRecord,
         moves: Vec<PlacedMove<S>>,
         ends: Ends<S>,
-        request: &CrossingRequest<S>,
         identity: Identity,
+        arriving: Identity,
     ) -> Prepared<S> {
         Prepared {
             txid: record.txid,
@@ -201,11 +205,11 @@ impl<S: Storage> Mover<S> {
             record,
             moves,
             ends,
-            no_replace: request.no_replace,
-            arriving: identity.clone(),
+            no_replace: true,
             identity,
+            arriving,
             lease: None,
-            again: Some(Box::new(request.clone())),
+            again: None,
             staged: None,
             ended: false,
         }

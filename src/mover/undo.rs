@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::error::CrossingError;
 use super::journal::TransactionState;
-use super::moves::{Place, PlacedMove};
+use super::moves::Place;
 use super::prepare::{Ends, Prepared, place};
 use super::{Mover, stage};
 use crate::ledger::Durability;
@@ -70,7 +70,7 @@ impl<S: Storage> Mover<S> {
         let ends = Ends { displaced: target_branch.in_hold(txid), source, target };
         self.record(record.clone(), Durability::Group)?;
         drop(purging);
-        let mut prepared = self.prepared_undo(record, moves, ends, &found, arriving);
+        let mut prepared = self.prepared(record, moves, ends, found.identity.clone(), arriving);
         match self.compare_target(&mut prepared, &original, &found) {
             Ok(()) => Ok(prepared),
             Err(error) => {
@@ -163,33 +163,6 @@ impl<S: Storage> Mover<S> {
             replaced: None,
             reason: None,
             result: None,
-        }
-    }
-
-    fn prepared_undo(
-        self: &Arc<Self>,
-        record: CrossingRecord,
-        moves: Vec<PlacedMove<S>>,
-        ends: Ends<S>,
-        found: &Metadata,
-        arriving: crate::types::Identity,
-    ) -> Prepared<S> {
-        Prepared {
-            txid: record.txid,
-            source: record.source.clone(),
-            target: record.target.clone(),
-            progress: self.announce(&record),
-            mover: Arc::clone(self),
-            record,
-            moves,
-            ends,
-            no_replace: true,
-            identity: found.identity.clone(),
-            arriving,
-            lease: None,
-            again: None,
-            staged: None,
-            ended: false,
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use crate::branch::{Branch, FallocateMode, Whence};
 use crate::error::Errno;
 use crate::types::{Caller, Operation};
-use crate::view::OpenFile;
+use crate::view::{Invalidation, OpenFile};
 
 use super::Vfs;
 use super::permit::Question;
@@ -48,13 +48,18 @@ impl Vfs {
         bytes: &[u8],
         kill_set_id: bool,
     ) -> Result<u32, Errno> {
-        let file = self.writable(caller, handle, Operation::WriteData)?;
+        let mapped = caller.pid == 0;
+        let file = self.writable(caller, handle, Operation::WriteData).inspect_err(|_| {
+            if mapped && let Ok(file) = self.file(handle) {
+                // The store is in the page cache already and must not be read from there.
+                self.view.invalidate(Invalidation::Inode { number: file.inode.number });
+            }
+        })?;
         let descriptor = file.descriptor();
         let branch = self.branch_of(&file)?;
         if kill_set_id {
             branch.clear_set_id(descriptor.as_fd())?;
         }
-        let mapped = caller.pid == 0;
         let written = if mapped {
             branch.write_mapped_at(descriptor.as_fd(), bytes, offset)?
         } else {

@@ -109,8 +109,10 @@ impl Vfs {
         let place = inode.place().clone();
         let node = self.node(Arc::clone(&inode))?;
         let result = node.branch.open_file(node.as_fd(), access.backing);
-        // Opening changes nothing: the first write has a record of its own.
-        if self.record == RecordLevel::Everything
+        // Opening changes nothing, and the first write has a record of its own; but writes that the kernel
+        // makes by itself are never seen here.
+        let unseen = access.write && self.kernel_io_in(node.branch);
+        if (unseen || self.record == RecordLevel::Everything)
             && let Some(path) = &inode.paths().pop()
         {
             let branch = Some(node.index);

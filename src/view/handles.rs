@@ -151,9 +151,4 @@ impl Handles {
     pub fn number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed) + 1
     }
-
-    /// How many files are open.
-    pub fn open_files(&self) -> usize {
-        self.files.len()
-    }
 }

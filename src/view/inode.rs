@@ -126,14 +126,6 @@ impl Inode {
         }
     }
 
-    /// Whether this is its name, as far as is known.
-    pub fn has_name(&self, parent: &Inode, name: &OsStr) -> bool {
-        self.names
-            .lock()
-            .iter()
-            .any(|known| known.parent.number == parent.number && known.name == name)
-    }
-
     fn newest_name(&self) -> Option<Name> {
         self.names.lock().last().cloned()
     }

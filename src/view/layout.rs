@@ -85,11 +85,6 @@ impl Layout {
     pub fn iter(&self) -> impl Iterator<Item = (LayoutIndex, &Folder)> {
         self.folders.iter().enumerate().map(|(at, folder)| (LayoutIndex(at), folder))
     }
-
-    /// Whether some folder of the layout lies directly below this one.
-    pub fn has_children(&self, index: LayoutIndex) -> bool {
-        !self.folder(index).children.is_empty()
-    }
 }
 
 #[cfg(test)]
@@ -116,7 +111,7 @@ mod tests {
     fn a_branch_may_sit_at_the_root() {
         let layout = Layout::new([(at("/"), BranchIndex(0)), (at("/x"), BranchIndex(1))]);
         assert_eq!(layout.folder(LayoutIndex::ROOT).branch, Some(BranchIndex(0)));
-        assert!(layout.has_children(LayoutIndex::ROOT));
+        assert!(layout.child(LayoutIndex::ROOT, OsStr::new("x")).is_some());
         assert_eq!(LayoutIndex::ROOT.number(), 1);
     }
 }

@@ -178,16 +178,6 @@ impl InodeTable {
         }
     }
 
-    /// How many inodes are known.
-    pub fn len(&self) -> usize {
-        self.by_number.len()
-    }
-
-    /// Whether none is known.
-    pub fn is_empty(&self) -> bool {
-        self.by_number.is_empty()
-    }
-
     /// The number that an inode of a branch has or would get, for directory listings.
     pub fn number_of(&self, branch: BranchIndex, handle: &Handle) -> u64 {
         let key = (branch, handle.clone());

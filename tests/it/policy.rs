@@ -424,3 +424,16 @@ fn what_was_denied_and_what_was_done_is_in_the_ledger() {
     assert!(sequence.windows(2).all(|pair| pair[1] == pair[0] + 1), "seq has a gap");
     mount.unmount();
 }
+
+#[test]
+fn who_may_have_written_by_passthrough_is_in_the_ledger() {
+    require_root();
+    let scene =
+        Scene::with(&["fast"], "[branches.fast]\npath = \"branches/fast\"\nio = \"passthrough\"\n");
+    sh(&scene.branch("fast"), "echo one >f").ok();
+    let mount = scene.mount();
+    mount.sh("echo two >>fast/f; cat fast/f").ok();
+    let opens = |line: &serde_json::Value| line["op"] == "open-write" && line["path"] == "/fast/f";
+    assert_eq!(mount.ledger().iter().filter(|line| opens(line)).count(), 1);
+    mount.unmount();
+}
