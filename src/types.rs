@@ -14,6 +14,22 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BranchIndex(pub u16);
 
+/// Position of a pool in the configuration, in order of declaration. Valid for one mount only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PoolIndex(pub u16);
+
+/// How a pool chooses the member for something new. Members with less than their `min_free` are left
+/// out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// The member with the most free space.
+    MostFree,
+    /// The first in order.
+    First,
+    /// The first in order that already has the folder; else as `MostFree`.
+    SameDirectory,
+}
+
 /// The identity of a branch's directory: the content of `BRANCH/.octroi/id`, a ULID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BranchUuid(pub ulid::Ulid);
