@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::error::CrossingError;
 use super::moves::{self, PlacedMove, Stopped};
 use super::prepare::{Prepared, place};
-use super::{Crossed, Mover, later_step};
+use super::{Crossed, Moved, Mover, later_step};
 use crate::error::{Errno, errno_name};
 use crate::ledger::Durability;
 use crate::ledger::record::{Act, Area, CrossingRecord, Step};
@@ -25,7 +25,8 @@ impl<S: Storage> Mover<S> {
             return outcome;
         };
         // Project quotas and the like: one device number, and still two file systems to rename(2).
-        let pair = (request.source.branch, request.target.branch);
+        let [source, target] = prepared.between;
+        let pair = (source, target);
         self.same_filesystem.lock().insert(pair, false);
         drop(prepared);
         let mut prepared = self.prepare(*request)?;
@@ -57,12 +58,17 @@ impl<S: Storage> Mover<S> {
             return Err(self.put_back(&commit, &prepared.moves, stopped));
         }
         let confirmed = self.confirm(&commit, &prepared.moves);
+        let [source, target] = prepared.between;
         Ok(Crossed {
             txid: prepared.txid,
             identity: prepared.arriving.clone(),
             sha256: commit.sha256,
             size: prepared.arriving.size,
-            displaced: commit.replaced,
+            moved: vec![Moved {
+                from: (source, prepared.identity.handle.clone()),
+                to: (target, prepared.arriving.handle.clone()),
+            }],
+            displaced: commit.replaced.map(|handle| (target, handle)).into_iter().collect(),
             same_filesystem: prepared.arriving.handle == prepared.identity.handle,
             confirmed,
         })

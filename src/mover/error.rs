@@ -1,5 +1,7 @@
 //! Why a crossing did not happen, in words for people and as an errno for the caller.
 
+use std::path::PathBuf;
+
 use crate::error::{Errno, errno_name};
 use crate::types::TxId;
 
@@ -20,9 +22,21 @@ pub enum CrossingError {
     /// A directory cannot be replaced by a file.
     #[error("the target is a directory")]
     TargetIsDirectory,
+    /// Something that is not a directory cannot be replaced by one.
+    #[error("the target is not a directory")]
+    TargetIsNotDirectory,
+    /// A directory is replaced only when it is empty.
+    #[error("the target is a directory that is not empty")]
+    TargetNotEmpty,
     /// Directories do not cross.
     #[error("directories cannot cross between branches yet; move their files one by one")]
     Directory,
+    /// Several branches hold part of the source, or of what stands at the target.
+    #[error("what lies on several members of a pool cannot cross yet")]
+    Parts,
+    /// The policy keeps something below the source from crossing.
+    #[error("{}: {why}", path.display())]
+    NotAdmitted { path: PathBuf, why: String },
     /// Somebody writes to it, perhaps outside the mount.
     #[error("the source is open for writing or mapped writable")]
     SourceBusy,
@@ -88,11 +102,15 @@ impl CrossingError {
             Self::SourceGone | Self::UndoUnknown { .. } => Errno::NOENT,
             Self::TargetExists => Errno::EXIST,
             Self::TargetIsDirectory => Errno::ISDIR,
-            Self::Directory | Self::Fidelity { .. } => Errno::OPNOTSUPP,
+            Self::TargetIsNotDirectory => Errno::NOTDIR,
+            Self::TargetNotEmpty => Errno::NOTEMPTY,
+            Self::Directory | Self::Parts | Self::Fidelity { .. } => Errno::OPNOTSUPP,
             Self::SourceBusy | Self::SourceChanged | Self::CopyChanged => Errno::BUSY,
             Self::HardLinked { .. } | Self::UndoNotYours { .. } => Errno::PERM,
             // What the gate refuses is a denial like any other.
-            Self::TypeNotAllowed { .. } | Self::TooLarge { .. } => Errno::ACCESS,
+            Self::TypeNotAllowed { .. } | Self::TooLarge { .. } | Self::NotAdmitted { .. } => {
+                Errno::ACCESS
+            }
             Self::NoSpace { .. } => Errno::NOSPC,
             Self::Offline { .. }
             | Self::Verification { .. }

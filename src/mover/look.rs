@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::error::CrossingError;
 use super::moves::Place;
 use super::prepare::Prepared;
-use super::{CrossingRequest, Mover, MoverBranch};
+use super::{Mover, MoverBranch, Name};
 use crate::error::{Errno, errno_name};
 use crate::storage::{Kind, Metadata, Storage, Xattrs};
 use crate::types::BranchIndex;
@@ -82,12 +82,9 @@ impl<S: Storage> Mover<S> {
         self.storage.sync_file(file).map_err(CrossingError::io("sync", "the content"))
     }
 
-    pub(super) fn source_xattrs(
-        &self,
-        request: &CrossingRequest<S>,
-    ) -> Result<Xattrs, CrossingError> {
+    pub(super) fn source_xattrs(&self, source: &Name<S>) -> Result<Xattrs, CrossingError> {
         self.storage
-            .xattrs(&request.source.parent, &request.source.name)
+            .xattrs(&source.parent, &source.name)
             .map_err(CrossingError::io("read the extended attributes of", "the source"))
     }
 

@@ -39,18 +39,15 @@
 //! finds each inode and completes.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::ledger::record::{Area, CrossingRecord, Spot, Step};
-use crate::ledger::{Durability, Entry, Ledger, Record};
-use crate::policy::GateTerms;
+use crate::ledger::{Durability, Ledger, Record};
 use crate::storage::Storage;
-use crate::types::{BranchIndex, BranchUuid, Caller, Handle, Identity, TxId, ViewPath};
+use crate::types::{BranchIndex, BranchUuid, TxId};
 
 mod commit;
 mod error;
@@ -60,6 +57,7 @@ mod moves;
 mod prepare;
 mod purge;
 mod recover;
+mod request;
 mod stage;
 #[cfg(test)]
 mod tests;
@@ -70,6 +68,7 @@ pub use journal::{Journal, Transaction, TransactionState};
 pub use prepare::Prepared;
 pub use purge::Purged;
 pub use recover::Recovery;
+pub use request::{Admit, Crossed, CrossingRequest, Entry, Moved, Name, Progress, SourcePart};
 
 use moves::Place;
 
@@ -89,120 +88,6 @@ pub struct MoverBranch<S: Storage> {
     pub hold: S::Dir,
     /// Bytes that a crossing leaves free.
     pub min_free: u64,
-}
-
-/// One end of a crossing.
-pub struct Name<S: Storage> {
-    /// The branch.
-    pub branch: BranchIndex,
-    /// Path relative to the branch's root, the name included.
-    pub path: PathBuf,
-    /// The same as users see it.
-    pub view: ViewPath,
-    /// The folder.
-    pub parent: S::Dir,
-    /// The name in it.
-    pub name: OsString,
-}
-
-impl<S: Storage> Clone for Name<S> {
-    fn clone(&self) -> Self {
-        Self {
-            branch: self.branch,
-            path: self.path.clone(),
-            view: self.view.clone(),
-            parent: self.parent.clone(),
-            name: self.name.clone(),
-        }
-    }
-}
-
-impl<S: Storage> Name<S> {
-    fn place(&self) -> Place<S> {
-        Place { dir: self.parent.clone(), name: self.name.clone() }
-    }
-}
-
-/// What the policy has allowed and the caller holds the name locks for.
-pub struct CrossingRequest<S: Storage> {
-    /// Who asks.
-    pub caller: Caller,
-    /// The caller's executable, a hint.
-    pub exe: Option<String>,
-    /// Name of the gate.
-    pub gate: String,
-    /// What the gate demands.
-    pub terms: Arc<GateTerms>,
-    /// From where.
-    pub source: Name<S>,
-    /// To where.
-    pub target: Name<S>,
-    /// Fail rather than replace.
-    pub no_replace: bool,
-}
-
-impl<S: Storage> Clone for CrossingRequest<S> {
-    fn clone(&self) -> Self {
-        Self {
-            caller: self.caller,
-            exe: self.exe.clone(),
-            gate: self.gate.clone(),
-            terms: Arc::clone(&self.terms),
-            source: self.source.clone(),
-            target: self.target.clone(),
-            no_replace: self.no_replace,
-        }
-    }
-}
-
-/// A crossing that happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Crossed {
-    /// The transaction.
-    pub txid: TxId,
-    /// The inode that is now at the target. Its ctime is that before the last rename.
-    pub identity: Identity,
-    /// SHA-256 of the content, or of a symlink's text, in hexadecimal; none for special files.
-    pub sha256: Option<String>,
-    /// Length in bytes.
-    pub size: u64,
-    /// What the target's name stood for before.
-    pub displaced: Option<Handle>,
-    /// The inode itself was moved: descriptors on it stay good.
-    pub same_filesystem: bool,
-    /// All folders were synced and DONE was appended; else the next recovery does it.
-    pub confirmed: bool,
-}
-
-/// How far a running transaction is; shared with those who watch it.
-#[derive(Debug)]
-pub struct Progress {
-    /// The transaction.
-    pub txid: TxId,
-    /// User of the caller.
-    pub uid: u32,
-    /// From where.
-    pub source: ViewPath,
-    /// To where.
-    pub target: ViewPath,
-    /// Name of the step of design section 7, in small letters.
-    pub step: Mutex<&'static str>,
-    /// Bytes copied and hashed so far.
-    pub bytes: AtomicU64,
-    /// Bytes in all.
-    pub size: AtomicU64,
-    cancel: AtomicBool,
-}
-
-impl Progress {
-    /// Asks the crossing to stop before the decision; after it, this does nothing.
-    pub fn cancel(&self) {
-        self.cancel.store(true, Ordering::Relaxed);
-    }
-
-    fn check_cancel(&self) -> Result<(), CrossingError> {
-        if self.cancel.load(Ordering::Relaxed) { Err(CrossingError::Cancelled) } else { Ok(()) }
-    }
 }
 
 /// Makes crossings. Callers hold the locks on both names, and have waited for writers through the
@@ -277,7 +162,7 @@ impl<S: Storage> Mover<S> {
             .append(record.clone(), durability)
             .map_err(|errno| CrossingError::Ledger { errno })?;
         // The journal asks for kind and time only; positions in the ledger are the writer's.
-        let entry = Entry { seq: 0, time: jiff::Timestamp::now(), record };
+        let entry = crate::ledger::Entry { seq: 0, time: jiff::Timestamp::now(), record };
         self.journal.lock().apply(&entry);
         Ok(())
     }

@@ -9,14 +9,14 @@ use super::error::CrossingError;
 use super::look::Opened;
 use super::moves::{Place, PlacedMove};
 use super::stage::{self, Hashed};
-use super::{CrossingRequest, Mover, MoverBranch, Progress, later_step};
+use super::{CrossingRequest, Mover, MoverBranch, Progress, SourcePart, later_step};
 use crate::check::{self, ContentType};
 use crate::error::{Errno, errno_name};
 use crate::ledger::Durability;
 use crate::ledger::record::{Act, CrossingRecord, Move, Spot, Step};
 use crate::policy::GateTerms;
 use crate::storage::{Kind, Metadata, Storage};
-use crate::types::{Identity, TxId, ViewPath};
+use crate::types::{BranchIndex, Identity, TxId, ViewPath};
 
 /// A crossing or an undo that only needs its decision. Holds the lease on the source. Dropped, it is
 /// rolled back.
@@ -40,6 +40,8 @@ pub struct Prepared<S: Storage> {
     /// The inode that will be at the target.
     pub(super) arriving: Identity,
     pub(super) lease: Option<S::Lease>,
+    /// Branches of source and target.
+    pub(super) between: [BranchIndex; 2],
     /// What to do as a copy if the file systems turn out to be two.
     pub(super) again: Option<Box<CrossingRequest<S>>>,
     pub(super) staged: Option<Place<S>>,
@@ -105,17 +107,18 @@ impl<S: Storage> Mover<S> {
         self: &Arc<Self>,
         request: CrossingRequest<S>,
     ) -> Result<Prepared<S>, CrossingError> {
-        let source_branch = self.branch(request.source.branch)?;
+        let part = only_part(&request)?;
+        let source_branch = self.branch(part.name.branch)?;
         let target_branch = self.branch(request.target.branch)?;
-        let found = self.look_at_source(&request.source.place())?;
-        if let Some(max) = request.terms.max_size
+        let found = self.look_at_source(&part.name.place())?;
+        if let Some(max) = part.terms.max_size
             && found.identity.size > max
         {
             return Err(CrossingError::TooLarge { size: found.identity.size, max });
         }
         self.look_at_target(&request.target.place(), request.no_replace)?;
         let opened = match found.kind {
-            Kind::File => Some(self.open_source(&request.source.place())?),
+            Kind::File => Some(self.open_source(&part.name.place())?),
             _ => None,
         };
         // Only now is it certain that nobody writes.
@@ -142,24 +145,25 @@ impl<S: Storage> Mover<S> {
         regular: bool,
         same: bool,
     ) -> Result<Prepared<S>, CrossingError> {
-        let source_branch = self.branch(request.source.branch)?;
+        let part = only_part(&request)?;
+        let source_branch = self.branch(part.name.branch)?;
         let target_branch = self.branch(request.target.branch)?;
         let txid = TxId(ulid::Ulid::generate());
         let ends = Ends {
-            source: source_branch.in_tree(&request.source),
+            source: source_branch.in_tree(&part.name),
             target: target_branch.in_tree(&request.target),
             displaced: target_branch.in_hold(txid),
         };
         let record = CrossingRecord {
             txid,
             step: Step::Prepare,
-            gate: Some(request.gate.clone()),
+            gate: Some(part.gate.clone()),
             undoes: None,
             uid: request.caller.uid,
             gid: request.caller.gid,
             pid: request.caller.pid,
             exe: request.exe.clone(),
-            source: request.source.view.clone(),
+            source: part.name.view.clone(),
             target: request.target.view.clone(),
             branches: [source_branch.name.clone(), target_branch.name.clone()],
             sha256: None,
@@ -181,7 +185,14 @@ impl<S: Storage> Mover<S> {
             moves.push(place(Act::Retire, &ends.source, &hold, &identity));
         }
         self.record(record.clone(), Durability::Group)?;
-        let mut prepared = self.prepared(record, moves, ends, identity.clone(), identity);
+        let mut prepared = self.prepared(
+            record,
+            moves,
+            ends,
+            [part.name.branch, request.target.branch],
+            identity.clone(),
+            identity,
+        );
         prepared.no_replace = request.no_replace;
         prepared.again = Some(Box::new(request));
         Ok(prepared)
@@ -193,6 +204,7 @@ impl<S: Storage> Mover<S> {
         record: CrossingRecord,
         moves: Vec<PlacedMove<S>>,
         ends: Ends<S>,
+        between: [BranchIndex; 2],
         identity: Identity,
         arriving: Identity,
     ) -> Prepared<S> {
@@ -208,6 +220,7 @@ impl<S: Storage> Mover<S> {
             no_replace: true,
             identity,
             arriving,
+            between,
             lease: None,
             again: None,
             staged: None,
@@ -225,6 +238,8 @@ impl<S: Storage> Mover<S> {
             step: Mutex::new("prepare"),
             bytes: AtomicU64::new(0),
             size: AtomicU64::new(record.size.unwrap_or(0)),
+            files: AtomicU64::new(0),
+            files_all: AtomicU64::new(1),
             cancel: AtomicBool::new(false),
         });
         self.active.lock().insert(record.txid, Arc::clone(&progress));
@@ -239,11 +254,12 @@ impl<S: Storage> Mover<S> {
         opened: Option<Opened<S>>,
     ) -> Result<(), CrossingError> {
         let request = prepared.again.take().ok_or(CrossingError::SourceChanged)?;
+        let part = only_part(&request)?;
         let target_branch = self.branch(request.target.branch)?;
         let copying = prepared.moves.iter().any(|placed| placed.step.act == Act::Retire);
         match opened {
             Some(opened) if copying => {
-                self.copy_file(prepared, &request, target_branch, &found, &opened)?;
+                self.copy_file(prepared, part, target_branch, &found, &opened)?;
                 self.make_durable(&opened.file)?;
                 prepared.lease = opened.lease;
             }
@@ -252,12 +268,12 @@ impl<S: Storage> Mover<S> {
                 let size = found.identity.size;
                 let hashed =
                     stage::pass(&*self.storage, &opened.file, None, size, &prepared.progress)?;
-                check_type(hashed.content_type, &request.terms)?;
+                check_type(hashed.content_type, &part.terms)?;
                 note(&mut prepared.record, hashed, size, "same");
                 self.make_durable(&opened.file)?;
                 prepared.lease = opened.lease;
             }
-            None => self.copy_special(prepared, &request, target_branch, &found)?,
+            None => self.copy_special(prepared, part, target_branch, &found)?,
         }
         self.sync_way_to(target_branch, &request.target.path)?;
         self.check_source(prepared)?;
@@ -268,7 +284,7 @@ impl<S: Storage> Mover<S> {
     fn copy_file(
         &self,
         prepared: &mut Prepared<S>,
-        request: &CrossingRequest<S>,
+        part: &SourcePart<S>,
         branch: &MoverBranch<S>,
         found: &Metadata,
         opened: &Opened<S>,
@@ -281,13 +297,13 @@ impl<S: Storage> Mover<S> {
         let file = stage::make_file(storage, branch, &stage_place, &opened.file, size)?;
         let hashed = stage::pass(storage, &opened.file, Some(&file), size, &prepared.progress)?;
         prepared.enter("check")?;
-        check_type(hashed.content_type, &request.terms)?;
+        check_type(hashed.content_type, &part.terms)?;
         prepared.enter("meta")?;
-        let xattrs = self.source_xattrs(request)?;
+        let xattrs = self.source_xattrs(&part.name)?;
         stage::dress(storage, &stage_place, found, &xattrs)?;
         prepared.enter("verify")?;
         self.make_durable(&file)?;
-        let verify = request.terms.verify;
+        let verify = part.terms.verify;
         let readback = stage::read_back(
             storage,
             branch,
@@ -308,12 +324,12 @@ impl<S: Storage> Mover<S> {
     fn copy_special(
         &self,
         prepared: &mut Prepared<S>,
-        request: &CrossingRequest<S>,
+        part: &SourcePart<S>,
         branch: &MoverBranch<S>,
         found: &Metadata,
     ) -> Result<(), CrossingError> {
         let storage = &*self.storage;
-        check_kind(&found.kind, &request.terms)?;
+        check_kind(&found.kind, &part.terms)?;
         prepared.enter("stage")?;
         let (spot, stage_place) = branch.in_stage(prepared.txid);
         prepared.staged = Some(stage_place.clone());
@@ -321,7 +337,7 @@ impl<S: Storage> Mover<S> {
             .create_special(&stage_place.dir, &stage_place.name, &found.kind)
             .map_err(CrossingError::io("make the copy in", &branch.name))?;
         prepared.enter("meta")?;
-        let xattrs = self.source_xattrs(request)?;
+        let xattrs = self.source_xattrs(&part.name)?;
         stage::dress(storage, &stage_place, found, &xattrs)?;
         prepared.enter("verify")?;
         let copy = stage::check_dress(storage, &stage_place, found, &xattrs)?;
@@ -343,6 +359,14 @@ impl<S: Storage> Mover<S> {
     ) {
         prepared.moves.push(place(Act::Apply, &staged, &prepared.ends.target, &identity));
         prepared.arriving = identity;
+    }
+}
+
+/// The part of a source that lies on one branch only.
+fn only_part<S: Storage>(request: &CrossingRequest<S>) -> Result<&SourcePart<S>, CrossingError> {
+    match request.sources.as_slice() {
+        [part] if request.target_shadows.is_empty() => Ok(part),
+        _ => Err(CrossingError::Parts),
     }
 }
 

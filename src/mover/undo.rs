@@ -70,7 +70,9 @@ impl<S: Storage> Mover<S> {
         let ends = Ends { displaced: target_branch.in_hold(txid), source, target };
         self.record(record.clone(), Durability::Group)?;
         drop(purging);
-        let mut prepared = self.prepared(record, moves, ends, found.identity.clone(), arriving);
+        let between = [self.branch_of(&ends.source.0)?.index, target_branch.index];
+        let identity = found.identity.clone();
+        let mut prepared = self.prepared(record, moves, ends, between, identity, arriving);
         match self.compare_target(&mut prepared, &original, &found) {
             Ok(()) => Ok(prepared),
             Err(error) => {

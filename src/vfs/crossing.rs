@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::Errno;
-use crate::mover::{Crossed, CrossingError, CrossingRequest, Name, Prepared};
+use crate::mover::{Crossed, CrossingError, CrossingRequest, Name, Prepared, SourcePart};
 use crate::policy::{Basis, Decision, Gate};
 use crate::storage::real::{RealDir, RealStorage};
 use crate::sys::process::exe_of;
@@ -49,11 +49,15 @@ impl Vfs {
         let request = CrossingRequest {
             caller,
             exe: exe_of(caller.pid),
-            gate: gate.name.to_string(),
-            terms: Arc::clone(&gate.terms),
-            source: name_of(&source.site)?,
+            sources: vec![SourcePart {
+                name: name_of(&source.site)?,
+                gate: gate.name.to_string(),
+                terms: Arc::clone(&gate.terms),
+            }],
             target: name_of(&target)?,
+            target_shadows: Vec::new(),
             no_replace,
+            admit: Arc::new(|_| Ok(())),
         };
         let prepared = self
             .mover
@@ -234,10 +238,10 @@ impl Vfs {
         inode: &Arc<Inode>,
         crossed: &Crossed,
     ) {
-        if let Some(handle) = &crossed.displaced
-            && let Some(displaced) = self.view.inodes.find(target.parent.index, handle)
-        {
-            displaced.remove_name(&target.parent.inode, &target.name);
+        for (branch, handle) in &crossed.displaced {
+            if let Some(displaced) = self.view.inodes.find(*branch, handle) {
+                displaced.remove_name(&target.parent.inode, &target.name);
+            }
         }
         inode.remove_name(&source.site.parent.inode, &source.site.name);
         inode.add_name(&target.parent.inode, &target.name);

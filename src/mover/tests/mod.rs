@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use super::*;
 use crate::error::Errno;
-use crate::policy::Verify;
+use crate::policy::{GateTerms, Verify};
 use crate::storage::Kind;
 use crate::storage::simulated::{DeviceOptions, Fault, Names, SimulatedDir, SimulatedStorage};
-use crate::types::Time;
+use crate::types::{Caller, Time, ViewPath};
 
 mod crash;
 mod plain;
@@ -157,15 +157,11 @@ impl World {
         CrossingRequest {
             caller: AUTHOR,
             exe: None,
-            gate: "submit".to_owned(),
-            terms: Arc::new(GateTerms {
-                types: Vec::new(),
-                max_size: None,
-                verify: Verify::Readback,
-            }),
-            source: self.name(0, source),
+            sources: vec![part(self.name(0, source), Verify::Readback)],
             target: self.name(1, target),
+            target_shadows: Vec::new(),
             no_replace: false,
+            admit: Arc::new(|_| Ok(())),
         }
     }
 
@@ -200,6 +196,12 @@ impl World {
         drop(self);
         start(disk, same).unwrap()
     }
+}
+
+/// A part behind a gate that lets everything through.
+fn part<S: Storage>(name: Name<S>, verify: Verify) -> SourcePart<S> {
+    let terms = GateTerms { types: Vec::new(), max_size: None, verify };
+    SourcePart { name, gate: "submit".to_owned(), terms: Arc::new(terms) }
 }
 
 fn content(disk: &Disk, dir: &SimulatedDir, name: &OsStr) -> Option<Vec<u8>> {

@@ -38,7 +38,7 @@ fn what_stood_at_the_target_goes_to_hold() {
         world.put(1, "f", b"old");
         let crossed = world.cross("f", "f").unwrap();
         assert_eq!(world.get(1, "f").unwrap(), b"new");
-        assert!(crossed.displaced.is_some());
+        assert_eq!(crossed.displaced.len(), 1);
         assert_eq!(world.private(1, "hold"), [b"old"]);
     }
 }
@@ -96,7 +96,7 @@ fn check_refused(
 
 fn set_terms(request: &mut CrossingRequest<Disk>, types: &[&str], max_size: Option<u64>) {
     let types = types.iter().map(|text| (*text).to_owned()).collect();
-    request.terms = Arc::new(GateTerms { types, max_size, verify: Verify::Stream });
+    request.sources[0].terms = Arc::new(GateTerms { types, max_size, verify: Verify::Stream });
 }
 
 #[test]
@@ -104,9 +104,9 @@ fn refusals_change_nothing() {
     let name = OsStr::new("f");
     check_refused(Errno::ACCESS, |_| {}, |request| set_terms(request, &["text/plain"], None));
     check_refused(Errno::ACCESS, |_| {}, |request| set_terms(request, &[], Some(10)));
-    check_refused(Errno::NOENT, |_| {}, |request| request.source.name = "missing".into());
+    check_refused(Errno::NOENT, |_| {}, |request| request.sources[0].name.name = "missing".into());
     check_refused(Errno::ISDIR, |_| {}, |request| request.target.name = "sub".into());
-    check_refused(Errno::OPNOTSUPP, |_| {}, |request| request.source.name = "sub".into());
+    check_refused(Errno::OPNOTSUPP, |_| {}, |request| request.sources[0].name.name = "sub".into());
     check_refused(Errno::IO, |_| {}, |request| request.target.branch = BranchIndex(7));
     check_refused(
         Errno::PERM,
@@ -231,7 +231,7 @@ fn the_history_of_a_file_is_told() {
     world.put(0, "f", b"text");
     let first = world.cross("f", "g").unwrap();
     let mut request = world.request("f", "g");
-    (request.source, request.target) = (world.name(1, "g"), world.name(0, "h"));
+    (request.sources[0].name, request.target) = (world.name(1, "g"), world.name(0, "h"));
     let second = world.cross_as(request).unwrap();
     let path = ViewPath::parse(Path::new("/a/h")).unwrap();
     let told: Vec<_> = world

@@ -66,11 +66,11 @@ impl RealWorld {
         CrossingRequest {
             caller: AUTHOR,
             exe: None,
-            gate: "submit".to_owned(),
-            terms: Arc::new(GateTerms { types: Vec::new(), max_size: None, verify }),
-            source: self.name(0),
+            sources: vec![part(self.name(0), verify)],
             target: self.name(1),
+            target_shadows: Vec::new(),
             no_replace: false,
+            admit: Arc::new(|_| Ok(())),
         }
     }
 
