@@ -15,6 +15,11 @@ use super::{Branch, DirEntry};
 const BUFFER: usize = 128 * 1024;
 
 impl Branch {
+    /// Whether a directory has no entries.
+    pub fn is_empty(&self, node: BorrowedFd<'_>) -> Result<bool, Errno> {
+        Ok(self.read_dir(node)?.is_empty())
+    }
+
     /// All entries but `.` and `..`, in the file system's order.
     pub fn read_dir(&self, node: BorrowedFd<'_>) -> Result<Vec<DirEntry>, Errno> {
         self.online()?;

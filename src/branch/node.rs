@@ -74,6 +74,14 @@ impl Branch {
         }
     }
 
+    /// The branch's root, as if it had been found by a name.
+    pub fn root_node(&self) -> Result<Found, Errno> {
+        let online = self.online()?;
+        let node = rustix::io::fcntl_dupfd_cloexec(&online.root, 3)?;
+        let stat = self.stat(node.as_fd())?;
+        Ok(Found { node, stat, handle: online.root_handle.clone() })
+    }
+
     /// Attributes of an open inode.
     pub fn stat(&self, node: BorrowedFd<'_>) -> Result<Stat, Errno> {
         let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;

@@ -75,6 +75,7 @@ pub(super) fn assemble(
     let parts = Parts {
         name: config.view.clone(),
         branches,
+        pools: Vec::new(),
         policy: Policy::new(config.policy.clone(), 1),
         ledger: Arc::clone(&ledger),
         mover,

@@ -182,7 +182,7 @@ impl Filesystem for Adapter {
     ) {
         let caller = caller(request);
         let flags = crate::branch::RenameFlags::from_bits_retain(flags.bits());
-        if !self.vfs.is_crossing(parent.0, new_parent.0) {
+        if !self.vfs.is_transaction(parent.0, new_parent.0) {
             let renamed = self.call(Kind::Rename, |vfs| {
                 vfs.rename(caller, (parent.0, name), (new_parent.0, new_name), flags)
             });

@@ -82,18 +82,17 @@ impl Vfs {
         let node = self.node(Arc::clone(inode))?;
         if let Some(size) = request.size {
             let kill_set_id = caller.uid != 0;
+            let branch = node.first.branch;
             match open {
-                Some(file) => {
-                    node.branch.truncate(file.descriptor().as_fd(), size, kill_set_id)?;
-                }
+                Some(file) => branch.truncate(file.descriptor().as_fd(), size, kill_set_id)?,
                 None => {
-                    let descriptor =
-                        node.branch.open_file(node.as_fd(), rustix::fs::OFlags::WRONLY)?;
-                    node.branch.truncate(descriptor.as_fd(), size, kill_set_id)?;
+                    let flags = rustix::fs::OFlags::WRONLY;
+                    let descriptor = branch.open_file(node.first.as_fd(), flags)?;
+                    branch.truncate(descriptor.as_fd(), size, kill_set_id)?;
                 }
             }
         }
-        node.branch.set_attributes(node.as_fd(), &request.change)
+        node.change_parts(|part| part.branch.set_attributes(part.as_fd(), &request.change))
     }
 
     fn record_changes(

@@ -4,14 +4,15 @@
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
 
-use crate::branch::{Creator, FileKind, Found};
+use crate::branch::{Creator, FileKind, Found, Stat};
 use crate::error::Errno;
 use crate::sys::process::groups_of_thread;
-use crate::types::{Caller, Operation};
+use crate::types::{BranchIndex, Caller, Operation};
 use crate::view::locks::Lock;
+use crate::view::{Domain, Parts};
 
 use super::permit::Question;
-use super::site::{Purpose, Site};
+use super::site::{Node, OpenPart, Purpose, Site};
 use super::{Attributes, TTL, Vfs};
 
 impl Vfs {
@@ -24,8 +25,8 @@ impl Vfs {
         mode: u32,
         umask: u32,
     ) -> Result<Attributes, Errno> {
-        self.make(caller, Operation::Mkdir, parent, name, umask, |site, creator| {
-            site.parent.branch.mkdir(site.parent.as_fd(), &site.name, mode, creator)
+        self.make(caller, Operation::Mkdir, parent, name, umask, |part, creator| {
+            part.branch.mkdir(part.as_fd(), name, mode, creator)
         })
     }
 
@@ -39,8 +40,8 @@ impl Vfs {
         umask: u32,
         device: u64,
     ) -> Result<Attributes, Errno> {
-        self.make(caller, Operation::Mknod, parent, name, umask, |site, creator| {
-            site.parent.branch.mknod(site.parent.as_fd(), &site.name, mode, device, creator)
+        self.make(caller, Operation::Mknod, parent, name, umask, |part, creator| {
+            part.branch.mknod(part.as_fd(), name, mode, device, creator)
         })
     }
 
@@ -52,8 +53,8 @@ impl Vfs {
         name: &OsStr,
         text: &OsStr,
     ) -> Result<Attributes, Errno> {
-        self.make(caller, Operation::Symlink, parent, name, 0, |site, creator| {
-            site.parent.branch.symlink(site.parent.as_fd(), &site.name, text, creator)
+        self.make(caller, Operation::Symlink, parent, name, 0, |part, creator| {
+            part.branch.symlink(part.as_fd(), name, text, creator)
         })
     }
 
@@ -65,28 +66,29 @@ impl Vfs {
         parent: u64,
         name: &OsStr,
         umask: u32,
-        act: impl Fn(&Site<'_>, &Creator<'_>) -> Result<Found, Errno>,
+        act: impl Fn(&OpenPart<'_>, &Creator<'_>) -> Result<Found, Errno>,
     ) -> Result<Attributes, Errno> {
         let site = self.site(parent, name, Purpose::Add)?;
         let question = site.question(caller, operation == Operation::Mkdir);
         self.permit(operation, &question)?;
         self.ready_to_record()?;
-        let _lock = self.view.locks.operation(vec![site.lock()], vec![])?;
-        let result = self.as_caller(caller, umask, |creator| act(&site, creator));
+        let _lock = self.lock_new(&site)?;
+        let result = self
+            .place_new(&site, |part| self.as_caller(caller, umask, |creator| act(part, creator)));
         self.record(operation, &question, result.as_ref().map(drop).map_err(|errno| *errno));
-        Ok(self.enter(&site, &result?))
+        let (branch, found) = result?;
+        Ok(self.enter(&site, branch, &found))
     }
 
     /// Notes something new in the view, with a reference for the kernel.
-    pub(super) fn enter(&self, site: &Site<'_>, found: &Found) -> Attributes {
-        let inode = self.view.inodes.enter(
-            site.parent.index,
-            &found.handle,
-            found.stat.kind,
-            &site.parent.inode,
-            &site.name,
-        );
-        Attributes { number: inode.number, stat: found.stat, ttl: TTL }
+    pub(super) fn enter(&self, site: &Site<'_>, branch: BranchIndex, found: &Found) -> Attributes {
+        let parts = Parts::single(branch, found.handle.clone());
+        let kind = found.stat.kind;
+        let parent = &site.parent;
+        let inode = self.view.inodes.enter(&parts, kind, &parent.inode, &site.name);
+        let pooled = matches!(parent.domain, Domain::Pool(_)) && kind == FileKind::Directory;
+        let stat = if pooled { Stat { nlink: 1, ..found.stat } } else { found.stat };
+        Attributes { number: inode.number, stat, ttl: TTL }
     }
 
     /// Makes something as the caller. The user database's groups are tried first; a process may hold
@@ -123,7 +125,7 @@ impl Vfs {
         }
         let site = self.site(parent, name, Purpose::Add)?;
         let node = self.node(inode)?;
-        if node.index != site.parent.index {
+        if node.domain != site.parent.domain {
             return Err(Errno::XDEV);
         }
         let source = node.inode.path().ok_or(Errno::NOENT)?;
@@ -131,12 +133,24 @@ impl Vfs {
         self.permit(Operation::Link, &question)?;
         self.refuse_widening(caller, Operation::Link, &node.inode, &site)?;
         self.ready_to_record()?;
-        let _lock = self.view.locks.operation(vec![site.lock()], vec![Lock::Content(number)])?;
-        let result = node.branch.link(node.as_fd(), site.parent.as_fd(), &site.name);
-        self.record(Operation::Link, &question, result);
-        result?;
-        let found = node.branch.lookup(site.parent.as_fd(), &site.name)?;
-        Ok(self.enter(&site, &found))
+        let _lock = self.lock_new(&site)?;
+        let _content = self.lock_content(&node.inode)?;
+        let result = self.link_at(&node, &site);
+        self.record(Operation::Link, &question, result.as_ref().map(drop).map_err(|errno| *errno));
+        Ok(self.enter(&site, node.first.index, &result?))
+    }
+
+    /// A link stays on the member of its file; the folder is made there if need be.
+    fn link_at(&self, node: &Node<'_>, site: &Site<'_>) -> Result<Found, Errno> {
+        if matches!(site.parent.domain, Domain::Pool(_))
+            && !self.standings(&site.parent, &site.name)?.is_empty()
+        {
+            return Err(Errno::EXIST);
+        }
+        self.with_part(&site.parent, node.first.index, |part| {
+            part.branch.link(node.first.as_fd(), part.as_fd(), &site.name)?;
+            part.branch.lookup(part.as_fd(), &site.name)
+        })
     }
 
     /// Denies giving a file another name where rules would then allow what they deny now: a rule is
@@ -170,7 +184,7 @@ impl Site<'_> {
 
     /// A question about this name.
     pub(super) fn question(&self, caller: Caller, is_directory: bool) -> Question<'_> {
-        let branch = Some(self.parent.index);
+        let branch = Some(self.parent.first.index);
         Question { caller, path: &self.path, branch, is_directory, target: None }
     }
 }

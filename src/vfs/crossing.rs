@@ -15,13 +15,13 @@ use crate::mover::{Crossed, CrossingError, CrossingRequest, Name, Prepared, Sour
 use crate::policy::{Basis, Decision, Gate};
 use crate::storage::real::{RealDir, RealStorage};
 use crate::sys::process::exe_of;
-use crate::types::{Caller, Handle, Operation, ViewPath};
+use crate::types::{Caller, Operation, ViewPath};
 use crate::view::locks::{Holder, Lock, LockGuard};
-use crate::view::{Inode, Invalidation, OpenFile, Place};
+use crate::view::{Inode, Invalidation, OpenFile, Parts, Place};
 
 use super::Vfs;
 use super::remove::Occupied;
-use super::site::Site;
+use super::site::{OpenPart, Site, Standing};
 
 /// How long a crossing waits for files that were written to be closed: RELEASE comes after close(2)
 /// has returned. A writer that writes on cannot close in time: rename(2) holds the lock on the inode
@@ -50,11 +50,11 @@ impl Vfs {
             caller,
             exe: exe_of(caller.pid),
             sources: vec![SourcePart {
-                name: name_of(&source.site)?,
+                name: name_of(&source.site, &source.site.parent.first)?,
                 gate: gate.name.to_string(),
                 terms: Arc::clone(&gate.terms),
             }],
-            target: name_of(&target)?,
+            target: name_of(&target, &target.parent.first)?,
             target_shadows: Vec::new(),
             no_replace,
             admit: Arc::new(|_| Ok(())),
@@ -112,13 +112,12 @@ impl Vfs {
 
     /// What stands at the target is removed by the crossing, so that a rule against removing holds.
     fn permit_replacing(&self, caller: Caller, target: &Site<'_>) -> Result<(), Errno> {
-        match target.parent.branch.lookup(target.parent.as_fd(), &target.name) {
-            Ok(found) => {
-                let is_directory = found.stat.kind == crate::branch::FileKind::Directory;
-                self.permit(Operation::Unlink, &target.question(caller, is_directory)).map(drop)
+        match self.standings(&target.parent, &target.name)?.first() {
+            Some(there) => {
+                let question = target.question(caller, there.is_directory());
+                self.permit(Operation::Unlink, &question).map(drop)
             }
-            Err(Errno::NOENT) => Ok(()),
-            Err(errno) => Err(errno),
+            None => Ok(()),
         }
     }
 
@@ -173,7 +172,7 @@ impl Vfs {
         let crossed = self.mover.commit(prepared);
         let now = match &crossed {
             Ok(crossed) => self.place_after(target, inode, crossed),
-            Err(_) if self.stands_at(&source.site, &source.found.handle) => place.clone(),
+            Err(_) if self.stands_at(&source.site, &source.first) => place.clone(),
             Err(_) => Place::Gone,
         };
         self.view.inodes.moved(inode.number, &place, &now);
@@ -196,7 +195,7 @@ impl Vfs {
     /// be, the old inode is given up and the kernel looks the name up again.
     fn place_after(&self, target: &Site<'_>, inode: &Inode, crossed: &Crossed) -> Place {
         let handle = crossed.identity.handle.clone();
-        let there = Place::Branch { branch: target.parent.index, handle };
+        let there = Place::Branch(Parts::single(target.parent.first.index, handle));
         if crossed.same_filesystem {
             return there;
         }
@@ -209,9 +208,9 @@ impl Vfs {
         }
     }
 
-    fn stands_at(&self, site: &Site<'_>, handle: &Handle) -> bool {
-        let found = site.parent.branch.lookup(site.parent.as_fd(), &site.name);
-        found.is_ok_and(|found| found.handle == *handle)
+    fn stands_at(&self, site: &Site<'_>, standing: &Standing) -> bool {
+        let found = self.standings(&site.parent, &site.name);
+        found.is_ok_and(|found| found.first().is_some_and(|first| first.is(standing)))
     }
 
     /// Opens the target for everyone who has the source open. Nobody can write: the crossing waited
@@ -223,8 +222,8 @@ impl Vfs {
         if open.iter().any(|file| file.passthrough) {
             return Err(Errno::BUSY);
         }
-        let branch = target.parent.branch;
-        let found = branch.lookup(target.parent.as_fd(), &target.name)?;
+        let branch = target.parent.first.branch;
+        let found = branch.lookup(target.parent.first.as_fd(), &target.name)?;
         for file in open {
             file.repoint(branch.open_file(found.node.as_fd(), rustix::fs::OFlags::RDONLY)?);
         }
@@ -288,14 +287,14 @@ impl Vfs {
     }
 }
 
-/// A name as the mover wants it.
-pub(super) fn name_of(site: &Site<'_>) -> Result<Name<RealStorage>, Errno> {
+/// A name as the mover wants it, on one part of its folder.
+pub(super) fn name_of(site: &Site<'_>, part: &OpenPart<'_>) -> Result<Name<RealStorage>, Errno> {
     let folder: PathBuf = site.parent.inode.path_in_branch().ok_or(Errno::NOENT)?;
     Ok(Name {
-        branch: site.parent.index,
+        branch: part.index,
         path: folder.join(&site.name),
         view: ViewPath::clone(&site.path),
-        parent: RealDir::from_fd(site.parent.as_fd())?,
+        parent: RealDir::from_fd(part.as_fd())?,
         name: site.name.clone(),
     })
 }

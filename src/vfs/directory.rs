@@ -2,9 +2,11 @@
 //! go: taken when reading begins, and anew after a rewind.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::branch::{FileKind, Stat};
@@ -12,9 +14,10 @@ use crate::error::Errno;
 use crate::sys::handle::name_to_handle;
 use crate::types::{Caller, Handle, Operation};
 use crate::view::handles::{Listed, Snapshot};
-use crate::view::{Inode, LayoutIndex, OpenDirectory, Place};
+use crate::view::{Inode, LayoutIndex, OpenDirectory, Part, Parts, Place};
 
 use super::permit::Question;
+use super::site::OpenPart;
 use super::{Attributes, PRIVATE_NAME, Vfs, virtual_stat};
 
 /// Marks the number of an entry that cannot be looked at; no inode of a branch has this bit.
@@ -61,8 +64,8 @@ impl Vfs {
         offset: u64,
         take: &mut dyn FnMut(DirectoryEntry<'_>) -> bool,
     ) -> Result<(), Errno> {
-        let (_, entries) = self.listing(handle, offset)?;
-        each(&entries, offset, |_, entry| take(entry))
+        let (open, entries) = self.listing(handle, offset)?;
+        each(&entries, offset, |_, entry| take(entry))?.ended(&open)
     }
 
     /// As [`Vfs::readdir`], with attributes; each entry but `.` and `..` that is taken counts a
@@ -85,7 +88,8 @@ impl Vfs {
                 self.view.inodes.forget(attributes.number, 1);
             }
             full
-        })
+        })?
+        .ended(&open)
     }
 
     fn entry_attributes(
@@ -122,14 +126,16 @@ impl Vfs {
         let open = self.view.handles.directory(handle).ok_or(Errno::BADF)?;
         let mut snapshot = open.snapshot.lock();
         if offset == 0 || snapshot.is_empty() {
-            *snapshot = Arc::new(renewed(&snapshot, self.list(&open.inode)?));
+            let (entries, complete) = self.list(&open.inode)?;
+            *snapshot = Arc::new(renewed(&snapshot, entries));
+            open.complete.store(complete, Ordering::Release);
         }
         let entries = Arc::clone(&snapshot);
         drop(snapshot);
         Ok((open, entries))
     }
 
-    fn list(&self, inode: &Arc<Inode>) -> Result<Vec<Listed>, Errno> {
+    fn list(&self, inode: &Arc<Inode>) -> Result<(Vec<Listed>, bool), Errno> {
         let parent = inode.ancestors().first().map_or(inode.number, |parent| parent.number);
         let directory = |name: &str, number| Listed {
             name: OsString::from(name),
@@ -137,14 +143,15 @@ impl Vfs {
             kind: FileKind::Directory,
         };
         let mut entries = vec![directory(".", inode.number), directory("..", parent)];
+        let mut complete = true;
         let place = inode.place().clone();
         match place {
             Place::Audit => {
                 entries.extend(self.list_audit(inode));
-                return Ok(entries);
+                return Ok((entries, true));
             }
             Place::Virtual => {}
-            Place::Branch { .. } | Place::Gone => self.list_branch(inode, &mut entries)?,
+            Place::Branch(_) | Place::Gone => complete = self.list_branch(inode, &mut entries)?,
         }
         if let Some(folder) = inode.layout {
             let children = &self.view.layout.folder(folder).children;
@@ -154,17 +161,56 @@ impl Vfs {
                 kind: FileKind::Directory,
             }));
         }
-        Ok(entries)
+        Ok((entries, complete))
     }
 
-    fn list_branch(&self, inode: &Arc<Inode>, entries: &mut Vec<Listed>) -> Result<(), Errno> {
+    /// The names of all parts of a directory, each as what the first part that has it says. Whether
+    /// that is all: a member that is offline may have more.
+    fn list_branch(&self, inode: &Arc<Inode>, entries: &mut Vec<Listed>) -> Result<bool, Errno> {
         let node = self.node(Arc::clone(inode))?;
-        for entry in node.branch.read_dir(node.as_fd())? {
+        if node.more.is_empty() {
+            self.list_part(inode, &node.first, |listed, _| entries.push(listed))?;
+            return Ok(!node.incomplete);
+        }
+        let mut merged: HashMap<OsString, (Listed, Vec<Part>)> = HashMap::new();
+        let mut order = Vec::new();
+        for part in node.parts() {
+            self.list_part(inode, part, |listed, part| match merged.entry(listed.name.clone()) {
+                Entry::Vacant(new) => {
+                    order.push(listed.name.clone());
+                    new.insert((listed, vec![part]));
+                }
+                Entry::Occupied(mut known) => {
+                    let (first, parts) = known.get_mut();
+                    let merges = [first.kind, listed.kind] == [FileKind::Directory; 2];
+                    if merges {
+                        parts.push(part);
+                    }
+                }
+            })?;
+        }
+        for name in order {
+            let Some((mut listed, parts)) = merged.remove(&name) else { continue };
+            if let Some(parts) = Parts::merged(parts).filter(|parts| !parts.more.is_empty()) {
+                listed.number = self.view.inodes.number_of(&parts);
+            }
+            entries.push(listed);
+        }
+        Ok(!node.incomplete)
+    }
+
+    fn list_part(
+        &self,
+        inode: &Inode,
+        part: &OpenPart<'_>,
+        mut take: impl FnMut(Listed, Part),
+    ) -> Result<(), Errno> {
+        for entry in part.branch.read_dir(part.as_fd())? {
             if self.is_hidden(inode, &entry.name) {
                 continue;
             }
             // The number comes from the file handle, so that it equals what stat(2) says.
-            let handle = match name_to_handle(node.as_fd(), &entry.name) {
+            let handle = match name_to_handle(part.as_fd(), &entry.name) {
                 Ok(handle) => handle,
                 Err(Errno::NOENT) => continue,
                 // What cannot be looked at (a dead mount inside the branch) is listed all the same.
@@ -174,15 +220,16 @@ impl Vfs {
             };
             let kind = match entry.kind {
                 Some(kind) => kind,
-                None => match node.branch.lookup(node.as_fd(), &entry.name) {
+                None => match part.branch.lookup(part.as_fd(), &entry.name) {
                     Ok(found) => found.stat.kind,
                     Err(Errno::NOENT) => continue,
                     // A mount point inside the branch: it is there, and may not be entered.
                     Err(_) => FileKind::Directory,
                 },
             };
-            let number = self.view.inodes.number_of(node.index, &handle);
-            entries.push(Listed { name: entry.name, number, kind });
+            let parts = Parts::single(part.index, handle);
+            let number = self.view.inodes.number_of(&parts);
+            take(Listed { name: entry.name, number, kind }, parts.first);
         }
         Ok(())
     }
@@ -207,7 +254,7 @@ impl Vfs {
             return Ok(());
         }
         let node = self.node(Arc::clone(&open.inode))?;
-        node.branch.fsync_directory(node.as_fd())
+        node.parts().try_for_each(|part| part.branch.fsync_directory(part.as_fd()))
     }
 }
 
@@ -224,13 +271,35 @@ fn renewed(old: &[Option<Listed>], new: Vec<Listed>) -> Vec<Option<Listed>> {
     entries
 }
 
+/// How far a listing was handed out.
+enum HandedOut {
+    /// There was no room for more.
+    Some,
+    /// All of it, and something in this turn.
+    Rest,
+    /// There was nothing left.
+    Nothing,
+}
+
+impl HandedOut {
+    /// A listing that misses what is on an offline member ends in EIO instead of its end: who reads it
+    /// (a backup, a synchronisation that deletes) must not take what is missing for removed.
+    fn ended(self, open: &OpenDirectory) -> Result<(), Errno> {
+        match self {
+            Self::Nothing if !open.complete.load(Ordering::Acquire) => Err(Errno::IO),
+            Self::Nothing | Self::Some | Self::Rest => Ok(()),
+        }
+    }
+}
+
 /// Hands out a snapshot from an offset on; `take` says whether it had no room.
 fn each(
     entries: &[Option<Listed>],
     offset: u64,
     mut take: impl FnMut(&Listed, DirectoryEntry<'_>) -> bool,
-) -> Result<(), Errno> {
+) -> Result<HandedOut, Errno> {
     let start = usize::try_from(offset).map_err(|_| Errno::INVAL)?;
+    let mut handed_out = HandedOut::Nothing;
     for (at, listed) in entries.iter().enumerate().skip(start) {
         let Some(listed) = listed else { continue };
         let entry = DirectoryEntry {
@@ -240,8 +309,9 @@ fn each(
             next: at as u64 + 1,
         };
         if take(listed, entry) {
-            break;
+            return Ok(HandedOut::Some);
         }
+        handed_out = HandedOut::Rest;
     }
-    Ok(())
+    Ok(handed_out)
 }

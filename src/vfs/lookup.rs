@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use crate::branch::{FileKind, SpaceStat, Stat};
 use crate::error::Errno;
-use crate::types::Caller;
-use crate::view::{Inode, LayoutIndex, Place};
+use crate::types::{BranchIndex, Caller};
+use crate::view::inode::Name;
+use crate::view::{Domain, Inode, LayoutIndex, Parts, Place};
 
+use super::site::{Node, OpenPart, directories};
 use super::{AUDIT_NAME, Attributes, PRIVATE_NAME, TTL, Vfs, check_name, virtual_stat};
 
 /// A child that was found; it holds one reference for the kernel.
@@ -44,25 +46,82 @@ impl Vfs {
                 let stat = self.stat(&inode)?;
                 return Ok(Child { inode, stat, ttl: TTL });
             }
-            if self.view.layout.folder(folder).branch.is_none() || name == PRIVATE_NAME {
+            if self.view.layout.folder(folder).domain.is_none() || name == PRIVATE_NAME {
                 return Err(Errno::NOENT);
             }
         }
         let parent = self.node(Arc::clone(parent))?;
-        let found = parent.branch.lookup(parent.as_fd(), name)?;
-        let inode = self.view.inodes.enter(
-            parent.index,
-            &found.handle,
-            found.stat.kind,
-            &parent.inode,
-            name,
-        );
-        if inode.kind != found.stat.kind {
-            // The branch gave a number of a dead inode to a new one, against what handles promise.
+        let standings = self.standings(&parent, name)?;
+        let Some(first) = standings.first() else {
+            return Err(self.absent(&parent, name));
+        };
+        let kind = first.found.stat.kind;
+        let merged = Parts::merged(directories(&standings)).filter(|_| first.is_directory());
+        let parts =
+            merged.unwrap_or_else(|| Parts::single(first.index, first.found.handle.clone()));
+        let inode = self.view.inodes.enter(&parts, kind, &parent.inode, name);
+        let entered = self.check_entered(&parent, first.index, &inode, parts, kind);
+        if let Err(errno) = entered {
             self.view.inodes.forget(inode.number, 1);
+            return Err(errno);
+        }
+        let stat = match (parent.domain, kind) {
+            (Domain::Pool(_), FileKind::Directory) => {
+                let directories = standings.iter().filter(|standing| standing.is_directory());
+                merged_stat(first.found.stat, directories.map(|standing| standing.found.stat))
+            }
+            _ => first.found.stat,
+        };
+        Ok(Child { inode, stat, ttl: TTL })
+    }
+
+    /// What was found must be what the kernel will get by the number. ESTALE, on which it tries again.
+    fn check_entered(
+        &self,
+        parent: &Node<'_>,
+        branch: BranchIndex,
+        inode: &Arc<Inode>,
+        parts: Parts,
+        kind: FileKind,
+    ) -> Result<(), Errno> {
+        if inode.kind != kind {
+            // The branch gave a number of a dead inode to a new one, against what handles promise.
             return Err(Errno::STALE);
         }
-        Ok(Child { inode, stat: found.stat, ttl: TTL })
+        if kind == FileKind::Directory
+            && matches!(parent.domain, Domain::Pool(_))
+            && *inode.place() != Place::Branch(parts)
+        {
+            self.renew_parts(inode)?;
+        }
+        // A crossing may have taken the directory meanwhile; what was found below it lies in hold.
+        let there = parent.part_on(branch).ok_or(Errno::STALE)?;
+        let place = parent.inode.place();
+        let stays = place.parts().is_some_and(|parts| {
+            parts.iter().any(|part| part.branch == branch && part.handle == there.handle)
+        });
+        if stays { Ok(()) } else { Err(Errno::STALE) }
+    }
+
+    /// ENOENT; EIO for a name that was last seen on a member that is offline.
+    fn absent(&self, parent: &Node<'_>, name: &OsStr) -> Errno {
+        if parent.incomplete && self.is_out_of_reach(parent, name) {
+            return Errno::IO;
+        }
+        Errno::NOENT
+    }
+
+    fn is_out_of_reach(&self, parent: &Node<'_>, name: &OsStr) -> bool {
+        let offline = |inode: &Inode| {
+            let branch = inode.place().branch().and_then(|index| self.branch(index).ok());
+            branch.is_some_and(|branch| !branch.is_online())
+        };
+        let named = |inode: &Arc<Inode>| {
+            let names = inode.names();
+            let here = |known: &Name| known.parent.number == parent.inode.number;
+            names.iter().any(|known| known.name == name && here(known)) && offline(inode)
+        };
+        !self.view.inodes.collect(named).is_empty()
     }
 
     /// Attributes of an inode; of the open file where the kernel names one.
@@ -90,10 +149,16 @@ impl Vfs {
             return Ok(virtual_stat(self.started));
         }
         let node = self.node(Arc::clone(inode))?;
-        if inode.layout.is_some() {
-            return node.branch.stat_root();
+        let stat = |part: &OpenPart<'_>| match inode.layout {
+            Some(_) => part.branch.stat_root(),
+            None => part.branch.stat(part.as_fd()),
+        };
+        let first = stat(&node.first)?;
+        if inode.kind != FileKind::Directory || matches!(node.domain, Domain::Branch(_)) {
+            return Ok(first);
         }
-        node.branch.stat(node.as_fd())
+        let more = node.more.iter().map(stat).collect::<Result<Vec<_>, _>>()?;
+        Ok(merged_stat(first, more.into_iter()))
     }
 
     /// What a symbolic link says.
@@ -103,29 +168,46 @@ impl Vfs {
             return Err(Errno::INVAL);
         }
         let node = self.node(inode)?;
-        node.branch.read_link(node.as_fd())
+        node.first.branch.read_link(node.first.as_fd())
     }
 
-    /// Space of the file system below an inode. Virtual folders add up all branches, each file system
-    /// once.
+    /// Space of the file systems below an inode: of its branch, or of all members of its pool; of all
+    /// branches for a virtual folder. Each file system counts once.
     pub fn statfs(&self, number: u64) -> Result<SpaceStat, Errno> {
         let inode = self.inode(number)?;
-        let in_branch = inode.place().branch();
-        if let Some(branch) = in_branch {
-            return self.branch(branch)?.statfs();
-        }
+        let branches: Vec<_> = match inode.place().branch() {
+            Some(branch) => match self.view.domain(branch) {
+                Domain::Branch(branch) => return self.branch(branch)?.statfs(),
+                pool => self.view.members(pool).into_iter().map(|at| self.branch(at)).collect(),
+            },
+            None => self.branches.iter().map(Ok).collect(),
+        };
         let mut devices = Vec::new();
-        let mut sum = SpaceStat::default();
-        for branch in &self.branches {
+        let mut sum: Option<SpaceStat> = None;
+        for branch in branches.into_iter().flatten() {
             let Ok(device) = branch.device() else { continue };
             if devices.contains(&device) {
                 continue;
             }
             devices.push(device);
             if let Ok(space) = branch.statfs() {
-                sum.add(&space);
+                match &mut sum {
+                    Some(sum) => sum.add(&space),
+                    None => sum = Some(space),
+                }
             }
         }
-        Ok(sum)
+        Ok(sum.unwrap_or_default())
     }
+}
+
+/// The attributes of a directory of a pool: those of its first part, but the newest times, for a change
+/// may have happened in any part. Its links cannot be counted.
+fn merged_stat(first: Stat, more: impl Iterator<Item = Stat>) -> Stat {
+    let newest = more.fold(first, |newest, part| Stat {
+        mtime: newest.mtime.max(part.mtime),
+        ctime: newest.ctime.max(part.ctime),
+        ..newest
+    });
+    Stat { nlink: 1, ..newest }
 }

@@ -26,9 +26,9 @@ use crate::mover::Mover;
 use crate::policy::{Policy, Principal};
 use crate::stats::Stats;
 use crate::storage::real::RealStorage;
-use crate::types::{BranchIndex, Time, ViewPath};
+use crate::types::{BranchIndex, PoolIndex, Time, ViewPath};
 use crate::view::locks::{Holder, Lock, LockGuard};
-use crate::view::{Inode, Layout, Place, View};
+use crate::view::{Domain, Inode, Layout, Part, Parts as InodeParts, Place, Pool, View};
 
 mod attributes;
 mod audit;
@@ -40,6 +40,7 @@ mod identity;
 mod lookup;
 mod open;
 mod permit;
+mod place;
 mod queries;
 mod record;
 mod remove;
@@ -92,8 +93,10 @@ pub struct Opened {
 pub struct Parts {
     /// Name of the view.
     pub name: String,
-    /// In order of [`BranchIndex`], each with its place in the view.
+    /// In order of [`BranchIndex`], each with its place in the view, a pool's member with the pool's.
     pub branches: Vec<(ViewPath, Arc<Branch>)>,
+    /// In order of the configuration.
+    pub pools: Vec<Pool>,
     /// The policy in force.
     pub policy: Policy,
     /// The log.
@@ -143,12 +146,15 @@ impl Vfs {
     pub fn new(
         parts: Parts,
     ) -> (Arc<Self>, crossbeam_channel::Receiver<crate::view::Invalidation>) {
-        let places = parts
-            .branches
-            .iter()
-            .enumerate()
-            .map(|(index, (at, _))| (at.clone(), BranchIndex(index as u16)));
-        let (view, invalidations) = View::new(Layout::new(places));
+        let pooled = |index| parts.pools.iter().any(|pool| pool.members.contains(&index));
+        let alone = parts.branches.iter().enumerate().filter_map(|(index, (at, _))| {
+            let index = BranchIndex(index as u16);
+            (!pooled(index)).then(|| (at.clone(), Domain::Branch(index)))
+        });
+        let pools = parts.pools.iter().enumerate();
+        let pools = pools.map(|(at, pool)| (pool.at.clone(), Domain::Pool(PoolIndex(at as u16))));
+        let layout = Layout::new(alone.chain(pools));
+        let (view, invalidations) = View::new(layout, parts.pools);
         let vfs = Self {
             name: parts.name,
             stats: parts.stats,
@@ -176,9 +182,8 @@ impl Vfs {
     /// Puts the folders of the layout into the inode table.
     fn enter_folders(&self) {
         for (index, folder) in self.view.layout.iter() {
-            let place = match folder.branch.and_then(|branch| self.root_place(branch)) {
-                Some(place) => place,
-                None if folder.branch.is_some() => Place::Gone,
+            let place = match folder.domain {
+                Some(domain) => self.root_place(domain),
                 None => Place::Virtual,
             };
             let parent = folder.path.parent().and_then(|path| self.folder_inode(&path));
@@ -201,9 +206,33 @@ impl Vfs {
         }
     }
 
-    fn root_place(&self, branch: BranchIndex) -> Option<Place> {
+    /// The roots of a domain's branches that are online.
+    fn root_place(&self, domain: Domain) -> Place {
+        let members = self.view.members(domain);
+        let parts = members.into_iter().filter_map(|branch| self.root_part(branch));
+        InodeParts::merged(parts).map_or(Place::Gone, Place::Branch)
+    }
+
+    fn root_part(&self, branch: BranchIndex) -> Option<Part> {
         let handle = self.branch(branch).ok()?.root_handle().ok()?;
-        Some(Place::Branch { branch, handle })
+        Some(Part { branch, handle })
+    }
+
+    /// Has the folders of the layout show the branches that are online now.
+    fn renew_folders(&self) {
+        for (index, folder) in self.view.layout.iter() {
+            let (Some(domain), Some(inode)) = (folder.domain, self.view.inodes.get(index.number()))
+            else {
+                continue;
+            };
+            let now = self.root_place(domain);
+            if now == Place::Gone || *inode.place() == now {
+                continue;
+            }
+            let mut place = inode.switch();
+            self.view.inodes.moved(inode.number, &place, &now);
+            *place = now;
+        }
     }
 
     fn folder_inode(&self, path: &ViewPath) -> Option<Arc<Inode>> {
@@ -242,6 +271,7 @@ impl Vfs {
     /// To be called about once a second: drops prepared undos that nobody came for and empties hold
     /// of what is older than `keep`.
     pub fn tend(&self, keep: Duration) {
+        self.renew_folders();
         self.expire_undos();
         let purged = self.mover.purge(jiff::Timestamp::now(), keep);
         if purged.failed > 0 {

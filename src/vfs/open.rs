@@ -16,7 +16,7 @@ use crate::view::{Inode, OpenFile, Place};
 
 use super::permit::Question;
 use super::record::RecordLevel;
-use super::site::Purpose;
+use super::site::{OpenPart, Purpose};
 use super::{Attributes, Opened, Vfs};
 
 /// The kernel's `__FMODE_EXEC` (include/linux/fs.h), which an open for execve(2) carries.
@@ -108,22 +108,23 @@ impl Vfs {
         }
         let place = inode.place().clone();
         let node = self.node(Arc::clone(&inode))?;
-        let result = node.branch.open_file(node.as_fd(), access.backing);
+        let part = &node.first;
+        let result = part.branch.open_file(part.as_fd(), access.backing);
         // Opening changes nothing, and the first write has a record of its own; but writes that the kernel
         // makes by itself are never seen here.
-        let unseen = access.write && self.kernel_io_in(node.branch);
+        let unseen = access.write && self.kernel_io_in(part.branch);
         if (unseen || self.record == RecordLevel::Everything)
             && let Some(path) = &inode.paths().pop()
         {
-            let branch = Some(node.index);
+            let branch = Some(part.index);
             let question = Question { caller, path, branch, is_directory: false, target: None };
             let ended = result.as_ref().map(drop).map_err(|errno| *errno);
             self.record(access.main_operation(), &question, ended);
         }
-        let stays = self.stays_with_daemon(caller, &node, access)?;
+        let stays = self.stays_with_daemon(caller, part, access)?;
         let opening = Opening {
             caller,
-            branch: node.index,
+            branch: part.index,
             descriptor: result?,
             inode: Arc::clone(&inode),
             access,
@@ -144,13 +145,13 @@ impl Vfs {
     fn stays_with_daemon(
         &self,
         caller: Caller,
-        node: &super::site::Node<'_>,
+        part: &OpenPart<'_>,
         access: Access,
     ) -> Result<bool, Errno> {
-        if !self.kernel_io_in(node.branch) {
+        if !self.kernel_io_in(part.branch) {
             return Ok(true);
         }
-        let stat = node.branch.stat(node.as_fd())?;
+        let stat = part.branch.stat(part.as_fd())?;
         Ok(access.write && caller.uid != 0 && stat.mode & 0o6000 != 0)
     }
 
@@ -208,13 +209,14 @@ impl Vfs {
             generation = self.permit(operation, &question)?.generation;
         }
         self.ready_to_record()?;
-        let lock = self.view.locks.operation(vec![site.lock()], vec![])?;
-        let dir = &site.parent;
-        let result = self.as_caller(caller, umask, |creator| {
-            dir.branch.create(dir.as_fd(), &site.name, mode, access.backing, creator)
+        let lock = self.lock_new(&site)?;
+        let result = self.place_new(&site, |part| {
+            self.as_caller(caller, umask, |creator| {
+                part.branch.create(part.as_fd(), &site.name, mode, access.backing, creator)
+            })
         });
         let exclusive = OFlags::from_bits_retain(flags).contains(OFlags::EXCL);
-        let (found, descriptor) = match result {
+        let (branch, (found, descriptor)) = match result {
             Err(Errno::EXIST) if !exclusive => {
                 drop(lock);
                 return self.open_existing(caller, &site, flags);
@@ -225,11 +227,10 @@ impl Vfs {
                 result?
             }
         };
-        let attributes = self.enter(&site, &found);
+        let attributes = self.enter(&site, branch, &found);
         let inode = self.inode(attributes.number)?;
         let set_id = mode & 0o6000 != 0 && caller.uid != 0;
-        let stays = set_id || !self.kernel_io_in(dir.branch);
-        let branch = dir.index;
+        let stays = set_id || !self.kernel_io_in(self.branch(branch)?);
         let opened =
             self.opened(Opening { caller, inode, branch, descriptor, access, generation, stays });
         Ok((attributes, opened))

@@ -38,9 +38,9 @@ impl Vfs {
     /// The branches with their places in the view, in order of the configuration.
     pub fn branches(&self) -> Vec<(ViewPath, Arc<Branch>)> {
         let place = |index: usize| {
-            let found = self.view.layout.iter().find(|(_, folder)| {
-                folder.branch.is_some_and(|branch| usize::from(branch.0) == index)
-            });
+            let domain = self.view.domain(BranchIndex(index as u16));
+            let mut folders = self.view.layout.iter();
+            let found = folders.find(|(_, folder)| folder.domain == Some(domain));
             found.map_or_else(ViewPath::root, |(_, folder)| folder.path.clone())
         };
         self.branches.iter().enumerate().map(|(index, b)| (place(index), Arc::clone(b))).collect()
@@ -81,7 +81,8 @@ impl Vfs {
         Ok(self.policy().explain(&subject, operation, object, target))
     }
 
-    /// The branch that a path lies in, or would.
+    /// The branch that a path lies in, or would; of a pool, where the kinds of members do not differ,
+    /// its first.
     fn branch_of_path(&self, path: &ViewPath) -> Option<BranchIndex> {
         let mut folder = LayoutIndex::ROOT;
         for name in path.components() {
@@ -90,7 +91,8 @@ impl Vfs {
                 None => break,
             }
         }
-        self.view.layout.folder(folder).branch
+        let domain = self.view.layout.folder(folder).domain?;
+        self.view.members(domain).first().copied()
     }
 
     /// Where a path lies. ENOENT if it does not exist.

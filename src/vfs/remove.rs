@@ -4,27 +4,35 @@ use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use crate::branch::{FileKind, Found, RenameFlags};
+use crate::branch::{FileKind, RenameFlags};
 use crate::error::Errno;
 use crate::types::{Caller, Operation};
-use crate::view::Inode;
 use crate::view::locks::Lock;
+use crate::view::{Domain, Inode};
 
 use super::Vfs;
 use super::permit::Question;
-use super::site::{Purpose, Site};
+use super::site::{OpenPart, Purpose, Site, Standing};
 
 /// A site whose name exists.
 pub(super) struct Occupied<'a> {
     pub site: Site<'a>,
-    pub found: Found,
+    /// What users see.
+    pub first: Standing,
+    /// What else has the name, on later members of a pool: the other parts of a merged directory, and
+    /// shadows, which nobody sees.
+    pub more: Vec<Standing>,
     /// The inode, if the kernel knows it.
     pub inode: Option<Arc<Inode>>,
 }
 
 impl Occupied<'_> {
     pub(super) fn is_directory(&self) -> bool {
-        self.found.stat.kind == FileKind::Directory
+        self.first.is_directory()
+    }
+
+    pub(super) fn standings(&self) -> impl DoubleEndedIterator<Item = &Standing> {
+        std::iter::once(&self.first).chain(&self.more)
     }
 
     /// The questions about both names of a rename or move.
@@ -39,6 +47,11 @@ impl Occupied<'_> {
         let to =
             Question { target: Some(&self.site.path), ..target.question(caller, is_directory) };
         (from, to)
+    }
+
+    /// The directory that has it, on the member where it stands.
+    pub(super) fn part(&self, standing: &Standing) -> Result<&OpenPart<'_>, Errno> {
+        self.site.parent.part_on(standing.index).ok_or(Errno::STALE)
     }
 
     /// The locks for taking the name away: it, and the directory's own place if it is one.
@@ -75,30 +88,66 @@ impl Vfs {
         self.permit(operation, &question)?;
         self.ready_to_record()?;
         let _lock = self.view.locks.operation(there.locks(), vec![])?;
-        let dir = &there.site.parent;
         let result = match operation {
-            Operation::Rmdir => dir.branch.rmdir(dir.as_fd(), name),
-            _ => dir.branch.unlink(dir.as_fd(), name),
+            Operation::Rmdir => self.remove_directories(&there),
+            _ => remove_files(&there),
         };
         self.record(operation, &question, result);
         result?;
         if let Some(inode) = &there.inode {
-            inode.remove_name(&dir.inode, name);
+            inode.remove_name(&there.site.parent.inode, name);
+        }
+        Ok(())
+    }
+
+    /// Removes all parts of a directory, the first last. ENOTEMPTY unless all are empty; also for what
+    /// a directory hides on a later member, which nobody has seen and nobody may lose.
+    fn remove_directories(&self, there: &Occupied<'_>) -> Result<(), Errno> {
+        self.check_removable(there)?;
+        for standing in there.standings().rev() {
+            let part = there.part(standing)?;
+            part.branch.rmdir(part.as_fd(), &there.site.name)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a directory is empty on every member that has it.
+    fn check_removable(&self, there: &Occupied<'_>) -> Result<(), Errno> {
+        if there.more.is_empty() && !there.site.parent.incomplete {
+            return Ok(());
+        }
+        if there.site.parent.incomplete {
+            // Nobody knows what an offline member has in it.
+            return Err(Errno::IO);
+        }
+        for standing in there.standings() {
+            if !standing.is_directory() {
+                return Err(Errno::NOTEMPTY);
+            }
+            if !self.branch(standing.index)?.is_empty(standing.found.node.as_fd())? {
+                return Err(Errno::NOTEMPTY);
+            }
         }
         Ok(())
     }
 
     /// Looks at what stands at a site. ENOENT.
     pub(super) fn occupied<'a>(&self, site: Site<'a>) -> Result<Occupied<'a>, Errno> {
-        let found = site.parent.branch.lookup(site.parent.as_fd(), &site.name)?;
-        let inode = self.view.inodes.find(site.parent.index, &found.handle);
-        Ok(Occupied { site, found, inode })
+        let mut standings = self.standings(&site.parent, &site.name)?.into_iter();
+        let first = standings.next().ok_or(Errno::NOENT)?;
+        let inode = self.view.inodes.find(first.index, &first.found.handle);
+        Ok(Occupied { site, first, more: standings.collect(), inode })
     }
 
-    /// Whether a rename between these directories would be a crossing, which may take long.
-    pub fn is_crossing(&self, parent: u64, new_parent: u64) -> bool {
-        let branch = |number| self.inode(number).ok().and_then(|inode| inode.place().branch());
-        branch(parent) != branch(new_parent)
+    /// Whether a rename between these directories may be a transaction, which takes long: between
+    /// branches, and between members of a pool.
+    pub fn is_transaction(&self, parent: u64, new_parent: u64) -> bool {
+        let domain = |number| {
+            let branch = self.inode(number).ok()?.place().branch()?;
+            Some(self.view.domain(branch))
+        };
+        let (source, target) = (domain(parent), domain(new_parent));
+        source != target || matches!(source, Some(Domain::Pool(_)))
     }
 
     /// Renames. Between branches it is a crossing.
@@ -116,7 +165,7 @@ impl Vfs {
         let source = self.site(parent, name, Purpose::Remove)?;
         let target = self.site(new_parent, new_name, Purpose::Remove)?;
         let source = self.occupied(source)?;
-        if source.site.parent.index == target.parent.index {
+        if source.site.parent.domain == target.parent.domain {
             return self.rename_within(caller, source, target, flags);
         }
         if flags.contains(RenameFlags::EXCHANGE) {
@@ -132,15 +181,12 @@ impl Vfs {
         target: Site<'_>,
         flags: RenameFlags,
     ) -> Result<(), Errno> {
-        let replaced = match target.parent.branch.lookup(target.parent.as_fd(), &target.name) {
-            Ok(found) => Some(found),
-            Err(Errno::NOENT) => None,
-            Err(errno) => return Err(errno),
-        };
-        self.permit_rename(caller, &source, &target, replaced.as_ref(), flags)?;
+        let there = self.standings(&target.parent, &target.name)?;
+        self.permit_rename(caller, &source, &target, there.first(), flags)?;
         self.ready_to_record()?;
-        let replaced =
-            replaced.and_then(|found| self.view.inodes.find(target.parent.index, &found.handle));
+        let replaced = there
+            .first()
+            .and_then(|standing| self.view.inodes.find(standing.index, &standing.found.handle));
         let mut alone = source.locks();
         if !alone.contains(&target.lock()) {
             alone.push(target.lock());
@@ -148,19 +194,49 @@ impl Vfs {
         if let Some(inode) = replaced.as_ref().filter(|inode| inode.kind == FileKind::Directory) {
             alone.push(Lock::Folder(inode.number));
         }
-        let _lock = self.view.locks.operation(alone, vec![])?;
-        let from = &source.site;
-        let result = from.parent.branch.rename(
-            (from.parent.as_fd(), &from.name),
-            (target.parent.as_fd(), &target.name),
-            flags,
-        );
-        let question =
-            Question { target: Some(&target.path), ..from.question(caller, source.is_directory()) };
+        let _lock = self.view.locks.operation(alone, self.pins(&target.parent))?;
+        let result = self.rename_parts(&source, &target, &there, flags);
+        let (question, _) = source.sides(caller, &target);
         self.record(Operation::RenameSource, &question, result);
         result?;
         self.renamed(&source, &target, replaced.as_deref(), flags);
         Ok(())
+    }
+
+    /// What a rename touches stays on its members. One rename(2) does it where one member is concerned;
+    /// else it is a transaction.
+    fn rename_parts(
+        &self,
+        source: &Occupied<'_>,
+        target: &Site<'_>,
+        there: &[Standing],
+        flags: RenameFlags,
+    ) -> Result<(), Errno> {
+        let from = source.part(&source.first)?;
+        let one_member =
+            source.more.is_empty() && there.iter().all(|standing| standing.index == from.index);
+        if source.site.parent.incomplete && source.is_directory() {
+            // An offline member may have a part of it, which would stay behind.
+            return Err(Errno::IO);
+        }
+        if one_member {
+            return self.with_part(&target.parent, from.index, |to| {
+                let source = (from.as_fd(), source.site.name.as_os_str());
+                from.branch.rename(source, (to.as_fd(), &target.name), flags)
+            });
+        }
+        if flags.contains(RenameFlags::EXCHANGE) {
+            return Err(Errno::INVAL);
+        }
+        if there.first().is_some_and(|standing| standing.is(&source.first)) {
+            // Two hard links of one file: nothing is done.
+            return Ok(());
+        }
+        if flags.contains(RenameFlags::NOREPLACE) && !there.is_empty() {
+            return Err(Errno::EXIST);
+        }
+        // Until the mover has transactions inside a pool; the daemon serves none before.
+        Err(Errno::OPNOTSUPP)
     }
 
     /// Rename counts as remove at the source and add at the target; what is replaced is removed too.
@@ -169,7 +245,7 @@ impl Vfs {
         caller: Caller,
         source: &Occupied<'_>,
         target: &Site<'_>,
-        replaced: Option<&Found>,
+        replaced: Option<&Standing>,
         flags: RenameFlags,
     ) -> Result<(), Errno> {
         let (from, to) = source.sides(caller, target);
@@ -179,15 +255,15 @@ impl Vfs {
             self.refuse_widening(caller, Operation::RenameSource, inode, target)?;
         }
         let Some(replaced) = replaced else { return Ok(()) };
-        let there = Question { is_directory: replaced.stat.kind == FileKind::Directory, ..to };
+        let there = Question { is_directory: replaced.is_directory(), ..to };
         if flags.contains(RenameFlags::EXCHANGE) {
             let back = Question { is_directory: there.is_directory, ..from };
             self.permit(Operation::RenameSource, &there)?;
             self.permit(Operation::RenameTarget, &back)?;
-            if let Some(inode) = self.view.inodes.find(target.parent.index, &replaced.handle) {
+            if let Some(inode) = self.view.inodes.find(replaced.index, &replaced.found.handle) {
                 self.refuse_widening(caller, Operation::RenameSource, &inode, &source.site)?;
             }
-        } else if replaced.handle != source.found.handle {
+        } else if !replaced.is(&source.first) {
             self.permit(Operation::Unlink, &there)?;
         }
         Ok(())
@@ -220,4 +296,21 @@ impl Vfs {
             }
         }
     }
+}
+
+/// Removes a file, its shadows first, so that nothing appears under its name. A directory that the file
+/// hides must be empty.
+fn remove_files(there: &Occupied<'_>) -> Result<(), Errno> {
+    if there.is_directory() {
+        return Err(Errno::ISDIR);
+    }
+    for standing in there.standings().rev() {
+        let part = there.part(standing)?;
+        if standing.is_directory() {
+            part.branch.rmdir(part.as_fd(), &there.site.name)?;
+        } else {
+            part.branch.unlink(part.as_fd(), &there.site.name)?;
+        }
+    }
+    Ok(())
 }

@@ -3,34 +3,89 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use crate::branch::Branch;
+use crate::branch::{Branch, FileKind, Found};
 use crate::error::Errno;
-use crate::types::{BranchIndex, ViewPath};
-use crate::view::{Inode, LayoutIndex, Place};
+use crate::types::{BranchIndex, Handle, ViewPath};
+use crate::view::{Domain, Inode, LayoutIndex, Part, Parts, Place};
 
 use super::{AUDIT_NAME, PRIVATE_NAME, Vfs, check_name};
 
 /// An inode of a branch with an `O_PATH` descriptor.
-pub(super) struct Node<'a> {
-    pub inode: Arc<Inode>,
+pub(super) struct OpenPart<'a> {
     pub index: BranchIndex,
     pub branch: &'a Arc<Branch>,
+    pub handle: Handle,
     descriptor: OwnedFd,
 }
 
-impl AsFd for Node<'_> {
+impl<'a> OpenPart<'a> {
+    pub(super) fn new(index: BranchIndex, branch: &'a Arc<Branch>, found: Found) -> Self {
+        Self { index, branch, handle: found.handle, descriptor: found.node }
+    }
+}
+
+impl AsFd for OpenPart<'_> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
     }
 }
 
-/// A name in a directory of a branch, which may or may not exist.
+/// An inode of the view, opened: one inode of a branch, or all parts of a merged directory.
+pub(super) struct Node<'a> {
+    pub inode: Arc<Inode>,
+    pub domain: Domain,
+    /// What users see the attributes of.
+    pub first: OpenPart<'a>,
+    /// The other parts of a merged directory, in order of precedence.
+    pub more: Vec<OpenPart<'a>>,
+    /// A member of the pool is offline: a directory may have a part there too.
+    pub incomplete: bool,
+}
+
+impl<'a> Node<'a> {
+    pub(super) fn parts(&self) -> impl Iterator<Item = &OpenPart<'a>> {
+        std::iter::once(&self.first).chain(&self.more)
+    }
+
+    /// Changes all parts of a directory, the one that users see last: what fails halfway is not seen.
+    pub(super) fn change_parts(
+        &self,
+        act: impl Fn(&OpenPart<'a>) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        self.more.iter().rev().chain([&self.first]).try_for_each(act)
+    }
+
+    /// The part on a branch.
+    pub(super) fn part_on(&self, branch: BranchIndex) -> Option<&OpenPart<'a>> {
+        self.parts().find(|part| part.index == branch)
+    }
+}
+
+/// A name in a directory of a branch or pool, which may or may not exist.
 pub(super) struct Site<'a> {
     pub parent: Node<'a>,
     pub name: OsString,
     /// The path of the name in the view.
     pub path: ViewPath,
+}
+
+/// What a name stands for on one member.
+pub(super) struct Standing {
+    pub index: BranchIndex,
+    pub found: Found,
+}
+
+impl Standing {
+    pub(super) fn is_directory(&self) -> bool {
+        self.found.stat.kind == FileKind::Directory
+    }
+
+    /// The same inode.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.index == other.index && self.found.handle == other.found.handle
+    }
 }
 
 /// Why a name is looked for.
@@ -48,19 +103,28 @@ impl Vfs {
         self.view.inodes.get(number).ok_or(Errno::STALE)
     }
 
-    /// Opens an inode of a branch as a node. EROFS for a virtual folder, EACCES in `.audit`.
+    /// Opens an inode of a branch as a node. EROFS for a virtual folder, EACCES in `.audit`. EIO of a
+    /// member is never taken for its absence; one that is known to be offline is left out.
     pub(super) fn node(&self, inode: Arc<Inode>) -> Result<Node<'_>, Errno> {
-        let place = inode.place().clone();
-        let (index, handle) = match place {
-            Place::Branch { branch, handle } => (branch, handle),
+        let parts = match &*inode.place() {
+            Place::Branch(parts) => parts.clone(),
             Place::Virtual => return Err(Errno::ROFS),
             Place::Audit => return Err(Errno::ACCESS),
             Place::Gone if inode.layout.is_some() => return Err(Errno::IO),
             Place::Gone => return Err(Errno::STALE),
         };
-        let branch = self.branch(index)?;
-        let opened = branch.open_node(&handle, || inode.path_in_branch().unwrap_or_default());
-        let descriptor = match opened {
+        let domain = self.view.domain(parts.first.branch);
+        if matches!(domain, Domain::Pool(_)) && inode.kind == FileKind::Directory {
+            return self.merged_node(inode, domain);
+        }
+        let first = self.open_part(&inode, &parts.first)?;
+        Ok(Node { inode, domain, first, more: Vec::new(), incomplete: false })
+    }
+
+    fn open_part(&self, inode: &Inode, part: &Part) -> Result<OpenPart<'_>, Errno> {
+        let branch = self.branch(part.branch)?;
+        let path = || inode.path_in_branch().unwrap_or_default();
+        let descriptor = match branch.open_node(&part.handle, path) {
             // Without file handles an unlinked file is still there for who has it open.
             Err(Errno::NOENT | Errno::STALE) => match inode.open_files().first() {
                 Some(file) => rustix::io::fcntl_dupfd_cloexec(&*file.descriptor(), 3)?,
@@ -68,7 +132,107 @@ impl Vfs {
             },
             opened => opened?,
         };
-        Ok(Node { inode, index, branch, descriptor })
+        let handle = part.handle.clone();
+        Ok(OpenPart { index: part.branch, branch, handle, descriptor })
+    }
+
+    /// Opens all parts of a directory of a pool. Those that have vanished, and those that a member
+    /// may have brought by coming back, are looked for again.
+    fn merged_node(&self, inode: Arc<Inode>, domain: Domain) -> Result<Node<'_>, Errno> {
+        let members = self.view.members(domain);
+        let epoch = self.epoch(&members);
+        if inode.epoch.load(Ordering::Acquire) != epoch {
+            self.renew_parts(&inode)?;
+        }
+        let opened = match self.open_parts(&inode) {
+            Err(Errno::STALE) => {
+                self.renew_parts(&inode)?;
+                self.open_parts(&inode)?
+            }
+            opened => opened?,
+        };
+        let mut opened = opened.into_iter();
+        let first = opened.next().ok_or(Errno::IO)?;
+        let online = |index: &BranchIndex| self.branch(*index).is_ok_and(|found| found.is_online());
+        let incomplete = !members.iter().all(online);
+        Ok(Node { inode, domain, first, more: opened.collect(), incomplete })
+    }
+
+    fn open_parts(&self, inode: &Inode) -> Result<Vec<OpenPart<'_>>, Errno> {
+        let parts = inode.place().parts().cloned().ok_or(Errno::STALE)?;
+        let mut opened = Vec::new();
+        for part in parts.iter() {
+            match self.open_part(inode, part) {
+                Ok(part) => opened.push(part),
+                Err(_) if !self.branch(part.branch)?.is_online() => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(opened)
+    }
+
+    /// Counts the members' changes of state.
+    fn epoch(&self, members: &[BranchIndex]) -> u64 {
+        let epoch = |index: &BranchIndex| self.branch(*index).map_or(0, |branch| branch.epoch());
+        members.iter().map(epoch).sum::<u64>() + 1
+    }
+
+    /// Looks by name for the parts of a directory of a pool. ESTALE if there is no directory of its name.
+    pub(super) fn renew_parts(&self, inode: &Arc<Inode>) -> Result<(), Errno> {
+        // Held all the while, so that a part that is made meanwhile is not overlooked.
+        let mut place = inode.switch();
+        let Some(known) = place.parts().cloned() else { return Err(Errno::STALE) };
+        let members = self.view.members(self.view.domain(known.first.branch));
+        let epoch = self.epoch(&members);
+        let mut parts: Vec<Part> = match inode.layout {
+            Some(_) => members.iter().filter_map(|index| self.root_part(*index)).collect(),
+            None => self.parts_by_name(inode)?,
+        };
+        // What is on a member that is offline is there when it comes back.
+        for old in known.iter() {
+            let seen = parts.iter().any(|part| part.branch == old.branch);
+            if !seen && !self.branch(old.branch)?.is_online() {
+                parts.push(old.clone());
+            }
+        }
+        parts.sort_by_key(|part| members.iter().position(|member| *member == part.branch));
+        let now = Place::Branch(Parts::merged(parts).ok_or(Errno::STALE)?);
+        if *place != now {
+            self.view.inodes.moved(inode.number, &place, &now);
+            *place = now;
+        }
+        inode.epoch.store(epoch, Ordering::Release);
+        Ok(())
+    }
+
+    fn parts_by_name(&self, inode: &Inode) -> Result<Vec<Part>, Errno> {
+        // An unlinked directory that somebody still has open.
+        let Some(name) = inode.names().pop() else { return Err(Errno::STALE) };
+        let parent = self.node(name.parent)?;
+        let standings = self.standings(&parent, &name.name)?;
+        if !standings.first().is_some_and(Standing::is_directory) {
+            return Err(Errno::STALE);
+        }
+        Ok(directories(&standings).collect())
+    }
+
+    /// What a name stands for, on every part of a directory, in order of precedence.
+    pub(super) fn standings(
+        &self,
+        parent: &Node<'_>,
+        name: &OsStr,
+    ) -> Result<Vec<Standing>, Errno> {
+        let mut standings = Vec::new();
+        for part in parent.parts() {
+            match part.branch.lookup(part.as_fd(), name) {
+                Ok(found) => standings.push(Standing { index: part.index, found }),
+                Err(Errno::NOENT) => {}
+                // It has gone offline since the directory was opened.
+                Err(_) if !parent.more.is_empty() && !part.branch.is_online() => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(standings)
     }
 
     /// Opens the directory that has, or will have, a name. Names that the view keeps for itself are
@@ -103,7 +267,7 @@ impl Vfs {
             if folder == LayoutIndex::ROOT && name == AUDIT_NAME {
                 return Err(Errno::ACCESS);
             }
-            if name == PRIVATE_NAME && self.view.layout.folder(folder).branch.is_some() {
+            if name == PRIVATE_NAME && self.view.layout.folder(folder).domain.is_some() {
                 return Err(match purpose {
                     Purpose::Add => Errno::ACCESS,
                     Purpose::Remove => Errno::NOENT,
@@ -132,4 +296,12 @@ impl Vfs {
         self.view.inodes.forget(found.inode.number, 1);
         Ok(found.inode)
     }
+}
+
+/// The directories among what a name stands for: parts of one that is merged.
+pub(super) fn directories(standings: &[Standing]) -> impl Iterator<Item = Part> {
+    standings
+        .iter()
+        .filter(|standing| standing.is_directory())
+        .map(|standing| Part { branch: standing.index, handle: standing.found.handle.clone() })
 }

@@ -15,6 +15,8 @@ use crate::policy::{
 use crate::storage::real::RealDir;
 use crate::types::{BranchIo, BranchMode, Caller, Operation};
 
+mod pools;
+
 const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 1 };
 const ROOT_NUMBER: u64 = 1;
 const WRITE: u32 = libc::O_WRONLY as u32;
@@ -72,18 +74,29 @@ fn gate(name: &str, from: u16, to: u16) -> Gate {
 
 impl Fixture {
     fn new(rules: Vec<Rule>) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let closed = std::fs::Permissions::from_mode(0o700);
-        std::fs::set_permissions(dir.path(), closed).expect("chmod");
         let modes = [
             ("inbox", BranchMode::Rw),
             ("archive", BranchMode::GatesOnly),
             ("fixed", BranchMode::Ro),
         ];
+        let gates = vec![gate("submit", 0, 1), gate("recall", 1, 0)];
+        Self::build(&modes, vec![], rules, gates)
+    }
+
+    /// Branches in order, of which those of a pool appear at its place.
+    fn build(
+        modes: &[(&str, BranchMode)],
+        pools: Vec<Pool>,
+        rules: Vec<Rule>,
+        gates: Vec<Gate>,
+    ) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let closed = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(dir.path(), closed).expect("chmod");
         let mut branches = Vec::new();
         let mut facts = Vec::new();
         let mut ends = Vec::new();
-        for (index, (name, mode)) in modes.into_iter().enumerate() {
+        for (index, (name, mode)) in modes.iter().copied().enumerate() {
             let path = dir.path().join(name);
             std::fs::create_dir(&path).expect("mkdir");
             let index = BranchIndex(index as u16);
@@ -97,20 +110,15 @@ impl Fixture {
                 exposed: false,
             };
             let branch = Branch::open(spec, None, false).expect("a branch").branch;
-            let at = ViewPath::root().join(OsStr::new(name));
+            let pool = pools.iter().find(|pool| pool.members.contains(&index));
+            let alone = || ViewPath::root().join(OsStr::new(name));
+            let at = pool.map_or_else(alone, |pool| pool.at.clone());
             facts.push(BranchFacts { name: name.into(), at: at.clone(), mode });
             ends.push(end(&branch));
             branches.push((at, Arc::new(branch)));
         }
-        let policy = Policy::new(
-            PolicySource {
-                within_allowed: true,
-                rules,
-                gates: vec![gate("submit", 0, 1), gate("recall", 1, 0)],
-                branches: facts,
-            },
-            1,
-        );
+        let policy =
+            Policy::new(PolicySource { within_allowed: true, rules, gates, branches: facts }, 1);
         let state = dir.path().join("state");
         std::fs::create_dir(&state).expect("mkdir");
         let storage = Arc::new(RealStorage);
@@ -121,6 +129,7 @@ impl Fixture {
         let parts = Parts {
             name: "test".into(),
             branches,
+            pools,
             policy,
             ledger,
             mover,

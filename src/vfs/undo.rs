@@ -1,7 +1,6 @@
 //! Taking a crossing back: prepared on request of the control protocol, done by the caller's own
 //! rename(2) through the mount, so that the kernel checks permissions as for any rename.
 
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use crate::error::Errno;
@@ -160,10 +159,9 @@ impl Vfs {
         let (from, to) = source.sides(caller, target);
         self.permit_ungated(Operation::MoveSource, &from)?;
         self.permit_ungated(Operation::MoveTarget, &to)?;
-        match target.parent.branch.lookup(target.parent.as_fd(), &target.name) {
-            Err(Errno::NOENT) => Ok(()),
-            Ok(_) => Err(Errno::EXIST),
-            Err(errno) => Err(errno),
+        match self.standings(&target.parent, &target.name)?.is_empty() {
+            true => Ok(()),
+            false => Err(Errno::EXIST),
         }
     }
 

@@ -8,10 +8,10 @@ use crate::branch::{FileKind, XattrFlags};
 use crate::error::Errno;
 use crate::types::{Caller, Operation};
 use crate::view::Place;
-use crate::view::locks::Lock;
 
 use super::Vfs;
 use super::permit::Question;
+use super::site::OpenPart;
 
 impl Vfs {
     /// The value of one extended attribute. ENODATA.
@@ -21,7 +21,7 @@ impl Vfs {
             return Err(Errno::NODATA);
         }
         let node = self.node(inode)?;
-        node.branch.get_xattr(node.as_fd(), key)
+        node.first.branch.get_xattr(node.first.as_fd(), key)
     }
 
     /// The names of the extended attributes that the caller may know of: `trusted.*` is root's.
@@ -31,7 +31,7 @@ impl Vfs {
             return Ok(Vec::new());
         }
         let node = self.node(inode)?;
-        let mut keys = node.branch.list_xattrs(node.as_fd())?;
+        let mut keys = node.first.branch.list_xattrs(node.first.as_fd())?;
         keys.retain(|key| caller.uid == 0 || !key.as_bytes().starts_with(b"trusted."));
         Ok(keys)
     }
@@ -45,17 +45,17 @@ impl Vfs {
         value: &[u8],
         flags: XattrFlags,
     ) -> Result<(), Errno> {
-        self.change_xattr(caller, number, Operation::Setxattr, |node| {
-            let groups = self.identities.groups(caller.uid).unwrap_or_default();
-            node.branch.set_xattr(node.as_fd(), key, value, flags)?;
-            node.branch.after_acl(node.as_fd(), key, caller.uid, caller.gid, &groups)
+        let groups = self.identities.groups(caller.uid).unwrap_or_default();
+        self.change_xattr(caller, number, Operation::Setxattr, |part| {
+            part.branch.set_xattr(part.as_fd(), key, value, flags)?;
+            part.branch.after_acl(part.as_fd(), key, caller.uid, caller.gid, &groups)
         })
     }
 
     /// Removes an extended attribute. ENODATA.
     pub fn removexattr(&self, caller: Caller, number: u64, key: &OsStr) -> Result<(), Errno> {
-        self.change_xattr(caller, number, Operation::Removexattr, |node| {
-            node.branch.remove_xattr(node.as_fd(), key)
+        self.change_xattr(caller, number, Operation::Removexattr, |part| {
+            part.branch.remove_xattr(part.as_fd(), key)
         })
     }
 
@@ -64,7 +64,7 @@ impl Vfs {
         caller: Caller,
         number: u64,
         operation: Operation,
-        act: impl FnOnce(&super::site::Node<'_>) -> Result<(), Errno>,
+        act: impl Fn(&OpenPart<'_>) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
         let inode = self.inode(number)?;
         if matches!(*inode.place(), Place::Virtual | Place::Audit) {
@@ -72,12 +72,12 @@ impl Vfs {
         }
         self.permit_inode(caller, operation, &inode)?;
         self.ready_to_record()?;
-        let _lock = self.view.locks.operation(vec![], vec![Lock::Content(number)])?;
+        let _lock = self.lock_content(&inode)?;
         let node = self.node(inode)?;
-        let result = act(&node);
+        let result = node.change_parts(act);
         if let Some(path) = node.inode.paths().pop() {
             let is_directory = node.inode.kind == FileKind::Directory;
-            let branch = Some(node.index);
+            let branch = Some(node.first.index);
             let question = Question { caller, path: &path, branch, is_directory, target: None };
             self.record(operation, &question, result);
         }

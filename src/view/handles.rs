@@ -97,6 +97,8 @@ pub struct OpenDirectory {
     pub inode: Arc<Inode>,
     /// What reading gives.
     pub snapshot: Mutex<Snapshot>,
+    /// Nothing is missing in it because a member is offline.
+    pub complete: AtomicBool,
 }
 
 /// What is open, by the number that the kernel was given.
@@ -121,7 +123,10 @@ impl Handles {
     pub fn add_directory(&self, inode: Arc<Inode>) -> u64 {
         let number = self.number();
         let snapshot = Mutex::new(Arc::new(Vec::new()));
-        self.directories.insert(number, Arc::new(OpenDirectory { inode, snapshot }));
+        self.directories.insert(
+            number,
+            Arc::new(OpenDirectory { inode, snapshot, complete: AtomicBool::new(true) }),
+        );
         number
     }
 

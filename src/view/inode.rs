@@ -19,18 +19,49 @@ use crate::types::{BranchIndex, Handle, ViewPath};
 use super::handles::OpenFile;
 use super::layout::LayoutIndex;
 
+/// An inode of a branch.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Part {
+    /// Which branch.
+    pub branch: BranchIndex,
+    /// Which inode there.
+    pub handle: Handle,
+}
+
+/// The inodes of branches that are shown as one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parts {
+    /// Where it lies; of a merged directory, the part on the first member that has it.
+    pub first: Part,
+    /// The other parts of a merged directory, in order of the pool's members.
+    pub more: Vec<Part>,
+}
+
+impl Parts {
+    /// One inode.
+    pub fn single(branch: BranchIndex, handle: Handle) -> Self {
+        Self { first: Part { branch, handle }, more: Vec::new() }
+    }
+
+    /// Several, in order of the pool's members; `None` without any.
+    pub fn merged(parts: impl IntoIterator<Item = Part>) -> Option<Self> {
+        let mut parts = parts.into_iter();
+        Some(Self { first: parts.next()?, more: parts.collect() })
+    }
+
+    /// The first and the others.
+    pub fn iter(&self) -> impl Iterator<Item = &Part> {
+        std::iter::once(&self.first).chain(&self.more)
+    }
+}
+
 /// Where an inode lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
     /// A folder of the layout that no branch provides.
     Virtual,
-    /// In a branch.
-    Branch {
-        /// Which.
-        branch: BranchIndex,
-        /// Which inode there.
-        handle: Handle,
-    },
+    /// In a branch; a directory of a pool, in several.
+    Branch(Parts),
     /// In the virtual `.audit`; the transport's number is the node's.
     Audit,
     /// It crossed to another branch under another number: new opens get ESTALE, which makes the
@@ -64,6 +95,8 @@ pub struct Inode {
     pub(super) lookups: AtomicU64,
     writers: AtomicUsize,
     opens: Mutex<Vec<Weak<OpenFile>>>,
+    /// State of the pool's members ([`super::View`] counts their changes) when the parts were looked for.
+    pub epoch: AtomicU64,
     /// Held while an open decides who reads and writes, and is noted: opens must agree.
     pub opening: Mutex<()>,
 }
@@ -86,6 +119,7 @@ impl Inode {
             lookups: AtomicU64::new(0),
             writers: AtomicUsize::new(0),
             opens: Mutex::new(Vec::new()),
+            epoch: AtomicU64::new(0),
             opening: Mutex::new(()),
         }
     }
@@ -218,13 +252,17 @@ fn join(names: &[OsString]) -> ViewPath {
     ViewPath::of_names(names.iter().rev().map(OsString::as_os_str))
 }
 
-/// The branch of a place, if it lies in one.
 impl Place {
-    /// Which branch holds it.
-    pub fn branch(&self) -> Option<BranchIndex> {
+    /// Its parts, if it lies in a branch.
+    pub fn parts(&self) -> Option<&Parts> {
         match self {
-            Self::Branch { branch, .. } => Some(*branch),
+            Self::Branch(parts) => Some(parts),
             Self::Virtual | Self::Audit | Self::Gone => None,
         }
+    }
+
+    /// The branch that holds it; of a merged directory, the first.
+    pub fn branch(&self) -> Option<BranchIndex> {
+        self.parts().map(|parts| parts.first.branch)
     }
 }

@@ -1,4 +1,4 @@
-//! The folders that the configuration lays out: the root, the place of each branch, and the virtual
+//! The folders that the configuration lays out: the root, the place of each branch or pool, and the virtual
 //! folders on the way to them.
 //!
 //! A folder on the way to a branch's place is virtual also where it lies below another branch: it
@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 
-use crate::types::{BranchIndex, ViewPath};
+use crate::types::ViewPath;
+
+use super::pool::Domain;
 
 /// Position in the layout; the root is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,8 +30,8 @@ impl LayoutIndex {
 pub struct Folder {
     /// Its path.
     pub path: ViewPath,
-    /// The branch whose root it shows; none for a virtual folder.
-    pub branch: Option<BranchIndex>,
+    /// The branch or pool whose root it shows; none for a virtual folder.
+    pub domain: Option<Domain>,
     /// Folders of the layout directly below.
     pub children: BTreeMap<OsString, LayoutIndex>,
 }
@@ -41,18 +43,18 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Lays out branches at their places. The configuration has made sure that places differ.
-    pub fn new(places: impl IntoIterator<Item = (ViewPath, BranchIndex)>) -> Self {
+    /// Lays out branches and pools at their places. The configuration has made sure that places differ.
+    pub fn new(places: impl IntoIterator<Item = (ViewPath, Domain)>) -> Self {
         let mut layout = Self {
             folders: vec![Folder {
                 path: ViewPath::root(),
-                branch: None,
+                domain: None,
                 children: BTreeMap::new(),
             }],
         };
-        for (at, branch) in places {
+        for (at, domain) in places {
             let index = layout.make(&at);
-            layout.folders[index.0].branch = Some(branch);
+            layout.folders[index.0].domain = Some(domain);
         }
         layout
     }
@@ -64,7 +66,7 @@ impl Layout {
             let path = self.folders[here.0].path.join(name);
             let known = *self.folders[here.0].children.entry(name.to_owned()).or_insert(next);
             if known == next {
-                self.folders.push(Folder { path, branch: None, children: BTreeMap::new() });
+                self.folders.push(Folder { path, domain: None, children: BTreeMap::new() });
             }
             here = known;
         }
@@ -90,7 +92,12 @@ impl Layout {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::BranchIndex;
     use std::path::Path;
+
+    fn branch(index: u16) -> Domain {
+        Domain::Branch(BranchIndex(index))
+    }
 
     fn at(path: &str) -> ViewPath {
         ViewPath::parse(Path::new(path)).expect("an absolute path")
@@ -98,19 +105,19 @@ mod tests {
 
     #[test]
     fn parents_are_virtual_and_shared() {
-        let layout = Layout::new([(at("/a/b"), BranchIndex(0)), (at("/a/c"), BranchIndex(1))]);
+        let layout = Layout::new([(at("/a/b"), branch(0)), (at("/a/c"), branch(1))]);
         let a = layout.child(LayoutIndex::ROOT, OsStr::new("a")).expect("a");
-        assert_eq!(layout.folder(a).branch, None);
+        assert_eq!(layout.folder(a).domain, None);
         let c = layout.child(a, OsStr::new("c")).expect("c");
-        assert_eq!(layout.folder(c).branch, Some(BranchIndex(1)));
+        assert_eq!(layout.folder(c).domain, Some(branch(1)));
         assert_eq!(layout.folder(c).path, at("/a/c"));
         assert_eq!(layout.iter().count(), 4);
     }
 
     #[test]
     fn a_branch_may_sit_at_the_root() {
-        let layout = Layout::new([(at("/"), BranchIndex(0)), (at("/x"), BranchIndex(1))]);
-        assert_eq!(layout.folder(LayoutIndex::ROOT).branch, Some(BranchIndex(0)));
+        let layout = Layout::new([(at("/"), branch(0)), (at("/x"), branch(1))]);
+        assert_eq!(layout.folder(LayoutIndex::ROOT).domain, Some(branch(0)));
         assert!(layout.child(LayoutIndex::ROOT, OsStr::new("x")).is_some());
         assert_eq!(LayoutIndex::ROOT.number(), 1);
     }

@@ -8,16 +8,20 @@ use std::ffi::OsString;
 
 use crossbeam_channel::{Receiver, Sender};
 
+use crate::types::{BranchIndex, PoolIndex};
+
 pub mod handles;
 pub mod inode;
 pub mod layout;
 pub mod locks;
+pub mod pool;
 pub mod table;
 
 pub use handles::{Handles, OpenDirectory, OpenFile};
-pub use inode::{Inode, Place};
+pub use inode::{Inode, Part, Parts, Place};
 pub use layout::{Layout, LayoutIndex};
 pub use locks::{Lock, LockTable};
+pub use pool::{Domain, Pool};
 pub use table::InodeTable;
 
 /// Something that the kernel caches and that is no longer so.
@@ -42,6 +46,8 @@ pub enum Invalidation {
 pub struct View {
     /// The folders that the configuration lays out.
     pub layout: Layout,
+    /// In order of the configuration.
+    pub pools: Vec<Pool>,
     /// The inodes that the kernel knows.
     pub inodes: InodeTable,
     /// Open files and directories.
@@ -53,16 +59,39 @@ pub struct View {
 
 impl View {
     /// An empty view over a layout, and the end of the channel that the transport drains.
-    pub fn new(layout: Layout) -> (Self, Receiver<Invalidation>) {
+    pub fn new(layout: Layout, pools: Vec<Pool>) -> (Self, Receiver<Invalidation>) {
         let (sender, receiver) = crossbeam_channel::unbounded();
         let view = Self {
             layout,
+            pools,
             inodes: InodeTable::default(),
             handles: Handles::default(),
             locks: LockTable::default(),
             invalidations: sender,
         };
         (view, receiver)
+    }
+
+    /// The pool that a branch is a member of.
+    pub fn pool_of(&self, branch: BranchIndex) -> Option<(PoolIndex, &Pool)> {
+        let found = self.pools.iter().enumerate();
+        let mut found = found.filter(|(_, pool)| pool.members.contains(&branch));
+        found.next().map(|(at, pool)| (PoolIndex(at as u16), pool))
+    }
+
+    /// The domain of a branch.
+    pub fn domain(&self, branch: BranchIndex) -> Domain {
+        self.pool_of(branch).map_or(Domain::Branch(branch), |(pool, _)| Domain::Pool(pool))
+    }
+
+    /// The branches of a domain in order of precedence.
+    pub fn members(&self, domain: Domain) -> Vec<BranchIndex> {
+        match domain {
+            Domain::Branch(branch) => vec![branch],
+            Domain::Pool(PoolIndex(at)) => {
+                self.pools.get(usize::from(at)).map(|pool| pool.members.clone()).unwrap_or_default()
+            }
+        }
     }
 
     /// Asks the transport to have the kernel forget something, once the request is answered. Without

@@ -1,0 +1,144 @@
+//! Where something new goes: on its branch, or on the member that the pool's placement chooses. The
+//! folders above it are made there as needed.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use crate::error::Errno;
+use crate::types::BranchIndex;
+use crate::view::locks::{Lock, LockGuard};
+use crate::view::pool::{Candidate, placement};
+use crate::view::{Domain, Inode, Parts, Place, Pool};
+
+use super::Vfs;
+use super::site::{Node, OpenPart, Site};
+
+impl Vfs {
+    /// Makes something at a site, where a pool's member is full on the next. EEXIST if any member has
+    /// the name; ENOSPC if all are full.
+    pub(super) fn place_new<T>(
+        &self,
+        site: &Site<'_>,
+        act: impl Fn(&OpenPart<'_>) -> Result<T, Errno>,
+    ) -> Result<(BranchIndex, T), Errno> {
+        let parent = &site.parent;
+        let Domain::Pool(_) = parent.domain else {
+            return Ok((parent.first.index, act(&parent.first)?));
+        };
+        if !self.standings(parent, &site.name)?.is_empty() {
+            return Err(Errno::EXIST);
+        }
+        let mut full = Errno::NOSPC;
+        for branch in self.candidates(parent) {
+            match self.with_part(parent, branch, &act) {
+                Ok(made) => return Ok((branch, made)),
+                Err(errno @ (Errno::NOSPC | Errno::DQUOT)) => full = errno,
+                Err(errno) => return Err(errno),
+            }
+        }
+        Err(full)
+    }
+
+    /// The members that something new in a directory of a pool may go to, in the order to try.
+    pub(super) fn candidates(&self, parent: &Node<'_>) -> Vec<BranchIndex> {
+        let Some((_, Pool { members, place, .. })) = self.view.pool_of(parent.first.index) else {
+            return vec![parent.first.index];
+        };
+        let candidate = |index: &BranchIndex| {
+            let branch = self.branch(*index).ok()?;
+            // A member that cannot even tell its space is not given anything new.
+            let space = branch.statfs().ok()?;
+            Some(Candidate {
+                branch: *index,
+                free: space.blocks_available.saturating_mul(space.block_size.into()),
+                min_free: branch.spec().min_free,
+                has_folder: parent.part_on(*index).is_some(),
+            })
+        };
+        placement(*place, &members.iter().filter_map(candidate).collect::<Vec<_>>())
+    }
+
+    /// Acts in the part of a directory on a branch, which is made if it is not there yet.
+    pub(super) fn with_part<T>(
+        &self,
+        parent: &Node<'_>,
+        branch: BranchIndex,
+        act: impl FnOnce(&OpenPart<'_>) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        match parent.part_on(branch) {
+            Some(part) => act(part),
+            None => act(&self.make_part(&parent.inode, branch)?),
+        }
+    }
+
+    /// Makes a directory of a pool, and those above it, on one more member. The caller holds
+    /// [`Vfs::lock_new`], so that none of them is renamed or removed meanwhile.
+    pub(super) fn make_part(
+        &self,
+        inode: &Arc<Inode>,
+        branch: BranchIndex,
+    ) -> Result<OpenPart<'_>, Errno> {
+        let at = self.branch(branch)?;
+        let above = inode.ancestors();
+        let mut way: Vec<_> = std::iter::once(inode)
+            .chain(&above)
+            .take_while(|inode| inode.layout.is_none())
+            .collect();
+        let root = at.root_node()?;
+        let mut here = OpenPart::new(branch, at, root);
+        while let Some(inode) = way.pop() {
+            let name = inode.names().pop().ok_or(Errno::NOENT)?.name;
+            let model = self.node(Arc::clone(inode))?;
+            let found = match model.part_on(branch) {
+                Some(_) => at.lookup(here.as_fd(), &name)?,
+                None => {
+                    let like = (&**model.first.branch, model.first.as_fd());
+                    at.copy_folder(here.as_fd(), &name, like)?
+                }
+            };
+            here = OpenPart::new(branch, at, found);
+            self.add_part(inode, &here);
+        }
+        Ok(here)
+    }
+
+    fn add_part(&self, inode: &Arc<Inode>, part: &OpenPart<'_>) {
+        let mut place = inode.switch();
+        let Some(parts) = place.parts() else { return };
+        if parts.iter().any(|known| known.branch == part.index && known.handle == part.handle) {
+            return;
+        }
+        let members = self.view.members(self.view.domain(part.index));
+        let new = crate::view::Part { branch: part.index, handle: part.handle.clone() };
+        let others = parts.iter().filter(|known| known.branch != part.index).cloned();
+        let mut all: Vec<_> = others.chain([new]).collect();
+        all.sort_by_key(|known| members.iter().position(|member| *member == known.branch));
+        let Some(now) = Parts::merged(all).map(Place::Branch) else { return };
+        self.view.inodes.moved(inode.number, &place, &now);
+        *place = now;
+    }
+
+    /// The locks for making a name: it, and in a pool the folders above, which may have to be made on
+    /// another member.
+    pub(super) fn lock_new(&self, site: &Site<'_>) -> Result<LockGuard, Errno> {
+        self.view.locks.operation(vec![site.lock()], self.pins(&site.parent))
+    }
+
+    /// Keeps a directory of a pool and all above it where they are.
+    pub(super) fn pins(&self, node: &Node<'_>) -> Vec<Lock> {
+        match node.domain {
+            Domain::Branch(_) => Vec::new(),
+            Domain::Pool(_) => {
+                let above = node.inode.ancestors();
+                let above = above.iter().take_while(|inode| inode.layout.is_none());
+                let all = std::iter::once(&node.inode).chain(above);
+                all.map(|inode| Lock::Folder(inode.number)).collect()
+            }
+        }
+    }
+
+    /// The lock for changing content or attributes.
+    pub(super) fn lock_content(&self, inode: &Inode) -> Result<LockGuard, Errno> {
+        self.view.locks.operation(vec![], vec![Lock::Content(inode.number)])
+    }
+}

@@ -1,0 +1,285 @@
+//! Pools through the in-process transport. What is planted in a member is put there from outside, as
+//! disks that were filled before they were pooled are.
+
+use super::*;
+use crate::types::Placement;
+
+const POOL: &str = "pool";
+
+/// A view of `/pool` over `one`, `two`, `three`, and of `/inbox`.
+fn pool(place: Placement) -> Fixture {
+    let members = ["one", "two", "three", "inbox"].map(|name| (name, BranchMode::Rw));
+    let pool = Pool {
+        name: POOL.to_owned(),
+        at: ViewPath::root().join(OsStr::new(POOL)),
+        members: (0..3).map(BranchIndex).collect(),
+        place,
+    };
+    Fixture::build(&members, vec![pool], vec![], vec![])
+}
+
+impl Fixture {
+    fn plant(&self, path: &str, text: &str) {
+        let path = self.backing(path);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("mkdir");
+        std::fs::write(path, text).expect("planted");
+    }
+
+    fn folder(&self, path: &str) {
+        std::fs::create_dir_all(self.backing(path)).expect("mkdir");
+    }
+
+    fn has(&self, path: &str) -> bool {
+        self.backing(path).symlink_metadata().is_ok()
+    }
+
+    /// The names in a directory of the view, sorted.
+    fn names(&self, path: &str) -> Vec<String> {
+        let handle = self.vfs.opendir(ROOT, self.number(path)).expect("opened");
+        let mut names = Vec::new();
+        let listed = self.vfs.readdir(handle, 0, &mut |entry| {
+            names.push(entry.name.to_string_lossy().into_owned());
+            false
+        });
+        self.vfs.releasedir(handle);
+        listed.expect("listed");
+        names.retain(|name| name != "." && name != "..");
+        names.sort();
+        names
+    }
+
+    fn text(&self, path: &str) -> String {
+        String::from_utf8(self.read(self.number(path)).expect("read")).expect("UTF-8")
+    }
+
+    fn unlink(&self, folder: &str, name: &str) -> Result<(), Errno> {
+        self.vfs.unlink(ROOT, self.number(folder), OsStr::new(name))
+    }
+
+    fn rmdir(&self, folder: &str, name: &str) -> Result<(), Errno> {
+        self.vfs.rmdir(ROOT, self.number(folder), OsStr::new(name))
+    }
+
+    fn mkdir(&self, folder: &str, name: &str) -> Result<u64, Errno> {
+        let parent = self.number(folder);
+        Ok(self.vfs.mkdir(ROOT, parent, OsStr::new(name), 0o755, 0)?.number)
+    }
+}
+
+#[test]
+fn the_first_member_wins_and_directories_merge() {
+    let fixture = pool(Placement::First);
+    fixture.plant("one/d/a", "one");
+    fixture.plant("two/d/a", "two");
+    fixture.plant("two/d/b", "two");
+    fixture.plant("three/d/c/deep", "three");
+    fixture.plant("two/x", "a file");
+    fixture.plant("three/x/hidden", "below a directory of a file's name");
+    assert_eq!(fixture.names(POOL), ["d", "x"]);
+    assert_eq!(fixture.names("pool/d"), ["a", "b", "c"]);
+    assert_eq!(fixture.text("pool/d/a"), "one");
+    assert_eq!(fixture.text("pool/d/b"), "two");
+    assert_eq!(fixture.text("pool/d/c/deep"), "three");
+    assert_eq!(fixture.text("pool/x"), "a file");
+}
+
+#[test]
+fn numbers_of_a_listing_are_those_of_looking_up() {
+    let fixture = pool(Placement::First);
+    fixture.folder("two/d");
+    let known = fixture.number("pool/d");
+    fixture.folder("one/d");
+    fixture.plant("three/f", "f");
+    assert_eq!(fixture.number("pool/d"), known, "a directory keeps its number while it is known");
+    let handle = fixture.vfs.opendir(ROOT, fixture.number(POOL)).expect("opened");
+    let mut seen = 0;
+    let listed = fixture.vfs.readdir(handle, 2, &mut |entry| {
+        let path = format!("pool/{}", entry.name.display());
+        assert_eq!(entry.number, fixture.number(&path), "{path}");
+        seen += 1;
+        false
+    });
+    listed.expect("listed");
+    assert_eq!(seen, 2);
+}
+
+#[test]
+fn something_new_goes_where_placement_says() {
+    let fixture = pool(Placement::First);
+    fixture.put(POOL, "a", "a");
+    assert!(fixture.has("one/a"));
+
+    let fixture = pool(Placement::SameDirectory);
+    fixture.folder("two/d");
+    fixture.put("pool/d", "a", "a");
+    assert!(fixture.has("two/d/a") && !fixture.has("one/d"));
+    fixture.mkdir("pool/d", "e").expect("made");
+    assert!(fixture.has("two/d/e"));
+}
+
+#[test]
+fn folders_are_made_on_the_member_with_all_attributes() {
+    let fixture = pool(Placement::First);
+    fixture.folder("three/d/e");
+    let set = |path: &str, mode| {
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(fixture.backing(path), mode).expect("chmod");
+    };
+    set("three/d", 0o2750);
+    set("three/d/e", 0o1700);
+    std::os::unix::fs::chown(fixture.backing("three/d"), Some(77), Some(88)).expect("chown");
+    set("three/d", 0o2750);
+    let key = OsStr::new("user.note");
+    let flags = crate::branch::XattrFlags::empty();
+    fixture.vfs.setxattr(ROOT, fixture.number("pool/d"), key, b"kept", flags).expect("set");
+    let before = fixture.vfs.getattr(ROOT, fixture.number("pool/d"), None).expect("there").stat;
+    fixture.put("pool/d/e", "new", "text");
+    assert_eq!(std::fs::read(fixture.backing("one/d/e/new")).expect("there"), b"text");
+    let made = fixture.number("pool/d");
+    let after = fixture.vfs.getattr(ROOT, made, None).expect("there").stat;
+    assert_eq!((before.mode, before.uid, before.gid), (after.mode, after.uid, after.gid));
+    assert_eq!(after.mode, 0o2750);
+    assert_eq!(fixture.vfs.getxattr(made, key).expect("there"), b"kept");
+    let first = fixture.backing("one/d").metadata().expect("there");
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&first), 77);
+    assert_eq!(fixture.names("pool/d/e"), ["new"]);
+    assert!(!fixture.has("two/d"));
+}
+
+#[test]
+fn a_name_on_any_member_is_taken() {
+    let fixture = pool(Placement::First);
+    fixture.plant("three/a", "a");
+    let parent = fixture.number(POOL);
+    let name = OsStr::new("a");
+    let exclusive = WRITE | libc::O_EXCL as u32;
+    let vfs = &fixture.vfs;
+    let created = vfs.create(ROOT, parent, name, 0o644, 0, exclusive).map(drop);
+    assert_eq!(created.err(), Some(Errno::EXIST));
+    assert_eq!(fixture.mkdir(POOL, "a").err(), Some(Errno::EXIST));
+    assert_eq!(vfs.symlink(ROOT, parent, name, name).map(drop).err(), Some(Errno::EXIST));
+    let other = fixture.put(POOL, "b", "b");
+    assert_eq!(vfs.link(ROOT, other, parent, name).map(drop).err(), Some(Errno::EXIST));
+    let (_, opened) = vfs.create(ROOT, parent, name, 0o644, 0, WRITE).expect("opened");
+    vfs.release(opened.handle);
+    assert!(!fixture.has("one/a"));
+}
+
+#[test]
+fn removing_leaves_nothing_to_appear() {
+    let fixture = pool(Placement::First);
+    for member in ["one", "two", "three"] {
+        fixture.plant(&format!("{member}/a"), member);
+        fixture.folder(&format!("{member}/d"));
+    }
+    fixture.unlink(POOL, "a").expect("removed");
+    fixture.rmdir(POOL, "d").expect("removed");
+    assert!(fixture.names(POOL).is_empty());
+    for member in ["one", "two", "three"] {
+        assert!(!fixture.has(&format!("{member}/a")) && !fixture.has(&format!("{member}/d")));
+    }
+}
+
+#[test]
+fn a_directory_goes_only_if_it_is_empty_on_every_member() {
+    let fixture = pool(Placement::First);
+    fixture.folder("one/d");
+    fixture.plant("three/d/a", "a");
+    assert_eq!(fixture.rmdir(POOL, "d"), Err(Errno::NOTEMPTY));
+    assert!(fixture.has("one/d"), "no part was removed");
+    fixture.unlink("pool/d", "a").expect("removed");
+    fixture.rmdir(POOL, "d").expect("removed");
+
+    fixture.folder("one/e");
+    fixture.plant("two/e", "hidden by the directory");
+    assert_eq!(fixture.rmdir(POOL, "e"), Err(Errno::NOTEMPTY), "nobody has seen it");
+    assert!(fixture.has("one/e") && fixture.has("two/e"));
+}
+
+#[test]
+fn a_file_that_hides_a_full_directory_stays() {
+    let fixture = pool(Placement::First);
+    fixture.plant("one/a", "seen");
+    fixture.plant("two/a/b", "hidden");
+    assert_eq!(fixture.unlink(POOL, "a"), Err(Errno::NOTEMPTY));
+    assert_eq!(fixture.text("pool/a"), "seen");
+    std::fs::remove_file(fixture.backing("two/a/b")).expect("removed");
+    fixture.unlink(POOL, "a").expect("removed");
+    assert!(fixture.names(POOL).is_empty() && !fixture.has("two/a"));
+}
+
+#[test]
+fn renames_stay_on_the_member() {
+    let fixture = pool(Placement::First);
+    fixture.plant("three/d/a", "a");
+    fixture.folder("one/e/f");
+    fixture.rename(("pool/d", "a"), ("pool/e/f", "b")).expect("renamed");
+    assert!(fixture.has("three/e/f/b") && !fixture.has("one/e/f/b"));
+    assert_eq!(fixture.text("pool/e/f/b"), "a");
+    assert_eq!(fixture.names("pool/d"), [""; 0]);
+    // A directory of one member only.
+    fixture.rename((POOL, "d"), ("pool/e", "d")).expect("renamed");
+    assert!(fixture.has("three/e/d") && !fixture.has("three/d"));
+}
+
+#[test]
+fn links_stay_on_the_member_of_their_file() {
+    let fixture = pool(Placement::First);
+    fixture.plant("two/a", "a");
+    fixture.folder("one/d");
+    let (number, folder) = (fixture.number("pool/a"), fixture.number("pool/d"));
+    let made = fixture.vfs.link(ROOT, number, folder, OsStr::new("b")).expect("linked");
+    assert_eq!((made.number, made.stat.nlink), (number, 2));
+    assert!(fixture.has("two/d/b") && !fixture.has("one/d/b"));
+    let inbox = fixture.number("inbox");
+    let across = fixture.vfs.link(ROOT, number, inbox, OsStr::new("b")).map(drop);
+    assert_eq!(across.err(), Some(Errno::XDEV));
+}
+
+#[test]
+fn attributes_of_a_merged_directory_are_the_first_parts_and_change_on_all() {
+    let fixture = pool(Placement::First);
+    fixture.folder("one/d");
+    fixture.folder("two/d");
+    let number = fixture.number("pool/d");
+    let change = crate::branch::AttributeChange {
+        mode: Some(0o711),
+        uid: Some(12),
+        ..crate::branch::AttributeChange::default()
+    };
+    let request = AttributeRequest { change, size: None, handle: None };
+    let now = fixture.vfs.setattr(ROOT, number, &request).expect("changed").stat;
+    assert_eq!((now.mode, now.uid, now.nlink), (0o711, 12, 1));
+    for part in ["one/d", "two/d"] {
+        let found = fixture.backing(part).metadata().expect("there");
+        assert_eq!(found.permissions().mode() & 0o7777, 0o711, "{part}");
+    }
+    // A change in a later part is a change of the directory.
+    let before = fixture.vfs.getattr(ROOT, number, None).expect("there").stat;
+    let first = fixture.backing("one/d").metadata().expect("there").modified().expect("a time");
+    while std::time::SystemTime::now() <= first {}
+    fixture.plant("two/d/new", "");
+    let after = fixture.vfs.getattr(ROOT, number, None).expect("there").stat;
+    assert!(after.mtime > before.mtime);
+}
+
+#[test]
+fn space_counts_each_file_system_once() {
+    let fixture = pool(Placement::First);
+    let (pool, inbox) = (fixture.number(POOL), fixture.number("inbox"));
+    let (pool, inbox) = (fixture.vfs.statfs(pool), fixture.vfs.statfs(inbox));
+    assert_eq!(pool.expect("space").blocks, inbox.expect("space").blocks);
+}
+
+#[test]
+fn what_is_removed_from_outside_is_noticed() {
+    let fixture = pool(Placement::First);
+    fixture.plant("one/d/a", "a");
+    fixture.plant("two/d/b", "b");
+    let number = fixture.number("pool/d");
+    std::fs::remove_dir_all(fixture.backing("one/d")).expect("removed");
+    let found = fixture.vfs.lookup(ROOT, number, OsStr::new("b")).expect("there");
+    assert_eq!(fixture.read(found.number).expect("read"), b"b");
+    assert_eq!(fixture.number("pool/d"), number);
+    assert_eq!(fixture.names("pool/d"), ["b"]);
+}
