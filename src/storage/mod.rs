@@ -46,7 +46,7 @@ pub struct Metadata {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Number of hard links.
+    /// Number of hard links; for a directory whatever its file system likes.
     pub nlink: u64,
     /// Time of last read.
     pub atime: Time,
@@ -133,8 +133,18 @@ pub trait Storage: Send + Sync + 'static {
     fn dir_handle(&self, dir: &Self::Dir) -> Result<Handle, Errno>;
     /// Metadata of a name without following it; `None` exactly for ENOENT.
     fn stat(&self, dir: &Self::Dir, name: &OsStr) -> Result<Option<Metadata>, Errno>;
-    /// Renames. Never replaces: EEXIST if the target name exists. EXDEV between file systems.
+    /// Renames a file or a whole directory. Never replaces: EEXIST if the target name exists. EXDEV
+    /// between file systems, EINVAL for a directory into itself.
     fn rename(
+        &self,
+        source: &Self::Dir,
+        source_name: &OsStr,
+        target: &Self::Dir,
+        target_name: &OsStr,
+    ) -> Result<(), Errno>;
+    /// Gives what a name stands for, itself if it is a link, a second name. EEXIST; EPERM for a
+    /// directory, EXDEV between file systems, EMLINK.
+    fn link(
         &self,
         source: &Self::Dir,
         source_name: &OsStr,
@@ -170,6 +180,17 @@ pub trait Storage: Send + Sync + 'static {
     /// Makes metadata of a name that is not a regular file durable, as far as the file system lets
     /// one (special files cannot be synced alone: `syncfs`).
     fn sync_special(&self, dir: &Self::Dir, name: &OsStr) -> Result<(), Errno>;
+    /// Makes everything on the file system of `dir` durable: content, metadata and names, where
+    /// [`Storage::syncs_whole`] says so. What failed to be written is reported once to each opening
+    /// of a directory, clones included, and only if it failed since: so open a directory for this
+    /// by `open_dir` with a name, before the first write, and share it with nobody.
+    fn sync_file_system(&self, dir: &Self::Dir) -> Result<(), Errno>;
+    /// Whether `sync_file_system` is known to reach the disk. Where it is not, each file and each
+    /// directory must be synced by itself.
+    fn syncs_whole(&self, dir: &Self::Dir) -> Result<bool, Errno>;
     /// Bytes that an ordinary user can still write on the file system of `dir`.
     fn free_space(&self, dir: &Self::Dir) -> Result<u64, Errno>;
+    /// How many files an ordinary user can still make on the file system of `dir`; `u64::MAX` where
+    /// it has no such limit.
+    fn free_inodes(&self, dir: &Self::Dir) -> Result<u64, Errno>;
 }

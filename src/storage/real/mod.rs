@@ -35,6 +35,21 @@ use resolve::{beneath, open_path, reopen, single};
 /// Bytes of a path that one call takes, with its end (include/uapi/linux/limits.h).
 const PATH_MAX: usize = 4096;
 
+/// `f_type` of the file systems whose `syncfs(2)` is as good as fsync of each file
+/// (include/uapi/linux/magic.h): ext2 to ext4, xfs, btrfs, f2fs, bcachefs, zfs, overlayfs (which
+/// asks its upper one) and tmpfs (which has nothing to make durable). Not FUSE, 9p, cifs, ecryptfs:
+/// there it writes back and does not tell the server or lower file system to sync.
+const SYNCED_WHOLE: [u64; 8] = [
+    0xef53,
+    0x5846_5342,
+    0x9123_683e,
+    0xf2f5_2010,
+    0xca45_1a4e,
+    0x2fc1_2fc1,
+    0x794c_7630,
+    0x0102_1994,
+];
+
 /// The disk itself. Carries no state.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RealStorage;
@@ -285,6 +300,17 @@ impl Storage for RealStorage {
         rustix::fs::renameat_with(source, source_name, target, target_name, RenameFlags::NOREPLACE)
     }
 
+    fn link(
+        &self,
+        source: &RealDir,
+        source_name: &OsStr,
+        target: &RealDir,
+        target_name: &OsStr,
+    ) -> Result<(), Errno> {
+        let (source_name, target_name) = (single(source_name)?, single(target_name)?);
+        rustix::fs::linkat(source, source_name, target, target_name, AtFlags::empty())
+    }
+
     fn unlink(&self, dir: &RealDir, name: &OsStr) -> Result<(), Errno> {
         rustix::fs::unlinkat(dir, single(name)?, AtFlags::empty())
     }
@@ -332,8 +358,23 @@ impl Storage for RealStorage {
         }
     }
 
+    fn sync_file_system(&self, dir: &RealDir) -> Result<(), Errno> {
+        rustix::fs::syncfs(dir)
+    }
+
+    fn syncs_whole(&self, dir: &RealDir) -> Result<bool, Errno> {
+        let stat = rustix::fs::fstatfs(dir)?;
+        Ok(SYNCED_WHOLE.contains(&(stat.f_type as u64)))
+    }
+
     fn free_space(&self, dir: &RealDir) -> Result<u64, Errno> {
         let stat = rustix::fs::fstatvfs(dir)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn free_inodes(&self, dir: &RealDir) -> Result<u64, Errno> {
+        let stat = rustix::fs::fstatvfs(dir)?;
+        // btrfs and others without a table of inodes say that they have none in all.
+        Ok(if stat.f_files == 0 { u64::MAX } else { stat.f_favail })
     }
 }

@@ -239,3 +239,73 @@ fn a_path_longer_than_one_call_takes_is_opened() {
     path.push("..");
     assert!(disk.storage.open_dir(&disk.dir, &path).is_err(), "nothing leads up");
 }
+
+#[test]
+fn directories_are_moved_and_dressed_by_name() {
+    let disk = disk();
+    let Disk { storage, dir, .. } = &disk;
+    storage.create_dir(dir, name("folder")).unwrap();
+    storage.create_dir(dir, name("other")).unwrap();
+    let other = storage.open_dir(dir, Path::new("other")).unwrap();
+    std::fs::write(disk.path("folder/file"), "text").unwrap();
+    storage.set_mode(dir, name("folder"), 0o2751).unwrap();
+    let time = Time { seconds: 77, nanos: 5 };
+    match storage.set_xattr(dir, name("folder"), name("user.octroi"), b"value") {
+        Err(Errno::OPNOTSUPP) => {}
+        set => {
+            set.unwrap();
+            let found = storage.xattrs(dir, name("folder")).unwrap();
+            assert!(found.contains(&("user.octroi".into(), b"value".to_vec())));
+        }
+    }
+    if rustix::process::geteuid().is_root() {
+        storage.set_owner(dir, name("folder"), 12, 34).unwrap();
+        storage.set_mode(dir, name("folder"), 0o2751).unwrap();
+    }
+    storage.set_times(dir, name("folder"), time, time).unwrap();
+    let before = storage.stat(dir, name("folder")).unwrap().unwrap();
+    assert_eq!((before.mode, before.identity.mtime), (0o2751, time));
+    assert_eq!(storage.unlink(dir, name("folder")), Err(Errno::ISDIR));
+    assert_eq!(storage.remove_dir(dir, name("folder")), Err(Errno::NOTEMPTY));
+    assert_eq!(storage.rename(dir, name("other"), &other, name("x")), Err(Errno::INVAL));
+    assert_eq!(storage.rename(dir, name("folder"), dir, name("other")), Err(Errno::EXIST));
+    storage.rename(dir, name("folder"), &other, name("moved")).unwrap();
+    let after = storage.stat(&other, name("moved")).unwrap().unwrap();
+    assert_eq!(after.identity.handle, before.identity.handle);
+    assert_eq!((after.mode, after.uid, after.gid), (before.mode, before.uid, before.gid));
+    storage.sync_special(&other, name("moved")).unwrap();
+    assert_eq!(std::fs::read(disk.path("other/moved/file")).unwrap(), b"text");
+}
+
+#[test]
+fn a_link_is_another_name_of_one_inode() {
+    let disk = disk();
+    let Disk { storage, dir, .. } = &disk;
+    std::fs::write(disk.path("a"), "text").unwrap();
+    symlink("a", disk.path("link")).unwrap();
+    storage.create_dir(dir, name("folder")).unwrap();
+    let folder = storage.open_dir(dir, Path::new("folder")).unwrap();
+    storage.link(dir, name("a"), &folder, name("b")).unwrap();
+    storage.link(dir, name("link"), &folder, name("link")).unwrap();
+    let stat = |at: &RealDir, text: &str| storage.stat(at, name(text)).unwrap().unwrap();
+    assert_eq!(stat(dir, "a").identity, stat(&folder, "b").identity);
+    assert_eq!((stat(dir, "a").nlink, stat(&folder, "link").nlink), (2, 2));
+    assert_eq!(stat(&folder, "link").kind, Kind::Symlink("a".into()));
+    assert_eq!(storage.link(dir, name("a"), &folder, name("b")), Err(Errno::EXIST));
+    assert_eq!(storage.link(dir, name("folder"), dir, name("c")), Err(Errno::PERM));
+    assert_eq!(storage.link(dir, name("a"), dir, name("../c")), Err(Errno::INVAL));
+}
+
+#[test]
+fn a_whole_file_system_is_synced_where_that_reaches_the_disk() {
+    let disk = disk();
+    let Disk { storage, dir, .. } = &disk;
+    storage.sync_file_system(dir).unwrap();
+    let kind = rustix::fs::fstatfs(dir).unwrap().f_type as u64;
+    assert!(storage.syncs_whole(dir).unwrap() || !SYNCED_WHOLE.contains(&kind));
+    // /proc knows no inode table and nothing to sync.
+    let proc = RealDir::open(Path::new("/proc")).unwrap();
+    assert!(!storage.syncs_whole(&proc).unwrap());
+    assert_eq!(storage.free_inodes(&proc), Ok(u64::MAX));
+    assert!(storage.free_inodes(dir).unwrap() > 0);
+}

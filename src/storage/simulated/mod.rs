@@ -24,6 +24,7 @@ use crate::types::{Handle, Identity, Time};
 mod content;
 mod names;
 mod random;
+mod state;
 mod steps;
 #[cfg(test)]
 mod tests;
@@ -65,11 +66,22 @@ pub struct DeviceOptions {
     pub leases: bool,
     /// Times are kept in whole seconds.
     pub whole_seconds: bool,
+    /// How many inodes it has room for.
+    pub inodes: u64,
+    /// Whether syncing the whole file system does anything.
+    pub syncs_whole: bool,
 }
 
 impl Default for DeviceOptions {
     fn default() -> Self {
-        Self { capacity: 1 << 30, xattrs: true, leases: true, whole_seconds: false }
+        Self {
+            capacity: 1 << 30,
+            xattrs: true,
+            leases: true,
+            whole_seconds: false,
+            inodes: u64::MAX,
+            syncs_whole: true,
+        }
     }
 }
 
@@ -78,7 +90,7 @@ pub struct SimulatedStorage {
     state: Mutex<State>,
 }
 
-/// An open directory: its inode number. It stays valid over a crash.
+/// An open directory: its inode number. It stays valid over a crash that leaves the directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SimulatedDir {
     inode: u64,
@@ -104,6 +116,7 @@ struct State {
     devices: Vec<Device>,
     inodes: BTreeMap<u64, Inode>,
     entries: Entries,
+    next_inode: u64,
     clock: u64,
     steps: u64,
     faults: BTreeMap<u64, Fault>,
@@ -154,6 +167,7 @@ impl SimulatedStorage {
                 devices: Vec::new(),
                 inodes: BTreeMap::new(),
                 entries: Entries::default(),
+                next_inode: 2,
                 clock: 0,
                 steps: 0,
                 faults: BTreeMap::new(),
@@ -209,9 +223,13 @@ impl SimulatedStorage {
     pub fn crash(&self, seed: u64) -> Self {
         let state = self.state.lock();
         let mut random = Random::new(seed);
-        let entries = state.entries.crash(&mut random, state.names_mode);
+        let mut entries = state.entries.crash(&mut random, state.names_mode);
         let ordered = state.names_mode == Names::Journal;
-        let inodes = state.inodes.iter().map(|(number, inode)| {
+        // What lost its last name is gone, a directory with all that it held.
+        let found = entries.reachable(state.devices.iter().map(|device| device.root));
+        entries.retain_in(&found);
+        let kept = state.inodes.iter().filter(|(number, _)| found.contains(number));
+        let inodes = kept.map(|(number, inode)| {
             let attributes =
                 if random.flip() { inode.attributes.clone() } else { inode.durable.clone() };
             let content = inode.content.crash(&mut random, ordered);
@@ -227,6 +245,7 @@ impl SimulatedStorage {
                 devices: state.devices.clone(),
                 inodes,
                 entries,
+                next_inode: state.next_inode,
                 clock: state.clock + 1_000_000,
                 steps: 0,
                 faults: BTreeMap::new(),
@@ -263,14 +282,7 @@ impl SimulatedStorage {
         new_dir: &SimulatedDir,
         new_name: &OsStr,
     ) -> Result<(), Errno> {
-        let mut state = self.state.lock();
-        let number = state.entries.get(dir.inode, name).ok_or(Errno::NOENT)?;
-        if state.entries.get(new_dir.inode, new_name).is_some() {
-            return Err(Errno::EXIST);
-        }
-        let device = state.inode(number)?.device;
-        state.entries.set(device, (new_dir.inode, new_name.to_owned()), Some(number));
-        Ok(())
+        self.state.lock().link(dir, name, new_dir, new_name)
     }
 
     /// Everything reaches the disks, as after `sync(1)`.
@@ -295,114 +307,6 @@ impl SimulatedStorage {
     /// A shared reference, for the generic users of the trait.
     pub fn shared(self) -> Arc<Self> {
         Arc::new(self)
-    }
-}
-
-impl State {
-    fn now(&mut self) -> Time {
-        self.clock += 1;
-        let nanos = u128::from(self.clock) * u128::from(TICK);
-        Time {
-            seconds: EPOCH + (nanos / 1_000_000_000) as i64,
-            nanos: (nanos % 1_000_000_000) as u32,
-        }
-    }
-
-    fn new_inode(&mut self, device: usize, kind: Kind, mode: u32) -> u64 {
-        let number = self.inodes.last_key_value().map_or(2, |(last, _)| last + 1);
-        let now = self.now();
-        let attributes = Attributes {
-            kind,
-            mode,
-            uid: 0,
-            gid: 0,
-            atime: now,
-            mtime: now,
-            ctime: now,
-            xattrs: BTreeMap::new(),
-        };
-        let inode = Inode {
-            device,
-            durable: attributes.clone(),
-            attributes,
-            content: Content::default(),
-            writers: 0,
-            lease_breaks: 0,
-        };
-        self.inodes.insert(number, inode);
-        number
-    }
-
-    fn inode(&self, number: u64) -> Result<&Inode, Errno> {
-        self.inodes.get(&number).ok_or(Errno::STALE)
-    }
-
-    fn inode_mut(&mut self, number: u64) -> Result<&mut Inode, Errno> {
-        self.inodes.get_mut(&number).ok_or(Errno::STALE)
-    }
-
-    fn named(&self, dir: &SimulatedDir, name: &OsStr) -> Result<u64, Errno> {
-        self.entries.get(dir.inode, name).ok_or(Errno::NOENT)
-    }
-
-    fn free(&self, device: usize) -> u64 {
-        let used: u64 = self
-            .inodes
-            .iter()
-            .filter(|(number, inode)| inode.device == device && self.entries.links(**number) > 0)
-            .map(|(_, inode)| inode.content.cached.disk_bytes())
-            .sum();
-        self.devices.get(device).map_or(0, |device| device.options.capacity.saturating_sub(used))
-    }
-
-    fn options(&self, device: usize) -> DeviceOptions {
-        self.devices.get(device).map_or_else(DeviceOptions::default, |device| device.options)
-    }
-
-    fn metadata(&self, number: u64) -> Result<Metadata, Errno> {
-        let inode = self.inode(number)?;
-        let attributes = &inode.attributes;
-        let size = match &attributes.kind {
-            Kind::Symlink(text) => text.len() as u64,
-            _ => inode.content.cached.length,
-        };
-        Ok(Metadata {
-            kind: attributes.kind.clone(),
-            mode: attributes.mode,
-            uid: attributes.uid,
-            gid: attributes.gid,
-            nlink: self.entries.links(number),
-            atime: attributes.atime,
-            identity: Identity {
-                handle: handle_of(number),
-                size,
-                mtime: attributes.mtime,
-                ctime: attributes.ctime,
-            },
-        })
-    }
-
-    fn create(
-        &mut self,
-        dir: &SimulatedDir,
-        name: &OsStr,
-        kind: Kind,
-        mode: u32,
-    ) -> Result<u64, Errno> {
-        if name.len() > 255 {
-            return Err(Errno::NAMETOOLONG);
-        }
-        let parent = self.inode(dir.inode)?;
-        if parent.attributes.kind != Kind::Directory {
-            return Err(Errno::NOTDIR);
-        }
-        let device = parent.device;
-        if self.entries.get(dir.inode, name).is_some() {
-            return Err(Errno::EXIST);
-        }
-        let number = self.new_inode(device, kind, mode);
-        self.entries.set(device, (dir.inode, name.to_owned()), Some(number));
-        Ok(number)
     }
 }
 

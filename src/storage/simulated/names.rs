@@ -18,6 +18,8 @@ struct Change {
     entries: Vec<(Key, Option<u64>)>,
     /// A change that the disk has whenever it has this one.
     needs: Option<u64>,
+    /// Whether a directory gets another place by it.
+    moves_directory: bool,
     /// A sync of it failed; later syncs do not write it.
     stuck: bool,
 }
@@ -29,6 +31,8 @@ pub(super) struct Entries {
     durable: BTreeMap<Key, u64>,
     pending: Vec<Change>,
     next_id: u64,
+    /// How many names each inode has in `cached`; absent for none.
+    links: BTreeMap<u64, u64>,
 }
 
 impl Entries {
@@ -44,19 +48,68 @@ impl Entries {
 
     /// Number of names of an inode.
     pub(super) fn links(&self, inode: u64) -> u64 {
-        self.cached.values().filter(|found| **found == inode).count() as u64
+        self.links.get(&inode).copied().unwrap_or(0)
+    }
+
+    /// What the names in a directory stand for.
+    pub(super) fn inodes_in(&self, directory: u64) -> impl Iterator<Item = u64> {
+        let from = Bound::Included((directory, OsString::new()));
+        let to = Bound::Excluded((directory + 1, OsString::new()));
+        self.cached.range((from, to)).map(|(_, inode)| *inode)
+    }
+
+    /// Whether `inode` is `directory` or below it.
+    pub(super) fn is_within(&self, inode: u64, directory: u64) -> bool {
+        inode == directory || self.inodes_in(directory).any(|found| self.is_within(inode, found))
+    }
+
+    /// All inodes that a name below one of `roots` leads to, and the roots.
+    pub(super) fn reachable(&self, roots: impl IntoIterator<Item = u64>) -> BTreeSet<u64> {
+        let mut found = BTreeSet::new();
+        let mut open: Vec<u64> = roots.into_iter().collect();
+        while let Some(inode) = open.pop() {
+            if found.insert(inode) {
+                open.extend(self.inodes_in(inode));
+            }
+        }
+        found
+    }
+
+    /// Drops the names in directories that nothing leads to.
+    pub(super) fn retain_in(&mut self, directories: &BTreeSet<u64>) {
+        self.cached.retain(|(directory, _), _| directories.contains(directory));
+        self.durable.clone_from(&self.cached);
+        self.count_links();
+    }
+
+    fn count_links(&mut self) {
+        self.links.clear();
+        for inode in self.cached.values() {
+            *self.links.entry(*inode).or_default() += 1;
+        }
+    }
+
+    fn set_cached(&mut self, key: &Key, inode: Option<u64>) {
+        let before = match inode {
+            Some(inode) => {
+                *self.links.entry(inode).or_default() += 1;
+                self.cached.insert(key.clone(), inode)
+            }
+            None => self.cached.remove(key),
+        };
+        if let Some(count) = before.and_then(|before| self.links.get_mut(&before)) {
+            *count -= 1;
+        }
     }
 
     fn push(&mut self, device: usize, entries: Vec<(Key, Option<u64>)>, needs: Option<u64>) -> u64 {
         for (key, inode) in &entries {
-            match inode {
-                Some(inode) => self.cached.insert(key.clone(), *inode),
-                None => self.cached.remove(key),
-            };
+            self.set_cached(key, *inode);
         }
         let id = self.next_id;
         self.next_id += 1;
-        self.pending.push(Change { id, device, entries, needs, stuck: false });
+        let (moves_directory, stuck) = (false, false);
+        self.pending.push(Change { id, device, entries, needs, moves_directory, stuck });
         id
     }
 
@@ -65,8 +118,19 @@ impl Entries {
         self.push(device, vec![(key, inode)], None);
     }
 
-    /// An entry gets another place. In one directory, or with a journal, that is one change; else
-    /// the disk may have the new name before the old one is gone, but never neither.
+    /// A directory gets another place: always one change, for no file system lets a directory have
+    /// two names, and after all earlier ones, for none lets directories form a ring.
+    pub(super) fn rename_directory(&mut self, device: usize, from: Key, to: Key, inode: u64) {
+        let moves_one = |change: &&Change| change.moves_directory && change.device == device;
+        let needs = self.pending.iter().rfind(moves_one).map(|change| change.id);
+        self.push(device, vec![(from, None), (to, Some(inode))], needs);
+        if let Some(change) = self.pending.last_mut() {
+            change.moves_directory = true;
+        }
+    }
+
+    /// The entry of a file gets another place. In one directory, or with a journal, that is one
+    /// change; else the disk may have the new name before the old one is gone, but never neither.
     pub(super) fn rename(&mut self, device: usize, names: Names, from: Key, to: Key, inode: u64) {
         if names == Names::Journal || from.0 == to.0 {
             self.push(device, vec![(from, None), (to, Some(inode))], None);
@@ -91,6 +155,20 @@ impl Entries {
         let keep: BTreeSet<u64> =
             self.pending.iter().filter(|change| wanted(change)).map(|change| change.id).collect();
         self.apply(keep);
+    }
+
+    /// Makes all changes of a device durable.
+    pub(super) fn sync_device(&mut self, device: usize) {
+        let wanted = |change: &&Change| !change.stuck && change.device == device;
+        let keep = self.pending.iter().filter(wanted).map(|change| change.id).collect();
+        self.apply(keep);
+    }
+
+    /// As `fail_sync`, of a whole device.
+    pub(super) fn fail_sync_device(&mut self, device: usize) {
+        for change in self.pending.iter_mut().filter(|change| change.device == device) {
+            change.stuck = true;
+        }
     }
 
     /// A sync that failed: what it should have written stays unsure for good.
@@ -150,6 +228,7 @@ impl Entries {
         after.apply(keep);
         after.pending.clear();
         after.cached = after.durable.clone();
+        after.count_links();
         after
     }
 }

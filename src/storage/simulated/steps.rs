@@ -110,12 +110,13 @@ impl Storage for SimulatedStorage {
         if !state.entries.list(number).is_empty() {
             return Err(Errno::NOTEMPTY);
         }
-        state.entries.set(device, (dir.inode, name.to_owned()), None);
+        state.set_name(device, dir, name, None);
         Ok(())
     }
 
     fn list(&self, dir: &SimulatedDir) -> Result<Vec<OsString>, Errno> {
         let state = self.step("list", OsStr::new(""))?;
+        state.live_device(dir)?;
         Ok(state.entries.list(dir.inode))
     }
 
@@ -278,20 +279,37 @@ impl Storage for SimulatedStorage {
     ) -> Result<(), Errno> {
         let mut state = self.step("rename", target_name)?;
         let number = state.named(source, source_name)?;
-        let device = state.inode(source.inode)?.device;
-        if device != state.inode(target.inode)?.device {
+        if state.inode(source.inode)?.device != state.inode(target.inode)?.device {
             return Err(Errno::XDEV);
         }
-        if state.entries.get(target.inode, target_name).is_some() {
-            return Err(Errno::EXIST);
+        let is_directory = state.is_directory(number);
+        if is_directory && state.entries.is_within(target.inode, number) {
+            return Err(Errno::INVAL);
         }
-        let now = state.now();
+        let device = state.free_name(target, target_name)?;
         let names = state.names_mode;
         let from = (source.inode, source_name.to_owned());
         let to = (target.inode, target_name.to_owned());
-        state.entries.rename(device, names, from, to, number);
+        if is_directory {
+            state.entries.rename_directory(device, from, to, number);
+        } else {
+            state.entries.rename(device, names, from, to, number);
+        }
+        state.touch(source.inode);
+        state.touch(target.inode);
+        let now = state.now();
         state.inode_mut(number)?.attributes.ctime = now;
         Ok(())
+    }
+
+    fn link(
+        &self,
+        source: &SimulatedDir,
+        source_name: &OsStr,
+        target: &SimulatedDir,
+        target_name: &OsStr,
+    ) -> Result<(), Errno> {
+        self.step("link", target_name)?.link(source, source_name, target, target_name)
     }
 
     fn unlink(&self, dir: &SimulatedDir, name: &OsStr) -> Result<(), Errno> {
@@ -304,7 +322,7 @@ impl Storage for SimulatedStorage {
         }
         inode.attributes.ctime = now;
         let device = inode.device;
-        state.entries.set(device, (dir.inode, name.to_owned()), None);
+        state.set_name(device, dir, name, None);
         Ok(())
     }
 
@@ -381,8 +399,40 @@ impl Storage for SimulatedStorage {
         Ok(())
     }
 
+    fn sync_file_system(&self, dir: &SimulatedDir) -> Result<(), Errno> {
+        let mut state = self.step_or("sync_file_system", OsStr::new(""), |state, random| {
+            let Some(device) = state.inodes.get(&dir.inode).map(|inode| inode.device) else {
+                return;
+            };
+            for inode in state.inodes.values_mut().filter(|inode| inode.device == device) {
+                inode.content.fail_sync(random);
+            }
+            state.entries.fail_sync_device(device);
+        })?;
+        let device = state.inode(dir.inode)?.device;
+        if !state.options(device).syncs_whole {
+            return Ok(());
+        }
+        for inode in state.inodes.values_mut().filter(|inode| inode.device == device) {
+            inode.content.sync();
+            inode.durable = inode.attributes.clone();
+        }
+        state.entries.sync_device(device);
+        Ok(())
+    }
+
+    fn syncs_whole(&self, dir: &SimulatedDir) -> Result<bool, Errno> {
+        let state = self.step("syncs_whole", OsStr::new(""))?;
+        Ok(state.options(state.inode(dir.inode)?.device).syncs_whole)
+    }
+
     fn free_space(&self, dir: &SimulatedDir) -> Result<u64, Errno> {
         let state = self.step("free_space", OsStr::new(""))?;
         Ok(state.free(state.inode(dir.inode)?.device))
+    }
+
+    fn free_inodes(&self, dir: &SimulatedDir) -> Result<u64, Errno> {
+        let state = self.step("free_inodes", OsStr::new(""))?;
+        Ok(state.free_inodes(state.inode(dir.inode)?.device))
     }
 }

@@ -149,3 +149,200 @@ fn devices_are_apart() {
     let file = storage.create_file(&other, "b".as_ref()).unwrap();
     assert_eq!(storage.write_at(&file, &[0; 4097], 0), Err(Errno::NOSPC));
 }
+
+/// A disk with `/d/e/f` and `/g`, durable, and those directories.
+fn disk_with_a_tree(
+    names: Names,
+) -> (SimulatedStorage, SimulatedDir, SimulatedDir, SimulatedDir, SimulatedDir) {
+    let (storage, root) = new_disk(names);
+    storage.create_dir(&root, "d".as_ref()).unwrap();
+    storage.create_dir(&root, "g".as_ref()).unwrap();
+    let d = storage.open_dir(&root, "d".as_ref()).unwrap();
+    let g = storage.open_dir(&root, "g".as_ref()).unwrap();
+    storage.create_dir(&d, "e".as_ref()).unwrap();
+    let e = storage.open_dir(&d, "e".as_ref()).unwrap();
+    storage.create_file(&e, "f".as_ref()).unwrap();
+    storage.sync_all();
+    (storage, root, d, e, g)
+}
+
+#[test]
+fn names_in_a_new_directory_are_lost_one_by_one() {
+    let (storage, root) = new_disk(Names::Independent);
+    storage.create_dir(&root, "d".as_ref()).unwrap();
+    storage.sync_dir(&root).unwrap();
+    let d = storage.open_dir(&root, "d".as_ref()).unwrap();
+    for name in ["1", "2"] {
+        storage.create_file(&d, name.as_ref()).unwrap();
+    }
+    let found: Vec<_> = (0..100).map(|seed| names_of(&storage.crash(seed), &d)).collect();
+    for wanted in [&[][..], &["1"], &["2"], &["1", "2"]] {
+        assert!(found.iter().any(|names| names == wanted), "never {wanted:?}");
+    }
+}
+
+#[test]
+fn a_directory_that_is_lost_takes_what_it_held() {
+    let (storage, root) = new_disk(Names::Independent);
+    storage.create_dir(&root, "d".as_ref()).unwrap();
+    let d = storage.open_dir(&root, "d".as_ref()).unwrap();
+    let file = storage.create_file(&d, "f".as_ref()).unwrap();
+    storage.sync_file(&file).unwrap();
+    storage.sync_dir(&d).unwrap();
+    let mut lost = 0;
+    for seed in 0..100 {
+        let after = storage.crash(seed);
+        match names_of(&after, &root).as_slice() {
+            [] => {
+                lost += 1;
+                assert_eq!(after.list(&d), Err(Errno::STALE));
+            }
+            _ => assert_eq!(names_of(&after, &d), ["f"]),
+        }
+    }
+    assert!(lost > 0 && lost < 100, "lost {lost} times");
+}
+
+#[test]
+fn a_renamed_directory_has_one_name_and_all_that_was_durable_in_it() {
+    for names in [Names::Journal, Names::Independent] {
+        let (storage, _, d, e, g) = disk_with_a_tree(names);
+        storage.rename(&d, "e".as_ref(), &g, "h".as_ref()).unwrap();
+        storage.create_file(&e, "unsure".as_ref()).unwrap();
+        let mut seen = [0; 2];
+        for seed in 0..100 {
+            let after = storage.crash(seed);
+            match (names_of(&after, &d).len(), names_of(&after, &g).len()) {
+                (1, 0) => seen[0] += 1,
+                (0, 1) => seen[1] += 1,
+                other => panic!("{other:?}"),
+            }
+            assert!(names_of(&after, &e).contains(&"f".to_owned()));
+        }
+        assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
+        storage.sync_dir(&d).unwrap();
+        assert!((0..100).all(|seed| names_of(&storage.crash(seed), &g) == ["h"]));
+    }
+}
+
+#[test]
+fn directories_never_form_a_ring() {
+    let (storage, root, d, _, g) = disk_with_a_tree(Names::Independent);
+    assert_eq!(storage.rename(&root, "d".as_ref(), &d, "x".as_ref()), Err(Errno::INVAL));
+    // First e out of d, then d into e: without the first the second would cut both off.
+    storage.rename(&d, "e".as_ref(), &g, "e".as_ref()).unwrap();
+    let e = storage.open_dir(&g, "e".as_ref()).unwrap();
+    storage.rename(&root, "d".as_ref(), &e, "d".as_ref()).unwrap();
+    for seed in 0..100 {
+        let after = storage.crash(seed);
+        assert!(after.list(&d).is_ok() && after.list(&e).is_ok(), "seed {seed}");
+    }
+}
+
+#[test]
+fn hard_links_share_an_inode_and_vanish_name_by_name() {
+    let (storage, root, d, e, g) = disk_with_a_tree(Names::Independent);
+    assert_eq!(storage.link(&root, "d".as_ref(), &root, "x".as_ref()), Err(Errno::PERM));
+    assert_eq!(storage.link(&e, "f".as_ref(), &d, "e".as_ref()), Err(Errno::EXIST));
+    storage.link(&e, "f".as_ref(), &g, "1".as_ref()).unwrap();
+    storage.link(&e, "f".as_ref(), &g, "2".as_ref()).unwrap();
+    let (one, two) = (
+        storage.stat(&e, "f".as_ref()).unwrap().unwrap(),
+        storage.stat(&g, "2".as_ref()).unwrap().unwrap(),
+    );
+    assert_eq!((one.identity, one.nlink), (two.identity, 3));
+    let file = storage.open_write(&g, "1".as_ref()).unwrap();
+    storage.write_at(&file, b"shared", 0).unwrap();
+    assert_eq!(content_of(&storage, &e, "f"), b"shared");
+    storage.sync_file(&file).unwrap();
+    let found: Vec<_> = (0..100).map(|seed| names_of(&storage.crash(seed), &g)).collect();
+    for wanted in [&[][..], &["1"], &["2"], &["1", "2"]] {
+        assert!(found.iter().any(|names| names == wanted), "never {wanted:?}");
+    }
+    storage.sync_dir(&g).unwrap();
+    storage.unlink(&e, "f".as_ref()).unwrap();
+    storage.sync_dir(&e).unwrap();
+    let after = storage.crash(1);
+    assert_eq!(content_of(&after, &g, "1"), b"shared");
+    assert_eq!(after.stat(&g, "1".as_ref()).unwrap().unwrap().nlink, 2);
+}
+
+#[test]
+fn syncing_the_file_system_makes_all_durable_where_it_does() {
+    for (names, works) in
+        [(Names::Journal, true), (Names::Independent, true), (Names::Independent, false)]
+    {
+        let storage = SimulatedStorage::new(names);
+        let options = DeviceOptions { syncs_whole: works, ..DeviceOptions::default() };
+        let root = storage.add_device(options);
+        let other = storage.add_device(DeviceOptions::default());
+        storage.create_dir(&root, "d".as_ref()).unwrap();
+        let d = storage.open_dir(&root, "d".as_ref()).unwrap();
+        let file = storage.create_file(&d, "f".as_ref()).unwrap();
+        storage.write_at(&file, &[7; 9000], 0).unwrap();
+        storage.set_mode(&root, "d".as_ref(), 0o711).unwrap();
+        storage.create_file(&other, "elsewhere".as_ref()).unwrap();
+        assert_eq!(storage.syncs_whole(&root), Ok(works));
+        storage.sync_file_system(&root).unwrap();
+        let whole = |after: &SimulatedStorage| {
+            after.list(&d).is_ok_and(|names| names == ["f"])
+                && content_of(after, &d, "f") == [7; 9000]
+                && after.stat(&root, "d".as_ref()).unwrap().unwrap().mode == 0o711
+        };
+        let kept = (0..50).filter(|seed| whole(&storage.crash(*seed))).count();
+        assert_eq!(kept == 50, works, "{names:?}: {kept} of 50");
+        assert!((0..50).any(|seed| names_of(&storage.crash(seed), &other).is_empty()));
+    }
+}
+
+#[test]
+fn a_failed_sync_of_the_file_system_loses_what_the_next_one_does_not_write() {
+    let (storage, root) = new_disk(Names::Independent);
+    let file = storage.create_file(&root, "a".as_ref()).unwrap();
+    storage.write_at(&file, &[1; 64 * 1024], 0).unwrap();
+    storage.fail_at(storage.steps(), Fault::Errno(Errno::IO));
+    assert_eq!(storage.sync_file_system(&root), Err(Errno::IO));
+    storage.sync_file_system(&root).unwrap();
+    let kept = |seed| !names_of(&storage.crash(seed), &root).is_empty();
+    assert!((0..100).any(|seed| !kept(seed)), "the name was never lost");
+    let seed = (0..100).find(|seed| kept(*seed)).unwrap();
+    assert_ne!(content_of(&storage.crash(seed), &root, "a"), vec![1; 64 * 1024]);
+}
+
+#[test]
+fn directories_count_links_change_times_and_end() {
+    let (storage, root, d, e, _) = disk_with_a_tree(Names::Journal);
+    let stat = |dir: &SimulatedDir, name: &str| storage.stat(dir, name.as_ref()).unwrap().unwrap();
+    let before = stat(&root, "d");
+    assert_eq!(before.nlink, 3);
+    storage.unlink(&e, "f".as_ref()).unwrap();
+    storage.remove_dir(&d, "e".as_ref()).unwrap();
+    let after = stat(&root, "d");
+    assert_eq!(after.nlink, 2);
+    assert!(after.identity.mtime > before.identity.mtime, "the directory's times stood still");
+    assert_eq!(storage.create_dir(&e, "x".as_ref()), Err(Errno::NOENT), "it was removed");
+    assert_eq!(storage.list(&e), Err(Errno::NOENT));
+    storage.set_owner(&root, "d".as_ref(), 5, 6).unwrap();
+    storage.set_mode(&root, "d".as_ref(), 0o2770).unwrap();
+    storage.set_xattr(&root, "d".as_ref(), "user.note".as_ref(), b"x").unwrap();
+    storage.rename(&root, "d".as_ref(), &root, "renamed".as_ref()).unwrap();
+    let moved = stat(&root, "renamed");
+    assert_eq!((moved.uid, moved.gid, moved.mode), (5, 6, 0o2770));
+    assert_eq!(storage.xattrs(&root, "renamed".as_ref()).unwrap().len(), 1);
+    assert_eq!(moved.identity.handle, before.identity.handle);
+}
+
+#[test]
+fn inodes_run_out() {
+    let storage = SimulatedStorage::new(Names::Journal);
+    let root = storage.add_device(DeviceOptions { inodes: 2, ..DeviceOptions::default() });
+    assert_eq!(storage.free_inodes(&root), Ok(1));
+    storage.create_file(&root, "a".as_ref()).unwrap();
+    assert_eq!(storage.create_file(&root, "b".as_ref()).err(), Some(Errno::NOSPC));
+    assert_eq!(storage.create_dir(&root, "b".as_ref()), Err(Errno::NOSPC));
+    storage.link(&root, "a".as_ref(), &root, "b".as_ref()).unwrap();
+    storage.unlink(&root, "a".as_ref()).unwrap();
+    assert_eq!(storage.free_inodes(&root), Ok(0));
+    storage.unlink(&root, "b".as_ref()).unwrap();
+    assert_eq!(storage.free_inodes(&root), Ok(1));
+}
