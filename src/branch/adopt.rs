@@ -5,7 +5,7 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 
@@ -79,12 +79,28 @@ pub enum BranchError {
         /// The id that was found, in words.
         found: String,
     },
+    /// The configured path leads to something else than what is open.
+    #[error(
+        "branch {name}: {} leads to another directory now; was its disk unmounted?", path.display()
+    )]
+    Elsewhere {
+        /// The branch.
+        name: String,
+        /// Its path.
+        path: PathBuf,
+    },
 }
 
 impl BranchError {
     /// Whether the directory is not there at all, as that of a disk that is not mounted.
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Io { errno: Errno::NOENT, .. })
+    }
+
+    /// Whether it says nothing about the branch: this process or the machine has run out of something.
+    pub fn is_shortage(&self) -> bool {
+        let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR];
+        matches!(self, Self::Io { errno, .. } if shortages.contains(errno))
     }
 }
 
@@ -122,30 +138,48 @@ impl Branch {
         known: Option<BranchUuid>,
         adopt: bool,
     ) -> Result<Opened, BranchError> {
-        let io = |attempted: &'static str| {
-            let path = spec.path.clone();
-            move |errno| BranchError::Io { attempted, path, errno }
-        };
-        let root = rustix::fs::open(&spec.path, DIRECTORY, Mode::empty())
-            .map_err(io("open the branch's directory"))?;
-        if !spec.exposed {
-            check_closed(&spec, &root)?;
-        }
-        let stat = rustix::fs::fstat(&root).map_err(io("stat the branch's directory"))?;
-        let root_handle = crate::sys::handle::name_to_handle(root.as_fd(), OsStr::new(""))
-            .map_err(io("take the file handle of"))?;
-        let by_handle = opens_by_handle(&root);
-        let identified = if spec.mode == BranchMode::Ro {
-            identify_unchanged(&spec, &root, known, adopt)?
-        } else {
-            identify(&spec, &root, known, adopt)?
-        };
-        let Identified { uuid, adoption, lock, private } = identified;
-        let device = stat.st_dev;
-        let online = Online { uuid, root, root_handle, device, by_handle, _lock: lock, private };
-        let branch = Branch { spec, online: Some(online), mount_warned: AtomicBool::new(false) };
-        Ok(Opened { branch, adoption })
+        let (online, adoption) = open_online(&spec, known, adopt)?;
+        Ok(Opened { branch: Self::online_from_start(spec, online), adoption })
     }
+}
+
+/// Opens the directory of a branch, and refuses what must not serve as it.
+pub(super) fn open_online(
+    spec: &BranchSpec,
+    known: Option<BranchUuid>,
+    adopt: bool,
+) -> Result<(Online, Adoption), BranchError> {
+    let io = |attempted: &'static str| {
+        let path = spec.path.clone();
+        move |errno| BranchError::Io { attempted, path, errno }
+    };
+    let root = rustix::fs::open(&spec.path, DIRECTORY, Mode::empty())
+        .map_err(io("open the branch's directory"))?;
+    if !spec.exposed {
+        check_closed(spec, &root)?;
+    }
+    let stat = rustix::fs::fstat(&root).map_err(io("stat the branch's directory"))?;
+    let space = rustix::fs::fstatvfs(&root).map_err(io("ask for the space of"))?;
+    let root_handle = crate::sys::handle::name_to_handle(root.as_fd(), OsStr::new(""))
+        .map_err(io("take the file handle of"))?;
+    let by_handle = opens_by_handle(&root);
+    let identified = if spec.mode == BranchMode::Ro {
+        identify_unchanged(spec, &root, known, adopt)?
+    } else {
+        identify(spec, &root, known, adopt)?
+    };
+    let Identified { uuid, adoption, lock, private } = identified;
+    let online = Online {
+        uuid,
+        root: Arc::new(root),
+        root_handle,
+        device: stat.st_dev,
+        file_system: space.f_fsid,
+        by_handle,
+        _lock: lock,
+        private,
+    };
+    Ok((online, adoption))
 }
 
 /// Whether inodes can be opened by their handles: the file system has some, and we may. Those of FUSE

@@ -41,7 +41,7 @@ impl Branch {
         node: BorrowedFd<'_>,
         change: &AttributeChange,
     ) -> Result<(), Errno> {
-        self.online()?;
+        self.check_online()?;
         if change.uid.is_some() || change.gid.is_some() {
             let (uid, gid) = (change.uid.map(Uid::from_raw), change.gid.map(Gid::from_raw));
             rustix::fs::chownat(node, "", uid, gid, AtFlags::EMPTY_PATH)?;

@@ -28,7 +28,7 @@ impl Branch {
     /// Opens a regular file as the daemon: permissions were the kernel's to check. Access, O_APPEND
     /// and the synchronous flags count; nothing is created or truncated.
     pub fn open_file(&self, node: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {
-        self.online()?;
+        self.check_online()?;
         // A fifo or device would block, or act on hardware, at the mere open.
         if self.stat(node)?.kind != FileKind::File {
             return Err(Errno::INVAL);
@@ -173,7 +173,7 @@ impl Branch {
 
     /// Makes the names in a directory durable; the descriptor may be `O_PATH`.
     pub fn fsync_directory(&self, node: BorrowedFd<'_>) -> Result<(), Errno> {
-        self.online()?;
+        self.check_online()?;
         rustix::fs::fsync(reopen(node, OFlags::RDONLY | OFlags::DIRECTORY)?)
     }
 }

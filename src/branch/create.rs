@@ -24,7 +24,7 @@ impl Branch {
         flags: OFlags,
         creator: &Creator<'_>,
     ) -> Result<(Found, OwnedFd), Errno> {
-        self.online()?;
+        self.check_online()?;
         check_component(name)?;
         let new = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let flags = (flags & OPEN_KEPT) | new;
@@ -47,7 +47,7 @@ impl Branch {
         mode: u32,
         creator: &Creator<'_>,
     ) -> Result<Found, Errno> {
-        self.online()?;
+        self.check_online()?;
         check_component(name)?;
         {
             let _caller = creator.assume()?;
@@ -65,7 +65,7 @@ impl Branch {
         device: u64,
         creator: &Creator<'_>,
     ) -> Result<Found, Errno> {
-        self.online()?;
+        self.check_online()?;
         check_component(name)?;
         let kind = FileType::from_raw_mode(mode);
         if matches!(kind, FileType::Directory | FileType::Symlink | FileType::Unknown) {
@@ -87,7 +87,7 @@ impl Branch {
         text: &OsStr,
         creator: &Creator<'_>,
     ) -> Result<Found, Errno> {
-        self.online()?;
+        self.check_online()?;
         check_component(name)?;
         {
             let _caller = creator.assume()?;
@@ -103,7 +103,7 @@ impl Branch {
         dir: BorrowedFd<'_>,
         name: &OsStr,
     ) -> Result<(), Errno> {
-        self.online()?;
+        self.check_online()?;
         check_component(name)?;
         let source = magic_path(node);
         rustix::fs::linkat(rustix::fs::CWD, &source, dir, name, AtFlags::SYMLINK_FOLLOW)
@@ -111,14 +111,14 @@ impl Branch {
 
     /// Removes a name that is not a directory's.
     pub fn unlink(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
-        self.online()?;
+        self.check_online()?;
         check_component(name)?;
         rustix::fs::unlinkat(dir, name, AtFlags::empty())
     }
 
     /// Removes an empty directory.
     pub fn rmdir(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
-        self.online()?;
+        self.check_online()?;
         check_component(name)?;
         rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
     }
@@ -130,7 +130,7 @@ impl Branch {
         (target, target_name): (BorrowedFd<'_>, &OsStr),
         flags: RenameFlags,
     ) -> Result<(), Errno> {
-        self.online()?;
+        self.check_online()?;
         check_component(source_name)?;
         check_component(target_name)?;
         if !(RenameFlags::NOREPLACE | RenameFlags::EXCHANGE).contains(flags) {

@@ -22,7 +22,7 @@ impl Branch {
 
     /// All entries but `.` and `..`, in the file system's order.
     pub fn read_dir(&self, node: BorrowedFd<'_>) -> Result<Vec<DirEntry>, Errno> {
-        self.online()?;
+        self.check_online()?;
         let dir = reopen(node, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut buffer = Vec::with_capacity(BUFFER);
         let mut entries = Vec::new();

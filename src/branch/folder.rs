@@ -29,13 +29,13 @@ impl Branch {
         }
         let stage = self.stage()?;
         let passing = ulid::Ulid::generate().to_string();
-        rustix::fs::mkdirat(stage, &passing, Mode::RWXU)?;
+        rustix::fs::mkdirat(&stage, &passing, Mode::RWXU)?;
         let made = self.dress_folder(stage.as_fd(), OsStr::new(&passing), model_branch, model);
         let moved = made.and_then(|()| {
-            rustix::fs::renameat_with(stage, &passing, dir, name, RenameFlags::NOREPLACE)
+            rustix::fs::renameat_with(&stage, &passing, dir, name, RenameFlags::NOREPLACE)
         });
         if moved.is_err()
-            && let Err(errno) = rustix::fs::unlinkat(stage, &passing, AtFlags::REMOVEDIR)
+            && let Err(errno) = rustix::fs::unlinkat(&stage, &passing, AtFlags::REMOVEDIR)
         {
             log::warn!("a folder stays in stage until the next start: {}", errno_name(errno));
         }

@@ -2,9 +2,13 @@
 //! policy or inode numbers.
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
 
 use crate::error::Errno;
 use crate::types::{BranchIndex, BranchIo, BranchMode, BranchUuid, Handle, Time};
@@ -16,7 +20,9 @@ mod create;
 mod directory;
 mod folder;
 mod node;
+mod presence;
 mod private;
+mod probe;
 mod space;
 mod xattr;
 
@@ -27,8 +33,11 @@ pub use adopt::{Adoption, BranchError, Opened};
 pub use attributes::{AttributeChange, SetTime};
 pub use content::{FallocateMode, Whence};
 pub use create::RenameFlags;
+pub use presence::{Health, Returning};
 pub use space::SpaceStat;
 pub use xattr::XattrFlags;
+
+use presence::Condition;
 
 /// What the configuration says of a branch.
 #[derive(Debug, Clone)]
@@ -119,11 +128,15 @@ pub struct Creator<'a> {
     pub umask: u32,
 }
 
-/// A branch of a mounted view. An offline one answers EIO.
+/// A branch of a mounted view. An offline one answers EIO; it may go offline and come back at any
+/// time ([`presence`]).
 #[derive(Debug)]
 pub struct Branch {
     spec: BranchSpec,
-    online: Option<Online>,
+    online: ArcSwapOption<Online>,
+    /// Counts the changes of `online`.
+    epoch: AtomicU64,
+    condition: Mutex<Condition>,
     /// A mount point inside the branch has been warned of.
     mount_warned: AtomicBool,
 }
@@ -133,9 +146,11 @@ pub struct Branch {
 struct Online {
     uuid: Option<BranchUuid>,
     /// The branch's root, for reading; every walk starts here.
-    root: OwnedFd,
+    root: Arc<OwnedFd>,
     root_handle: Handle,
     device: u64,
+    /// `f_fsid` of statfs(2): tells file systems apart, also over a remount on most.
+    file_system: u64,
     /// Whether inodes can be opened by their handles.
     by_handle: bool,
     /// Holds the lock that keeps other views out; a read-only branch without `.octroi` has none.
@@ -147,21 +162,11 @@ struct Online {
 /// The private folder of a branch.
 #[derive(Debug)]
 struct Private {
-    stage: OwnedFd,
-    hold: OwnedFd,
+    stage: Arc<OwnedFd>,
+    hold: Arc<OwnedFd>,
 }
 
 impl Branch {
-    /// A branch that is not there: EIO for everything.
-    pub fn offline(spec: BranchSpec) -> Self {
-        Self { spec, online: None, mount_warned: AtomicBool::new(false) }
-    }
-
-    /// Whether the branch is there.
-    pub fn is_online(&self) -> bool {
-        self.online.is_some()
-    }
-
     /// Name in the configuration.
     pub fn name(&self) -> &str {
         &self.spec.name
@@ -172,19 +177,14 @@ impl Branch {
         self.spec.io
     }
 
-    /// Counts the changes between online and offline.
-    pub fn epoch(&self) -> u64 {
-        0
-    }
-
     /// What the configuration says.
     pub fn spec(&self) -> &BranchSpec {
         &self.spec
     }
 
-    /// The branch's id; none for a read-only branch that was never adopted.
-    pub fn uuid(&self) -> Option<BranchUuid> {
-        self.online.as_ref()?.uuid
+    /// Whether the branch is there.
+    pub fn is_online(&self) -> bool {
+        self.online.load().is_some()
     }
 
     /// Handle of the root directory.
@@ -198,25 +198,28 @@ impl Branch {
     }
 
     /// The root directory, open for reading.
-    pub fn root(&self) -> Result<BorrowedFd<'_>, Errno> {
-        Ok(self.online()?.root.as_fd())
+    pub fn root(&self) -> Result<Arc<OwnedFd>, Errno> {
+        Ok(Arc::clone(&self.online()?.root))
     }
 
     /// The stage folder; EROFS for a branch that has none.
-    pub fn stage(&self) -> Result<BorrowedFd<'_>, Errno> {
-        self.private().map(|private| private.stage.as_fd())
+    pub fn stage(&self) -> Result<Arc<OwnedFd>, Errno> {
+        let online = self.online()?;
+        online.private.as_ref().map(|private| Arc::clone(&private.stage)).ok_or(Errno::ROFS)
     }
 
     /// The hold folder; EROFS for a branch that has none.
-    pub fn hold(&self) -> Result<BorrowedFd<'_>, Errno> {
-        self.private().map(|private| private.hold.as_fd())
+    pub fn hold(&self) -> Result<Arc<OwnedFd>, Errno> {
+        let online = self.online()?;
+        online.private.as_ref().map(|private| Arc::clone(&private.hold)).ok_or(Errno::ROFS)
     }
 
-    fn private(&self) -> Result<&Private, Errno> {
-        self.online()?.private.as_ref().ok_or(Errno::ROFS)
+    /// What is open, kept open for as long as the caller needs it.
+    fn online(&self) -> Result<Arc<Online>, Errno> {
+        self.online.load_full().ok_or(Errno::IO)
     }
 
-    fn online(&self) -> Result<&Online, Errno> {
-        self.online.as_ref().ok_or(Errno::IO)
+    fn check_online(&self) -> Result<(), Errno> {
+        if self.is_online() { Ok(()) } else { Err(Errno::IO) }
     }
 }

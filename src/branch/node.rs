@@ -32,7 +32,8 @@ impl Branch {
         handle: &Handle,
         path: impl FnOnce() -> PathBuf,
     ) -> Result<OwnedFd, Errno> {
-        let online = self.online()?;
+        let online = self.online.load();
+        let online = online.as_ref().ok_or(Errno::IO)?;
         if online.by_handle && handle.kind != Handle::SYNTHETIC {
             return open_by_handle(online.root.as_fd(), handle, NODE);
         }
@@ -52,7 +53,7 @@ impl Branch {
 
     /// Finds a name in a directory. ENOENT; EACCES for a mount point, which is not the branch's.
     pub fn lookup(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<Found, Errno> {
-        self.online()?;
+        self.check_online()?;
         check_component(name)?;
         let node = rustix::fs::openat2(dir, name, NODE, Mode::empty(), CONFINED)
             .inspect_err(|errno| {

@@ -5,6 +5,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
@@ -125,8 +126,8 @@ pub(super) fn identify(
             (new, Adoption::New(new))
         }
     };
-    let stage = make_folder(spec, &folder, "stage")?;
-    let hold = make_folder(spec, &folder, "hold")?;
+    let stage = Arc::new(make_folder(spec, &folder, "stage")?);
+    let hold = Arc::new(make_folder(spec, &folder, "hold")?);
     let private = Some(Private { stage, hold });
     Ok(Identified { uuid: Some(uuid), adoption, lock: Some(lock), private })
 }

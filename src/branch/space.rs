@@ -1,5 +1,7 @@
 //! Space of the file system that a branch lies on.
 
+use std::os::fd::OwnedFd;
+
 use crate::error::Errno;
 
 use super::Branch;
@@ -55,16 +57,21 @@ impl SpaceStat {
 impl Branch {
     /// Space of the branch's file system.
     pub fn statfs(&self) -> Result<SpaceStat, Errno> {
-        let stat = rustix::fs::fstatvfs(&self.online()?.root)?;
-        let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
-        Ok(SpaceStat {
-            block_size: narrow(stat.f_frsize),
-            blocks: stat.f_blocks,
-            blocks_free: stat.f_bfree,
-            blocks_available: stat.f_bavail,
-            files: stat.f_files,
-            files_free: stat.f_ffree,
-            name_max: narrow(stat.f_namemax),
-        })
+        space_of(&self.online()?.root)
     }
+}
+
+/// Space of the file system of an open directory.
+pub(super) fn space_of(directory: &OwnedFd) -> Result<SpaceStat, Errno> {
+    let stat = rustix::fs::fstatvfs(directory)?;
+    let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    Ok(SpaceStat {
+        block_size: narrow(stat.f_frsize),
+        blocks: stat.f_blocks,
+        blocks_free: stat.f_bfree,
+        blocks_available: stat.f_bavail,
+        files: stat.f_files,
+        files_free: stat.f_ffree,
+        name_max: narrow(stat.f_namemax),
+    })
 }

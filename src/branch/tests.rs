@@ -1,7 +1,7 @@
 //! The operations of a branch on a real directory.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use super::*;
 struct Fixture {
     outside: tempfile::TempDir,
     branch: Branch,
+    root: Arc<OwnedFd>,
 }
 
 impl Fixture {
@@ -33,7 +34,8 @@ impl Fixture {
             exposed: false,
         };
         let branch = Branch::open(spec, None, false).expect("a branch").branch;
-        Self { outside, branch }
+        let root = branch.root().expect("online");
+        Self { outside, branch, root }
     }
 
     fn path(&self, name: impl AsRef<Path>) -> PathBuf {
@@ -41,7 +43,7 @@ impl Fixture {
     }
 
     fn root(&self) -> BorrowedFd<'_> {
-        self.branch.root().expect("online")
+        self.root.as_fd()
     }
 
     #[track_caller]
@@ -50,10 +52,10 @@ impl Fixture {
     }
 
     /// The branch as it is where inodes cannot be opened by handle.
-    fn without_handles(mut self) -> Self {
-        if let Some(online) = &mut self.branch.online {
-            online.by_handle = false;
-        }
+    fn without_handles(self) -> Self {
+        let mut online = self.branch.online.swap(None).expect("online");
+        Arc::get_mut(&mut online).expect("nobody else has it").by_handle = false;
+        self.branch.online.store(Some(online));
         self
     }
 }
@@ -424,7 +426,9 @@ fn a_mount_point_inside_a_branch_is_not_entered() {
 #[test]
 fn an_offline_branch_answers_eio() {
     let fixture = Fixture::new();
-    let offline = Branch::offline(fixture.branch.spec().clone());
+    let offline = &fixture.branch;
+    let (name, path) = (offline.spec().name.clone(), offline.spec().path.clone());
+    offline.go_offline(&BranchError::Elsewhere { name, path });
     let (root, name, who) = (fixture.root(), OsStr::new("x"), ourselves());
     assert_eq!(offline.lookup(root, name).err(), Some(Errno::IO));
     assert_eq!(offline.create(root, name, 0o600, OFlags::RDWR, &who).err(), Some(Errno::IO));

@@ -17,7 +17,7 @@ const VALUE_MAX: usize = 65_536;
 impl Branch {
     /// One extended attribute of any inode. ENODATA.
     pub fn get_xattr(&self, node: BorrowedFd<'_>, key: &OsStr) -> Result<Vec<u8>, Errno> {
-        self.online()?;
+        self.check_online()?;
         let mut value = vec![0; 256];
         let path = magic_path(node);
         loop {
@@ -34,7 +34,7 @@ impl Branch {
 
     /// The names of all extended attributes.
     pub fn list_xattrs(&self, node: BorrowedFd<'_>) -> Result<Vec<OsString>, Errno> {
-        self.online()?;
+        self.check_online()?;
         let mut list = vec![0u8; VALUE_MAX];
         let length = rustix::fs::listxattr(magic_path(node), list.as_mut_slice())?;
         list.truncate(length);
@@ -50,14 +50,14 @@ impl Branch {
         value: &[u8],
         flags: XattrFlags,
     ) -> Result<(), Errno> {
-        self.online()?;
+        self.check_online()?;
         check_key(key)?;
         rustix::fs::setxattr(magic_path(node), key, value, flags)
     }
 
     /// Removes an extended attribute. ENODATA.
     pub fn remove_xattr(&self, node: BorrowedFd<'_>, key: &OsStr) -> Result<(), Errno> {
-        self.online()?;
+        self.check_online()?;
         check_key(key)?;
         rustix::fs::removexattr(magic_path(node), key)
     }

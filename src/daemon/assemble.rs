@@ -1,6 +1,7 @@
 //! From a configuration to a [`Vfs`] that can serve: ledger, branches, recovery.
 
 use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -159,9 +160,14 @@ fn open_branch(
 ) -> Result<Branch, DaemonError> {
     let opened = match Branch::open(spec.clone(), known, adopt) {
         Ok(opened) => opened,
-        Err(error) if error.is_missing() && known.is_some() && !adopt => {
+        Err(error)
+            if error.is_missing()
+                && !adopt
+                && let Some(known) = known =>
+        {
+            let offline = Branch::offline(spec.clone(), known, &error);
             notices.push(format!("branch {} is offline: {error}", spec.name));
-            return Ok(Branch::offline(spec.clone()));
+            return Ok(offline);
         }
         Err(error) => return Err(DaemonError::Failed(error.to_string())),
     };
@@ -175,8 +181,8 @@ fn open_branch(
 /// What the mover needs of a branch that can be written.
 fn mover_branch(branch: &Branch) -> Result<Option<MoverBranch<RealStorage>>, DaemonError> {
     let folders = || -> Result<_, Errno> {
-        let root = RealDir::from_fd(branch.root()?)?;
-        Ok((root, RealDir::from_fd(branch.stage()?)?, RealDir::from_fd(branch.hold()?)?))
+        let open = |folder: Arc<OwnedFd>| RealDir::from_fd(folder.as_fd());
+        Ok((open(branch.root()?)?, open(branch.stage()?)?, open(branch.hold()?)?))
     };
     let (Some(uuid), true) = (branch.uuid(), branch.is_online()) else { return Ok(None) };
     match folders() {

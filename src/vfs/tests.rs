@@ -1,6 +1,7 @@
 //! The operations as a kernel would call them, without one: the in-process transport.
 
 use std::ffi::OsStr;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -188,9 +189,9 @@ fn end(branch: &Branch) -> Option<MoverBranch<RealStorage>> {
         index: branch.spec().index,
         uuid: branch.uuid()?,
         name: branch.name().to_owned(),
-        root: RealDir::from_fd(branch.root().ok()?).ok()?,
-        stage: RealDir::from_fd(branch.stage().ok()?).ok()?,
-        hold: RealDir::from_fd(branch.hold().ok()?).ok()?,
+        root: RealDir::from_fd(branch.root().ok()?.as_fd()).ok()?,
+        stage: RealDir::from_fd(branch.stage().ok()?.as_fd()).ok()?,
+        hold: RealDir::from_fd(branch.hold().ok()?.as_fd()).ok()?,
         min_free: 0,
     })
 }
