@@ -34,7 +34,8 @@ impl<S: Storage> Mover<S> {
     }
 
     fn decide(&self, prepared: &mut Prepared<S>) -> Result<Crossed, CrossingError> {
-        let displaced = match self.last_look(prepared) {
+        let looked = self.last_look(prepared);
+        let displaced = match looked.and_then(|found| prepared.progress.decide().map(|()| found)) {
             Ok(displaced) => displaced,
             Err(error) => {
                 prepared.abort(Some(&error));

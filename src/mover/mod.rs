@@ -54,11 +54,14 @@ mod error;
 mod journal;
 mod look;
 mod moves;
+mod pace;
 mod prepare;
+mod progress;
 mod purge;
 mod recover;
 mod request;
 mod stage;
+mod start;
 #[cfg(test)]
 mod tests;
 mod undo;
@@ -66,11 +69,13 @@ mod undo;
 pub use error::CrossingError;
 pub use journal::{Journal, Transaction, TransactionState};
 pub use prepare::Prepared;
+pub use progress::Progress;
 pub use purge::Purged;
 pub use recover::Recovery;
-pub use request::{Admit, Crossed, CrossingRequest, Entry, Moved, Name, Progress, SourcePart};
+pub use request::{Admit, Crossed, CrossingRequest, Entry, Moved, Name, SourcePart};
 
 use moves::Place;
+use pace::{Limiter, Turns};
 
 /// A branch that is online and can be written, with its private folders opened.
 pub struct MoverBranch<S: Storage> {
@@ -104,6 +109,8 @@ pub struct Mover<S: Storage> {
     active: Mutex<HashMap<TxId, Arc<Progress>>>,
     same_filesystem: Mutex<HashMap<(BranchIndex, BranchIndex), bool>>,
     purging: Mutex<()>,
+    turns: Turns,
+    limiter: Arc<Limiter>,
 }
 
 impl<S: Storage> Mover<S> {
@@ -123,7 +130,16 @@ impl<S: Storage> Mover<S> {
             active: Mutex::default(),
             same_filesystem: Mutex::default(),
             purging: Mutex::default(),
+            turns: Turns::new(usize::MAX),
+            limiter: Arc::default(),
         })
+    }
+
+    /// At most `parallel` transactions are prepared at a time, and all together read at most `rate`
+    /// bytes a second. Without this call both are unbounded.
+    pub fn set_pace(&self, parallel: usize, rate: Option<u64>) {
+        self.turns.set(parallel.max(1));
+        self.limiter.set(rate);
     }
 
     /// Looks at the transactions. The lock is held while `look` runs.

@@ -1,9 +1,7 @@
 //! The way of a crossing from PREPARE to VERIFY: everything that can be undone by forgetting it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
-
-use parking_lot::Mutex;
+use std::sync::atomic::Ordering;
 
 use super::error::CrossingError;
 use super::look::Opened;
@@ -101,11 +99,11 @@ impl<S: Storage> Drop for Prepared<S> {
 }
 
 impl<S: Storage> Mover<S> {
-    /// PREPARE to VERIFY of a regular file, symlink, fifo, socket or device. On error everything is
-    /// as before.
-    pub fn prepare(
+    /// PREPARE to VERIFY of a regular file, symlink, fifo, socket or device, whose turn it is.
+    pub(super) fn prepare_now(
         self: &Arc<Self>,
         request: CrossingRequest<S>,
+        record: CrossingRecord,
     ) -> Result<Prepared<S>, CrossingError> {
         let part = only_part(&request)?;
         let source_branch = self.branch(part.name.branch)?;
@@ -127,7 +125,7 @@ impl<S: Storage> Mover<S> {
             None => found,
         };
         let same = self.same_filesystem(source_branch, target_branch)?;
-        let mut prepared = self.begin(request, &found, opened.is_some(), same)?;
+        let mut prepared = self.begin(request, record, &found, opened.is_some(), same)?;
         match self.fill(&mut prepared, found, opened) {
             Ok(()) => Ok(prepared),
             Err(error) => {
@@ -141,6 +139,7 @@ impl<S: Storage> Mover<S> {
     fn begin(
         self: &Arc<Self>,
         request: CrossingRequest<S>,
+        record: CrossingRecord,
         found: &Metadata,
         regular: bool,
         same: bool,
@@ -148,32 +147,12 @@ impl<S: Storage> Mover<S> {
         let part = only_part(&request)?;
         let source_branch = self.branch(part.name.branch)?;
         let target_branch = self.branch(request.target.branch)?;
-        let txid = TxId(ulid::Ulid::generate());
         let ends = Ends {
             source: source_branch.in_tree(&part.name),
             target: target_branch.in_tree(&request.target),
-            displaced: target_branch.in_hold(txid),
+            displaced: target_branch.in_hold(record.txid),
         };
-        let record = CrossingRecord {
-            txid,
-            step: Step::Prepare,
-            gate: Some(part.gate.clone()),
-            undoes: None,
-            uid: request.caller.uid,
-            gid: request.caller.gid,
-            pid: request.caller.pid,
-            exe: request.exe.clone(),
-            source: part.name.view.clone(),
-            target: request.target.view.clone(),
-            branches: [source_branch.name.clone(), target_branch.name.clone()],
-            sha256: None,
-            size: Some(found.identity.size),
-            readback: None,
-            moves: Vec::new(),
-            replaced: None,
-            reason: None,
-            result: None,
-        };
+        let record = CrossingRecord { size: Some(found.identity.size), ..record };
         // Copies of special files cost nothing, and an inode of their own cannot be held open.
         let same = same && regular;
         let mut moves = Vec::new();
@@ -181,7 +160,7 @@ impl<S: Storage> Mover<S> {
         if same {
             moves.push(place(Act::Apply, &ends.source, &ends.target, &identity));
         } else {
-            let hold = source_branch.in_hold(txid);
+            let hold = source_branch.in_hold(record.txid);
             moves.push(place(Act::Retire, &ends.source, &hold, &identity));
         }
         self.record(record.clone(), Durability::Group)?;
@@ -212,7 +191,7 @@ impl<S: Storage> Mover<S> {
             txid: record.txid,
             source: record.source.clone(),
             target: record.target.clone(),
-            progress: self.announce(&record),
+            progress: self.announce(&record, "prepare"),
             mover: Arc::clone(self),
             record,
             moves,
@@ -226,24 +205,6 @@ impl<S: Storage> Mover<S> {
             staged: None,
             ended: false,
         }
-    }
-
-    /// Shows a transaction in the table of running ones.
-    pub(super) fn announce(&self, record: &CrossingRecord) -> Arc<Progress> {
-        let progress = Arc::new(Progress {
-            txid: record.txid,
-            uid: record.uid,
-            source: record.source.clone(),
-            target: record.target.clone(),
-            step: Mutex::new("prepare"),
-            bytes: AtomicU64::new(0),
-            size: AtomicU64::new(record.size.unwrap_or(0)),
-            files: AtomicU64::new(0),
-            files_all: AtomicU64::new(1),
-            cancel: AtomicBool::new(false),
-        });
-        self.active.lock().insert(record.txid, Arc::clone(&progress));
-        progress
     }
 
     /// STAGE to VERIFY.
@@ -278,6 +239,7 @@ impl<S: Storage> Mover<S> {
         self.sync_way_to(target_branch, &request.target.path)?;
         self.check_source(prepared)?;
         prepared.again = (!copying).then_some(request);
+        prepared.progress.files.store(1, Ordering::Relaxed);
         prepared.enter("prepared")
     }
 

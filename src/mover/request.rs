@@ -3,9 +3,6 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use parking_lot::Mutex;
 
 use super::error::CrossingError;
 use super::moves::Place;
@@ -143,39 +140,4 @@ pub struct Crossed {
     pub same_filesystem: bool,
     /// All folders were synced and DONE was appended; else the next recovery does it.
     pub confirmed: bool,
-}
-
-/// How far a running transaction is; shared with those who watch it.
-#[derive(Debug)]
-pub struct Progress {
-    /// The transaction.
-    pub txid: TxId,
-    /// User of the caller.
-    pub uid: u32,
-    /// From where.
-    pub source: ViewPath,
-    /// To where.
-    pub target: ViewPath,
-    /// Name of the step of design section 7, in small letters.
-    pub step: Mutex<&'static str>,
-    /// Bytes copied and hashed so far in this step.
-    pub bytes: AtomicU64,
-    /// Bytes in all.
-    pub size: AtomicU64,
-    /// Entries finished so far in this step.
-    pub files: AtomicU64,
-    /// Entries in all, directories included; one unless it is a tree.
-    pub files_all: AtomicU64,
-    pub(super) cancel: AtomicBool,
-}
-
-impl Progress {
-    /// Asks the crossing to stop before the decision; after it, this does nothing.
-    pub fn cancel(&self) {
-        self.cancel.store(true, Ordering::Relaxed);
-    }
-
-    pub(super) fn check_cancel(&self) -> Result<(), CrossingError> {
-        if self.cancel.load(Ordering::Relaxed) { Err(CrossingError::Cancelled) } else { Ok(()) }
-    }
 }

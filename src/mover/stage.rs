@@ -41,7 +41,6 @@ pub(super) fn pass<S: Storage>(
     let mut take = |bytes: &[u8]| {
         hash.update(bytes);
         sniffer.push(bytes);
-        progress.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
     };
     let mut buffer = vec![0; CHUNK];
     let mut at = 0;
@@ -51,13 +50,12 @@ pub(super) fn pass<S: Storage>(
         let data = data.map_or(size..size, |data| data.start.min(size)..data.end.min(size));
         let start = (data.start / ALIGNMENT * ALIGNMENT).max(at);
         while at < start {
-            progress.check_cancel()?;
             let step = (start - at).min(ZEROS.len() as u64);
+            progress.skip(step)?;
             take(&ZEROS[..step as usize]);
             at += step;
         }
         while at < data.end {
-            progress.check_cancel()?;
             let wanted = (data.end - at).next_multiple_of(ALIGNMENT).min(CHUNK as u64) as usize;
             let read = storage
                 .read_at(source, &mut buffer[..wanted], at)
@@ -66,6 +64,7 @@ pub(super) fn pass<S: Storage>(
             if bytes.is_empty() {
                 return Err(CrossingError::SourceChanged);
             }
+            progress.advance(bytes.len() as u64)?;
             take(bytes);
             if let Some(copy) = copy {
                 storage

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::Errno;
-use crate::mover::{Crossed, CrossingError, CrossingRequest, Name, Prepared, SourcePart};
+use crate::mover::{Crossed, CrossingError, CrossingRequest, Name, Prepared, Progress, SourcePart};
 use crate::policy::{Basis, Decision, Gate};
 use crate::storage::real::{RealDir, RealStorage};
 use crate::sys::process::exe_of;
@@ -29,6 +29,32 @@ use super::site::{OpenPart, Site, Standing};
 const WRITERS_WAIT: Duration = Duration::from_secs(1);
 const WRITERS_POLL: Duration = Duration::from_millis(2);
 
+/// A crossing that only needs its decision. Dropped, it is rolled back and its names are free.
+pub(super) struct ReadyCrossing {
+    pub prepared: Prepared<RealStorage>,
+    /// What let it through; asked for again where the commit comes later.
+    #[expect(dead_code, reason = "octroi mv asks")]
+    pub gate: Gate,
+    /// The source's.
+    pub inode: Arc<Inode>,
+    pub locks: LockGuard,
+}
+
+/// Why a crossing was not prepared.
+pub(super) struct Refused {
+    /// What the caller of rename(2) gets.
+    pub errno: Errno,
+    /// In words, where the errno does not say it.
+    #[expect(dead_code, reason = "octroi mv tells")]
+    pub why: Option<String>,
+}
+
+impl From<Errno> for Refused {
+    fn from(errno: Errno) -> Self {
+        Self { errno, why: None }
+    }
+}
+
 impl Vfs {
     pub(super) fn cross(
         &self,
@@ -40,11 +66,28 @@ impl Vfs {
         if let Some(undo) = self.take_undo(caller, &source.site.path, &target.path) {
             return self.finish_undo(caller, &source, &target, undo);
         }
-        let gate = self.permit_crossing(caller, &source, &target)?;
+        let ready = self
+            .prepare_crossing(caller, &source, &target, no_replace, &|_| ())
+            .map_err(|refused| refused.errno)?;
+        let ReadyCrossing { prepared, inode, locks: _locks, .. } = ready;
+        self.switch(caller, &source, &target, &inode, prepared)
+    }
+
+    /// Everything up to the decision. `watch` learns of the transaction before it waits for its turn.
+    /// What is refused has been recorded.
+    pub(super) fn prepare_crossing(
+        &self,
+        caller: Caller,
+        source: &Occupied<'_>,
+        target: &Site<'_>,
+        no_replace: bool,
+        watch: &dyn Fn(&Arc<Progress>),
+    ) -> Result<ReadyCrossing, Refused> {
+        let gate = self.permit_crossing(caller, source, target)?;
         self.ready_to_record()?;
-        let inode = self.source_inode(&source)?;
-        let busy = |errno| self.busy(caller, &source, &target, errno);
-        let _locks = self.lock_crossing(&inode, &source.site, &target).map_err(busy)?;
+        let inode = self.source_inode(source)?;
+        let busy = |errno| self.busy(caller, source, target, errno);
+        let locks = self.lock_crossing(&inode, &source.site, target).map_err(busy)?;
         self.wait_for_writers(&inode).map_err(busy)?;
         let request = CrossingRequest {
             caller,
@@ -54,16 +97,16 @@ impl Vfs {
                 gate: gate.name.to_string(),
                 terms: Arc::clone(&gate.terms),
             }],
-            target: name_of(&target, &target.parent.first)?,
+            target: name_of(target, &target.parent.first)?,
             target_shadows: Vec::new(),
             no_replace,
             admit: Arc::new(|_| Ok(())),
         };
-        let prepared = self
-            .mover
-            .prepare(request)
-            .map_err(|error| self.crossing_failed(caller, &source, &target, Some(&gate), &error))?;
-        self.switch(caller, &source, &target, &inode, prepared)
+        let prepared = self.mover.prepare_watched(request, watch).map_err(|error| Refused {
+            errno: self.crossing_failed(caller, source, target, Some(&gate), &error),
+            why: Some(error.to_string()),
+        })?;
+        Ok(ReadyCrossing { prepared, gate, inode, locks })
     }
 
     /// Somebody else has the file or a folder above it; kept for `octroi why`.

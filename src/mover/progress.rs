@@ -1,0 +1,107 @@
+//! How far a transaction is, for those who watch it, and the one place where "stop" and "decided" meet.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::error::CrossingError;
+use super::pace::Limiter;
+use crate::ledger::record::CrossingRecord;
+use crate::types::{TxId, ViewPath};
+
+const RUNNING: u8 = 0;
+const CANCELLED: u8 = 1;
+const DECIDED: u8 = 2;
+
+/// How far a running transaction is; shared with those who watch it.
+#[derive(Debug)]
+pub struct Progress {
+    /// The transaction.
+    pub txid: TxId,
+    /// User of the caller.
+    pub uid: u32,
+    /// The gate; none for an undo.
+    pub gate: Option<String>,
+    /// From where.
+    pub source: ViewPath,
+    /// To where.
+    pub target: ViewPath,
+    /// Names of the branches of source and target.
+    pub branches: [String; 2],
+    /// When it was asked for.
+    pub began: jiff::Timestamp,
+    /// `waiting` for its turn, or the name of the step of design section 7, in small letters.
+    pub step: Mutex<&'static str>,
+    /// Bytes that the step has copied, hashed or read back so far.
+    pub bytes: AtomicU64,
+    /// Bytes in all.
+    pub size: AtomicU64,
+    /// Entries finished so far in this step.
+    pub files: AtomicU64,
+    /// Entries in all, directories included; one unless it is a tree.
+    pub files_all: AtomicU64,
+    phase: AtomicU8,
+    limiter: Arc<Limiter>,
+}
+
+impl Progress {
+    /// Of a transaction that nothing was done for yet; `record` is what will be recorded of it.
+    pub(super) fn new(record: &CrossingRecord, step: &'static str, limiter: &Arc<Limiter>) -> Self {
+        Self {
+            txid: record.txid,
+            uid: record.uid,
+            gate: record.gate.clone(),
+            source: record.source.clone(),
+            target: record.target.clone(),
+            branches: record.branches.clone(),
+            began: jiff::Timestamp::now(),
+            step: Mutex::new(step),
+            bytes: AtomicU64::new(0),
+            size: AtomicU64::new(record.size.unwrap_or(0)),
+            files: AtomicU64::new(0),
+            files_all: AtomicU64::new(1),
+            phase: AtomicU8::new(RUNNING),
+            limiter: Arc::clone(limiter),
+        }
+    }
+
+    /// Asks the transaction to stop before the decision. False if it is decided already: then this
+    /// does nothing.
+    pub fn cancel(&self) -> bool {
+        let asked =
+            self.phase.compare_exchange(RUNNING, CANCELLED, Ordering::AcqRel, Ordering::Acquire);
+        asked.is_ok() || asked == Err(CANCELLED)
+    }
+
+    /// Whether somebody asked it to stop in time.
+    pub fn is_cancelled(&self) -> bool {
+        self.phase.load(Ordering::Acquire) == CANCELLED
+    }
+
+    /// To be asked between steps and in every loop over content.
+    pub(super) fn check_cancel(&self) -> Result<(), CrossingError> {
+        if self.is_cancelled() { Err(CrossingError::Cancelled) } else { Ok(()) }
+    }
+
+    /// From here on [`Progress::cancel`] is too late.
+    pub(super) fn decide(&self) -> Result<(), CrossingError> {
+        let decided =
+            self.phase.compare_exchange(RUNNING, DECIDED, Ordering::AcqRel, Ordering::Acquire);
+        if decided == Err(CANCELLED) { Err(CrossingError::Cancelled) } else { Ok(()) }
+    }
+
+    /// Notes bytes that were read or are about to be, and waits as long as `crossings.rate` demands.
+    pub(super) fn advance(&self, bytes: u64) -> Result<(), CrossingError> {
+        self.limiter.take(bytes, || self.is_cancelled());
+        self.check_cancel()?;
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Notes bytes of a hole, which cost no reading.
+    pub(super) fn skip(&self, bytes: u64) -> Result<(), CrossingError> {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.check_cancel()
+    }
+}
