@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::branch::{Branch, BranchError, BranchSpec};
-use crate::config;
+use crate::config::{self, BranchEntry};
 use crate::types::BranchMode;
 
 use super::failure::{ExitCode, Failure};
@@ -27,12 +27,15 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         print(&format!("{}\n\n", warning.render(colour)))?;
     }
     let mut faults = Vec::new();
-    for entry in &loaded.config.branches {
-        match look(&entry.spec) {
-            Ok(found) => print(&format!("branch {}: {found}\n", entry.spec.name))?,
-            Err(error @ BranchError::Io { .. }) => {
-                faults.push(format!("branch {}: {error}", entry.spec.name));
-            }
+    for BranchEntry { spec, .. } in &loaded.config.branches {
+        let mut pools = loaded.config.pools.iter();
+        let name = match pools.find(|pool| pool.members.contains(&spec.index)) {
+            Some(pool) => format!("branch {} of pool {}", spec.name, pool.name),
+            None => format!("branch {}", spec.name),
+        };
+        match look(spec) {
+            Ok(found) => print(&format!("{name}: {found}\n"))?,
+            Err(error @ BranchError::Io { .. }) => faults.push(format!("{name}: {error}")),
             Err(error) => faults.push(error.to_string()),
         }
     }

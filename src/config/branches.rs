@@ -1,20 +1,21 @@
-//! The branches: what each is, where it appears, and that no two get into each other's way.
+//! The branches: what each is, and that no two get into each other's way. Where each appears is settled
+//! when the pools are known: a member has its pool's place.
 
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use toml::Spanned;
-
 use super::BranchEntry;
-use super::diagnostic::{Report, nearest};
+use super::diagnostic::Report;
 use super::paths::{self, StatePath};
+use super::places::{self, Place};
 use super::section::{Section, Word};
 use crate::branch::BranchSpec;
 use crate::policy::BranchFacts;
-use crate::types::{BranchIndex, BranchIo, BranchMode, ViewPath};
+use crate::types::{BranchIndex, BranchIo, BranchMode};
 
-const MODES: [(&str, BranchMode); 3] =
+/// `mode` of branches and pools.
+pub(super) const MODES: [(&str, BranchMode); 3] =
     [("rw", BranchMode::Rw), ("ro", BranchMode::Ro), ("gates-only", BranchMode::GatesOnly)];
 
 const IO: [(&str, BranchIo); 2] =
@@ -22,10 +23,6 @@ const IO: [(&str, BranchIo); 2] =
 
 /// `branches.NAME.min_free` in bytes.
 const MIN_FREE_DEFAULT: u64 = 64 << 20;
-
-/// Names that the program itself uses: `.audit` at the view's root, `.octroi` at a branch's.
-const AUDIT: &str = ".audit";
-const PRIVATE: &str = ".octroi";
 
 /// The branches of the file. One with a mistake is left out of the entries, but its name stays
 /// known, so that gates to it are not reported too.
@@ -37,21 +34,36 @@ pub(super) struct Branches<'t> {
 
 /// A branch without mistakes, and where the file speaks of it.
 #[derive(Debug)]
-struct Found {
-    entry: BranchEntry,
-    name: Range<usize>,
+pub(super) struct Found {
+    pub spec: BranchSpec,
+    /// Its name.
+    pub name: Range<usize>,
+    /// Its own place, or its pool's.
+    pub place: Place,
+    /// The keys that a member may not give.
+    pub given: Vec<(&'static str, Range<usize>)>,
+    /// The pool that it is a member of.
+    pub pool: Option<Membership>,
     path: Range<usize>,
-    at: Range<usize>,
+}
+
+/// That a branch is a member of a pool.
+#[derive(Debug)]
+pub(super) struct Membership {
+    /// Name of the pool.
+    pub pool: Arc<str>,
+    /// Where the pool names the branch.
+    pub word: Range<usize>,
 }
 
 /// What the name of a branch leads to.
 pub(super) enum Named<'b> {
     /// The branch.
-    Branch(&'b BranchSpec),
+    Branch(&'b Found),
     /// A branch with mistakes, which were reported.
     Broken,
-    /// There is none; the nearest name.
-    Unknown(Option<&'b str>),
+    /// There is none.
+    Unknown,
 }
 
 /// Reads `branches`.
@@ -78,7 +90,7 @@ fn read_one(
     report: &mut Report,
 ) -> Option<Found> {
     let path_word = section.required_text("path", report);
-    let at = place(section, report);
+    let place = places::read(section, report);
     let mode = section.choice("mode", &MODES, report).unwrap_or(BranchMode::Rw);
     let io = section.choice("io", &IO, report).unwrap_or(BranchIo::Checked);
     let min_free = section.size("min_free", report).unwrap_or(MIN_FREE_DEFAULT);
@@ -87,17 +99,20 @@ fn read_one(
         report.error(section.name.span(), "there are more than 65,536 branches");
         return None;
     };
-    let (word, (at, at_span)) = (path_word?, at?);
+    let (word, place) = (path_word?, place?);
     let path = paths::resolve(&section.path_of("path"), &word, directory, report)?;
     check_directory(&path, &word, report);
     let name = (*section.name.get_ref()).to_owned();
     let index = BranchIndex(index);
     let spec = BranchSpec { index, name, path, mode, io, min_free, exposed };
+    let given = ["at", "mode"].into_iter().filter(|key| section.has(key));
     Some(Found {
-        entry: BranchEntry { spec, at },
+        spec,
         name: section.name.span(),
+        place,
+        given: given.map(|key| (key, section.span_of(key))).collect(),
+        pool: None,
         path: word.span(),
-        at: at_span,
     })
 }
 
@@ -121,38 +136,13 @@ fn check_directory(path: &Path, word: &Word<'_>, report: &mut Report) {
     }
 }
 
-/// `at`, or `/NAME`.
-fn place(section: &Section<'_>, report: &mut Report) -> Option<(ViewPath, Range<usize>)> {
-    if !section.has("at") {
-        let name = section.name.get_ref();
-        return Some((ViewPath::root().join(name.as_ref()), section.name.span()));
-    }
-    let word = section.text("at", report)?;
-    let text = *word.get_ref();
-    let key = section.path_of("at");
-    let parsed = ViewPath::parse(Path::new(text)).filter(|_| !text.contains('\0'));
-    let Some(at) = parsed else {
-        let error = report.error(word.span(), format!("{key} is not a path of the view"));
-        error.hint("an absolute path without `..`, such as \"/inbox\"; \"/\" is the view's root");
-        return None;
-    };
-    let first_is_audit = at.components().next().is_some_and(|name| name == AUDIT);
-    if first_is_audit || at.components().any(|name| name == PRIVATE) {
-        report
-            .error(word.span(), format!("{key} cannot be {at}"))
-            .label(format!("/{AUDIT} and every {PRIVATE} are the program's own"));
-        return None;
-    }
-    Some((at, word.span()))
-}
-
 impl<'t> Branches<'t> {
-    /// A branch by name.
+    /// A branch by its name.
     pub(super) fn get(&self, name: &str) -> Named<'_> {
-        match self.found.iter().find(|found| found.entry.spec.name == name) {
-            Some(found) => Named::Branch(&found.entry.spec),
+        match self.found.iter().find(|found| found.spec.name == name) {
+            Some(found) => Named::Branch(found),
             None if self.names.contains(&name) => Named::Broken,
-            None => Named::Unknown(nearest(name, self.names.iter().copied())),
+            None => Named::Unknown,
         }
     }
 
@@ -164,21 +154,25 @@ impl<'t> Branches<'t> {
     /// What the policy knows of them.
     pub(super) fn facts(&self) -> Vec<BranchFacts> {
         let facts = |found: &Found| BranchFacts {
-            name: Arc::from(found.entry.spec.name.as_str()),
-            at: found.entry.at.clone(),
-            mode: found.entry.spec.mode,
+            name: Arc::from(found.spec.name.as_str()),
+            pool: found.pool.as_ref().map(|membership| Arc::clone(&membership.pool)),
+            at: found.place.at.clone(),
+            mode: found.spec.mode,
         };
         self.found.iter().map(facts).collect()
     }
 
     pub(super) fn into_entries(self) -> Vec<BranchEntry> {
-        self.found.into_iter().map(|found| found.entry).collect()
+        let entry = |found: Found| BranchEntry {
+            spec: found.spec,
+            at: found.pool.is_none().then_some(found.place.at),
+        };
+        self.found.into_iter().map(entry).collect()
     }
 
     /// Reports a state folder that is inside a branch or holds one.
     pub(super) fn check_state(&self, state: &StatePath, report: &mut Report) {
-        for Found { entry, path, .. } in &self.found {
-            let spec = &entry.spec;
+        for Found { spec, path, .. } in &self.found {
             let relation =
                 match (state.path.starts_with(&spec.path), spec.path.starts_with(&state.path)) {
                     (true, _) => "inside",
@@ -200,15 +194,8 @@ impl<'t> Branches<'t> {
     /// Reports what a new branch shares with an earlier one.
     fn check_clashes(&self, new: &Found, report: &mut Report) {
         for old in &self.found {
-            if old.entry.at == new.entry.at {
-                let message = format!("two branches at {}", new.entry.at);
-                report
-                    .error(new.at.clone(), message)
-                    .other(old.at.clone(), "the first")
-                    .hint("each branch has its own place: set `at`");
-            }
-            let (old_path, new_path) = (&old.entry.spec.path, &new.entry.spec.path);
-            let (old_name, new_name) = (&old.entry.spec.name, &new.entry.spec.name);
+            let (old_path, new_path) = (&old.spec.path, &new.spec.path);
+            let (old_name, new_name) = (&old.spec.name, &new.spec.name);
             let message = if old_path == new_path {
                 format!("branches {old_name} and {new_name} are one directory")
             } else if new_path.starts_with(old_path) {
@@ -225,28 +212,13 @@ impl<'t> Branches<'t> {
         }
     }
 
-    /// Where the name of a branch stands, for messages.
-    pub(super) fn span_of(&self, index: BranchIndex) -> Option<Range<usize>> {
-        self.found.get(usize::from(index.0)).map(|found| found.name.clone())
+    /// All branches without mistakes.
+    pub(super) fn all(&self) -> &[Found] {
+        &self.found
     }
-}
 
-/// A word that names a branch, reported if it does not.
-pub(super) fn named<'b>(
-    branches: &'b Branches<'_>,
-    word: &Spanned<&str>,
-    report: &mut Report,
-) -> Option<&'b BranchSpec> {
-    match branches.get(word.get_ref()) {
-        Named::Branch(spec) => Some(spec),
-        Named::Broken => None,
-        Named::Unknown(near) => {
-            let error = report.error(word.span(), format!("unknown branch `{}`", word.get_ref()));
-            if let Some(near) = near {
-                error.label(format!("did you mean `{near}`?"));
-            }
-            error.hint(format!("branches: {}", branches.names().join(", ")));
-            None
-        }
+    /// As [`Branches::all`], for the pools to take their members.
+    pub(super) fn all_mut(&mut self) -> &mut [Found] {
+        &mut self.found
     }
 }

@@ -11,8 +11,11 @@
 mod accounts;
 mod branches;
 mod diagnostic;
+mod ends;
 mod keys;
 mod paths;
+mod places;
+mod pools;
 mod rules;
 mod section;
 mod values;
@@ -29,7 +32,7 @@ use sha2::{Digest as _, Sha256};
 use crate::branch::BranchSpec;
 use crate::error::{Errno, errno_name, errno_of};
 use crate::policy::{PolicySource, Principal};
-use crate::types::ViewPath;
+use crate::types::{BranchIndex, BranchMode, Placement, PoolIndex, ViewPath};
 
 pub use accounts::Account;
 pub use diagnostic::{ConfigErrors, Diagnostic, Severity};
@@ -37,6 +40,7 @@ pub use keys::{KEYS, Key};
 
 use accounts::Accounts;
 use diagnostic::Report;
+use ends::Known;
 use section::Section;
 
 /// A larger file is not a configuration.
@@ -53,6 +57,10 @@ pub struct Config {
     pub policy: PolicySource,
     /// In order of declaration; the position is the branch's index.
     pub branches: Vec<BranchEntry>,
+    /// In order of declaration; the position is the pool's index.
+    pub pools: Vec<PoolEntry>,
+    /// Limits for crossings.
+    pub crossings: Crossings,
     /// How long a crossing can be undone.
     pub hold_keep: Duration,
     /// What is recorded beside crossings and denials.
@@ -64,10 +72,36 @@ pub struct Config {
 /// A branch and its place in the view.
 #[derive(Debug, Clone)]
 pub struct BranchEntry {
-    /// The branch.
+    /// The branch. The mode of a pool's member is its pool's.
     pub spec: BranchSpec,
+    /// Its place; none for a pool's member.
+    pub at: Option<ViewPath>,
+}
+
+/// Several branches merged at one place of the view. No pool has the name of a branch.
+#[derive(Debug, Clone)]
+pub struct PoolEntry {
+    /// Its position.
+    pub index: PoolIndex,
+    /// Its name.
+    pub name: String,
     /// Its place.
     pub at: ViewPath,
+    /// Branches that are in no other pool, at least one; the first that has a name wins.
+    pub members: Vec<BranchIndex>,
+    /// Where something new is made.
+    pub place: Placement,
+    /// What may change in it.
+    pub mode: BranchMode,
+}
+
+/// Limits for crossings of the whole view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crossings {
+    /// Crossings at a time, 1 to 64.
+    pub parallel: usize,
+    /// Bytes per second that all of them copy, at least 1; none: as fast as it goes.
+    pub rate: Option<u64>,
 }
 
 /// `audit.record`; crossings and denials are recorded always.
@@ -157,13 +191,17 @@ fn read(
     if view.is_none() {
         root.missing("view.name", report);
     }
-    let branches = branches::read(&root, directory, report);
+    let mut branches = branches::read(&root, directory, report);
+    let pools = pools::read(&root, &mut branches, report);
+    places::check_clashes(&branches, &pools, report);
     let state = paths::state(view.as_ref(), name.as_ref().map(|n| *n.get_ref()), directory, report);
     if let Some(state) = &state {
         branches.check_state(state, report);
     }
-    let policy = rules::read(&root, &branches, &accounts, report);
+    let policy =
+        rules::read(&root, Known { branches: &branches, pools: &pools }, &accounts, report);
 
+    let crossings = crossings(&root, report);
     let hold_keep = root
         .section("hold", report)
         .and_then(|hold| hold.duration("keep", report))
@@ -176,10 +214,25 @@ fn read(
         state: state?.path,
         policy,
         branches: branches.into_entries(),
+        pools: pools.into_entries(),
+        crossings,
         hold_keep,
         record: record.unwrap_or(RecordLevel::Mutations),
         readers: readers.unwrap_or_else(default_readers),
     })
+}
+
+/// Crossings at a time: by default, and at most.
+const PARALLEL_DEFAULT: u64 = 2;
+const PARALLEL_MAX: u64 = 64;
+
+fn crossings(root: &Section<'_>, report: &mut Report) -> Crossings {
+    let section = root.section("crossings", report);
+    let parallel =
+        section.as_ref().and_then(|section| section.number("parallel", 1..=PARALLEL_MAX, report));
+    let rate = section.as_ref().and_then(|section| section.rate("rate", report));
+    let parallel = usize::try_from(parallel.unwrap_or(PARALLEL_DEFAULT)).unwrap_or(1);
+    Crossings { parallel, rate }
 }
 
 const RECORD_LEVELS: [(&str, RecordLevel); 3] = [

@@ -3,14 +3,12 @@
 use std::sync::Arc;
 
 use super::accounts::Accounts;
-use super::branches::{self, Branches};
 use super::diagnostic::Report;
-use super::section::{Section, Word};
+use super::ends::{self, Ends, Known};
+use super::section::Section;
 use super::values;
-use crate::branch::BranchSpec;
 use crate::check;
 use crate::policy::{Gate, GateTerms, PathPatterns, PolicySource, Rule, Verify};
-use crate::types::BranchMode;
 
 const WITHIN: [(&str, bool); 2] = [("allow", true), ("deny", false)];
 
@@ -19,7 +17,7 @@ const VERIFY: [(&str, Verify); 2] = [("readback", Verify::Readback), ("stream", 
 /// Reads `policy`, `rules` and `gates`. What has a mistake is left out, and reported.
 pub(super) fn read<'t>(
     root: &Section<'t>,
-    branches: &Branches<'t>,
+    known: Known<'_, 't>,
     accounts: &Accounts<'t>,
     report: &mut Report,
 ) -> PolicySource {
@@ -28,13 +26,12 @@ pub(super) fn read<'t>(
     let rules = root.named("rules", "a rule", report);
     let rules = rules.iter().filter_map(|section| rule(section, accounts, report)).collect();
     let gates = root.named("gates", "a gate", report);
-    let gates =
-        gates.iter().filter_map(|section| gate(section, branches, accounts, report)).collect();
+    let gates = gates.iter().filter_map(|section| gate(section, known, accounts, report)).collect();
     PolicySource {
         within_allowed: within.unwrap_or(true),
         rules,
         gates,
-        branches: branches.facts(),
+        branches: known.branches.facts(),
     }
 }
 
@@ -105,18 +102,11 @@ fn who<'t>(
 
 fn gate<'t>(
     section: &Section<'t>,
-    branches: &Branches<'t>,
+    known: Known<'_, 't>,
     accounts: &Accounts<'t>,
     report: &mut Report,
 ) -> Option<Gate> {
-    let from_word = section.required_text("from", report);
-    let to_word = section.required_text("to", report);
-    let from = from_word.as_ref().and_then(|word| branches::named(branches, word, report));
-    let to = to_word.as_ref().and_then(|word| branches::named(branches, word, report));
-    if let (Some(from), Some(to), Some(from_word), Some(to_word)) = (from, to, &from_word, &to_word)
-    {
-        check_ends(section, branches, (from, from_word), (to, to_word), report);
-    }
+    let ends = ends::read(section, known, report);
     let who = who(section, accounts, report);
     let paths = match section.has("paths") {
         true => patterns(section, check_branch_pattern, report),
@@ -125,50 +115,15 @@ fn gate<'t>(
     let types = content_types(section, report);
     let max_size = section.size("max_size", report);
     let verify = section.choice("verify", &VERIFY, report).unwrap_or(Verify::Readback);
+    let Ends { from, to } = ends?;
     Some(Gate {
         name: Arc::from(*section.name.get_ref()),
-        from: from?.index,
-        to: to?.index,
+        from,
+        to,
         who: who?,
         paths: paths?,
         terms: Arc::new(GateTerms { types, max_size, verify }),
     })
-}
-
-/// Reports ends between which no file can or need pass.
-fn check_ends(
-    section: &Section<'_>,
-    branches: &Branches<'_>,
-    (from, from_word): (&BranchSpec, &Word<'_>),
-    (to, to_word): (&BranchSpec, &Word<'_>),
-    report: &mut Report,
-) {
-    let name = section.name.get_ref();
-    if from.index == to.index {
-        report
-            .error(to_word.span(), format!("gate {name} leads from {} to itself", to.name))
-            .hint("a rename inside a branch needs no gate");
-        return;
-    }
-    let ends = [(from, from_word, "leave"), (to, to_word, "enter")];
-    for (branch, word, what) in ends {
-        if branch.mode == BranchMode::Ro {
-            let message = format!("nothing can {what} branch {}: it is read-only", branch.name);
-            let error = report.error(word.span(), message);
-            if let Some(span) = branches.span_of(branch.index) {
-                error.other(span, "mode = \"ro\"");
-            }
-        }
-    }
-    if to.mode == BranchMode::Rw {
-        report
-            .warning(to_word.span(), format!("gate {name} leads to a branch that is rw"))
-            .label("`cp` walks round a gate whose target anyone can write")
-            .hint(format!(
-                "branches.{}.mode = \"gates-only\" lets content in by gates alone",
-                to.name
-            ));
-    }
 }
 
 fn content_types(section: &Section<'_>, report: &mut Report) -> Vec<String> {

@@ -2,7 +2,7 @@
 //! mistake a getter answers as if the key were absent; the report keeps the configuration from
 //! being used.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
 use toml::Spanned;
@@ -94,11 +94,14 @@ impl<'t> Section<'t> {
 
     /// Reports keys that are unknown or still to come.
     pub(super) fn refuse_strangers(&self, report: &mut Report) {
-        for (key, value) in self.table {
+        for key in self.table.keys() {
             let name = key.get_ref().as_ref();
             match keys::standing(&self.pattern, name) {
                 Standing::Known => {}
-                Standing::Later => self.refuse_later(key.span(), name, value, report),
+                Standing::Later => {
+                    let path = self.path_of(name);
+                    report.error(key.span(), format!("{path} is not implemented yet"));
+                }
                 Standing::Unknown => {
                     let known = keys::names(&self.pattern);
                     let path = self.path_of(name);
@@ -108,27 +111,6 @@ impl<'t> Section<'t> {
                     }
                     error.hint(format!("known here: {}", known.join(", ")));
                 }
-            }
-        }
-    }
-
-    fn refuse_later(
-        &self,
-        span: Range<usize>,
-        name: &str,
-        value: &Spanned<DeValue<'t>>,
-        report: &mut Report,
-    ) {
-        let path = self.path_of(name);
-        match value.get_ref().as_table() {
-            Some(table) if !table.is_empty() && self.pattern.is_empty() => {
-                for key in table.keys() {
-                    let message = format!("{path}.{} is not implemented yet", key.get_ref());
-                    report.error(key.span(), message);
-                }
-            }
-            _ => {
-                report.error(span, format!("{path} is not implemented yet"));
             }
         }
     }
@@ -240,10 +222,8 @@ impl<'t> Section<'t> {
     pub(super) fn size(&self, key: &str, report: &mut Report) -> Option<u64> {
         let value = self.table.get(key)?;
         let size = match value.get_ref() {
-            DeValue::Integer(number) => u64::from_str_radix(number.as_str(), number.radix())
-                .map_err(|_| "a number of bytes from 0 to 18446744073709551615"),
             DeValue::String(text) => values::parse_size(text),
-            _ => Err("a size"),
+            other => bytes_of(other),
         };
         match size {
             Ok(size) => Some(size),
@@ -256,6 +236,49 @@ impl<'t> Section<'t> {
                 None
             }
         }
+    }
+
+    /// A size for each second, of at least one byte.
+    pub(super) fn rate(&self, key: &str, report: &mut Report) -> Option<u64> {
+        let value = self.table.get(key)?;
+        let rate = match value.get_ref() {
+            DeValue::String(text) => values::parse_size(text.strip_suffix("/s").unwrap_or(text)),
+            other => bytes_of(other),
+        };
+        let why = match rate {
+            Ok(1..) => return rate.ok(),
+            Ok(0) => "nothing would ever arrive",
+            Err(why) => why,
+        };
+        let path = self.path_of(key);
+        let error = report.error(value.span(), format!("{path} is not a size per second"));
+        match rate {
+            Ok(_) => error.label(why),
+            Err(_) => error.label(format!("expected {why}")),
+        };
+        error.hint("such as \"50MiB/s\" or \"50MiB\"; without it there is no limit");
+        None
+    }
+
+    /// A whole number.
+    pub(super) fn number(
+        &self,
+        key: &str,
+        range: RangeInclusive<u64>,
+        report: &mut Report,
+    ) -> Option<u64> {
+        let value = self.table.get(key)?;
+        let wanted = format!("a whole number from {} to {}", range.start(), range.end());
+        let DeValue::Integer(written) = value.get_ref() else {
+            self.wrong_type(key, &wanted, value, report);
+            return None;
+        };
+        let number = u64::from_str_radix(written.as_str(), written.radix()).ok();
+        let number = number.filter(|number| range.contains(number));
+        if number.is_none() {
+            report.error(value.span(), format!("{} must be {wanted}", self.path_of(key)));
+        }
+        number
     }
 
     /// A span of time.
@@ -287,6 +310,13 @@ impl<'t> Section<'t> {
     pub(super) fn path_of(&self, key: &str) -> String {
         join(&self.path, key)
     }
+}
+
+/// A number of bytes; else what was expected.
+fn bytes_of(value: &DeValue<'_>) -> Result<u64, &'static str> {
+    let DeValue::Integer(number) = value else { return Err("a size") };
+    u64::from_str_radix(number.as_str(), number.radix())
+        .map_err(|_| "a number of bytes from 0 to 18446744073709551615")
 }
 
 fn join(path: &str, key: &str) -> String {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::branch::BranchSpec;
 use crate::policy::Verify;
-use crate::types::{BranchIndex, BranchIo, BranchMode, Operation};
+use crate::types::{BranchIndex, BranchIo, BranchMode, Operation, Placement, PoolIndex};
 
 const MISTAKES: &str = include_str!("mistakes.txt");
 
@@ -40,7 +40,7 @@ fn accounts(account: Account<'_>) -> Result<Option<u32>, Errno> {
 /// A folder with the branches of [`BASE`], a file and links.
 fn folder() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    for name in ["inbox/inner", "review", "archive", "scratch"] {
+    for name in ["inbox/inner", "review", "archive", "scratch", "disk1", "disk2", "disk3"] {
         std::fs::create_dir_all(dir.path().join(name)).unwrap();
     }
     std::fs::write(dir.path().join("file"), "").unwrap();
@@ -103,12 +103,17 @@ fn a_small_file_gets_the_defaults() {
         (config.hold_keep, config.record),
         (Duration::from_secs(3600), RecordLevel::Mutations)
     );
+    assert!(config.pools.is_empty());
+    assert_eq!(config.crossings, Crossings { parallel: 2, rate: None });
     assert_eq!(config.readers.first(), Some(&Principal::User(0)));
     let [BranchEntry { spec, at }] = config.branches.as_slice() else { panic!("one branch") };
     let BranchSpec { index, name, path, mode, io, min_free, exposed } = spec;
     assert_eq!((*index, name.as_str(), path), (BranchIndex(0), "inbox", &base.join("inbox")));
     assert_eq!((*mode, *io), (BranchMode::Rw, BranchIo::Checked));
-    assert_eq!((*min_free, *exposed, at.to_string()), (64 << 20, false, "/inbox".to_owned()));
+    assert_eq!(
+        (*min_free, *exposed, at.as_ref().unwrap().to_string()),
+        (64 << 20, false, "/inbox".to_owned())
+    );
 }
 
 #[test]
@@ -118,6 +123,7 @@ fn every_implemented_key_is_read() {
     let text = r#"
 policy.within = "deny"
 hold.keep = "7d"
+crossings = { parallel = 64, rate = "50MiB/s" }
 [view]
 name = "lab-2"
 state = "../state-of-octroi-test"
@@ -157,7 +163,10 @@ readers = ["curators"]
 "#;
     let loaded = load_text(&base, text).unwrap();
     assert_eq!(loaded.warnings, []);
-    let Config { view, state, policy, branches, hold_keep, record, readers } = loaded.config;
+    let Config { view, state, policy, branches, pools, crossings, hold_keep, record, readers } =
+        loaded.config;
+    assert!(pools.is_empty());
+    assert_eq!(crossings, Crossings { parallel: 64, rate: Some(50 << 20) });
     assert_eq!(
         (view.as_str(), state.file_name().unwrap()),
         ("lab-2", "state-of-octroi-test".as_ref())
@@ -165,19 +174,24 @@ readers = ["curators"]
     assert_eq!((hold_keep.as_secs(), record), (7 * 86_400, RecordLevel::Everything));
     let curators = [Principal::User(1001), Principal::Group(2001)];
     assert_eq!(readers, curators);
-    let places: Vec<_> =
-        branches.iter().map(|b| (b.spec.name.as_str(), b.at.to_string())).collect();
+    let places: Vec<_> = branches
+        .iter()
+        .map(|b| (b.spec.name.as_str(), b.at.as_ref().unwrap().to_string()))
+        .collect();
     assert_eq!(places, [("z", "/".to_owned()), ("a", "/deep/er".to_owned())]);
     assert_eq!((branches[0].spec.io, branches[0].spec.min_free), (BranchIo::Passthrough, 1 << 30));
     assert!(branches[0].spec.exposed && branches[1].spec.min_free == 0);
     assert_eq!(policy.branches[1].mode, BranchMode::GatesOnly);
-    assert_eq!((policy.branches[1].name.as_ref(), &policy.branches[1].at), ("a", &branches[1].at));
+    assert_eq!(
+        (policy.branches[1].name.as_ref(), Some(&policy.branches[1].at)),
+        ("a", branches[1].at.as_ref())
+    );
     assert!(!policy.within_allowed);
 
     let [gate] = policy.gates.as_slice() else { panic!("one gate") };
     assert_eq!(
-        (gate.name.as_ref(), gate.from, gate.to),
-        ("submit", BranchIndex(0), BranchIndex(1))
+        (gate.name.as_ref(), &*gate.from, &*gate.to),
+        ("submit", [BranchIndex(0)].as_slice(), [BranchIndex(1)].as_slice())
     );
     assert_eq!(gate.paths.texts(), ["**/*.csv", "{a,b}/*"]);
     assert_eq!(gate.terms.types, ["text/plain", "image/*"]);
@@ -200,6 +214,86 @@ readers = ["curators"]
     staff.sort_by_key(|principal| format!("{principal:?}"));
     assert_eq!(staff, [Principal::Group(2001), Principal::User(1001), Principal::User(7)]);
     assert_eq!(one.paths.texts(), ["/**"]);
+}
+
+#[test]
+fn a_pool_gives_its_members_place_and_mode() {
+    let dir = folder();
+    let text = r#"
+[view]
+name = "lab"
+state = "state"
+[branches.review]
+path = "review"
+[branches.scratch]
+path = "scratch"
+[branches.disk1]
+path = "inbox"
+io = "passthrough"
+[branches.disk2]
+path = "archive"
+[pools.store]
+members = ["disk2", "disk1"]
+at = "/deep/store/"
+place = "same-directory"
+mode = "gates-only"
+[pools.plain]
+members = ["scratch", "review"]
+[gates.fill]
+from = "plain"
+to = "store"
+who = ["*"]
+[gates.back]
+from = "disk1"
+to = "plain"
+who = ["*"]
+"#;
+    let loaded = load_text(dir.path(), text).unwrap();
+    let Config { policy, branches, pools, .. } = loaded.config;
+
+    let [store, plain] = pools.as_slice() else { panic!("two pools") };
+    let PoolEntry { index, name, at, members, place, mode } = store;
+    assert_eq!(
+        (*index, name.as_str(), at.to_string().as_str()),
+        (PoolIndex(0), "store", "/deep/store")
+    );
+    assert_eq!(members, &[BranchIndex(3), BranchIndex(2)]);
+    assert_eq!((*place, *mode), (Placement::SameDirectory, BranchMode::GatesOnly));
+    assert_eq!((plain.index, plain.at.to_string().as_str()), (PoolIndex(1), "/plain"));
+    assert_eq!((plain.place, plain.mode), (Placement::MostFree, BranchMode::Rw));
+
+    assert!(branches.iter().all(|branch| branch.at.is_none()));
+    let modes: Vec<_> = branches.iter().map(|branch| branch.spec.mode).collect();
+    let (rw, gates_only) = (BranchMode::Rw, BranchMode::GatesOnly);
+    assert_eq!(modes, [rw, rw, gates_only, gates_only]);
+    assert_eq!(branches[2].spec.io, BranchIo::Passthrough);
+    for (facts, pool) in policy.branches.iter().zip([plain, plain, store, store]) {
+        assert_eq!(facts.pool.as_deref(), Some(pool.name.as_str()));
+        assert_eq!((&facts.at, facts.mode), (&pool.at, pool.mode));
+    }
+
+    let [fill, back] = policy.gates.as_slice() else { panic!("two gates") };
+    assert_eq!((&*fill.from, &*fill.to), (plain.members.as_slice(), store.members.as_slice()));
+    assert_eq!((&*back.from, &*back.to), ([BranchIndex(2)].as_slice(), plain.members.as_slice()));
+    let warned: Vec<_> = loaded.warnings.iter().map(|warning| warning.message.as_str()).collect();
+    assert_eq!(warned, ["gate back leads to a pool that is rw"]);
+}
+
+#[test]
+fn rates_are_sizes_per_second() {
+    let dir = folder();
+    let base = "[view]\nname = \"lab\"\nstate = \"state\"\n[branches.inbox]\npath = \"inbox\"";
+    for (rate, wanted) in [
+        ("\"50MiB/s\"", 50 << 20),
+        ("\"50MiB\"", 50 << 20),
+        ("\"1 GiB/s\"", 1 << 30),
+        ("1000", 1000),
+        ("\"1\"", 1),
+    ] {
+        let text = format!("{base}\n[crossings]\nrate = {rate}\n");
+        let crossings = load_text(dir.path(), &text).unwrap().config.crossings;
+        assert_eq!(crossings, Crossings { parallel: 2, rate: Some(wanted) }, "{rate}");
+    }
 }
 
 #[test]

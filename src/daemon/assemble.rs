@@ -12,7 +12,7 @@ use super::audit_source::DaemonSource;
 use super::{DaemonError, Launch, append};
 use crate::audit_dir::AuditDir;
 use crate::branch::{Adoption, Branch, BranchError, BranchSpec};
-use crate::config::{Config, Loaded, RecordLevel as Recorded};
+use crate::config::{BranchEntry, Config, Loaded, PoolEntry, RecordLevel as Recorded};
 use crate::error::Errno;
 use crate::ledger::record::BranchRecord;
 use crate::ledger::{Ledger, LedgerError, Record};
@@ -20,9 +20,9 @@ use crate::mover::{Journal, Mover, MoverBranch, Recovery};
 use crate::policy::Policy;
 use crate::stats::Stats;
 use crate::storage::real::{RealDir, RealStorage};
-use crate::types::BranchUuid;
+use crate::types::{BranchUuid, ViewPath};
 use crate::vfs::{Parts, RecordLevel, Vfs};
-use crate::view::Invalidation;
+use crate::view::{Invalidation, Pool};
 
 /// What serves.
 pub(super) struct Assembled {
@@ -60,7 +60,7 @@ pub(super) fn assemble(
         let adopt = launch.adopt.contains(&entry.spec.name);
         let known = memory.known.get(&entry.spec.name).copied();
         let branch = open_branch(&entry.spec, known, adopt, &ledger, notices)?;
-        branches.push((entry.at.clone(), Arc::new(branch)));
+        branches.push((place(config, entry), Arc::new(branch)));
     }
     let movable: Vec<_> =
         branches.iter().map(|(_, branch)| mover_branch(branch)).collect::<Result<_, _>>()?;
@@ -76,7 +76,7 @@ pub(super) fn assemble(
     let parts = Parts {
         name: config.view.clone(),
         branches,
-        pools: Vec::new(),
+        pools: config.pools.iter().map(pool).collect(),
         policy: Policy::new(config.policy.clone(), 1),
         ledger: Arc::clone(&ledger),
         mover,
@@ -93,6 +93,23 @@ pub(super) fn assemble(
     };
     let (vfs, invalidations) = Vfs::new(parts);
     Ok(Assembled { vfs, invalidations, ledger })
+}
+
+/// Where a branch appears, or the pool that it is a member of.
+fn place(config: &Config, entry: &BranchEntry) -> ViewPath {
+    let mut pools = config.pools.iter();
+    let pool = pools.find(|pool| pool.members.contains(&entry.spec.index));
+    let at = entry.at.as_ref().or(pool.map(|pool| &pool.at));
+    at.cloned().unwrap_or_else(ViewPath::root)
+}
+
+fn pool(entry: &PoolEntry) -> Pool {
+    Pool {
+        name: entry.name.clone(),
+        at: entry.at.clone(),
+        members: entry.members.clone(),
+        place: entry.place,
+    }
 }
 
 fn open_ledger(
@@ -140,6 +157,9 @@ fn open_ledger(
 /// that the ledger knows is asked later, and so are branches that are missing from a view that has
 /// been mounted before.
 pub(super) fn look_at_branches(config: &Config) -> Result<(), DaemonError> {
+    if !config.pools.is_empty() {
+        return Err(DaemonError::Usage("pools are not served yet".to_owned()));
+    }
     let mounted_before = config.state.exists();
     for entry in &config.branches {
         match Branch::look(&entry.spec) {

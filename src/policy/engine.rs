@@ -12,7 +12,8 @@
 //! Deny rules hold for virtual folders too. A move between branches is decided by modes (`ro` denies
 //! on either side; a gate is what leads into `gates-only`) and deny rules on both sides, and then by
 //! a gate. A gate is itself the permission: neither an allow rule nor `within` can stand for it, and
-//! `within = "deny"` does not close it.
+//! `within = "deny"` does not close it. A pool is asked about member by member: its members differ
+//! only in the gates that lead out of them, and between them there is nothing to cross.
 
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -61,7 +62,10 @@ impl Policy {
             denying: speaking(true),
             allowing: speaking(false),
             rule_reasons: source.rules.iter().map(rule_reason).collect(),
-            mode_reasons: (0..source.branches.len()).map(|at| mode_reason(&source, at)).collect(),
+            mode_reasons: (0..=u16::MAX)
+                .take(source.branches.len())
+                .map(|at| mode_reason(&source, BranchIndex(at)))
+                .collect(),
             virtual_reason: "no branch provides this folder, so it cannot be changed".into(),
             within_reason: "no rule allows it, and policy.within is \"deny\"".into(),
             source,
@@ -100,7 +104,8 @@ impl Policy {
 
     /// Decides a move between branches: modes and deny rules on both sides, then the first gate in
     /// order of declaration that fits both branches, the caller and both names. The gate comes with
-    /// every allowed decision, and with no other.
+    /// every allowed decision, and with no other. Out of a pool it is asked for every member that holds
+    /// part of the source; into a pool any member stands for all.
     pub fn decide_crossing(
         &self,
         subject: &Subject,
@@ -142,7 +147,7 @@ impl Policy {
         source: Object<'_>,
         target: Object<'_>,
     ) -> Option<Decision> {
-        if self.source.rules.is_empty() && source.branch == target.branch {
+        if self.source.rules.is_empty() && self.source.one_domain(source.branch, target.branch) {
             return None;
         }
         let shed = self.widens_one(subject, source, target);
@@ -214,25 +219,30 @@ impl Policy {
         source: Object<'_>,
         target: Object<'_>,
     ) -> Option<GateMisfit> {
-        if source.branch != Some(gate.from) || target.branch != Some(gate.to) {
+        let connects = |end: &[BranchIndex], object: Object<'_>| {
+            object.branch.is_some_and(|branch| end.contains(&branch))
+        };
+        if !connects(&gate.from, source)
+            || !connects(&gate.to, target)
+            || self.source.one_domain(source.branch, target.branch)
+        {
             return Some(GateMisfit::Branches);
         }
         if !speaks_of(&gate.who, subject) {
             return Some(GateMisfit::Who);
         }
-        if !self.gate_matches(gate, gate.from, source) {
+        if !self.gate_matches(gate, source) {
             return Some(GateMisfit::SourceName);
         }
-        if !self.gate_matches(gate, gate.to, target) {
+        if !self.gate_matches(gate, target) {
             return Some(GateMisfit::TargetName);
         }
         None
     }
 
-    fn gate_matches(&self, gate: &Gate, branch: BranchIndex, object: Object<'_>) -> bool {
+    fn gate_matches(&self, gate: &Gate, object: Object<'_>) -> bool {
         self.source
-            .branches
-            .get(usize::from(branch.0))
+            .facts(object.branch)
             .and_then(|branch| object.path.below(&branch.at))
             .is_some_and(|below| gate.paths.matches(below.as_os_str()))
     }
@@ -271,35 +281,44 @@ impl Policy {
         Decision { allowed: false, basis, reason: Some(reason), generation: self.generation }
     }
 
-    /// Names the gates that exist from the source's branch, and what kept the ones to the target's
-    /// from fitting.
+    /// Names the gates that exist from the source's domain, and what kept the ones to the target's from
+    /// fitting.
     fn no_gate_reason(&self, subject: &Subject, source: Object<'_>, target: Object<'_>) -> String {
-        let near = self.source.gates.iter().find_map(|gate| {
+        let names = &self.source;
+        if names.one_domain(source.branch, target.branch) {
+            return format!("a move inside {} is no crossing", names.domain_text(source.branch));
+        }
+        let near = names.gates.iter().find_map(|gate| {
             match self.gate_misfit(gate, subject, source, target)? {
                 GateMisfit::Branches => None,
                 misfit => Some((gate, misfit)),
             }
         });
-        let from = self.branch_name(source.branch);
-        let to = self.branch_name(target.branch);
         if let Some((gate, misfit)) = near {
+            let (from, to) = (names.end_name(&gate.from), names.end_name(&gate.to));
             return format!("gate {} leads from {from} to {to}, but {}", gate.name, misfit.text());
         }
-        let others: Vec<String> = self
-            .source
-            .gates
-            .iter()
-            .filter(|gate| source.branch == Some(gate.from))
-            .map(|gate| format!("{} (to {})", gate.name, self.branch_name(Some(gate.to))))
-            .collect();
+        let from = names.domain_name(source.branch);
+        let to = names.domain_name(target.branch);
+        let starts_here =
+            |gate: &&Gate| names.one_domain(source.branch, gate.from.first().copied());
+        let mut members_matter = false;
+        let mut others = Vec::new();
+        for gate in names.gates.iter().filter(starts_here) {
+            let (start, end) = (names.end_name(&gate.from), names.end_name(&gate.to));
+            others.push(if start == from {
+                format!("{} (to {end})", gate.name)
+            } else {
+                members_matter = true;
+                format!("{} (from {start} to {end})", gate.name)
+            });
+        }
         let others = if others.is_empty() { "none".to_owned() } else { others.join(", ") };
-        format!("no gate leads from {from} to {to}; gates from {from}: {others}")
-    }
-
-    pub(super) fn branch_name(&self, branch: Option<BranchIndex>) -> &str {
-        branch
-            .and_then(|index| self.source.branches.get(usize::from(index.0)))
-            .map_or("no branch", |branch| &branch.name)
+        let whence = match names.facts(source.branch) {
+            Some(member) if members_matter => format!("{}, a member of {from},", member.name),
+            _ => from.to_owned(),
+        };
+        format!("no gate leads from {whence} to {to}; gates from {from}: {others}")
     }
 }
 
@@ -375,30 +394,23 @@ fn rule_reason(rule: &Rule) -> Arc<str> {
     }
 }
 
-fn mode_reason(source: &PolicySource, at: usize) -> Arc<str> {
-    let Some(branch) = source.branches.get(at) else { return "".into() };
+fn mode_reason(source: &PolicySource, branch: BranchIndex) -> Arc<str> {
+    let mode = source.facts(Some(branch)).map(|facts| facts.mode);
+    let domain = source.domain_text(Some(branch));
     let gates: Vec<String> = source
         .gates
         .iter()
-        .filter(|gate| usize::from(gate.to.0) == at)
-        .filter_map(|gate| {
-            let from = source.branches.get(usize::from(gate.from.0))?;
-            Some(format!("{} (from {})", gate.name, from.name))
-        })
+        .filter(|gate| gate.to.contains(&branch))
+        .map(|gate| format!("{} (from {})", gate.name, source.end_name(&gate.from)))
         .collect();
-    match (branch.mode, gates.is_empty()) {
-        (BranchMode::Rw, _) => "".into(),
-        (BranchMode::Ro, _) => format!("branch {} is read-only", branch.name).into(),
-        (BranchMode::GatesOnly, true) => format!(
-            "content enters branch {} only through a gate, and none leads to it",
-            branch.name
-        )
-        .into(),
-        (BranchMode::GatesOnly, false) => format!(
-            "content enters branch {} only through a gate: {}",
-            branch.name,
-            gates.join(", ")
-        )
-        .into(),
+    match (mode, gates.is_empty()) {
+        (None | Some(BranchMode::Rw), _) => "".into(),
+        (Some(BranchMode::Ro), _) => format!("{domain} is read-only").into(),
+        (Some(BranchMode::GatesOnly), true) => {
+            format!("content enters {domain} only through a gate, and none leads to it").into()
+        }
+        (Some(BranchMode::GatesOnly), false) => {
+            format!("content enters {domain} only through a gate: {}", gates.join(", ")).into()
+        }
     }
 }

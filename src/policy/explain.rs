@@ -11,7 +11,7 @@ impl Policy {
     /// every rule in order of declaration and the default; then, for a move between branches, every
     /// gate.
     ///
-    /// With a `target` in another branch a rename or move is a crossing. With one in the same branch
+    /// With a `target` in another branch or pool a rename or move is a crossing. With one in the same
     /// (or a virtual folder) a rename is decided on both sides; for a link `object` is the file that
     /// exists and `target` the new name. Without a target the one operation is decided.
     pub fn explain(
@@ -32,7 +32,7 @@ impl Policy {
                 | Operation::MoveSource
                 | Operation::MoveTarget
         );
-        if renames && object.branch != target.branch {
+        if renames && !self.source.one_domain(object.branch, target.branch) {
             self.explain_crossing(subject, object, target)
         } else if renames {
             self.explain_rename(subject, object, target)
@@ -68,8 +68,8 @@ impl Policy {
         let mut list = self.rules_considered(subject, Operation::MoveSource, source);
         list.extend(self.rules_considered(subject, Operation::MoveTarget, target));
         list.extend(self.source.gates.iter().map(|gate| {
-            let from = self.branch_name(Some(gate.from));
-            let to = self.branch_name(Some(gate.to));
+            let from = self.source.end_name(&gate.from);
+            let to = self.source.end_name(&gate.to);
             let misfit = self.gate_misfit(gate, subject, source, target);
             let fits = misfit.map_or("it fits caller and names", |misfit| misfit.text());
             Considered {
@@ -127,8 +127,8 @@ impl Policy {
             Some(denial) => denial.reason.as_deref().unwrap_or_default().to_owned(),
             None => match object.branch {
                 Some(_) => format!(
-                    "the mode of branch {} does not deny {operation}",
-                    self.branch_name(object.branch)
+                    "the mode of {} does not deny {operation}",
+                    self.source.domain_text(object.branch)
                 ),
                 None => "no branch provides this folder; reading it is allowed".to_owned(),
             },

@@ -4,10 +4,12 @@
 //! The types here are the interface of the engine; [`engine`] decides.
 
 use std::ffi::OsStr;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::types::{BranchIndex, BranchMode, Operation, ViewPath};
 
+mod domain;
 mod engine;
 mod explain;
 #[cfg(test)]
@@ -31,7 +33,8 @@ pub struct Subject {
 pub struct Object<'a> {
     /// The path of the view, as users see it.
     pub path: &'a ViewPath,
-    /// The branch that holds it; `None` for a virtual folder.
+    /// The branch that holds it; `None` for a virtual folder. In a pool the member that is asked about:
+    /// place and mode are the pool's, gates may lead from some members only.
     pub branch: Option<BranchIndex>,
     /// For operations on a directory's content the mode counts, not for directories themselves:
     /// a gates-only branch lets mkdir through.
@@ -103,16 +106,25 @@ pub struct Rule {
 pub struct Gate {
     /// Its name.
     pub name: Arc<str>,
-    /// Where files come from.
-    pub from: BranchIndex,
-    /// Where they go.
-    pub to: BranchIndex,
+    /// Where files come from: a branch, one member of a pool, or all members.
+    pub from: Arc<[BranchIndex]>,
+    /// Where they go: a branch, or all members of a pool, for placement chooses.
+    pub to: Arc<[BranchIndex]>,
     /// For whom; roles are resolved.
     pub who: Vec<Principal>,
-    /// Patterns over the path below the branch's place in the view, on both sides.
+    /// Patterns over the path below the place of branch or pool in the view, on both sides.
     pub paths: PathPatterns,
     /// What the crossing validates; shared with the mover.
     pub terms: Arc<GateTerms>,
+}
+
+impl Gate {
+    /// Whether `paths` lets a file pass by its names below the two places: asked for every regular
+    /// file of a tree, after [`Policy::decide_crossing`] gave the gate for the tree itself.
+    pub fn admits(&self, source_relative: &Path, target_relative: &Path) -> bool {
+        self.paths.matches(source_relative.as_os_str())
+            && self.paths.matches(target_relative.as_os_str())
+    }
 }
 
 /// What a crossing through a gate must satisfy.
@@ -166,7 +178,7 @@ impl PathPatterns {
     /// Whether some pattern begins with a path below `directory`: the part before its first wildcard.
     pub fn name_below(&self, directory: &ViewPath) -> bool {
         self.texts.iter().any(|text| {
-            let literal: std::path::PathBuf = std::path::Path::new(text)
+            let literal: std::path::PathBuf = Path::new(text)
                 .components()
                 .take_while(|part| {
                     let part = part.as_os_str().as_encoded_bytes();
@@ -201,9 +213,11 @@ pub struct PolicySource {
 pub struct BranchFacts {
     /// Its name.
     pub name: Arc<str>,
-    /// Its place in the view.
+    /// The pool that it is a member of; no pool has the name of a branch.
+    pub pool: Option<Arc<str>>,
+    /// Its place in the view, or its pool's.
     pub at: ViewPath,
-    /// Its mode.
+    /// Its mode, which is its pool's.
     pub mode: BranchMode,
 }
 

@@ -42,8 +42,8 @@ fn rule(name: &str, denies: bool, verbs: &[Verb], who: Principal, paths: &[&str]
 fn gate(name: &str, from: u16, to: u16, who: Principal, paths: &[&str]) -> Gate {
     Gate {
         name: name.into(),
-        from: BranchIndex(from),
-        to: BranchIndex(to),
+        from: Arc::new([BranchIndex(from)]),
+        to: Arc::new([BranchIndex(to)]),
         who: vec![who],
         paths: patterns(paths),
         terms: Arc::new(GateTerms { types: vec![], max_size: None, verify: Verify::Stream }),
@@ -52,7 +52,12 @@ fn gate(name: &str, from: u16, to: u16, who: Principal, paths: &[&str]) -> Gate 
 
 /// inbox (rw, 0), review (gates-only, 1), archive (ro, 2), scratch (rw, 3, at /lab/scratch).
 fn lab(within_allowed: bool, rules: Vec<Rule>, gates: Vec<Gate>) -> PolicySource {
-    let branch = |name: &str, at: &str, mode| BranchFacts { name: name.into(), at: path(at), mode };
+    let branch = |name: &str, at: &str, mode| BranchFacts {
+        name: name.into(),
+        pool: None,
+        at: path(at),
+        mode,
+    };
     PolicySource {
         within_allowed,
         rules,
@@ -363,8 +368,9 @@ mod naive {
             object.path.as_path().strip_prefix(at).unwrap().to_owned()
         };
         let mut fitting = source.gates.iter().filter(|gate| {
-            gate.from == from_branch
-                && gate.to == to_branch
+            from_branch != to_branch
+                && gate.from.contains(&from_branch)
+                && gate.to.contains(&to_branch)
                 && about(&gate.who, subject)
                 && gate.paths.matches(inside(from, from_branch).as_os_str())
                 && gate.paths.matches(inside(to, to_branch).as_os_str())

@@ -61,8 +61,8 @@ fn rule(name: &str, operations: &[Operation], path: &str) -> Rule {
 fn gate(name: &str, from: u16, to: u16) -> Gate {
     Gate {
         name: name.into(),
-        from: BranchIndex(from),
-        to: BranchIndex(to),
+        from: Arc::new([BranchIndex(from)]),
+        to: Arc::new([BranchIndex(to)]),
         who: vec![Principal::Anyone],
         paths: PathPatterns::new(vec!["**/*.csv".to_owned()]).expect("a glob"),
         terms: Arc::new(GateTerms {
@@ -114,7 +114,8 @@ impl Fixture {
             let pool = pools.iter().find(|pool| pool.members.contains(&index));
             let alone = || ViewPath::root().join(OsStr::new(name));
             let at = pool.map_or_else(alone, |pool| pool.at.clone());
-            facts.push(BranchFacts { name: name.into(), at: at.clone(), mode });
+            let pool = pool.map(|pool| pool.name.as_str().into());
+            facts.push(BranchFacts { name: name.into(), pool, at: at.clone(), mode });
             ends.push(end(&branch));
             branches.push((at, Arc::new(branch)));
         }

@@ -52,7 +52,10 @@ fn mistakes_in_the_configuration_are_shown_in_place() {
     mistake(&with("[rules.r]\ndeny = [\"write\"]\nwho = [\"*\"]\n"), &["reason"]);
     mistake(&with("[branches.inbox]\npath = \"branches/review\"\n"), &["inbox", "duplicate"]);
     mistake(&with("[branches.second]\npath = \"branches/review\"\nat = \"/inbox\"\n"), &["/inbox"]);
-    mistake(&with("[pools.p]\nmembers = [\"inbox\"]\n"), &["pools", "not implemented yet"]);
+    mistake(&with("[pools.p]\nmembers = [\"outbox\"]\n"), &["outbox"]);
+    mistake(&with("at = \"/a\"\n[pools.p]\nmembers = [\"inbox\"]\n"), &["inbox.at", "pool p"]);
+    mistake(&with("[crossings]\nparallel = 0\n"), &["parallel", "from 1 to 64"]);
+    mistake(&with("[gates.g]\nhard_links = \"keep\"\n"), &["hard_links", "not implemented yet"]);
     mistake(&with("[audit]\nkeep = \"1y\"\n"), &["audit.keep", "not implemented yet"]);
 }
 
