@@ -38,6 +38,8 @@ mod crossing;
 mod directory;
 mod identity;
 mod lookup;
+#[cfg(test)]
+mod model;
 mod open;
 mod permit;
 mod place;

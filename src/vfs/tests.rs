@@ -24,7 +24,7 @@ const WRITE: u32 = libc::O_WRONLY as u32;
 const READ: u32 = libc::O_RDONLY as u32;
 
 /// Nothing to show in `.audit` but the ledger.
-struct NoState;
+pub(super) struct NoState;
 
 impl crate::audit_dir::AuditSource for NoState {
     fn branches(&self) -> Vec<(String, serde_json::Value)> {
@@ -185,7 +185,7 @@ impl Drop for Fixture {
     }
 }
 
-fn end(branch: &Branch) -> Option<MoverBranch<RealStorage>> {
+pub(super) fn end(branch: &Branch) -> Option<MoverBranch<RealStorage>> {
     Some(MoverBranch {
         index: branch.spec().index,
         uuid: branch.uuid()?,

@@ -1,0 +1,187 @@
+//! What the model says of rename(2): within a domain, and between two, where it is a crossing.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use crate::branch::RenameFlags;
+use crate::error::Errno;
+use crate::types::BranchMode;
+
+use super::tree::{Body, Errors, Id, Model, ModelGate, Store};
+
+/// A name in a directory.
+pub(super) type Spot<'a> = (Id, &'a OsStr);
+
+impl Model {
+    pub(super) fn rename_errors(&self, from: Spot<'_>, to: Spot<'_>, flags: RenameFlags) -> Errors {
+        let both = RenameFlags::NOREPLACE | RenameFlags::EXCHANGE;
+        let mut errors = self.remove_errors(from.0, from.1);
+        errors.extend(self.remove_errors(to.0, to.1));
+        if flags == both {
+            errors.push(Errno::INVAL);
+        }
+        let Some(source) = self.child(from.0, from.1) else {
+            errors.push(Errno::NOENT);
+            return errors;
+        };
+        if !errors.is_empty()
+            && (self.directory(from.0).is_none() || self.directory(to.0).is_none())
+        {
+            return errors;
+        }
+        let domains = [from.0, to.0].map(|parent| self.object(parent).domain);
+        if domains[0] != domains[1] {
+            errors.extend(self.crossing_errors((from, source), to, flags));
+        } else {
+            errors.extend(self.rename_within_errors((from, source), to, flags));
+        }
+        errors
+    }
+
+    fn rename_within_errors(
+        &self,
+        (from, source): (Spot<'_>, Id),
+        to: Spot<'_>,
+        flags: RenameFlags,
+    ) -> Errors {
+        let mut errors = Vec::new();
+        let target = self.child(to.0, to.1);
+        let exchange = flags.contains(RenameFlags::EXCHANGE);
+        if exchange && target.is_none() {
+            errors.push(Errno::NOENT);
+        }
+        if flags.contains(RenameFlags::NOREPLACE) && target.is_some() {
+            errors.push(Errno::EXIST);
+        }
+        if self.ancestors(to.0).contains(&source) {
+            errors.push(Errno::INVAL);
+        }
+        let Some(target) = target else { return errors };
+        if self.ancestors(from.0).contains(&target) {
+            errors.push(if exchange { Errno::INVAL } else { Errno::NOTEMPTY });
+        }
+        if !exchange && target != source {
+            errors.extend(self.replace_errors(source, target));
+        }
+        errors
+    }
+
+    /// Why something cannot take the place of something else.
+    fn replace_errors(&self, source: Id, target: Id) -> Errors {
+        match (self.directory(source), self.directory(target)) {
+            (Some(_), Some(target)) if !target.entries.is_empty() => vec![Errno::NOTEMPTY],
+            (Some(_), None) => vec![Errno::NOTDIR],
+            (None, Some(_)) => vec![Errno::ISDIR],
+            _ => vec![],
+        }
+    }
+
+    fn crossing_errors(
+        &self,
+        (from, source): (Spot<'_>, Id),
+        to: Spot<'_>,
+        flags: RenameFlags,
+    ) -> Errors {
+        let mut errors = Vec::new();
+        if flags.contains(RenameFlags::EXCHANGE) {
+            errors.push(Errno::INVAL);
+        }
+        let (Some(from_domain), Some(to_domain)) =
+            (self.object(from.0).domain, self.object(to.0).domain)
+        else {
+            errors.push(Errno::ROFS);
+            return errors;
+        };
+        for domain in [from_domain, to_domain] {
+            if self.domains[domain].mode == BranchMode::Ro {
+                errors.push(Errno::ROFS);
+            }
+        }
+        if let Some(target) = self.child(to.0, to.1) {
+            if flags.contains(RenameFlags::NOREPLACE) {
+                errors.push(Errno::EXIST);
+            }
+            errors.extend(self.replace_errors(source, target));
+        }
+        let admits = |gate: &&ModelGate| {
+            gate.from == from_domain
+                && gate.to == to_domain
+                && [from.1, to.1]
+                    .iter()
+                    .all(|name| name.as_bytes().ends_with(gate.suffix.as_bytes()))
+        };
+        match self.gates.iter().find(admits) {
+            Some(gate) => errors.extend(self.gate_errors(gate, source)),
+            None => errors.push(Errno::ACCESS),
+        }
+        if self.directory(source).is_some() {
+            errors.push(Errno::OPNOTSUPP);
+        } else if self.links(source) > 1 {
+            errors.push(Errno::PERM);
+        }
+        errors
+    }
+
+    /// What the gate refuses for what it is.
+    fn gate_errors(&self, gate: &ModelGate, id: Id) -> Errors {
+        let text = match &self.object(id).body {
+            Body::File(bytes) => !bytes.contains(&0),
+            Body::Directory(_) => true,
+            Body::Symlink(_) | Body::Special(..) => false,
+        };
+        let size = self.object(id).size().unwrap_or(0);
+        if (gate.text_only && !text) || gate.max_size.is_some_and(|max| size > max) {
+            vec![Errno::ACCESS]
+        } else {
+            vec![]
+        }
+    }
+
+    /// Hard links, one in hold included.
+    pub(super) fn links(&self, id: Id) -> u32 {
+        self.names(id) + self.object(id).held
+    }
+
+    /// A rename that succeeded. `store` is where a crossing went.
+    pub(super) fn rename(
+        &mut self,
+        from: Spot<'_>,
+        to: Spot<'_>,
+        flags: RenameFlags,
+        store: Option<Store>,
+    ) {
+        let source = self.child(from.0, from.1).expect("a source");
+        let target = self.child(to.0, to.1);
+        if target == Some(source) {
+            return;
+        }
+        if self.object(from.0).domain != self.object(to.0).domain {
+            return self.cross((from, source), (to, target), store.expect("a store"));
+        }
+        let replaced = self.take(to.0, to.1);
+        let moved = self.take(from.0, from.1);
+        self.give(to.0, to.1, moved);
+        if flags.contains(RenameFlags::EXCHANGE) {
+            self.give(from.0, from.1, replaced);
+        }
+    }
+
+    fn cross(&mut self, (from, source): (Spot<'_>, Id), to: (Spot<'_>, Option<Id>), store: Store) {
+        let ((to, name), target) = to;
+        for displaced in self.take(to, name).into_values() {
+            self.object_mut(displaced).held += 1;
+        }
+        if let Some(target) = target {
+            debug_assert!(self.object(target).held > 0);
+        }
+        self.take(from.0, from.1);
+        let domain = self.object(to).domain;
+        let object = self.object_mut(source);
+        let attr = object.attr().cloned().unwrap_or_default();
+        object.on = BTreeMap::from([(store, attr)]);
+        object.domain = domain;
+        self.spread(to, store);
+        self.put(to, name, store, source);
+    }
+}

@@ -1,0 +1,451 @@
+//! The tree that the view should show, in memory: what POSIX and the design say of every operation,
+//! written down without a thought for how the view does it.
+//!
+//! A *store* is what one branch holds. A domain is one branch, or a pool of several; a name in a
+//! directory of a domain leads to what each store has there, in the order of precedence ([`Layers`]).
+//! Directories of one path are one object, whatever the number of stores that have it.
+//!
+//! Each operation has a function that gives every errno it may fail with; none of them means that it
+//! must succeed, several that POSIX leaves the choice.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+
+use crate::branch::FileKind;
+use crate::error::Errno;
+use crate::types::{BranchMode, Time};
+
+/// An object; stays the same over renames and crossings.
+pub(super) type Id = usize;
+/// Position of a branch in the view.
+pub(super) type Store = usize;
+/// What the stores of a domain have under one name; the first is seen.
+pub(super) type Layers = BTreeMap<Store, Id>;
+/// The ways in which an operation may fail.
+pub(super) type Errors = Vec<Errno>;
+
+/// A user who has nothing but what the modes of directories give to everybody.
+pub(super) const USER: u32 = 54_242;
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Attr {
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// Known only while it is what was set.
+    pub mtime: Option<Time>,
+    pub xattrs: BTreeMap<OsString, Vec<u8>>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Directory {
+    pub entries: BTreeMap<OsString, Layers>,
+    /// Folders of the layout, which hide entries.
+    pub mounts: BTreeMap<OsString, Id>,
+    /// None for the root of the view and for what was removed.
+    pub parent: Option<(Id, OsString)>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Body {
+    File(Vec<u8>),
+    Directory(Directory),
+    Symlink(OsString),
+    Special(FileKind, u64),
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Object {
+    /// None for folders that no branch provides.
+    pub domain: Option<usize>,
+    pub body: Body,
+    /// Attributes on each store that has it; those of the first are seen.
+    pub on: BTreeMap<Store, Attr>,
+    /// How many names of it crossings have replaced, which wait in hold.
+    pub held: u32,
+    /// Its inode number: what the view said last.
+    pub number: Option<u64>,
+    /// References that the kernel holds.
+    pub lookups: u64,
+    /// A folder of the layout: never forgotten.
+    pub fixed: bool,
+}
+
+impl Object {
+    pub(super) fn kind(&self) -> FileKind {
+        match &self.body {
+            Body::File(_) => FileKind::File,
+            Body::Directory(_) => FileKind::Directory,
+            Body::Symlink(_) => FileKind::Symlink,
+            Body::Special(kind, _) => *kind,
+        }
+    }
+
+    pub(super) fn attr(&self) -> Option<&Attr> {
+        self.on.values().next()
+    }
+
+    pub(super) fn size(&self) -> Option<u64> {
+        match &self.body {
+            Body::File(bytes) => Some(bytes.len() as u64),
+            Body::Symlink(text) => Some(text.len() as u64),
+            Body::Directory(_) => None,
+            Body::Special(..) => Some(0),
+        }
+    }
+
+    /// The kernel may name it by its number.
+    pub(super) fn is_known(&self) -> bool {
+        self.number.is_some() && (self.fixed || self.lookups > 0)
+    }
+}
+
+/// A domain of the view.
+#[derive(Debug, Clone)]
+pub(super) struct Domain {
+    pub mode: BranchMode,
+    /// In order of precedence.
+    pub stores: Vec<Store>,
+    pub root: Id,
+}
+
+/// A gate, as the model reads it.
+#[derive(Debug, Clone)]
+pub(super) struct ModelGate {
+    pub from: usize,
+    pub to: usize,
+    /// Both names must end so.
+    pub suffix: &'static str,
+    pub text_only: bool,
+    pub max_size: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Model {
+    pub objects: BTreeMap<Id, Object>,
+    pub domains: Vec<Domain>,
+    pub gates: Vec<ModelGate>,
+    pub root: Id,
+    next: Id,
+}
+
+impl Model {
+    pub(super) fn add(
+        &mut self,
+        domain: Option<usize>,
+        body: Body,
+        on: BTreeMap<Store, Attr>,
+    ) -> Id {
+        let id = self.next;
+        self.next += 1;
+        let object = Object { domain, body, on, held: 0, number: None, lookups: 0, fixed: false };
+        self.objects.insert(id, object);
+        id
+    }
+
+    pub(super) fn object(&self, id: Id) -> &Object {
+        &self.objects[&id]
+    }
+
+    pub(super) fn object_mut(&mut self, id: Id) -> &mut Object {
+        self.objects.get_mut(&id).expect("an object of the model")
+    }
+
+    pub(super) fn directory(&self, id: Id) -> Option<&Directory> {
+        match &self.object(id).body {
+            Body::Directory(directory) => Some(directory),
+            _ => None,
+        }
+    }
+
+    pub(super) fn directory_mut(&mut self, id: Id) -> &mut Directory {
+        match &mut self.object_mut(id).body {
+            Body::Directory(directory) => directory,
+            other => panic!("not a directory: {other:?}"),
+        }
+    }
+
+    /// What a name of a directory leads users to.
+    pub(super) fn child(&self, parent: Id, name: &OsStr) -> Option<Id> {
+        let directory = self.directory(parent)?;
+        if let Some(mount) = directory.mounts.get(name) {
+            return Some(*mount);
+        }
+        directory.entries.get(name).and_then(|layers| layers.values().next()).copied()
+    }
+
+    /// All names of a directory that users see.
+    pub(super) fn listing(&self, id: Id) -> BTreeMap<OsString, Id> {
+        let Some(directory) = self.directory(id) else { return BTreeMap::new() };
+        let own = directory.entries.keys().filter_map(|name| Some((name, self.child(id, name)?)));
+        let mounts = directory.mounts.iter().map(|(name, id)| (name, *id));
+        own.chain(mounts).map(|(name, id)| (name.clone(), id)).collect()
+    }
+
+    /// How many names it has, seen or hidden.
+    pub(super) fn names(&self, id: Id) -> u32 {
+        let all = self.objects.values().filter_map(|object| match &object.body {
+            Body::Directory(directory) => Some(directory.entries.values()),
+            _ => None,
+        });
+        all.flatten().flat_map(BTreeMap::values).filter(|named| **named == id).count() as u32
+    }
+
+    /// Whether no name leads to it any more.
+    pub(super) fn is_gone(&self, id: Id) -> bool {
+        match &self.object(id).body {
+            Body::Directory(directory) => directory.parent.is_none() && id != self.root,
+            _ => self.names(id) == 0,
+        }
+    }
+
+    /// The directory itself and all above it.
+    pub(super) fn ancestors(&self, id: Id) -> Vec<Id> {
+        let mut above = vec![id];
+        let mut here = id;
+        while let Some((parent, _)) = self.directory(here).and_then(|found| found.parent.as_ref()) {
+            here = *parent;
+            above.push(here);
+        }
+        above
+    }
+
+    /// The names from the root of its domain down to a directory.
+    pub(super) fn path_in_domain(&self, id: Id) -> Vec<OsString> {
+        let mut names = Vec::new();
+        let mut here = id;
+        while !self.object(here).fixed {
+            let Some((parent, name)) = self.directory(here).and_then(|found| found.parent.clone())
+            else {
+                break;
+            };
+            names.push(name);
+            here = parent;
+        }
+        names.reverse();
+        names
+    }
+
+    fn mode_of(&self, id: Id) -> Option<BranchMode> {
+        self.object(id).domain.map(|domain| self.domains[domain].mode)
+    }
+
+    fn is_domain_root(&self, id: Id) -> bool {
+        self.domains.iter().any(|domain| domain.root == id)
+    }
+
+    /// Why a name cannot be made or taken away whatever stands there.
+    fn site_errors(&self, parent: Id, name: &OsStr, held: Errno, private: Errno) -> Errors {
+        let mut errors = Vec::new();
+        if name.len() > 255 {
+            errors.push(Errno::NAMETOOLONG);
+        }
+        let Some(directory) = self.directory(parent) else { return vec![Errno::NOTDIR] };
+        if self.is_gone(parent) {
+            return vec![Errno::NOENT, Errno::STALE];
+        }
+        if directory.mounts.contains_key(name) {
+            errors.push(held);
+        } else if parent == self.root && name == super::super::AUDIT_NAME {
+            errors.push(Errno::ACCESS);
+        } else if self.is_domain_root(parent) && name == super::super::PRIVATE_NAME {
+            errors.push(private);
+        }
+        match self.mode_of(parent) {
+            None | Some(BranchMode::Ro) => errors.push(Errno::ROFS),
+            Some(_) => {}
+        }
+        errors
+    }
+
+    /// Why nothing can be made under a name.
+    pub(super) fn add_errors(
+        &self,
+        parent: Id,
+        name: &OsStr,
+        uid: u32,
+        is_content: bool,
+    ) -> Errors {
+        let mut errors = self.site_errors(parent, name, Errno::EXIST, Errno::ACCESS);
+        if is_content && self.mode_of(parent) == Some(BranchMode::GatesOnly) {
+            errors.push(Errno::ACCESS);
+        }
+        if let Some(attr) = self.object(parent).attr()
+            && !may_write(attr, uid)
+        {
+            errors.push(Errno::ACCESS);
+        }
+        if self.child(parent, name).is_some() {
+            errors.push(Errno::EXIST);
+        }
+        errors
+    }
+
+    /// Why a name cannot be taken away; for a rename, also what stands at the target.
+    pub(super) fn remove_errors(&self, parent: Id, name: &OsStr) -> Errors {
+        self.site_errors(parent, name, Errno::BUSY, Errno::NOENT)
+    }
+
+    pub(super) fn unlink_errors(&self, parent: Id, name: &OsStr) -> Errors {
+        let mut errors = self.remove_errors(parent, name);
+        match self.child(parent, name) {
+            None => errors.push(Errno::NOENT),
+            Some(id) if self.directory(id).is_some() => errors.push(Errno::ISDIR),
+            Some(_) => {}
+        }
+        errors
+    }
+
+    pub(super) fn rmdir_errors(&self, parent: Id, name: &OsStr) -> Errors {
+        let mut errors = self.remove_errors(parent, name);
+        match self.child(parent, name) {
+            None => errors.push(Errno::NOENT),
+            Some(id) => match self.directory(id) {
+                None => errors.push(Errno::NOTDIR),
+                Some(found) if !found.entries.is_empty() => errors.push(Errno::NOTEMPTY),
+                Some(_) => {}
+            },
+        }
+        errors
+    }
+
+    /// Why attributes cannot be changed; `is_content` for what gates-only denies.
+    pub(super) fn change_errors(&self, id: Id, is_content: bool) -> Errors {
+        match self.mode_of(id) {
+            None | Some(BranchMode::Ro) => vec![Errno::ROFS],
+            Some(BranchMode::GatesOnly) if is_content => vec![Errno::ACCESS],
+            Some(_) => vec![],
+        }
+    }
+
+    pub(super) fn open_errors(&self, id: Id, writes: bool) -> Errors {
+        match self.object(id).kind() {
+            FileKind::File if writes => self.change_errors(id, true),
+            FileKind::File => vec![],
+            FileKind::Directory => vec![Errno::ISDIR],
+            _ => vec![Errno::INVAL],
+        }
+    }
+
+    pub(super) fn link_errors(&self, id: Id, parent: Id, name: &OsStr) -> Errors {
+        let mut errors = self.add_errors(parent, name, 0, true);
+        if self.directory(id).is_some() {
+            errors.push(Errno::PERM);
+        }
+        if self.object(id).domain != self.object(parent).domain {
+            errors.push(Errno::XDEV);
+        }
+        if self.is_gone(id) {
+            errors.push(Errno::NOENT);
+        }
+        errors
+    }
+
+    /// Makes something new, on one store; gives its object.
+    pub(super) fn make(
+        &mut self,
+        (parent, name): (Id, &OsStr),
+        body: Body,
+        store: Store,
+        (uid, mode): (u32, u32),
+    ) -> Id {
+        self.spread(parent, store);
+        let above = self.object(parent).on.get(&store).cloned().unwrap_or_default();
+        let inherits = above.mode & 0o2000 != 0;
+        let is_directory = matches!(body, Body::Directory(_));
+        let attr = Attr {
+            mode: if inherits && is_directory { mode | 0o2000 } else { mode },
+            uid,
+            gid: if inherits { above.gid } else { uid },
+            ..Attr::default()
+        };
+        let domain = self.object(parent).domain;
+        let id = self.add(domain, body, BTreeMap::from([(store, attr)]));
+        if is_directory {
+            self.directory_mut(id).parent = Some((parent, name.to_owned()));
+        }
+        self.put(parent, name, store, id);
+        id
+    }
+
+    /// Gives a directory, and those above it, to a store that has none of them yet.
+    pub(super) fn spread(&mut self, id: Id, store: Store) {
+        if self.object(id).on.contains_key(&store) {
+            return;
+        }
+        let Some((parent, name)) = self.directory(id).and_then(|found| found.parent.clone()) else {
+            return;
+        };
+        self.spread(parent, store);
+        let attr = self.object(id).attr().cloned().unwrap_or_default();
+        self.object_mut(id).on.insert(store, attr);
+        self.put(parent, &name, store, id);
+    }
+
+    /// Gives a name on one store to an object.
+    pub(super) fn put(&mut self, parent: Id, name: &OsStr, store: Store, id: Id) {
+        let directory = self.directory_mut(parent);
+        directory.entries.entry(name.to_owned()).or_default().insert(store, id);
+        self.touch(parent);
+    }
+
+    /// Takes a name away on all stores.
+    pub(super) fn take(&mut self, parent: Id, name: &OsStr) -> Layers {
+        let layers = self.directory_mut(parent).entries.remove(name).unwrap_or_default();
+        self.touch(parent);
+        for id in layers.values() {
+            if let Body::Directory(directory) = &mut self.object_mut(*id).body {
+                directory.parent = None;
+            }
+        }
+        layers
+    }
+
+    /// Gives a name to what another name had.
+    pub(super) fn give(&mut self, parent: Id, name: &OsStr, layers: Layers) {
+        for (store, id) in layers {
+            self.spread(parent, store);
+            if let Body::Directory(directory) = &mut self.object_mut(id).body {
+                directory.parent = Some((parent, name.to_owned()));
+            }
+            self.put(parent, name, store, id);
+        }
+    }
+
+    /// Its time of last write is not what was set any more.
+    pub(super) fn touch(&mut self, id: Id) {
+        for attr in self.object_mut(id).on.values_mut() {
+            attr.mtime = None;
+        }
+    }
+
+    /// Drops what nobody can name any more.
+    pub(super) fn collect(&mut self, in_use: &[Id]) {
+        let gone: Vec<Id> = self
+            .objects
+            .keys()
+            .copied()
+            .filter(|id| {
+                let object = self.object(*id);
+                self.is_gone(*id)
+                    && object.held == 0
+                    && object.lookups == 0
+                    && !object.fixed
+                    && !in_use.contains(id)
+            })
+            .collect();
+        for id in gone {
+            self.objects.remove(&id);
+        }
+    }
+}
+
+fn may_write(attr: &Attr, uid: u32) -> bool {
+    let bits = match () {
+        () if uid == 0 => return true,
+        () if attr.uid == uid => attr.mode >> 6,
+        () if attr.gid == uid => attr.mode >> 3,
+        () => attr.mode,
+    };
+    bits & 0o3 == 0o3
+}
