@@ -321,6 +321,22 @@ fn a_crossing_moves_and_an_undo_takes_back() {
 }
 
 #[test]
+fn what_crossed_while_it_was_open_is_copied_within_its_new_branch_only() {
+    let fixture = Fixture::new(vec![]);
+    let (number, inbox) = (fixture.put("inbox", "a.csv", "1\n"), fixture.number("inbox"));
+    fixture.rename(("inbox", "a.csv"), ("archive", "a.csv")).expect("crossed");
+    let source = fixture.vfs.open(ROOT, number, READ).expect("open").handle;
+    let target = |name| {
+        let made = fixture.vfs.create(ROOT, inbox, OsStr::new(name), 0o644, 0, WRITE);
+        made.expect("created").1.handle
+    };
+    let copy = || fixture.vfs.copy_file_range(ROOT, (source, 0), (target("copy"), 0), 2);
+    assert_eq!(copy(), Err(Errno::XDEV));
+    fixture.rename(("archive", "a.csv"), ("inbox", "a.csv")).expect("crossed");
+    assert_eq!(fixture.vfs.copy_file_range(ROOT, (source, 0), (target("again"), 0), 2), Ok(2));
+}
+
+#[test]
 fn an_undo_that_nobody_finishes_is_rolled_back() {
     let fixture = Fixture::new(vec![]);
     fixture.put("inbox", "a.csv", "1\n");
