@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use crate::branch::{Branch, FallocateMode, Whence};
 use crate::error::Errno;
 use crate::types::{Caller, Operation};
-use crate::view::{Invalidation, OpenFile};
+use crate::view::{Domain, Invalidation, OpenFile};
 
 use super::Vfs;
 use super::permit::Question;
@@ -22,6 +22,11 @@ impl Vfs {
 
     fn branch_of(&self, file: &OpenFile) -> Result<&Arc<Branch>, Errno> {
         self.branch(file.branch)
+    }
+
+    /// Where an open file lies now: it may have crossed since it was opened.
+    fn domain_of(&self, file: &OpenFile) -> Domain {
+        self.view.domain(file.inode.place().branch().unwrap_or(file.branch))
     }
 
     /// Reads up to `size` bytes; fewer only at the end.
@@ -138,7 +143,7 @@ impl Vfs {
         self.branch_of(&file)?.seek(descriptor.as_fd(), offset, whence)
     }
 
-    /// Copies within a branch, sharing blocks where the file system can. EXDEV across branches, so
+    /// Copies within a branch or pool, sharing blocks where the file system can. EXDEV across branches, so
     /// that the tool falls back to reads and writes that are checked.
     pub fn copy_file_range(
         &self,
@@ -152,7 +157,7 @@ impl Vfs {
             return Err(Errno::BADF);
         }
         let to = self.writable(caller, target, Operation::CopyFileRange)?;
-        if from.branch != to.branch {
+        if self.domain_of(&from) != self.domain_of(&to) {
             return Err(Errno::XDEV);
         }
         self.permit_inode(caller, Operation::CopyFileRange, &to.inode)?;
