@@ -110,7 +110,12 @@ impl World {
                     exposed: true,
                 };
                 let branch = Branch::open(spec, None, false).expect("a branch").branch;
-                facts.push(BranchFacts { name: name.into(), at: at.clone(), mode: plan.mode });
+                facts.push(BranchFacts {
+                    name: name.into(),
+                    pool: None,
+                    at: at.clone(),
+                    mode: plan.mode,
+                });
                 ends.push(end(&branch));
                 branches.push((at.clone(), Arc::new(branch)));
             }
@@ -218,12 +223,15 @@ pub(super) fn attr_of(path: &Path) -> Attr {
 }
 
 fn policy_gate(model: &Model, gate: &ModelGate) -> Gate {
-    let branch = |domain: usize| BranchIndex(model.domains[domain].stores[0] as u16);
+    let branches = |domain: usize| {
+        let stores = model.domains[domain].stores.iter();
+        stores.map(|store| BranchIndex(*store as u16)).collect()
+    };
     let pattern = if gate.suffix.is_empty() { "**" } else { "**/*.c" };
     Gate {
         name: format!("gate{}{}", gate.from, gate.to).into(),
-        from: branch(gate.from),
-        to: branch(gate.to),
+        from: branches(gate.from),
+        to: branches(gate.to),
         who: vec![Principal::Anyone],
         paths: PathPatterns::new(vec![pattern.to_owned()]).expect("a glob"),
         terms: Arc::new(GateTerms {
