@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::error::CrossingError;
 use super::moves::{self, PlacedMove, Stopped};
 use super::prepare::{Prepared, place};
+use super::recover::is_disk_trouble;
 use super::{Crossed, Moved, Mover, later_step};
 use crate::error::{Errno, errno_name};
 use crate::ledger::Durability;
@@ -141,10 +142,17 @@ impl<S: Storage> Mover<S> {
         let dead = if stopped.doubt {
             Some(why.clone())
         } else {
-            moves::back(storage, moves)
-                .and_then(|()| self.check_copy(moves))
-                .err()
-                .map(|error| format!("{why}; then: {error}"))
+            match moves::back(storage, moves).and_then(|()| self.check_copy(moves)) {
+                Ok(()) => None,
+                // As in recovery: a disk that fails says nothing about the transaction, and may return.
+                Err(error) if is_disk_trouble(&error) => {
+                    let why = format!("{why}; then: {error}");
+                    let error = CrossingError::LeftOpen { txid: commit.txid, why };
+                    log::error!("{error}");
+                    return error;
+                }
+                Err(error) => Some(format!("{why}; then: {error}")),
+            }
         };
         if let Some(why) = dead {
             let record = later_step(commit, Step::Dead, Some(why.clone()), result);

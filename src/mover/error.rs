@@ -89,6 +89,10 @@ pub enum CrossingError {
     /// next mount completes or undoes it.
     #[error("it is not known whether the decision on {txid} reached the disk: {}", errno_name(*errno))]
     InDoubt { txid: TxId, errno: Errno },
+    /// A disk failed after the decision and on the way back. All is kept, and the next recovery
+    /// completes or undoes it: when the branch is back, or the view is mounted again.
+    #[error("crossing {txid} waits for its branch: {why}")]
+    LeftOpen { txid: TxId, why: String },
     /// Neither completed nor put back; stage and hold are kept.
     #[error("crossing {txid} needs a person: {why}")]
     Dead { txid: TxId, why: String },
@@ -115,6 +119,7 @@ impl CrossingError {
             Self::Offline { .. }
             | Self::Verification { .. }
             | Self::InDoubt { .. }
+            | Self::LeftOpen { .. }
             | Self::Dead { .. } => Errno::IO,
             Self::Cancelled => Errno::CANCELED,
             Self::UndoImpossible { .. } => Errno::INVAL,

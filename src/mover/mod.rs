@@ -31,17 +31,19 @@
 //!    │                 DONE ──▶ Done ── Mover::purge: PURGE ──▶ Done, nothing held
 //!    │ Mover::put_back: moves::back
 //!    ├──▶ REVERTED ──▶ Reverted
-//!    └──▶ DEAD ──▶ Dead       where an inode is at neither end, or putting back fails
+//!    └──▶ DEAD ──▶ Dead       where an inode is at neither end, or cannot be put back
 //! ```
 //!
 //! A sync of folders that fails after the decision does not undo it: nobody could trust the disk
 //! with the way back either. The transaction then stays open without DONE, and the next recovery
-//! finds each inode and completes.
+//! finds each inode and completes. So does one that a disk lets neither complete nor put back.
+//! Recovery runs at start, and for a branch that comes back while mounted ([`returning`]).
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
 use crate::ledger::record::{Area, CrossingRecord, Spot, Step};
@@ -60,6 +62,7 @@ mod progress;
 mod purge;
 mod recover;
 mod request;
+mod returning;
 mod stage;
 mod start;
 #[cfg(test)]
@@ -98,17 +101,21 @@ pub struct MoverBranch<S: Storage> {
 /// Makes crossings. Callers hold the locks on both names, and have waited for writers through the
 /// mount; this never looks at either.
 ///
-/// Lock order: `purging`, which keeps an undo from beginning while what it needs is purged, and is
-/// held over steps; then `journal`, `active` and `same_filesystem`, which are leaves, never held
+/// A transaction is in `active` before its first record and until after its last, so that recovery can
+/// tell what is left open from what is under way.
+///
+/// Lock order: `purging`, which keeps an undo from beginning while what it needs is purged, and
+/// `recovering`, which keeps two recoveries apart; they are held over steps, never together; then `journal`, `active` and `same_filesystem`, which are leaves, never held
 /// together or over a step of storage or ledger.
 pub struct Mover<S: Storage> {
     storage: Arc<S>,
     ledger: Arc<Ledger<S>>,
-    branches: Vec<Option<MoverBranch<S>>>,
+    branches: Vec<ArcSwapOption<MoverBranch<S>>>,
     journal: Mutex<Journal>,
     active: Mutex<HashMap<TxId, Arc<Progress>>>,
     same_filesystem: Mutex<HashMap<(BranchIndex, BranchIndex), bool>>,
     purging: Mutex<()>,
+    recovering: Mutex<()>,
     turns: Turns,
     limiter: Arc<Limiter>,
 }
@@ -125,11 +132,12 @@ impl<S: Storage> Mover<S> {
         Arc::new(Self {
             storage,
             ledger,
-            branches,
+            branches: branches.into_iter().map(ArcSwapOption::from_pointee).collect(),
             journal: Mutex::new(journal),
             active: Mutex::default(),
             same_filesystem: Mutex::default(),
             purging: Mutex::default(),
+            recovering: Mutex::default(),
             turns: Turns::new(usize::MAX),
             limiter: Arc::default(),
         })
@@ -152,19 +160,19 @@ impl<S: Storage> Mover<S> {
         self.active.lock().values().map(Arc::clone).collect()
     }
 
-    fn branch(&self, index: BranchIndex) -> Result<&MoverBranch<S>, CrossingError> {
+    fn branch(&self, index: BranchIndex) -> Result<Arc<MoverBranch<S>>, CrossingError> {
         self.branches
             .get(usize::from(index.0))
-            .and_then(Option::as_ref)
+            .and_then(ArcSwapOption::load_full)
             .ok_or_else(|| CrossingError::Offline { branch: format!("number {}", index.0) })
     }
 
-    fn branch_by_uuid(&self, uuid: BranchUuid) -> Option<&MoverBranch<S>> {
-        self.branches.iter().flatten().find(|branch| branch.uuid == uuid)
+    fn branch_by_uuid(&self, uuid: BranchUuid) -> Option<Arc<MoverBranch<S>>> {
+        self.online().find(|branch| branch.uuid == uuid)
     }
 
-    fn online(&self) -> impl Iterator<Item = &MoverBranch<S>> {
-        self.branches.iter().flatten()
+    fn online(&self) -> impl Iterator<Item = Arc<MoverBranch<S>>> {
+        self.branches.iter().filter_map(ArcSwapOption::load_full)
     }
 
     /// Appends a step and takes it into the journal.

@@ -106,8 +106,8 @@ impl<S: Storage> Mover<S> {
         record: CrossingRecord,
     ) -> Result<Prepared<S>, CrossingError> {
         let part = only_part(&request)?;
-        let source_branch = self.branch(part.name.branch)?;
-        let target_branch = self.branch(request.target.branch)?;
+        let source_branch = &self.branch(part.name.branch)?;
+        let target_branch = &self.branch(request.target.branch)?;
         let found = self.look_at_source(&part.name.place())?;
         if let Some(max) = part.terms.max_size
             && found.identity.size > max
@@ -145,8 +145,8 @@ impl<S: Storage> Mover<S> {
         same: bool,
     ) -> Result<Prepared<S>, CrossingError> {
         let part = only_part(&request)?;
-        let source_branch = self.branch(part.name.branch)?;
-        let target_branch = self.branch(request.target.branch)?;
+        let source_branch = &self.branch(part.name.branch)?;
+        let target_branch = &self.branch(request.target.branch)?;
         let ends = Ends {
             source: source_branch.in_tree(&part.name),
             target: target_branch.in_tree(&request.target),
@@ -216,7 +216,7 @@ impl<S: Storage> Mover<S> {
     ) -> Result<(), CrossingError> {
         let request = prepared.again.take().ok_or(CrossingError::SourceChanged)?;
         let part = only_part(&request)?;
-        let target_branch = self.branch(request.target.branch)?;
+        let target_branch = &self.branch(request.target.branch)?;
         let copying = prepared.moves.iter().any(|placed| placed.step.act == Act::Retire);
         match opened {
             Some(opened) if copying => {

@@ -50,7 +50,7 @@ impl<S: Storage> Mover<S> {
             }
             for spot in held {
                 if let Some(branch) = self.branch_by_uuid(spot.branch) {
-                    self.remove_held(branch, spot.path.as_os_str());
+                    self.remove_held(&branch, spot.path.as_os_str());
                 }
             }
             purged.transactions.push(txid);

@@ -47,22 +47,28 @@ impl<S: Storage> Mover<S> {
     /// Ends all open transactions whose branches are online, then tidies stage and hold. Idempotent:
     /// may be cut off anywhere and run again.
     pub fn recover(&self) -> Recovery {
-        let open: Vec<CrossingRecord> = self.with_journal(|journal| {
-            journal.open().map(|(_, transaction)| transaction.record.clone()).collect()
-        });
         let mut recovery = Recovery::default();
-        for record in open {
-            if record.step == Step::Commit {
-                self.complete(&record, &mut recovery);
-            } else {
-                self.roll_back(&record, &mut recovery);
-            }
-        }
+        self.recover_open(&mut recovery);
         for branch in self.online() {
-            self.sweep_stage(branch, &mut recovery);
-            self.inspect_hold(branch, &mut recovery);
+            self.tidy(&branch, &mut recovery);
         }
         recovery
+    }
+
+    /// Ends what can be ended of the transactions that are open and not under way.
+    pub(super) fn recover_open(&self, recovery: &mut Recovery) {
+        for record in self.left_open() {
+            if record.step == Step::Commit {
+                self.complete(&record, recovery);
+            } else {
+                self.roll_back(&record, recovery);
+            }
+        }
+    }
+
+    pub(super) fn tidy(&self, branch: &MoverBranch<S>, recovery: &mut Recovery) {
+        self.sweep_stage(branch, recovery);
+        self.inspect_hold(branch, recovery);
     }
 
     /// Not decided: the copy goes, and the end is recorded.
@@ -113,7 +119,7 @@ impl<S: Storage> Mover<S> {
         }
     }
 
-    fn is_open(&self, txid: TxId) -> bool {
+    pub(super) fn is_open(&self, txid: TxId) -> bool {
         self.with_journal(|journal| {
             journal.get(txid).is_some_and(|found| found.state == TransactionState::Active)
         })
@@ -143,7 +149,7 @@ impl<S: Storage> Mover<S> {
         let branch = self
             .branch_by_uuid(spot.branch)
             .ok_or_else(|| NotNow::LeftOpen(format!("branch {} is offline", spot.branch)))?;
-        self.open_in(branch, spot).map_err(|error| match error.errno() {
+        self.open_in(&branch, spot).map_err(|error| match error.errno() {
             Errno::NOENT | Errno::NOTDIR | Errno::LOOP => NotNow::Impossible(error),
             _ => NotNow::LeftOpen(error.to_string()),
         })
@@ -254,7 +260,9 @@ impl Recovery {
     }
 }
 
-/// Errors that say nothing about the transaction: another start may find the disk well.
-fn is_disk_trouble(error: &CrossingError) -> bool {
-    matches!(error.errno(), Errno::IO | Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::NOMEM)
+/// Errors that say nothing about the transaction: the next recovery may find the disk well.
+pub(super) fn is_disk_trouble(error: &CrossingError) -> bool {
+    let gone = [Errno::NODEV, Errno::NXIO, Errno::NOTCONN, Errno::SHUTDOWN, Errno::STALE];
+    let unwell = [Errno::IO, Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::NOMEM];
+    gone.contains(&error.errno()) || unwell.contains(&error.errno())
 }

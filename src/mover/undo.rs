@@ -6,7 +6,7 @@ use super::error::CrossingError;
 use super::journal::TransactionState;
 use super::moves::Place;
 use super::prepare::{Ends, Prepared, place};
-use super::{Mover, stage};
+use super::{Mover, MoverBranch, stage};
 use crate::ledger::Durability;
 use crate::ledger::record::{Act, Area, CrossingRecord, Move, Spot, Step};
 use crate::storage::{Kind, Metadata, Storage};
@@ -68,9 +68,13 @@ impl<S: Storage> Mover<S> {
         }
         let target_branch = self.branch_of(&target.0)?;
         let ends = Ends { displaced: target_branch.in_hold(txid), source, target };
-        self.record(record.clone(), Durability::Group)?;
-        drop(purging);
         let between = [self.branch_of(&ends.source.0)?.index, target_branch.index];
+        self.announce(&record, "prepare");
+        if let Err(error) = self.record(record.clone(), Durability::Group) {
+            self.active.lock().remove(&txid);
+            return Err(error);
+        }
+        drop(purging);
         let identity = found.identity.clone();
         let mut prepared = self.prepared(record, moves, ends, between, identity, arriving);
         match self.compare_target(&mut prepared, &original, &found) {
@@ -109,13 +113,13 @@ impl<S: Storage> Mover<S> {
         Ok(found.record)
     }
 
-    fn branch_of(&self, spot: &Spot) -> Result<&super::MoverBranch<S>, CrossingError> {
+    fn branch_of(&self, spot: &Spot) -> Result<Arc<MoverBranch<S>>, CrossingError> {
         self.branch_by_uuid(spot.branch)
             .ok_or_else(|| CrossingError::Offline { branch: spot.branch.to_string() })
     }
 
     fn spot(&self, spot: &Spot) -> Result<(Spot, Place<S>), CrossingError> {
-        let place = self.open_in(self.branch_of(spot)?, spot)?;
+        let place = self.open_in(&*self.branch_of(spot)?, spot)?;
         Ok((spot.clone(), place))
     }
 
@@ -204,7 +208,7 @@ impl<S: Storage> Mover<S> {
         prepared.record.sha256 = sha256;
         prepared.record.readback = Some("same".to_owned());
         let target = &prepared.ends.target.0;
-        self.sync_way_to(self.branch_of(target)?, &target.path)
+        self.sync_way_to(&*self.branch_of(target)?, &target.path)
     }
 }
 

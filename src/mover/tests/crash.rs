@@ -347,8 +347,8 @@ fn an_offline_branch_keeps_its_transaction_open() {
             break;
         }
         let found = stage.world.disk.crash(0).shared();
-        let mut world = start(Arc::clone(&found), false).unwrap();
-        Arc::get_mut(&mut world.mover).unwrap().branches[1] = None;
+        let world = start(Arc::clone(&found), false).unwrap();
+        world.mover.branch_left(BranchIndex(1));
         let recovery = world.mover.recover();
         if let Some((txid, why)) = recovery.left_open.first() {
             waited = true;

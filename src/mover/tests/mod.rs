@@ -14,6 +14,7 @@ use crate::types::{Caller, Time, ViewPath};
 mod crash;
 mod plain;
 mod real;
+mod returning;
 mod undoing;
 
 type Disk = SimulatedStorage;

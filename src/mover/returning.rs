@@ -1,0 +1,48 @@
+//! Branches that leave and come back while the view is mounted. What their absence left open is
+//! ended when they return, by the same functions as at start.
+
+use std::sync::Arc;
+
+use super::{Mover, MoverBranch, Recovery};
+use crate::ledger::record::CrossingRecord;
+use crate::storage::Storage;
+use crate::types::BranchIndex;
+
+impl<S: Storage> Mover<S> {
+    /// A branch went offline: nothing crosses from or to it from now on. What is under way fails where
+    /// it meets the branch.
+    pub fn branch_left(&self, index: BranchIndex) {
+        if let Some(branch) = self.branches.get(usize::from(index.0)) {
+            branch.store(None);
+        }
+    }
+
+    /// A branch came back: ends the transactions that waited for it, and tidies its stage and hold. To be
+    /// called before users can reach the branch.
+    pub fn branch_returned(&self, branch: MoverBranch<S>) -> Recovery {
+        let _recovering = self.recovering.lock();
+        let mut recovery = Recovery::default();
+        let Some(place) = self.branches.get(usize::from(branch.index.0)) else { return recovery };
+        // It may have come back on another device.
+        self.same_filesystem.lock().retain(|pair, _| ![pair.0, pair.1].contains(&branch.index));
+        let branch = Arc::new(branch);
+        place.store(Some(Arc::clone(&branch)));
+        self.recover_open(&mut recovery);
+        self.tidy(&branch, &mut recovery);
+        recovery
+    }
+
+    /// The transactions that are open though nobody is at them, oldest first: their names must not be
+    /// touched.
+    pub fn left_open(&self) -> Vec<CrossingRecord> {
+        let open: Vec<CrossingRecord> = self.with_journal(|journal| {
+            journal.open().map(|(_, transaction)| transaction.record.clone()).collect()
+        });
+        // One that is open was in `active` before; it is looked at once more, for it may have ended and
+        // gone from there since.
+        let idle = |record: &CrossingRecord| {
+            !self.active.lock().contains_key(&record.txid) && self.is_open(record.txid)
+        };
+        open.into_iter().filter(idle).collect()
+    }
+}

@@ -1,0 +1,112 @@
+//! A branch leaves and comes back while the daemon runs.
+
+use super::*;
+
+const OLD: &[u8] = b"what stood there";
+/// A crossing takes fewer steps; a test that gets here hangs.
+const STEPS_MAX: u64 = 500;
+
+fn world() -> World {
+    let world = new_world(Names::Independent, false);
+    world.put(0, "f", &new_content());
+    world.put(1, "sub/g", OLD);
+    world
+}
+
+/// What the mover has of a branch, after it left.
+fn leave(world: &World, index: u16) -> MoverBranch<Disk> {
+    let branch = world.mover.branch(BranchIndex(index)).unwrap();
+    world.mover.branch_left(BranchIndex(index));
+    Arc::try_unwrap(branch).ok().expect("nobody else has it")
+}
+
+#[test]
+fn nothing_crosses_while_a_branch_is_away() {
+    for away in [0, 1] {
+        let world = world();
+        let branch = leave(&world, away);
+        let refused = world.cross("f", "sub/g").unwrap_err();
+        assert!(matches!(refused, CrossingError::Offline { .. }), "{refused}");
+        assert_eq!(refused.errno(), Errno::IO);
+        assert_eq!(world.mover.branch_returned(branch), Recovery::default());
+        let crossed = world.cross("f", "sub/g").unwrap();
+        leave(&world, away);
+        let refused = world.undo(crossed.txid).unwrap_err();
+        assert_eq!(refused.errno(), Errno::IO, "{refused}");
+        assert!(world.mover.left_open().is_empty());
+    }
+}
+
+/// Two calls of a crossing fail, as those of a dying disk. What that leaves open is ended when the
+/// branch is back, without a restart.
+#[test]
+fn what_a_failing_disk_left_open_is_ended_when_it_returns() {
+    let (mut waited, mut ended) = (0, false);
+    for step in 0..STEPS_MAX {
+        for second in 1..4 {
+            let world = world();
+            let request = world.request("f", "sub/g");
+            let first = world.disk.steps() + step;
+            for step in [first, first + second] {
+                world.disk.fail_at(step, Fault::Errno(Errno::IO));
+            }
+            let outcome = world.cross_as(request);
+            ended = world.disk.steps() <= first;
+            let both_failed = world.disk.steps() > first + second;
+            if !both_failed || world.mover.ledger.accepts_mutations().is_err() {
+                continue;
+            }
+            let context = format!("step {step} and {second} later: {outcome:?}");
+            let open = world.mover.left_open();
+            waited += open.len();
+            if matches!(outcome, Err(CrossingError::LeftOpen { .. })) {
+                assert_eq!(open.len(), 1, "{context}");
+            }
+            let branch = leave(&world, 1);
+            let recovery = world.mover.branch_returned(branch);
+            assert!(recovery.left_open.is_empty(), "{context}: {recovery:?}");
+            assert!(world.mover.left_open().is_empty(), "{context}");
+            assert_eq!(
+                recovery.completed.len() + recovery.reverted.len() + recovery.aborted.len(),
+                open.len(),
+                "{context}: {recovery:?}"
+            );
+            let ends = (world.get(0, "f"), world.get(1, "sub/g"));
+            let crossed = ends == (None, Some(new_content()));
+            assert!(
+                crossed || ends == (Some(new_content()), Some(OLD.to_vec())),
+                "{context}: neither before nor after"
+            );
+            assert!(world.private(1, "stage").is_empty(), "{context}: a copy was left");
+        }
+        if ended {
+            assert!(waited > 3, "only {waited} crossings were left open in {step} steps");
+            return;
+        }
+    }
+    panic!("a crossing does not end");
+}
+
+#[test]
+fn what_is_under_way_is_left_alone() {
+    let world = world();
+    let prepared = world.mover.prepare(world.request("f", "sub/g")).unwrap();
+    assert!(world.mover.left_open().is_empty());
+    // The request and the prepared crossing hold folders, not the branch.
+    let branch = leave(&world, 0);
+    assert_eq!(world.mover.branch_returned(branch), Recovery::default());
+    assert_eq!(world.private(1, "stage").len(), 1, "the copy was swept away");
+    world.mover.commit(prepared).unwrap();
+    assert_eq!(world.get(1, "sub/g"), Some(new_content()));
+}
+
+#[test]
+fn a_branch_that_returns_on_another_device_is_probed_anew() {
+    let world = new_world(Names::Journal, true);
+    world.put(0, "f", &new_content());
+    assert!(world.cross("f", "sub/g").unwrap().same_filesystem);
+    assert_eq!(world.mover.same_filesystem.lock().len(), 1);
+    let branch = leave(&world, 0);
+    world.mover.branch_returned(branch);
+    assert_eq!(world.mover.same_filesystem.lock().len(), 0);
+}
