@@ -315,7 +315,7 @@ impl Policy {
         }
         let others = if others.is_empty() { "none".to_owned() } else { others.join(", ") };
         let whence = match names.facts(source.branch) {
-            Some(member) if members_matter => format!("{}, a member of {from},", member.name),
+            Some(member) if members_matter => format!("{}, a member of pool {from},", member.name),
             _ => from.to_owned(),
         };
         format!("no gate leads from {whence} to {to}; gates from {from}: {others}")
