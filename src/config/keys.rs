@@ -114,7 +114,7 @@ pub const KEYS: &[Key] = &[
         "crossings.rate",
         "size per second",
         "none",
-        "limit for the copying of all crossings together",
+        "what all crossings together read in a second",
     ),
     key("hold.keep", "duration", "1h", "how long a crossing can be undone"),
     later("hold.max", "share or size", "10%", "space for what can be undone"),

@@ -100,7 +100,7 @@ pub struct PoolEntry {
 pub struct Crossings {
     /// Crossings at a time, 1 to 64.
     pub parallel: usize,
-    /// Bytes per second that all of them copy, at least 1; none: as fast as it goes.
+    /// Bytes per second that all of them read, at least 1; none: as fast as it goes.
     pub rate: Option<u64>,
 }
 

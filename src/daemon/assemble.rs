@@ -65,6 +65,7 @@ pub(super) fn assemble(
     let movable: Vec<_> =
         branches.iter().map(|(_, branch)| mover_branch(branch)).collect::<Result<_, _>>()?;
     let mover = Mover::new(storage, Arc::clone(&ledger), movable, memory.journal);
+    mover.set_pace(config.crossings.parallel, config.crossings.rate);
     let recovery = mover.recover();
     tell(&recovery, notices);
     let stats = Arc::new(Stats::new());
