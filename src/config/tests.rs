@@ -391,7 +391,8 @@ proptest::proptest! {
         proptest::sample::select(vec![
             "[", "]", "[[", "view", ".", "name", " = ", "\"lab\"", "\n", "branches", "inbox", "{", "}",
             ",", "path", "\"ä\"", "'", "\"", "#", "gates", "rules", "deny", "[\"add\"]", "roles", "1",
-            "\u{0}", "\u{1b}", "é", "true", "\r\n", "pools", "\"\"\"", "\\",
+            "\u{0}", "\u{1b}", "é", "true", "\r\n", "pools", "\"\"\"", "\\", "members", "[\"lab\"]", "crossings",
+            "rate", "parallel", "at", "mode", "from", "to",
         ]), 0..24))
     {
         let text: String = words.concat();
