@@ -57,6 +57,7 @@ mod journal;
 mod look;
 mod moves;
 mod pace;
+mod pass;
 mod prepare;
 mod progress;
 mod purge;

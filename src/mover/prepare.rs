@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use super::error::CrossingError;
 use super::look::Opened;
 use super::moves::{Place, PlacedMove};
-use super::stage::{self, Hashed};
+use super::pass::{CopyTo, Hashed, pass};
+use super::stage;
 use super::{CrossingRequest, Mover, MoverBranch, Progress, SourcePart, later_step};
 use crate::check::{self, ContentType};
 use crate::error::{Errno, errno_name};
@@ -227,8 +228,7 @@ impl<S: Storage> Mover<S> {
             Some(opened) => {
                 prepared.enter("check")?;
                 let size = found.identity.size;
-                let hashed =
-                    stage::pass(&*self.storage, &opened.file, None, size, &prepared.progress)?;
+                let hashed = pass(&*self.storage, &opened.file, None, size, &prepared.progress)?;
                 check_type(hashed.content_type, &part.terms)?;
                 note(&mut prepared.record, hashed, size, "same");
                 self.make_durable(&opened.file)?;
@@ -257,7 +257,9 @@ impl<S: Storage> Mover<S> {
         let size = found.identity.size;
         prepared.staged = Some(stage_place.clone());
         let file = stage::make_file(storage, branch, &stage_place, &opened.file, size)?;
-        let hashed = stage::pass(storage, &opened.file, Some(&file), size, &prepared.progress)?;
+        let verify = part.terms.verify;
+        let copy = CopyTo { file: &file, branch: &branch.name, verify };
+        let hashed = pass(storage, &opened.file, Some(copy), size, &prepared.progress)?;
         prepared.enter("check")?;
         check_type(hashed.content_type, &part.terms)?;
         prepared.enter("meta")?;
@@ -265,7 +267,6 @@ impl<S: Storage> Mover<S> {
         stage::dress(storage, &stage_place, found, &xattrs)?;
         prepared.enter("verify")?;
         self.make_durable(&file)?;
-        let verify = part.terms.verify;
         let readback = stage::read_back(
             storage,
             branch,

@@ -8,82 +8,19 @@ use sha2::{Digest, Sha256};
 
 use super::error::CrossingError;
 use super::moves::Place;
+use super::pass::{Hashed, pass};
 use super::{MoverBranch, Progress};
-use crate::check::{ContentType, TypeSniffer};
 use crate::error::Errno;
 use crate::policy::Verify;
 use crate::storage::{Kind, Metadata, Readback, Storage, Xattrs};
-
-/// Bytes of one read; a multiple of [`ALIGNMENT`].
-const CHUNK: usize = 256 * 1024;
-/// What offsets and lengths of reads past the page cache must be multiples of.
-const ALIGNMENT: u64 = 4096;
-/// What holes hash as.
-static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
-
-/// What a pass over a content found.
-pub(super) struct Hashed {
-    pub(super) sha256: String,
-    pub(super) content_type: ContentType,
-}
-
-/// Reads `size` bytes of a file once: hashes them, finds their type, and writes what is not a hole
-/// to `copy`.
-pub(super) fn pass<S: Storage>(
-    storage: &S,
-    source: &S::File,
-    copy: Option<&S::File>,
-    size: u64,
-    progress: &Progress,
-) -> Result<Hashed, CrossingError> {
-    let mut hash = Sha256::new();
-    let mut sniffer = TypeSniffer::new();
-    let mut take = |bytes: &[u8]| {
-        hash.update(bytes);
-        sniffer.push(bytes);
-    };
-    let mut buffer = vec![0; CHUNK];
-    let mut at = 0;
-    while at < size {
-        let data =
-            storage.next_data(source, at).map_err(CrossingError::io("read", "the source"))?;
-        let data = data.map_or(size..size, |data| data.start.min(size)..data.end.min(size));
-        let start = (data.start / ALIGNMENT * ALIGNMENT).max(at);
-        while at < start {
-            let step = (start - at).min(ZEROS.len() as u64);
-            progress.skip(step)?;
-            take(&ZEROS[..step as usize]);
-            at += step;
-        }
-        while at < data.end {
-            let wanted = (data.end - at).next_multiple_of(ALIGNMENT).min(CHUNK as u64) as usize;
-            let read = storage
-                .read_at(source, &mut buffer[..wanted], at)
-                .map_err(CrossingError::io("read", "the source"))?;
-            let bytes = &buffer[..read.min((size - at) as usize)];
-            if bytes.is_empty() {
-                return Err(CrossingError::SourceChanged);
-            }
-            progress.advance(bytes.len() as u64)?;
-            take(bytes);
-            if let Some(copy) = copy {
-                storage
-                    .write_at(copy, bytes, at)
-                    .map_err(CrossingError::io("write", "the copy"))?;
-            }
-            at += bytes.len() as u64;
-        }
-    }
-    let sha256 = hex(&hash.finalize());
-    Ok(Hashed { sha256, content_type: sniffer.finish() })
-}
 
 /// SHA-256 of a short text, in hexadecimal.
 pub(super) fn hash_text(text: &OsStr) -> String {
     hex(&Sha256::digest(text.as_encoded_bytes()))
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// As records have it.
+pub(super) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::with_capacity(64), |mut text, byte| {
         // Writing to a String cannot fail.
@@ -267,6 +204,7 @@ pub(super) fn read_back<S: Storage>(
 ) -> Result<&'static str, CrossingError> {
     match verify {
         Verify::Stream => return Ok("stream"),
+        Verify::Readback if hashed.compared => return Ok("disk"),
         Verify::Readback => {}
     }
     progress.bytes.store(0, Ordering::Relaxed);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::error::CrossingError;
 use super::journal::TransactionState;
 use super::moves::Place;
+use super::pass::pass;
 use super::prepare::{Ends, Prepared, place};
 use super::{Mover, MoverBranch, stage};
 use crate::ledger::Durability;
@@ -192,8 +193,7 @@ impl<S: Storage> Mover<S> {
                     }
                 }
                 let size = prepared.identity.size;
-                let hashed =
-                    stage::pass(&*self.storage, &opened.file, None, size, &prepared.progress)?;
+                let hashed = pass(&*self.storage, &opened.file, None, size, &prepared.progress)?;
                 self.make_durable(&opened.file)?;
                 prepared.lease = opened.lease;
                 Some(hashed.sha256)

@@ -13,6 +13,7 @@ use std::path::Path;
 use crate::error::Errno;
 use crate::types::{Handle, Identity, Time};
 
+pub mod buffer;
 pub mod real;
 pub mod simulated;
 
@@ -104,10 +105,11 @@ pub trait Storage: Send + Sync + 'static {
     fn open_readback(&self, dir: &Self::Dir, name: &OsStr)
     -> Result<(Self::File, Readback), Errno>;
 
-    /// Reads at an offset; 0 at the end. May read less than asked. For files of `open_readback` the
-    /// offset and the buffer's length must be multiples of 4096 (alignment in memory is handled).
+    /// Reads at an offset; 0 at the end. May read less than asked. For files of `open_readback` and
+    /// `open_direct` the offset and the buffer's length must be multiples of [`buffer::ALIGNMENT`];
+    /// memory that is not aligned costs a copy, see [`buffer::Buffer`].
     fn read_at(&self, file: &Self::File, buffer: &mut [u8], offset: u64) -> Result<usize, Errno>;
-    /// Writes all of `bytes` at an offset.
+    /// Writes all of `bytes` at an offset, aligned as for `read_at` where the file is of `open_direct`.
     fn write_at(&self, file: &Self::File, bytes: &[u8], offset: u64) -> Result<(), Errno>;
     /// Sets the length.
     fn set_len(&self, file: &Self::File, length: u64) -> Result<(), Errno>;
@@ -193,4 +195,8 @@ pub trait Storage: Send + Sync + 'static {
     /// How many files an ordinary user can still make on the file system of `dir`; `u64::MAX` where
     /// it has no such limit.
     fn free_inodes(&self, dir: &Self::Dir) -> Result<u64, Errno>;
+    /// Opens a file of `create_file` once more, for reading and writing past the page cache: what is
+    /// read comes from the disk, what is written went there (and is durable after `sync_file`, not
+    /// before). `None` where the file system cannot.
+    fn open_direct(&self, file: &Self::File) -> Result<Option<Self::File>, Errno>;
 }

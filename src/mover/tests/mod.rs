@@ -12,6 +12,7 @@ use crate::storage::simulated::{DeviceOptions, Fault, Names, SimulatedDir, Simul
 use crate::types::{Caller, Time, ViewPath};
 
 mod crash;
+mod pass;
 mod plain;
 mod real;
 mod returning;

@@ -13,7 +13,6 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use rustix::fs::{
     AtFlags, FallocateFlags, FileType, Mode, OFlags, RawDir, RenameFlags, SeekFrom, Timespec,
     Timestamps,
@@ -85,13 +84,13 @@ impl AsFd for RealDir {
 #[derive(Debug)]
 pub struct RealFile {
     fd: Arc<OwnedFd>,
-    /// Present when the file was opened with O_DIRECT: memory for aligned reads.
-    direct: Option<Mutex<Vec<u8>>>,
+    /// Whether it was opened with O_DIRECT.
+    direct: bool,
 }
 
 impl RealFile {
     fn new(fd: OwnedFd) -> Self {
-        Self { fd: Arc::new(fd), direct: None }
+        Self { fd: Arc::new(fd), direct: false }
     }
 }
 
@@ -198,15 +197,15 @@ impl Storage for RealStorage {
     }
 
     fn read_at(&self, file: &RealFile, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
-        match &file.direct {
-            Some(memory) => {
-                readback::read_aligned(file.as_fd(), &mut memory.lock(), buffer, offset)
-            }
-            None => rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut *buffer, offset)),
+        if file.direct {
+            return readback::read_at(file.as_fd(), buffer, offset);
         }
+        rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut *buffer, offset))
     }
 
-    fn write_at(&self, file: &RealFile, mut bytes: &[u8], mut offset: u64) -> Result<(), Errno> {
+    fn write_at(&self, file: &RealFile, bytes: &[u8], mut offset: u64) -> Result<(), Errno> {
+        let aligned = if file.direct { readback::to_write(bytes, offset)? } else { None };
+        let mut bytes = aligned.as_deref().unwrap_or(bytes);
         while !bytes.is_empty() {
             let written = rustix::io::retry_on_intr(|| rustix::io::pwrite(file, bytes, offset))?;
             if written == 0 {
@@ -376,5 +375,8 @@ impl Storage for RealStorage {
         let stat = rustix::fs::fstatvfs(dir)?;
         // btrfs and others without a table of inodes say that they have none in all.
         Ok(if stat.f_files == 0 { u64::MAX } else { stat.f_favail })
+    }
+    fn open_direct(&self, file: &RealFile) -> Result<Option<RealFile>, Errno> {
+        readback::open_direct(file.as_fd(), OFlags::RDWR)
     }
 }

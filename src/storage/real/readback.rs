@@ -7,16 +7,13 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use parking_lot::Mutex;
 use rustix::fs::{Advice, AtFlags, OFlags, StatxFlags};
 
 use super::resolve::reopen;
 use super::{Readback, RealFile};
 use crate::error::Errno;
+use crate::storage::buffer::{ALIGNMENT, Buffer};
 use crate::sys::cachestat;
-
-/// What callers align offsets and lengths to, in bytes.
-const ALIGNMENT: usize = 4096;
 
 /// `f_type` of ext2 to ext4, xfs, btrfs and f2fs (include/uapi/linux/magic.h): their pages are what
 /// `cachestat` counts.
@@ -24,19 +21,24 @@ const OWN_CACHE: [u64; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010];
 
 /// Opens the inode behind an `O_PATH` descriptor of a regular file.
 pub fn open(node: BorrowedFd<'_>) -> Result<(RealFile, Readback), Errno> {
-    if reads_directly(node)? {
-        match reopen(node, OFlags::RDONLY | OFlags::DIRECT) {
-            Ok(fd) => {
-                let file = RealFile { direct: Some(Mutex::new(Vec::new())), ..RealFile::new(fd) };
-                return Ok((file, Readback::Disk));
-            }
-            Err(Errno::INVAL) => {}
-            Err(errno) => return Err(errno),
-        }
+    if let Some(file) = open_direct(node, OFlags::RDONLY)? {
+        return Ok((file, Readback::Disk));
     }
     let file = RealFile::new(reopen(node, OFlags::RDONLY)?);
     let readback = if evicted(&file) { Readback::Disk } else { Readback::Cached };
     Ok((file, readback))
+}
+
+/// Opens the inode behind a descriptor past the page cache; `None` where that cannot be.
+pub fn open_direct(node: BorrowedFd<'_>, access: OFlags) -> Result<Option<RealFile>, Errno> {
+    if !reads_directly(node)? {
+        return Ok(None);
+    }
+    match reopen(node, access | OFlags::DIRECT) {
+        Ok(fd) => Ok(Some(RealFile { direct: true, ..RealFile::new(fd) })),
+        Err(Errno::INVAL) => Ok(None),
+        Err(errno) => Err(errno),
+    }
 }
 
 fn reads_directly(node: BorrowedFd<'_>) -> Result<bool, Errno> {
@@ -56,26 +58,35 @@ fn evicted(file: &RealFile) -> bool {
         && cachestat::cached_pages(file.as_fd()) == Ok(0)
 }
 
-/// Reads through aligned memory. The offset and the buffer's length are multiples of 4096, else
-/// EINVAL.
-pub fn read_aligned(
-    file: BorrowedFd<'_>,
-    memory: &mut Vec<u8>,
-    buffer: &mut [u8],
-    offset: u64,
-) -> Result<usize, Errno> {
-    if !buffer.len().is_multiple_of(ALIGNMENT) || !offset.is_multiple_of(ALIGNMENT as u64) {
-        return Err(Errno::INVAL);
+/// Reads through aligned memory where the buffer is not. The offset and the buffer's length are
+/// multiples of [`ALIGNMENT`], else EINVAL.
+pub fn read_at(file: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
+    check_aligned(buffer.len(), offset)?;
+    let read =
+        |into: &mut [u8]| rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut *into, offset));
+    if buffer.as_ptr().addr().is_multiple_of(ALIGNMENT) {
+        return read(buffer);
     }
-    let needed = buffer.len() + ALIGNMENT;
-    if memory.len() < needed {
-        memory.resize(needed, 0);
-    }
-    let skip = memory.as_ptr().align_offset(ALIGNMENT);
-    let aligned = memory.get_mut(skip..skip + buffer.len()).ok_or(Errno::NOMEM)?;
-    let read = rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut *aligned, offset))?;
-    let (target, source) = (buffer.get_mut(..read), aligned.get(..read));
+    let mut aligned = Buffer::new(buffer.len());
+    let length = read(&mut aligned)?;
+    let (target, source) = (buffer.get_mut(..length), aligned.get(..length));
     let (Some(target), Some(source)) = (target, source) else { return Err(Errno::IO) };
     target.copy_from_slice(source);
-    Ok(read)
+    Ok(length)
+}
+
+/// Memory for a write: the bytes themselves if they lie right. As for [`read_at`].
+pub fn to_write(bytes: &[u8], offset: u64) -> Result<Option<Buffer>, Errno> {
+    check_aligned(bytes.len(), offset)?;
+    if bytes.as_ptr().addr().is_multiple_of(ALIGNMENT) {
+        return Ok(None);
+    }
+    let mut aligned = Buffer::new(bytes.len());
+    aligned.copy_from_slice(bytes);
+    Ok(Some(aligned))
+}
+
+fn check_aligned(length: usize, offset: u64) -> Result<(), Errno> {
+    let aligned = length.is_multiple_of(ALIGNMENT) && offset.is_multiple_of(ALIGNMENT as u64);
+    if aligned { Ok(()) } else { Err(Errno::INVAL) }
 }

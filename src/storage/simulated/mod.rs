@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::buffer::ALIGNMENT;
 use super::{Kind, Metadata, Readback, Storage, Xattrs};
 use crate::error::Errno;
 use crate::types::{Handle, Identity, Time};
@@ -70,6 +71,12 @@ pub struct DeviceOptions {
     pub inodes: u64,
     /// Whether syncing the whole file system does anything.
     pub syncs_whole: bool,
+    /// Whether files can be opened past the cache.
+    pub direct: bool,
+    /// Whether the disk gives other bytes than were written: what is read past the cache is wrong.
+    pub rots: bool,
+    /// The most bytes that a read gives.
+    pub read_max: usize,
 }
 
 impl Default for DeviceOptions {
@@ -81,6 +88,9 @@ impl Default for DeviceOptions {
             whole_seconds: false,
             inodes: u64::MAX,
             syncs_whole: true,
+            direct: true,
+            rots: false,
+            read_max: usize::MAX,
         }
     }
 }
@@ -101,6 +111,7 @@ pub struct SimulatedDir {
 pub struct SimulatedFile {
     inode: u64,
     writable: bool,
+    direct: bool,
 }
 
 /// A read lease on an inode, and how often leases on it had been broken when it was taken.

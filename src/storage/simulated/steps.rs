@@ -49,7 +49,7 @@ impl SimulatedStorage {
         let state = self.step(what, name)?;
         let inode = state.named(dir, name)?;
         match state.inode(inode)?.attributes.kind {
-            Kind::File => Ok(SimulatedFile { inode, writable }),
+            Kind::File => Ok(SimulatedFile { inode, writable, direct: false }),
             Kind::Symlink(_) => Err(Errno::LOOP),
             _ => Err(Errno::INVAL),
         }
@@ -71,6 +71,14 @@ impl SimulatedStorage {
         change(attributes, options)?;
         attributes.ctime = now;
         Ok(())
+    }
+}
+
+impl SimulatedFile {
+    /// What is opened past the cache takes whole blocks only.
+    fn check_aligned(&self, length: usize, offset: u64) -> Result<(), Errno> {
+        let aligned = length.is_multiple_of(ALIGNMENT) && offset.is_multiple_of(ALIGNMENT as u64);
+        if aligned || !self.direct { Ok(()) } else { Err(Errno::INVAL) }
     }
 }
 
@@ -123,7 +131,7 @@ impl Storage for SimulatedStorage {
     fn create_file(&self, dir: &SimulatedDir, name: &OsStr) -> Result<SimulatedFile, Errno> {
         let mut state = self.step("create_file", name)?;
         let inode = state.create(dir, name, Kind::File, 0o600)?;
-        Ok(SimulatedFile { inode, writable: true })
+        Ok(SimulatedFile { inode, writable: true, direct: false })
     }
 
     fn create_special(&self, dir: &SimulatedDir, name: &OsStr, kind: &Kind) -> Result<(), Errno> {
@@ -149,7 +157,8 @@ impl Storage for SimulatedStorage {
         dir: &SimulatedDir,
         name: &OsStr,
     ) -> Result<(SimulatedFile, Readback), Errno> {
-        Ok((self.open("open_readback", dir, name, false)?, Readback::Disk))
+        let file = self.open("open_readback", dir, name, false)?;
+        Ok((SimulatedFile { direct: true, ..file }, Readback::Disk))
     }
 
     fn read_at(
@@ -159,11 +168,20 @@ impl Storage for SimulatedStorage {
         offset: u64,
     ) -> Result<usize, Errno> {
         let state = self.step("read_at", OsStr::new(""))?;
-        Ok(state.inode(file.inode)?.content.cached.read(buffer, offset))
+        file.check_aligned(buffer.len(), offset)?;
+        let inode = state.inode(file.inode)?;
+        let options = state.options(inode.device);
+        let length = buffer.len().min(options.read_max);
+        let read = inode.content.cached.read(&mut buffer[..length], offset);
+        if let Some(byte) = buffer[..read].last_mut().filter(|_| file.direct && options.rots) {
+            *byte ^= 1;
+        }
+        Ok(read)
     }
 
     fn write_at(&self, file: &SimulatedFile, bytes: &[u8], offset: u64) -> Result<(), Errno> {
         let mut state = self.step("write_at", OsStr::new(""))?;
+        file.check_aligned(bytes.len(), offset)?;
         if !file.writable {
             return Err(Errno::BADF);
         }
@@ -434,5 +452,11 @@ impl Storage for SimulatedStorage {
     fn free_inodes(&self, dir: &SimulatedDir) -> Result<u64, Errno> {
         let state = self.step("free_inodes", OsStr::new(""))?;
         Ok(state.free_inodes(state.inode(dir.inode)?.device))
+    }
+
+    fn open_direct(&self, file: &SimulatedFile) -> Result<Option<SimulatedFile>, Errno> {
+        let state = self.step("open_direct", OsStr::new(""))?;
+        let direct = state.options(state.inode(file.inode)?.device).direct;
+        Ok(direct.then_some(SimulatedFile { direct, ..*file }))
     }
 }
