@@ -102,6 +102,7 @@ fn gate(found: &TransactionReport) -> String {
     match (&found.gate, &found.undoes) {
         (Some(gate), _) => gate.clone(),
         (None, Some(_)) => "(undo)".to_owned(),
+        (None, None) if found.rearrangement => "(rename)".to_owned(),
         (None, None) => "-".to_owned(),
     }
 }

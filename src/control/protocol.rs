@@ -239,8 +239,11 @@ pub struct TransactionReport {
     pub started: String,
     /// Time of the last record, RFC 3339.
     pub changed: String,
-    /// The gate; none for an undo.
+    /// The gate; none for an undo or a rearrangement.
     pub gate: Option<String>,
+    /// A rename within a pool that is no crossing.
+    #[serde(default)]
+    pub rearrangement: bool,
     /// User of the caller.
     pub uid: u32,
     /// The caller's executable, a hint.

@@ -244,7 +244,6 @@ fn report(txid: TxId, found: &Transaction) -> TransactionReport {
         TransactionState::Aborted => "aborted",
         TransactionState::Dead => "dead",
     };
-    let done = found.state == TransactionState::Done;
     TransactionReport {
         txid,
         state: state.to_owned(),
@@ -261,7 +260,8 @@ fn report(txid: TxId, found: &Transaction) -> TransactionReport {
         readback: record.readback.clone(),
         undoes: record.undoes,
         undone_by: found.undone_by,
-        undoable: done && !found.purged && found.undone_by.is_none() && record.undoes.is_none(),
+        rearrangement: record.rearrangement,
+        undoable: found.is_undoable(),
         reason: found.reason.clone(),
         result: found.result.clone(),
     }

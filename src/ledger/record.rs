@@ -196,6 +196,8 @@ pub enum Act {
     Apply,
     /// (Undo) what had been replaced gets its name back.
     Restore,
+    /// (Rearrangement) a file or directory gets another name on its member.
+    Rename,
 }
 
 /// One rename of a committed transaction. It was done if the inode is at `to`, not yet if it is at
@@ -220,12 +222,15 @@ pub struct CrossingRecord {
     pub txid: TxId,
     /// Which step.
     pub step: Step,
-    /// The gate that let it through; none for an undo.
+    /// The gate that let it through; none for an undo or a rearrangement.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<String>,
     /// The transaction that this one takes back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undoes: Option<TxId>,
+    /// It is no crossing but a rename within a pool that takes more than one rename of a disk.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rearrangement: bool,
     /// User of the caller.
     pub uid: u32,
     /// Group of the caller.
@@ -263,6 +268,14 @@ pub struct CrossingRecord {
     /// Name of the errno that the caller got; `ok` for DONE.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<String>,
+}
+
+impl CrossingRecord {
+    /// Whether it needs no purge when it is done: a rearrangement that displaced nothing. A crossing
+    /// always keeps its source, or can be taken back without.
+    pub fn keeps_nothing(&self) -> bool {
+        self.rearrangement && self.moves.iter().all(|step| step.to.area != Area::Hold)
+    }
 }
 
 /// The policy in force changed.

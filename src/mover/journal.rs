@@ -50,10 +50,17 @@ impl Transaction {
         self.record.step == Step::Commit
     }
 
-    /// Whether it can still be taken back, or is an undo whose leavings are still in hold: from
-    /// DONE until it is purged.
+    /// Whether hold still keeps something for it: from DONE until it is purged.
     pub fn is_kept(&self) -> bool {
         self.state == TransactionState::Done && !self.purged
+    }
+
+    /// Whether it can be taken back: a crossing that was made, not an undo, not a rename within a pool.
+    pub fn is_undoable(&self) -> bool {
+        self.is_kept()
+            && self.undone_by.is_none()
+            && self.record.undoes.is_none()
+            && !self.record.rearrangement
     }
 }
 
@@ -129,6 +136,11 @@ impl Journal {
                 transaction.record.moves = Vec::new();
                 self.forget_oldest();
             }
+            TransactionState::Done if transaction.record.keeps_nothing() => {
+                transaction.purged = true;
+                transaction.record.moves = Vec::new();
+                self.forget_oldest();
+            }
             TransactionState::Done => {
                 if let Some(undone) = undoes.and_then(|undone| self.transactions.get_mut(&undone)) {
                     undone.undone_by = Some(record.txid);
@@ -179,11 +191,7 @@ impl Journal {
     }
 
     fn undoable(&self) -> impl Iterator<Item = (TxId, &Transaction)> {
-        self.iter().rev().filter(|(_, transaction)| {
-            transaction.is_kept()
-                && transaction.undone_by.is_none()
-                && transaction.record.undoes.is_none()
-        })
+        self.iter().rev().filter(|(_, transaction)| transaction.is_undoable())
     }
 
     /// The caller's last completed crossing that was not taken back.
@@ -202,7 +210,9 @@ impl Journal {
         let mut path = path;
         let mut chain = Vec::new();
         for (txid, transaction) in self.iter().rev() {
-            if transaction.state == TransactionState::Done && transaction.record.target == *path {
+            let record = &transaction.record;
+            let done = transaction.state == TransactionState::Done && !record.rearrangement;
+            if done && record.target == *path {
                 path = &transaction.record.source;
                 chain.push((txid, transaction));
             }

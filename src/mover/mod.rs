@@ -61,6 +61,7 @@ mod pass;
 mod prepare;
 mod progress;
 mod purge;
+mod rearrange;
 mod recover;
 mod request;
 mod returning;
@@ -75,6 +76,7 @@ pub use journal::{Journal, Transaction, TransactionState};
 pub use prepare::Prepared;
 pub use progress::Progress;
 pub use purge::Purged;
+pub use rearrange::{RearrangeRequest, Rearranged};
 pub use recover::Recovery;
 pub use request::{Admit, Crossed, CrossingRequest, Entry, Moved, Name, SourcePart};
 

@@ -2,6 +2,7 @@
 //! a crash and taking them back is the same work: look where each inode is, and move it if needed.
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use super::error::CrossingError;
 use crate::error::Errno;
@@ -183,7 +184,32 @@ fn compare<S: Storage>(
     } else {
         expected.handle == found.identity.handle
     };
-    if same { Ok(()) } else { Err(CrossingError::SourceChanged) }
+    if !same {
+        return Err(CrossingError::SourceChanged);
+    }
+    match placed.step.act {
+        Act::Displace => check_empty(storage, place, &found),
+        Act::Retire | Act::Apply | Act::Restore | Act::Rename => Ok(()),
+    }
+}
+
+/// A directory that makes way for something must be empty; another kind always may.
+pub(super) fn check_empty<S: Storage>(
+    storage: &S,
+    place: &Place<S>,
+    found: &Metadata,
+) -> Result<(), CrossingError> {
+    if found.kind != Kind::Directory {
+        return Ok(());
+    }
+    let names = storage
+        .open_dir(&place.dir, Path::new(&place.name))
+        .and_then(|dir| storage.list(&dir))
+        .map_err(CrossingError::io("list", place.name.display()))?;
+    match names.is_empty() {
+        true => Ok(()),
+        false => Err(CrossingError::io("replace", place.name.display())(Errno::NOTEMPTY)),
+    }
 }
 
 /// Removes the old name of a rename that a crash left half done.
@@ -206,5 +232,6 @@ fn attempt(act: Act) -> &'static str {
         Act::Displace => "move what stands at the target to hold as",
         Act::Apply => "give the file its new name",
         Act::Restore => "restore what had been replaced at",
+        Act::Rename => "rename",
     }
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::Mover;
-use crate::ledger::record::{Area, PurgeRecord};
+use super::{CrossingError, Mover};
+use crate::ledger::record::{Area, PurgeRecord, Spot};
 use crate::ledger::{Durability, Record};
 use crate::storage::Storage;
 use crate::types::TxId;
@@ -32,8 +32,8 @@ impl<S: Storage> Mover<S> {
         });
         let mut purged = Purged::default();
         for (txid, moves) in due {
-            let held: Vec<_> =
-                moves.iter().map(|step| &step.to).filter(|to| to.area == Area::Hold).collect();
+            let held: Vec<Spot> =
+                moves.into_iter().map(|step| step.to).filter(|to| to.area == Area::Hold).collect();
             if held.iter().any(|spot| self.branch_by_uuid(spot.branch).is_none()) {
                 continue;
             }
@@ -42,19 +42,31 @@ impl<S: Storage> Mover<S> {
                 continue;
             }
             let reason = format!("kept for {} s", keep.as_secs());
-            let record = Record::Purge(PurgeRecord { txid, reason });
-            if let Err(error) = self.append(record, Durability::Sync) {
-                log::warn!("crossing {txid}: not purged: {error}");
-                purged.failed += 1;
-                continue;
-            }
-            for spot in held {
-                if let Some(branch) = self.branch_by_uuid(spot.branch) {
-                    self.remove_held(&branch, spot.path.as_os_str());
+            match self.purge_held(txid, &held, reason) {
+                Ok(()) => purged.transactions.push(txid),
+                Err(error) => {
+                    log::warn!("crossing {txid}: not purged: {error}");
+                    purged.failed += 1;
                 }
             }
-            purged.transactions.push(txid);
         }
         purged
+    }
+
+    /// Records that what a transaction moved to hold goes, and removes it. The caller has `purging`.
+    pub(super) fn purge_held(
+        &self,
+        txid: TxId,
+        held: &[Spot],
+        reason: String,
+    ) -> Result<(), CrossingError> {
+        let record = Record::Purge(PurgeRecord { txid, reason });
+        self.append(record, Durability::Sync)?;
+        for spot in held {
+            if let Some(branch) = self.branch_by_uuid(spot.branch) {
+                self.remove_held(&branch, spot.path.as_os_str());
+            }
+        }
+        Ok(())
     }
 }

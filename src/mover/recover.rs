@@ -49,6 +49,7 @@ impl<S: Storage> Mover<S> {
     pub fn recover(&self) -> Recovery {
         let mut recovery = Recovery::default();
         self.recover_open(&mut recovery);
+        self.purge_rearrangements();
         for branch in self.online() {
             self.tidy(&branch, &mut recovery);
         }
@@ -217,7 +218,8 @@ impl<S: Storage> Mover<S> {
             }
         };
         for name in names {
-            let txid = name.to_str().and_then(|name| name.parse::<TxId>().ok());
+            // `TXID`, or `TXID.N` where a transaction took more than one thing from a branch.
+            let txid = name.to_str().and_then(|name| name.split('.').next()?.parse::<TxId>().ok());
             let known = self.with_journal(|journal| {
                 txid.and_then(|txid| journal.get(txid)).map(|found| (found.state, found.purged))
             });
@@ -236,11 +238,14 @@ impl<S: Storage> Mover<S> {
 
     /// Removes an entry of hold whose purge is recorded.
     pub(super) fn remove_held(&self, branch: &MoverBranch<S>, name: &std::ffi::OsStr) {
-        let directory = self.storage.stat(&branch.hold, name);
-        if matches!(&directory, Ok(Some(found)) if found.kind == Kind::Directory) {
-            return;
-        }
-        match self.storage.unlink(&branch.hold, name) {
+        let found = self.storage.stat(&branch.hold, name);
+        let removed = match found {
+            Ok(Some(found)) if found.kind == Kind::Directory => {
+                self.storage.remove_dir(&branch.hold, name)
+            }
+            _ => self.storage.unlink(&branch.hold, name),
+        };
+        match removed {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(errno) => log::warn!(
                 "branch {}: {} stays in hold: {}",

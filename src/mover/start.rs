@@ -48,6 +48,7 @@ impl<S: Storage> Mover<S> {
             step: Step::Prepare,
             gate: Some(first.gate.clone()),
             undoes: None,
+            rearrangement: false,
             uid: request.caller.uid,
             gid: request.caller.gid,
             pid: request.caller.pid,

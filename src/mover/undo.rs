@@ -105,6 +105,9 @@ impl<S: Storage> Mover<S> {
         if let Some(by) = found.undone_by {
             return Err(impossible(txid, &format!("{by} has undone it")));
         }
+        if found.record.rearrangement {
+            return Err(impossible(txid, "it is a rename within a pool; rename back instead"));
+        }
         if found.record.undoes.is_some() {
             return Err(impossible(txid, "it is an undo itself; cross again instead"));
         }
@@ -137,7 +140,7 @@ impl<S: Storage> Mover<S> {
             .ok_or_else(|| impossible(undone, "what it moved to hold is gone"))?;
         let same = match held.act {
             Act::Retire => found.identity.same_content(&held.identity),
-            Act::Displace | Act::Apply | Act::Restore => {
+            Act::Displace | Act::Apply | Act::Restore | Act::Rename => {
                 found.identity.handle == held.identity.handle
             }
         };
@@ -156,6 +159,7 @@ impl<S: Storage> Mover<S> {
             step: Step::Prepare,
             gate: None,
             undoes: Some(original.txid),
+            rearrangement: false,
             uid: caller.uid,
             gid: caller.gid,
             pid: caller.pid,

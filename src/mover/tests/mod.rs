@@ -12,9 +12,11 @@ use crate::storage::simulated::{DeviceOptions, Fault, Names, SimulatedDir, Simul
 use crate::types::{Caller, Time, ViewPath};
 
 mod crash;
+mod lab;
 mod pass;
 mod plain;
 mod real;
+mod rearranging;
 mod returning;
 mod undoing;
 
