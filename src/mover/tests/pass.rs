@@ -50,6 +50,7 @@ fn new_progress() -> Progress {
         step: Step::Prepare,
         gate: None,
         undoes: None,
+        rearrangement: false,
         uid: 0,
         gid: 0,
         pid: 0,
