@@ -102,6 +102,20 @@ impl Policy {
         self.denied(Basis::Default, self.within_reason.clone())
     }
 
+    /// The denial of a mode or a deny rule, if there is one: what keeps something below a directory from
+    /// crossing with it, whose gate is found for the whole.
+    pub fn forbids(
+        &self,
+        subject: &Subject,
+        operation: Operation,
+        object: Object<'_>,
+    ) -> Option<Decision> {
+        self.denied_by_mode(operation, object).or_else(|| {
+            let position = self.matching(&self.denying, subject, operation, object)?;
+            Some(self.denied_by_rule(position))
+        })
+    }
+
     /// Decides a move between branches: modes and deny rules on both sides, then the first gate in
     /// order of declaration that fits both branches, the caller and both names. The gate comes with
     /// every allowed decision, and with no other. Out of a pool it is asked for every member that holds
@@ -115,11 +129,8 @@ impl Policy {
         for (operation, object) in
             [(Operation::MoveSource, source), (Operation::MoveTarget, target)]
         {
-            if let Some(denial) = self.denied_by_mode(operation, object) {
+            if let Some(denial) = self.forbids(subject, operation, object) {
                 return (denial, None);
-            }
-            if let Some(position) = self.matching(&self.denying, subject, operation, object) {
-                return (self.denied_by_rule(position), None);
             }
         }
         let gate = self
@@ -231,10 +242,11 @@ impl Policy {
         if !speaks_of(&gate.who, subject) {
             return Some(GateMisfit::Who);
         }
-        if !self.gate_matches(gate, source) {
+        // Of a directory, the paths speak of what is in it.
+        if !source.is_directory && !self.gate_matches(gate, source) {
             return Some(GateMisfit::SourceName);
         }
-        if !self.gate_matches(gate, target) {
+        if !source.is_directory && !self.gate_matches(gate, target) {
             return Some(GateMisfit::TargetName);
         }
         None

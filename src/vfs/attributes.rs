@@ -61,12 +61,12 @@ impl Vfs {
         let open = request.handle.and_then(|handle| self.view.handles.file(handle));
         let open = open.filter(|file| file.writable);
         let content = if open.is_some() { vec![] } else { vec![Lock::Content(number)] };
-        let _lock = self.view.locks.operation(vec![], content)?;
+        let _lock = self.view.locks.operation(&[&inode], vec![], content)?;
         let result = self.change(caller, &inode, open.as_ref(), request);
         self.record_changes(caller, &inode, request, result);
         result?;
         let stat = match &open {
-            Some(file) => self.branch(file.branch)?.stat(file.descriptor().as_fd())?,
+            Some(file) => self.branch(file.branch())?.stat(file.descriptor().as_fd())?,
             None => self.stat(&inode)?,
         };
         Ok(Attributes { number, stat, ttl: TTL })

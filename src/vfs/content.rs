@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use crate::branch::{Branch, FallocateMode, Whence};
 use crate::error::Errno;
 use crate::types::{Caller, Operation};
-use crate::view::{Domain, Invalidation, OpenFile};
+use crate::view::{Invalidation, OpenFile};
 
 use super::Vfs;
 use super::permit::Question;
@@ -21,12 +21,7 @@ impl Vfs {
     }
 
     fn branch_of(&self, file: &OpenFile) -> Result<&Arc<Branch>, Errno> {
-        self.branch(file.branch)
-    }
-
-    /// Where an open file lies now: it may have crossed since it was opened.
-    fn domain_of(&self, file: &OpenFile) -> Domain {
-        self.view.domain(file.inode.place().branch().unwrap_or(file.branch))
+        self.branch(file.branch())
     }
 
     /// Reads up to `size` bytes; fewer only at the end.
@@ -108,7 +103,7 @@ impl Vfs {
     ) {
         let Some(path) = file.inode.paths().pop() else { return };
         let caller = if caller.pid == 0 { file.opener } else { caller };
-        let branch = Some(file.branch);
+        let branch = Some(file.branch());
         let question = Question { caller, path: &path, branch, is_directory: false, target: None };
         self.record(operation, &question, result);
     }
@@ -157,7 +152,7 @@ impl Vfs {
             return Err(Errno::BADF);
         }
         let to = self.writable(caller, target, Operation::CopyFileRange)?;
-        if self.domain_of(&from) != self.domain_of(&to) {
+        if self.view.domain(from.branch()) != self.view.domain(to.branch()) {
             return Err(Errno::XDEV);
         }
         self.permit_inode(caller, Operation::CopyFileRange, &to.inode)?;

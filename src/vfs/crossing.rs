@@ -1,27 +1,31 @@
 //! A rename between branches: a crossing.
 //!
-//! The order is: decide; lock both names, the source's content and the folders above against renames;
-//! wait for writers that are just closing; let the mover prepare (copy, check, verify); then take the
-//! source's place for the switch, let the mover commit, and point what is open at the target. Until
-//! the commit nobody waits; during the switch whoever asks for the inode does.
+//! The order is: decide; lock both names, the source's content (a directory's whole tree) and the
+//! folders above against renames; wait for writers that are just closing; let the mover prepare (copy,
+//! check, verify); then [`super::switch`]. Until the commit nobody waits; during the switch whoever
+//! asks for the inode does.
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::branch::FileKind;
 use crate::error::Errno;
-use crate::mover::{Crossed, CrossingError, CrossingRequest, Name, Prepared, Progress, SourcePart};
-use crate::policy::{Basis, Decision, Gate};
+use crate::mover::{Admit, CrossingError, CrossingRequest, Name, Prepared, Progress, SourcePart};
+use crate::policy::{Basis, Decision, Gate, Object};
+use crate::storage::Kind;
 use crate::storage::real::{RealDir, RealStorage};
 use crate::sys::process::exe_of;
-use crate::types::{Caller, Operation, ViewPath};
+use crate::types::{BranchIndex, Caller, Operation, ViewPath};
 use crate::view::locks::{Holder, Lock, LockGuard};
-use crate::view::{Inode, Invalidation, OpenFile, Parts, Place};
+use crate::view::{Inode, OpenFile};
 
 use super::Vfs;
+use super::permit::Question;
 use super::remove::Occupied;
-use super::site::{OpenPart, Site, Standing};
+use super::site::{OpenPart, Site};
+use super::switch::is_below;
 
 /// How long a crossing waits for files that were written to be closed: RELEASE comes after close(2)
 /// has returned. A writer that writes on cannot close in time: rename(2) holds the lock on the inode
@@ -32,9 +36,9 @@ const WRITERS_POLL: Duration = Duration::from_millis(2);
 /// A crossing that only needs its decision. Dropped, it is rolled back and its names are free.
 pub(super) struct ReadyCrossing {
     pub prepared: Prepared<RealStorage>,
-    /// What let it through; asked for again where the commit comes later.
+    /// What let each part through; asked for again where the commit comes later.
     #[expect(dead_code, reason = "octroi mv asks")]
-    pub gate: Gate,
+    pub gates: Vec<Gate>,
     /// The source's.
     pub inode: Arc<Inode>,
     pub locks: LockGuard,
@@ -83,30 +87,56 @@ impl Vfs {
         no_replace: bool,
         watch: &dyn Fn(&Arc<Progress>),
     ) -> Result<ReadyCrossing, Refused> {
-        let gate = self.permit_crossing(caller, source, target)?;
+        let gates = self.permit_crossing(caller, source, target)?;
         self.ready_to_record()?;
         let inode = self.source_inode(source)?;
+        if source.is_directory() && source.site.parent.incomplete {
+            // What an offline member holds of it would stay behind.
+            return Err(Errno::IO.into());
+        }
         let busy = |errno| self.busy(caller, source, target, errno);
         let locks = self.lock_crossing(&inode, &source.site, target).map_err(busy)?;
         self.wait_for_writers(&inode).map_err(busy)?;
-        let request = CrossingRequest {
-            caller,
-            exe: exe_of(caller.pid),
-            sources: vec![SourcePart {
-                name: name_of(&source.site, &source.site.parent.first)?,
-                gate: gate.name.to_string(),
-                terms: Arc::clone(&gate.terms),
-            }],
-            target: name_of(target, &target.parent.first)?,
-            target_shadows: Vec::new(),
-            no_replace,
-            admit: Arc::new(|_| Ok(())),
-        };
-        let prepared = self.mover.prepare_watched(request, watch).map_err(|error| Refused {
-            errno: self.crossing_failed(caller, source, target, Some(&gate), &error),
+        let prepared = self.prepare_placed(caller, source, target, &gates, no_replace, watch)?;
+        Ok(ReadyCrossing { prepared, gates, inode, locks })
+    }
+
+    /// Prepares to the member that placement chooses, where that is full to the next.
+    fn prepare_placed(
+        &self,
+        caller: Caller,
+        source: &Occupied<'_>,
+        target: &Site<'_>,
+        gates: &[Gate],
+        no_replace: bool,
+        watch: &dyn Fn(&Arc<Progress>),
+    ) -> Result<Prepared<RealStorage>, Refused> {
+        let admit = self.admission(caller, source, target, gates)?;
+        let mut full = None;
+        for branch in self.candidates(&target.parent) {
+            let request = CrossingRequest {
+                caller,
+                exe: exe_of(caller.pid),
+                sources: source_parts(source, gates)?,
+                target: self.with_part(&target.parent, branch, |part| name_of(target, part))?,
+                target_shadows: shadows_of(target, branch)?,
+                no_replace,
+                admit: Arc::clone(&admit),
+            };
+            match self.mover.prepare_watched(request, watch) {
+                Ok(prepared) => return Ok(prepared),
+                Err(error @ CrossingError::NoSpace { .. }) => full = Some(error),
+                Err(error) => {
+                    full = Some(error);
+                    break;
+                }
+            }
+        }
+        let Some(error) = full else { return Err(Errno::NOSPC.into()) };
+        Err(Refused {
+            errno: self.crossing_failed(caller, source, target, gates.first(), &error),
             why: Some(error.to_string()),
-        })?;
-        Ok(ReadyCrossing { prepared, gate, inode, locks })
+        })
     }
 
     /// Somebody else has the file or a folder above it; kept for `octroi why`.
@@ -117,8 +147,8 @@ impl Vfs {
         target: &Site<'_>,
         errno: Errno,
     ) -> Errno {
-        let reason = if source.inode.as_ref().is_some_and(|inode| inode.writers() > 0) {
-            "the source is open for writing"
+        let reason = if source.inode.as_ref().is_some_and(|inode| self.has_writers(inode)) {
+            "the source, or something in it, is open for writing"
         } else {
             "another crossing or operation has one of the names or a folder above them"
         };
@@ -133,24 +163,78 @@ impl Vfs {
         errno
     }
 
-    /// Asks the rules for both sides, and for a gate.
+    /// Asks the rules for both sides, and for a gate for each part of the source.
     fn permit_crossing(
         &self,
         caller: Caller,
         source: &Occupied<'_>,
         target: &Site<'_>,
-    ) -> Result<Gate, Errno> {
+    ) -> Result<Vec<Gate>, Errno> {
         let (from, to) = source.sides(caller, target);
         let subject = self.subject(caller)?;
         let policy = self.policy();
-        let (decision, gate) = policy.decide_crossing(&subject, from.object(), to.object());
-        match (decision, gate) {
-            (Decision { allowed: true, .. }, Some(gate)) => {
-                self.permit_replacing(caller, target)?;
-                Ok(gate.clone())
+        let mut gates = Vec::new();
+        for standing in source.standings() {
+            let is_directory = standing.is_directory();
+            let from = Question { branch: Some(standing.index), is_directory, ..from };
+            match policy.decide_crossing(&subject, from.object(), to.object()) {
+                (Decision { allowed: true, .. }, Some(gate)) => gates.push(gate.clone()),
+                (decision, _) => return Err(self.deny(Operation::MoveSource, &from, &decision)),
             }
-            (decision, _) => Err(self.deny(Operation::MoveSource, &from, &decision)),
         }
+        self.permit_replacing(caller, target)?;
+        Ok(gates)
+    }
+
+    /// Whether what is below a directory may cross with it: asked of the deny rules for every entry, by
+    /// its name on both sides, and for all but directories of the paths that the gate lets through.
+    fn admission(
+        &self,
+        caller: Caller,
+        source: &Occupied<'_>,
+        target: &Site<'_>,
+        gates: &[Gate],
+    ) -> Result<Admit, Errno> {
+        let policy = self.policy.load_full();
+        let subject = self.subject(caller)?;
+        let branches: Vec<_> = source.standings().map(|standing| standing.index).collect();
+        let gates = gates.to_vec();
+        let (from, to) = (source.site.path.clone(), target.path.clone());
+        let (from_below, to_below) = (path_of(&source.site)?, path_of(target)?);
+        let to_branch = target.parent.first.index;
+        Ok(Arc::new(move |entry| {
+            let part = branches.get(entry.part).zip(gates.get(entry.part));
+            let (branch, gate) = part.ok_or(CrossingError::SourceChanged)?;
+            let is_directory = *entry.kind == Kind::Directory;
+            let (source, target) =
+                (from.join(entry.path.as_os_str()), to.join(entry.path.as_os_str()));
+            let not_admitted = |why: &str| CrossingError::NotAdmitted {
+                path: source.as_path().to_owned(),
+                why: why.to_owned(),
+            };
+            let sides = [
+                (
+                    Operation::MoveSource,
+                    Object { path: &source, branch: Some(*branch), is_directory },
+                ),
+                (
+                    Operation::MoveTarget,
+                    Object { path: &target, branch: Some(to_branch), is_directory },
+                ),
+            ];
+            for (operation, object) in sides {
+                if let Some(denial) = policy.forbids(&subject, operation, object) {
+                    return Err(not_admitted(
+                        denial.reason.as_deref().unwrap_or("a rule denies it"),
+                    ));
+                }
+            }
+            let paths = (from_below.join(entry.path), to_below.join(entry.path));
+            if entry.hidden || is_directory || gate.admits(&paths.0, &paths.1) {
+                return Ok(());
+            }
+            Err(not_admitted(&format!("gate {} does not take this name", gate.name)))
+        }))
     }
 
     /// What stands at the target is removed by the crossing, so that a rule against removing holds.
@@ -169,14 +253,19 @@ impl Vfs {
         source.inode.clone().ok_or(Errno::STALE)
     }
 
-    /// Locks both names and the source's content, and pins every folder above.
+    /// Locks both names and the source's content, and pins every folder above; of a directory,
+    /// everything below.
     pub(super) fn lock_crossing(
         &self,
         inode: &Inode,
         source: &Site<'_>,
         target: &Site<'_>,
     ) -> Result<LockGuard, Errno> {
-        let alone = vec![source.lock(), target.lock(), Lock::Content(inode.number)];
+        let mut alone = vec![source.lock(), target.lock(), Lock::Content(inode.number)];
+        let is_directory = inode.kind == FileKind::Directory;
+        if is_directory {
+            alone.extend([Lock::Folder(inode.number), Lock::Tree(inode.number)]);
+        }
         let mut above: Vec<Lock> = [&source.parent.inode, &target.parent.inode]
             .into_iter()
             .flat_map(|parent| {
@@ -188,12 +277,24 @@ impl Vfs {
             .map(Lock::Folder)
             .collect();
         above.dedup();
-        self.view.locks.take(Holder::Crossing, alone, above)
+        let ends = [&*source.parent.inode, &*target.parent.inode];
+        let locks = self.view.locks.take(Holder::Crossing, &ends, alone, above)?;
+        self.check_place(&source.parent)?;
+        self.check_place(&target.parent)?;
+        if is_directory {
+            let inside = |number| {
+                let known = self.view.inodes.get(number);
+                number == inode.number || known.is_some_and(|at| is_below(&at, inode.number))
+            };
+            self.view.locks.wait_for_tree(&locks, inside)?;
+        }
+        Ok(locks)
     }
 
+    /// Waits until nobody has the source, or anything in it, open for writing.
     pub(super) fn wait_for_writers(&self, inode: &Inode) -> Result<(), Errno> {
         let deadline = Instant::now() + WRITERS_WAIT;
-        while inode.writers() > 0 {
+        while self.has_writers(inode) {
             if Instant::now() >= deadline {
                 return Err(Errno::BUSY);
             }
@@ -202,106 +303,19 @@ impl Vfs {
         Ok(())
     }
 
-    /// Commits, and points the inode and what is open at the target.
-    pub(super) fn switch(
-        &self,
-        caller: Caller,
-        source: &Occupied<'_>,
-        target: &Site<'_>,
-        inode: &Arc<Inode>,
-        prepared: Prepared<RealStorage>,
-    ) -> Result<(), Errno> {
-        let mut place = inode.switch();
-        let crossed = self.mover.commit(prepared);
-        let now = match &crossed {
-            Ok(crossed) => self.place_after(target, inode, crossed),
-            Err(_) if self.stands_at(&source.site, &source.first) => place.clone(),
-            Err(_) => Place::Gone,
-        };
-        self.view.inodes.moved(inode.number, &place, &now);
-        let gone = now == Place::Gone;
-        *place = now;
-        drop(place);
-        if gone {
-            self.forget_names(&source.site, target);
-        }
-        match crossed {
-            Ok(crossed) => {
-                self.note_names(source, target, inode, &crossed);
-                Ok(())
+    fn has_writers(&self, inode: &Inode) -> bool {
+        match inode.kind {
+            FileKind::Directory => {
+                let inside = |file: &OpenFile| file.writable && is_below(&file.inode, inode.number);
+                self.view.handles.any_file(inside)
             }
-            Err(error) => Err(self.crossing_failed(caller, source, target, None, &error)),
-        }
-    }
-
-    /// Where the inode lies after its crossing. What is open is pointed at the target; where that cannot
-    /// be, the old inode is given up and the kernel looks the name up again.
-    fn place_after(&self, target: &Site<'_>, inode: &Inode, crossed: &Crossed) -> Place {
-        let handle = crossed.identity.handle.clone();
-        let there = Place::Branch(Parts::single(target.parent.first.index, handle));
-        if crossed.same_filesystem {
-            return there;
-        }
-        match self.repoint(target, &inode.open_files()) {
-            Ok(()) => there,
-            Err(errno) => {
-                log::debug!("{}: open files stay with the old inode: {errno}", target.path);
-                Place::Gone
-            }
-        }
-    }
-
-    fn stands_at(&self, site: &Site<'_>, standing: &Standing) -> bool {
-        let found = self.standings(&site.parent, &site.name);
-        found.is_ok_and(|found| found.first().is_some_and(|first| first.is(standing)))
-    }
-
-    /// Opens the target for everyone who has the source open. Nobody can write: the crossing waited
-    /// for writers, and its lease kept others out.
-    fn repoint(&self, target: &Site<'_>, open: &[Arc<OpenFile>]) -> Result<(), Errno> {
-        if open.is_empty() {
-            return Ok(());
-        }
-        if open.iter().any(|file| file.passthrough) {
-            return Err(Errno::BUSY);
-        }
-        let branch = target.parent.first.branch;
-        let found = branch.lookup(target.parent.first.as_fd(), &target.name)?;
-        for file in open {
-            file.repoint(branch.open_file(found.node.as_fd(), rustix::fs::OFlags::RDONLY)?);
-        }
-        Ok(())
-    }
-
-    fn note_names(
-        &self,
-        source: &Occupied<'_>,
-        target: &Site<'_>,
-        inode: &Arc<Inode>,
-        crossed: &Crossed,
-    ) {
-        for (branch, handle) in &crossed.displaced {
-            if let Some(displaced) = self.view.inodes.find(*branch, handle) {
-                displaced.remove_name(&target.parent.inode, &target.name);
-            }
-        }
-        inode.remove_name(&source.site.parent.inode, &source.site.name);
-        inode.add_name(&target.parent.inode, &target.name);
-    }
-
-    /// Has the kernel look both names up again.
-    fn forget_names(&self, source: &Site<'_>, target: &Site<'_>) {
-        for site in [source, target] {
-            self.view.invalidate(Invalidation::Entry {
-                parent: site.parent.inode.number,
-                name: site.name.clone(),
-            });
+            _ => inode.writers() > 0,
         }
     }
 
     /// A crossing that the rules allowed and that failed all the same. The mover has recorded how it
     /// ended; what the gate refused is a denial like any other. Gives the caller's errno.
-    fn crossing_failed(
+    pub(super) fn crossing_failed(
         &self,
         caller: Caller,
         source: &Occupied<'_>,
@@ -311,8 +325,12 @@ impl Vfs {
     ) -> Errno {
         let path = &source.site.path;
         log::warn!("crossing of {path} to {}: {error}", target.path);
-        let refused =
-            matches!(error, CrossingError::TypeNotAllowed { .. } | CrossingError::TooLarge { .. });
+        let refused = matches!(
+            error,
+            CrossingError::TypeNotAllowed { .. }
+                | CrossingError::TooLarge { .. }
+                | CrossingError::NotAdmitted { .. }
+        );
         let gate = gate.filter(|_| refused);
         let decision = Decision {
             allowed: false,
@@ -330,12 +348,37 @@ impl Vfs {
     }
 }
 
+/// What each member holds of the source, with its gate.
+fn source_parts(
+    source: &Occupied<'_>,
+    gates: &[Gate],
+) -> Result<Vec<SourcePart<RealStorage>>, Errno> {
+    let parts = source.standings().zip(gates).map(|(standing, gate)| {
+        Ok(SourcePart {
+            name: name_of(&source.site, source.part(standing)?)?,
+            gate: gate.name.to_string(),
+            terms: Arc::clone(&gate.terms),
+        })
+    });
+    parts.collect()
+}
+
+/// The target's name on the members that are not the one that it goes to.
+fn shadows_of(target: &Site<'_>, branch: BranchIndex) -> Result<Vec<Name<RealStorage>>, Errno> {
+    let others = target.parent.parts().filter(|part| part.index != branch);
+    others.map(|part| name_of(target, part)).collect()
+}
+
+/// The path below the root of a branch, of all members of a pool alike.
+fn path_of(site: &Site<'_>) -> Result<PathBuf, Errno> {
+    Ok(site.parent.inode.path_in_branch().ok_or(Errno::NOENT)?.join(&site.name))
+}
+
 /// A name as the mover wants it, on one part of its folder.
 pub(super) fn name_of(site: &Site<'_>, part: &OpenPart<'_>) -> Result<Name<RealStorage>, Errno> {
-    let folder: PathBuf = site.parent.inode.path_in_branch().ok_or(Errno::NOENT)?;
     Ok(Name {
         branch: part.index,
-        path: folder.join(&site.name),
+        path: path_of(site)?,
         view: ViewPath::clone(&site.path),
         parent: RealDir::from_fd(part.as_fd())?,
         name: site.name.clone(),

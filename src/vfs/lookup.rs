@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::branch::{FileKind, SpaceStat, Stat};
 use crate::error::Errno;
-use crate::types::{BranchIndex, Caller};
+use crate::types::Caller;
 use crate::view::inode::Name;
 use crate::view::{Domain, Inode, LayoutIndex, Parts, Place};
 
@@ -60,7 +60,7 @@ impl Vfs {
         let parts =
             merged.unwrap_or_else(|| Parts::single(first.index, first.found.handle.clone()));
         let inode = self.view.inodes.enter(&parts, kind, &parent.inode, name);
-        let entered = self.check_entered(&parent, first.index, &inode, parts, kind);
+        let entered = self.check_entered(&parent, &inode, parts, kind);
         if let Err(errno) = entered {
             self.view.inodes.forget(inode.number, 1);
             return Err(errno);
@@ -79,7 +79,6 @@ impl Vfs {
     fn check_entered(
         &self,
         parent: &Node<'_>,
-        branch: BranchIndex,
         inode: &Arc<Inode>,
         parts: Parts,
         kind: FileKind,
@@ -95,12 +94,7 @@ impl Vfs {
             self.renew_parts(inode)?;
         }
         // A crossing may have taken the directory meanwhile; what was found below it lies in hold.
-        let there = parent.part_on(branch).ok_or(Errno::STALE)?;
-        let place = parent.inode.place();
-        let stays = place.parts().is_some_and(|parts| {
-            parts.iter().any(|part| part.branch == branch && part.handle == there.handle)
-        });
-        if stays { Ok(()) } else { Err(Errno::STALE) }
+        self.check_place(parent)
     }
 
     /// ENOENT; EIO for a name that was last seen on a member that is offline.
@@ -137,7 +131,7 @@ impl Vfs {
         }
         let open = handle.and_then(|handle| self.view.handles.file(handle));
         let stat = match open {
-            Some(file) => self.branch(file.branch)?.stat(file.descriptor().as_fd())?,
+            Some(file) => self.branch(file.branch())?.stat(file.descriptor().as_fd())?,
             None => self.stat(&inode)?,
         };
         Ok(Attributes { number, stat, ttl: TTL })

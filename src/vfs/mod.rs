@@ -44,9 +44,11 @@ mod open;
 mod permit;
 mod place;
 mod queries;
+mod rearrange;
 mod record;
 mod remove;
 mod site;
+mod switch;
 #[cfg(test)]
 mod tests;
 mod undo;
@@ -200,7 +202,7 @@ impl Vfs {
             let (Some(folder), Some(name)) = (path.parent(), path.name()) else { continue };
             let Ok(folder) = self.walk(&folder) else { continue };
             let lock = Lock::Name(folder.number, name.to_owned());
-            match self.view.locks.take(Holder::Crossing, vec![lock], vec![]) {
+            match self.view.locks.take(Holder::Crossing, &[], vec![lock], vec![]) {
                 Ok(guard) => self.left_open.lock().push(guard),
                 // Two open transactions share a name: it is locked already.
                 Err(errno) => log::debug!("{path}: {errno}"),

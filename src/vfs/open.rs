@@ -98,7 +98,7 @@ impl Vfs {
         // Before the decision: else a crossing could take the file, between the two, to where it must
         // not be written.
         let content = if access.write { vec![Lock::Content(number)] } else { vec![] };
-        let _lock = self.view.locks.operation(vec![], content)?;
+        let _lock = self.view.locks.operation(&[&inode], vec![], content)?;
         let mut generation = 0;
         for operation in access.operations() {
             generation = self.permit_inode(caller, operation, &inode)?.generation;
@@ -263,7 +263,7 @@ impl Vfs {
             return;
         }
         let Some(path) = file.inode.paths().pop() else { return };
-        let branch = Some(file.branch);
+        let branch = Some(file.branch());
         let caller = file.opener;
         let question = Question { caller, path: &path, branch, is_directory: false, target: None };
         let mut record = self.operation_record(Operation::WriteData, &question, Ok(()));

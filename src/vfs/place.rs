@@ -121,7 +121,11 @@ impl Vfs {
     /// The locks for making a name: it, and in a pool the folders above, which may have to be made on
     /// another member.
     pub(super) fn lock_new(&self, site: &Site<'_>) -> Result<LockGuard, Errno> {
-        self.view.locks.operation(vec![site.lock()], self.pins(&site.parent))
+        let parent = &site.parent;
+        let pins = self.pins(parent);
+        let locks = self.view.locks.operation(&[&parent.inode], vec![site.lock()], pins)?;
+        self.check_place(parent)?;
+        Ok(locks)
     }
 
     /// Keeps a directory of a pool and all above it where they are.
@@ -139,6 +143,6 @@ impl Vfs {
 
     /// The lock for changing content or attributes.
     pub(super) fn lock_content(&self, inode: &Inode) -> Result<LockGuard, Errno> {
-        self.view.locks.operation(vec![], vec![Lock::Content(inode.number)])
+        self.view.locks.operation(&[inode], vec![], vec![Lock::Content(inode.number)])
     }
 }

@@ -87,7 +87,9 @@ impl Vfs {
         let question = there.site.question(caller, there.is_directory());
         self.permit(operation, &question)?;
         self.ready_to_record()?;
-        let _lock = self.view.locks.operation(there.locks(), vec![])?;
+        let parent = &there.site.parent;
+        let _lock = self.view.locks.operation(&[&parent.inode], there.locks(), vec![])?;
+        self.check_place(parent)?;
         let result = match operation {
             Operation::Rmdir => self.remove_directories(&there),
             _ => remove_files(&there),
@@ -194,49 +196,16 @@ impl Vfs {
         if let Some(inode) = replaced.as_ref().filter(|inode| inode.kind == FileKind::Directory) {
             alone.push(Lock::Folder(inode.number));
         }
-        let _lock = self.view.locks.operation(alone, self.pins(&target.parent))?;
-        let result = self.rename_parts(&source, &target, &there, flags);
+        let ends = [&*source.site.parent.inode, &*target.parent.inode];
+        let _lock = self.view.locks.operation(&ends, alone, self.pins(&target.parent))?;
+        self.check_place(&source.site.parent)?;
+        self.check_place(&target.parent)?;
+        let result = self.rename_parts(caller, &source, &target, &there, flags);
         let (question, _) = source.sides(caller, &target);
         self.record(Operation::RenameSource, &question, result);
         result?;
         self.renamed(&source, &target, replaced.as_deref(), flags);
         Ok(())
-    }
-
-    /// What a rename touches stays on its members. One rename(2) does it where one member is concerned;
-    /// else it is a transaction.
-    fn rename_parts(
-        &self,
-        source: &Occupied<'_>,
-        target: &Site<'_>,
-        there: &[Standing],
-        flags: RenameFlags,
-    ) -> Result<(), Errno> {
-        let from = source.part(&source.first)?;
-        let one_member =
-            source.more.is_empty() && there.iter().all(|standing| standing.index == from.index);
-        if source.site.parent.incomplete && source.is_directory() {
-            // An offline member may have a part of it, which would stay behind.
-            return Err(Errno::IO);
-        }
-        if one_member {
-            return self.with_part(&target.parent, from.index, |to| {
-                let source = (from.as_fd(), source.site.name.as_os_str());
-                from.branch.rename(source, (to.as_fd(), &target.name), flags)
-            });
-        }
-        if flags.contains(RenameFlags::EXCHANGE) {
-            return Err(Errno::INVAL);
-        }
-        if there.first().is_some_and(|standing| standing.is(&source.first)) {
-            // Two hard links of one file: nothing is done.
-            return Ok(());
-        }
-        if flags.contains(RenameFlags::NOREPLACE) && !there.is_empty() {
-            return Err(Errno::EXIST);
-        }
-        // Until the mover has transactions inside a pool; the daemon serves none before.
-        Err(Errno::OPNOTSUPP)
     }
 
     /// Rename counts as remove at the source and add at the target; what is replaced is removed too.

@@ -279,6 +279,17 @@ impl Vfs {
         Ok(Site { parent, name: name.to_owned(), path })
     }
 
+    /// Whether a directory is still where it was opened: a crossing may have taken it before the caller
+    /// got its locks. ESTALE, on which the kernel looks again.
+    pub(super) fn check_place(&self, node: &Node<'_>) -> Result<(), Errno> {
+        let place = node.inode.place();
+        let first = &node.first;
+        let stays = place.parts().is_some_and(|parts| {
+            parts.iter().any(|part| part.branch == first.index && part.handle == first.handle)
+        });
+        if stays { Ok(()) } else { Err(Errno::STALE) }
+    }
+
     /// Walks a path of the view to an inode, as the daemon: for the control protocol, whose answers
     /// must not tell a caller more than its own rename(2) or stat(2) would.
     pub(super) fn walk(&self, path: &ViewPath) -> Result<Arc<Inode>, Errno> {

@@ -19,9 +19,8 @@ use super::inode::Inode;
 pub struct OpenFile {
     /// What is open.
     pub inode: Arc<Inode>,
-    /// The branch that it was opened in.
-    pub branch: BranchIndex,
-    descriptor: RwLock<Arc<OwnedFd>>,
+    /// Where it lies and what to read and write; a crossing changes both.
+    backing: RwLock<(BranchIndex, Arc<OwnedFd>)>,
     /// Opened for reading.
     pub readable: bool,
     /// Opened for writing.
@@ -51,8 +50,7 @@ impl OpenFile {
     ) -> Self {
         Self {
             inode,
-            branch,
-            descriptor: RwLock::new(Arc::new(descriptor)),
+            backing: RwLock::new((branch, Arc::new(descriptor))),
             readable,
             writable,
             passthrough,
@@ -65,12 +63,22 @@ impl OpenFile {
 
     /// The descriptor to read and write.
     pub fn descriptor(&self) -> Arc<OwnedFd> {
-        Arc::clone(&self.descriptor.read())
+        Arc::clone(&self.backing.read().1)
+    }
+
+    /// The branch that it lies in.
+    pub fn branch(&self) -> BranchIndex {
+        self.backing.read().0
+    }
+
+    /// After a crossing that moved the inode itself to another branch.
+    pub fn moved_to(&self, branch: BranchIndex) {
+        self.backing.write().0 = branch;
     }
 
     /// After a crossing: the same content at its new place. Who is reading keeps the old one.
-    pub fn repoint(&self, descriptor: OwnedFd) {
-        *self.descriptor.write() = Arc::new(descriptor);
+    pub fn repoint(&self, descriptor: OwnedFd, branch: BranchIndex) {
+        *self.backing.write() = (branch, Arc::new(descriptor));
     }
 }
 
@@ -133,6 +141,11 @@ impl Handles {
     /// An open file; `None` for a number that the kernel was never given.
     pub fn file(&self, number: u64) -> Option<Arc<OpenFile>> {
         self.files.get(&number).map(|file| Arc::clone(&file))
+    }
+
+    /// Whether any open file is wanted.
+    pub fn any_file(&self, wanted: impl Fn(&OpenFile) -> bool) -> bool {
+        self.files.iter().any(|file| wanted(file.value()))
     }
 
     /// An open directory.

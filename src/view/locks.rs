@@ -7,6 +7,8 @@
 //!   every directory above its names.
 //! - [`Lock::Content`]: whoever changes content or attributes of an inode shares it for the time of the
 //!   call; a crossing holds its source's alone.
+//! - [`Lock::Tree`]: a crossing holds that of the directory that it moves; whoever wants any lock at or
+//!   below the directory is in its way.
 //!
 //! An operation that meets a crossing is told at once (EBUSY). Operations that meet each other wait:
 //! they are short. A set of locks is taken at once or not at all, so that nobody holds one while
@@ -21,6 +23,8 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::error::Errno;
 
+use super::inode::Inode;
+
 /// What is locked; numbers are those of inodes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Lock {
@@ -30,6 +34,20 @@ pub enum Lock {
     Folder(u64),
     /// Content and attributes.
     Content(u64),
+    /// Everything at and below a directory.
+    Tree(u64),
+}
+
+impl Lock {
+    /// The inode that it is about.
+    fn number(&self) -> u64 {
+        match self {
+            Self::Name(number, _)
+            | Self::Folder(number)
+            | Self::Content(number)
+            | Self::Tree(number) => *number,
+        }
+    }
 }
 
 /// Who wants locks.
@@ -54,8 +72,25 @@ pub struct LockTable(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    held: Mutex<HashMap<Lock, State>>,
+    held: Mutex<Held>,
     released: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    locks: HashMap<Lock, State>,
+    /// How many of them are of trees.
+    trees: usize,
+}
+
+impl Held {
+    /// Whether a place lies at or below a directory that is crossing.
+    fn crosses(&self, inode: &Inode) -> bool {
+        let crossing = |number| self.locks.contains_key(&Lock::Tree(number));
+        self.trees > 0
+            && (crossing(inode.number)
+                || inode.ancestors().iter().any(|above| crossing(above.number)))
+    }
 }
 
 /// How long an operation waits for others, and a crossing for operations. Both are short calls; the
@@ -63,20 +98,26 @@ struct Shared {
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
 impl LockTable {
-    /// Takes all of `alone` and `shared`. EBUSY at once if a crossing holds one of them in a way that
-    /// conflicts, or if others hold one for too long.
+    /// Takes all of `alone` and `shared`; `at` are the directories or inodes that they are about. EBUSY
+    /// at once if a crossing holds one of them in a way that conflicts, or a tree that `at` lies in;
+    /// or if others hold one for too long.
     pub fn take(
         &self,
         holder: Holder,
+        at: &[&Inode],
         alone: Vec<Lock>,
         shared: Vec<Lock>,
     ) -> Result<LockGuard, Errno> {
         let deadline = Instant::now() + WAIT_MAX;
         let mut held = self.0.held.lock();
         loop {
-            let alone_in_way = alone.iter().filter_map(|lock| held.get(lock));
+            if at.iter().any(|inode| held.crosses(inode)) {
+                return Err(Errno::BUSY);
+            }
+            let locks = &held.locks;
+            let alone_in_way = alone.iter().filter_map(|lock| locks.get(lock));
             let shared_in_way =
-                shared.iter().filter_map(|lock| held.get(lock)).filter(|state| state.shared == 0);
+                shared.iter().filter_map(|lock| locks.get(lock)).filter(|state| state.shared == 0);
             let mut in_way = alone_in_way.chain(shared_in_way).peekable();
             if in_way.peek().is_none() {
                 break;
@@ -90,10 +131,11 @@ impl LockTable {
         }
         let by_crossing = holder == Holder::Crossing;
         for lock in &alone {
-            held.insert(lock.clone(), State { shared: 0, by_crossing });
+            held.locks.insert(lock.clone(), State { shared: 0, by_crossing });
+            held.trees += usize::from(matches!(lock, Lock::Tree(_)));
         }
         for lock in &shared {
-            let state = held.entry(lock.clone()).or_default();
+            let state = held.locks.entry(lock.clone()).or_default();
             state.shared += 1;
             state.by_crossing |= by_crossing;
         }
@@ -102,20 +144,50 @@ impl LockTable {
     }
 
     /// Takes locks for an ordinary operation.
-    pub fn operation(&self, alone: Vec<Lock>, shared: Vec<Lock>) -> Result<LockGuard, Errno> {
-        self.take(Holder::Operation, alone, shared)
+    pub fn operation(
+        &self,
+        at: &[&Inode],
+        alone: Vec<Lock>,
+        shared: Vec<Lock>,
+    ) -> Result<LockGuard, Errno> {
+        self.take(Holder::Operation, at, alone, shared)
+    }
+
+    /// Waits until nobody else holds a lock for which `inside` holds; who comes later is turned away by
+    /// the tree's lock that `guard` has. EBUSY if one of them is a crossing's.
+    pub fn wait_for_tree(
+        &self,
+        guard: &LockGuard,
+        inside: impl Fn(u64) -> bool,
+    ) -> Result<(), Errno> {
+        let deadline = Instant::now() + WAIT_MAX;
+        let mut held = self.0.held.lock();
+        loop {
+            let others = held.locks.iter().filter(|(lock, _)| !guard.alone.contains(lock));
+            let mut in_way = others.filter(|(lock, _)| inside(lock.number())).peekable();
+            if in_way.peek().is_none() {
+                return Ok(());
+            }
+            if in_way.any(|(_, state)| state.by_crossing) {
+                return Err(Errno::BUSY);
+            }
+            if self.0.released.wait_until(&mut held, deadline).timed_out() {
+                return Err(Errno::BUSY);
+            }
+        }
     }
 
     fn release(&self, alone: &[Lock], shared: &[Lock]) {
         let mut held = self.0.held.lock();
         for lock in alone {
-            held.remove(lock);
+            held.locks.remove(lock);
+            held.trees -= usize::from(matches!(lock, Lock::Tree(_)));
         }
         for lock in shared {
-            if let Some(state) = held.get_mut(lock) {
+            if let Some(state) = held.locks.get_mut(lock) {
                 state.shared -= 1;
                 if state.shared == 0 {
-                    held.remove(lock);
+                    held.locks.remove(lock);
                 }
             }
         }
@@ -151,46 +223,85 @@ mod tests {
     fn an_operation_that_meets_a_crossing_is_told_at_once() {
         let table = LockTable::default();
         let crossing = table
-            .take(Holder::Crossing, vec![name("a"), Lock::Content(9)], vec![Lock::Folder(1)])
+            .take(Holder::Crossing, &[], vec![name("a"), Lock::Content(9)], vec![Lock::Folder(1)])
             .expect("nothing is held");
-        assert_eq!(table.operation(vec![name("a")], vec![]).err(), Some(Errno::BUSY));
-        assert_eq!(table.operation(vec![Lock::Folder(1)], vec![]).err(), Some(Errno::BUSY));
-        assert_eq!(table.operation(vec![], vec![Lock::Content(9)]).err(), Some(Errno::BUSY));
-        assert!(table.operation(vec![name("b")], vec![]).is_ok());
+        assert_eq!(table.operation(&[], vec![name("a")], vec![]).err(), Some(Errno::BUSY));
+        assert_eq!(table.operation(&[], vec![Lock::Folder(1)], vec![]).err(), Some(Errno::BUSY));
+        assert_eq!(table.operation(&[], vec![], vec![Lock::Content(9)]).err(), Some(Errno::BUSY));
+        assert!(table.operation(&[], vec![name("b")], vec![]).is_ok());
         drop(crossing);
-        assert!(table.operation(vec![name("a")], vec![Lock::Content(9)]).is_ok());
+        assert!(table.operation(&[], vec![name("a")], vec![Lock::Content(9)]).is_ok());
     }
 
     #[test]
     fn crossings_share_the_folders_above_them() {
         let table = LockTable::default();
-        let one = table.take(Holder::Crossing, vec![name("a")], vec![Lock::Folder(1)]);
-        let two = table.take(Holder::Crossing, vec![name("b")], vec![Lock::Folder(1)]);
+        let one = table.take(Holder::Crossing, &[], vec![name("a")], vec![Lock::Folder(1)]);
+        let two = table.take(Holder::Crossing, &[], vec![name("b")], vec![Lock::Folder(1)]);
         assert!(one.is_ok() && two.is_ok());
         drop(one);
-        assert_eq!(table.operation(vec![Lock::Folder(1)], vec![]).err(), Some(Errno::BUSY));
+        assert_eq!(table.operation(&[], vec![Lock::Folder(1)], vec![]).err(), Some(Errno::BUSY));
         drop(two);
-        assert!(table.operation(vec![Lock::Folder(1)], vec![]).is_ok());
+        assert!(table.operation(&[], vec![Lock::Folder(1)], vec![]).is_ok());
     }
 
     #[test]
     fn a_refused_set_leaves_nothing_held() {
         let table = LockTable::default();
-        let crossing = table.take(Holder::Crossing, vec![name("a")], vec![]).expect("free");
-        assert!(table.operation(vec![name("b"), name("a")], vec![]).is_err());
+        let crossing = table.take(Holder::Crossing, &[], vec![name("a")], vec![]).expect("free");
+        assert!(table.operation(&[], vec![name("b"), name("a")], vec![]).is_err());
         drop(crossing);
-        assert!(table.0.held.lock().is_empty());
+        assert!(table.0.held.lock().locks.is_empty());
     }
 
     #[test]
     fn operations_wait_for_each_other() {
         let table = LockTable::default();
-        let first = table.operation(vec![name("a")], vec![]).expect("free");
+        let first = table.operation(&[], vec![name("a")], vec![]).expect("free");
         std::thread::scope(|scope| {
-            let second = scope.spawn(|| table.operation(vec![name("a")], vec![]).is_ok());
+            let second = scope.spawn(|| table.operation(&[], vec![name("a")], vec![]).is_ok());
             std::thread::sleep(Duration::from_millis(20));
             drop(first);
             assert!(second.join().expect("no panic"));
         });
+    }
+
+    #[test]
+    fn nothing_goes_on_in_a_tree_that_crosses() {
+        use crate::branch::FileKind;
+        use crate::types::{BranchIndex, Handle};
+        use crate::view::{InodeTable, LayoutIndex, Parts, Place};
+        let inodes = InodeTable::default();
+        let root = inodes.add_folder(LayoutIndex::ROOT, Place::Virtual, None);
+        let enter = |byte: u8, parent: &Arc<Inode>| {
+            let handle = Handle { kind: 1, bytes: Box::new([byte]) };
+            let parts = Parts::single(BranchIndex(0), handle);
+            inodes.enter(&parts, FileKind::Directory, parent, std::ffi::OsStr::new("d"))
+        };
+        let tree = enter(1, &root);
+        let below = enter(2, &tree);
+        let beside = enter(3, &root);
+        let table = LockTable::default();
+        let content = |inode: &Inode| vec![Lock::Content(inode.number)];
+
+        let early = table.operation(&[&below], vec![], content(&below)).expect("free");
+        let crossing = table
+            .take(Holder::Crossing, &[&root], vec![Lock::Tree(tree.number)], vec![])
+            .expect("free");
+        let inside = |number| number == below.number;
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| table.wait_for_tree(&crossing, inside));
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(!waiting.is_finished());
+            drop(early);
+            assert_eq!(waiting.join().expect("no panic"), Ok(()));
+        });
+        for inode in [&tree, &below] {
+            let refused = table.operation(&[inode], vec![], content(inode));
+            assert_eq!(refused.err(), Some(Errno::BUSY));
+        }
+        assert!(table.operation(&[&beside], vec![], content(&beside)).is_ok());
+        drop(crossing);
+        assert!(table.operation(&[&below], vec![], content(&below)).is_ok());
     }
 }

@@ -116,7 +116,7 @@ impl Model {
             None => errors.push(Errno::ACCESS),
         }
         if self.directory(source).is_some() {
-            errors.push(Errno::OPNOTSUPP);
+            errors.extend([Errno::OPNOTSUPP, Errno::BUSY]);
         } else if self.links(source) > 1 {
             errors.push(Errno::PERM);
         }

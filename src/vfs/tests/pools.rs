@@ -2,7 +2,9 @@
 //! disks that were filled before they were pooled are.
 
 use super::*;
+use crate::types::BranchMode;
 use crate::types::Placement;
+use std::os::unix::fs::PermissionsExt;
 
 const POOL: &str = "pool";
 
@@ -16,54 +18,6 @@ fn pool(place: Placement) -> Fixture {
         place,
     };
     Fixture::build(&members, vec![pool], vec![], vec![])
-}
-
-impl Fixture {
-    fn plant(&self, path: &str, text: &str) {
-        let path = self.backing(path);
-        std::fs::create_dir_all(path.parent().expect("a folder")).expect("mkdir");
-        std::fs::write(path, text).expect("planted");
-    }
-
-    fn folder(&self, path: &str) {
-        std::fs::create_dir_all(self.backing(path)).expect("mkdir");
-    }
-
-    fn has(&self, path: &str) -> bool {
-        self.backing(path).symlink_metadata().is_ok()
-    }
-
-    /// The names in a directory of the view, sorted.
-    fn names(&self, path: &str) -> Vec<String> {
-        let handle = self.vfs.opendir(ROOT, self.number(path)).expect("opened");
-        let mut names = Vec::new();
-        let listed = self.vfs.readdir(handle, 0, &mut |entry| {
-            names.push(entry.name.to_string_lossy().into_owned());
-            false
-        });
-        self.vfs.releasedir(handle);
-        listed.expect("listed");
-        names.retain(|name| name != "." && name != "..");
-        names.sort();
-        names
-    }
-
-    fn text(&self, path: &str) -> String {
-        String::from_utf8(self.read(self.number(path)).expect("read")).expect("UTF-8")
-    }
-
-    fn unlink(&self, folder: &str, name: &str) -> Result<(), Errno> {
-        self.vfs.unlink(ROOT, self.number(folder), OsStr::new(name))
-    }
-
-    fn rmdir(&self, folder: &str, name: &str) -> Result<(), Errno> {
-        self.vfs.rmdir(ROOT, self.number(folder), OsStr::new(name))
-    }
-
-    fn mkdir(&self, folder: &str, name: &str) -> Result<u64, Errno> {
-        let parent = self.number(folder);
-        Ok(self.vfs.mkdir(ROOT, parent, OsStr::new(name), 0o755, 0)?.number)
-    }
 }
 
 #[test]
@@ -282,4 +236,75 @@ fn what_is_removed_from_outside_is_noticed() {
     assert_eq!(fixture.read(found.number).expect("read"), b"b");
     assert_eq!(fixture.number("pool/d"), number);
     assert_eq!(fixture.names("pool/d"), ["b"]);
+}
+
+#[test]
+fn a_merged_directory_is_renamed_on_every_member() {
+    let fixture = pool(Placement::First);
+    fixture.plant("one/d/a", "one");
+    fixture.plant("two/d/b", "two");
+    fixture.folder("three/e");
+    let number = fixture.number("pool/d");
+    fixture.rename((POOL, "d"), ("pool/e", "d")).expect("renamed");
+    assert_eq!(fixture.number("pool/e/d"), number);
+    assert_eq!(fixture.names("pool/e/d"), ["a", "b"]);
+    assert!(fixture.has("one/e/d/a") && fixture.has("two/e/d/b") && !fixture.has("two/d"));
+    assert_eq!(fixture.text("pool/e/d/b"), "two");
+}
+
+#[test]
+fn a_rename_onto_another_member_replaces_there_too() {
+    let fixture = pool(Placement::First);
+    fixture.plant("one/a", "new");
+    fixture.plant("two/b", "old");
+    fixture.plant("three/b", "older");
+    let no_replace = {
+        let from = (fixture.number(POOL), OsStr::new("a"));
+        let to = (fixture.number(POOL), OsStr::new("b"));
+        fixture.vfs.rename(ROOT, from, to, RenameFlags::NOREPLACE)
+    };
+    assert_eq!(no_replace, Err(Errno::EXIST));
+    fixture.rename((POOL, "a"), (POOL, "b")).expect("renamed");
+    assert_eq!(fixture.names(POOL), ["b"]);
+    assert_eq!(fixture.text("pool/b"), "new");
+    assert!(!fixture.has("two/b") && !fixture.has("three/b"));
+    for member in ["one", "two", "three"] {
+        assert_eq!(
+            std::fs::read_dir(fixture.backing(member).join(".octroi/hold")).expect("there").count(),
+            0
+        );
+    }
+}
+
+#[test]
+fn a_shadow_follows_its_file_unseen() {
+    let fixture = pool(Placement::First);
+    fixture.plant("one/a", "seen");
+    fixture.plant("two/a", "hidden");
+    fixture.rename((POOL, "a"), (POOL, "b")).expect("renamed");
+    assert_eq!(fixture.names(POOL), ["b"]);
+    assert_eq!(fixture.text("pool/b"), "seen");
+    assert_eq!(std::fs::read(fixture.backing("two/b")).expect("kept"), b"hidden");
+}
+
+#[test]
+fn renames_over_members_keep_to_posix() {
+    let fixture = pool(Placement::First);
+    fixture.folder("one/d");
+    fixture.folder("two/d");
+    fixture.plant("three/full/a", "a");
+    fixture.plant("three/file", "f");
+    fixture.folder("three/empty");
+    let rename = |from: &str, to: &str| fixture.rename((POOL, from), (POOL, to));
+    assert_eq!(rename("d", "full"), Err(Errno::NOTEMPTY));
+    assert_eq!(rename("d", "file"), Err(Errno::NOTDIR));
+    assert_eq!(rename("file", "d"), Err(Errno::ISDIR));
+    assert_eq!(fixture.rename((POOL, "d"), ("pool/d", "x")), Err(Errno::INVAL));
+    let ends = |name| (fixture.number(POOL), OsStr::new(name));
+    let exchanged = fixture.vfs.rename(ROOT, ends("d"), ends("empty"), RenameFlags::EXCHANGE);
+    assert_eq!(exchanged, Err(Errno::INVAL));
+    assert_eq!(fixture.names(POOL), ["d", "empty", "file", "full"], "nothing was done");
+    rename("d", "empty").expect("renamed");
+    assert_eq!(fixture.names(POOL), ["empty", "file", "full"]);
+    assert!(!fixture.has("three/empty") && fixture.has("one/empty") && fixture.has("two/empty"));
 }

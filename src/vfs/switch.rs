@@ -1,0 +1,200 @@
+//! The switch of a crossing: COMMIT to DONE by the mover, while whoever asks for the source waits; then
+//! every inode that moved, and every file that is open, is pointed at where it is now.
+//!
+//! Descendants of a tree are not held during the commit. Until one is pointed anew, reading it gives
+//! what it was, from hold, which is the same; and nothing changes it, for the tree's lock keeps
+//! operations out. Directories are pointed before what they hold, and a lookup checks that its
+//! directory is where it was ([`Vfs::find_child`]): so nothing found in hold outlives the switch.
+
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use crate::branch::FileKind;
+use crate::error::Errno;
+use crate::mover::{Crossed, Prepared};
+use crate::storage::real::RealStorage;
+use crate::types::Caller;
+use crate::view::inode::Name;
+use crate::view::{Inode, Invalidation, Part, Parts, Place};
+
+use super::Vfs;
+use super::remove::Occupied;
+use super::site::{Site, Standing};
+
+/// Known inodes that moved, directories before what they hold, with their new parts.
+type Moves = Vec<(Arc<Inode>, Vec<Part>)>;
+
+impl Vfs {
+    /// Commits, and points the inode and what is open at the target.
+    pub(super) fn switch(
+        &self,
+        caller: Caller,
+        source: &Occupied<'_>,
+        target: &Site<'_>,
+        inode: &Arc<Inode>,
+        prepared: Prepared<RealStorage>,
+    ) -> Result<(), Errno> {
+        let mut place = inode.switch();
+        let crossed = match self.mover.commit(prepared) {
+            Ok(crossed) => crossed,
+            Err(error) => {
+                // Put back, unless it needs a person: then nobody shall find it by its number.
+                if !self.stands_at(&source.site, &source.first) {
+                    self.view.inodes.moved(inode.number, &place, &Place::Gone);
+                    *place = Place::Gone;
+                    drop(place);
+                    self.lose_descendants(inode);
+                    self.forget_names(&source.site, target);
+                }
+                return Err(self.crossing_failed(caller, source, target, None, &error));
+            }
+        };
+        let mut moves = self.known_moves(&crossed).into_iter();
+        let parts = match moves.next() {
+            Some((top, parts)) if top.number == inode.number => parts,
+            _ => Vec::new(),
+        };
+        let now = self.place_after(inode, parts, &crossed);
+        let gone = now == Place::Gone;
+        self.view.inodes.moved(inode.number, &place, &now);
+        *place = now;
+        drop(place);
+        self.note_names(source, target, inode, &crossed);
+        if gone {
+            self.forget_names(&source.site, target);
+        }
+        for (descendant, parts) in moves {
+            self.repoint(&descendant, parts, &crossed);
+        }
+        Ok(())
+    }
+
+    /// Which of the inodes that moved are known. An inode that was merged has moved from several, one
+    /// that is merged now has moved to several.
+    fn known_moves(&self, crossed: &Crossed) -> Moves {
+        let mut moves = Moves::new();
+        let mut seen: HashMap<u64, usize> = HashMap::new();
+        for moved in &crossed.moved {
+            let (branch, handle) = &moved.from;
+            let Some(inode) = self.view.inodes.find(*branch, handle) else { continue };
+            let position = *seen.entry(inode.number).or_insert_with(|| {
+                moves.push((inode, Vec::new()));
+                moves.len() - 1
+            });
+            let part = Part { branch: moved.to.0, handle: moved.to.1.clone() };
+            if let Some((_, parts)) = moves.get_mut(position)
+                && !parts.contains(&part)
+            {
+                parts.push(part);
+            }
+        }
+        moves
+    }
+
+    fn repoint(&self, inode: &Arc<Inode>, parts: Vec<Part>, crossed: &Crossed) {
+        let mut place = inode.switch();
+        let now = self.place_after(inode, parts, crossed);
+        let gone = now == Place::Gone;
+        self.view.inodes.moved(inode.number, &place, &now);
+        *place = now;
+        drop(place);
+        if gone {
+            self.forget_all_names(inode);
+        }
+    }
+
+    /// Where an inode lies after its crossing. What is open is pointed there; where that cannot be, the
+    /// old inode is given up and the kernel looks the name up again. The caller holds its switch.
+    fn place_after(&self, inode: &Inode, mut parts: Vec<Part>, crossed: &Crossed) -> Place {
+        if let Some(first) = parts.first() {
+            let members = self.view.members(self.view.domain(first.branch));
+            parts.sort_by_key(|part| members.iter().position(|member| *member == part.branch));
+        }
+        let Some(parts) = Parts::merged(parts) else { return Place::Gone };
+        if crossed.same_filesystem {
+            inode.open_files().iter().for_each(|file| file.moved_to(parts.first.branch));
+            return Place::Branch(parts);
+        }
+        match self.repoint_open(inode, &parts.first) {
+            Ok(()) => Place::Branch(parts),
+            Err(errno) => {
+                log::debug!("inode {}: open files stay with the old one: {errno}", inode.number);
+                Place::Gone
+            }
+        }
+    }
+
+    /// Opens the target for everyone who has the source open. Nobody can write: the crossing waited
+    /// for writers, and its lease kept others out.
+    fn repoint_open(&self, inode: &Inode, part: &Part) -> Result<(), Errno> {
+        let open = inode.open_files();
+        if open.is_empty() {
+            return Ok(());
+        }
+        if open.iter().any(|file| file.passthrough) {
+            return Err(Errno::BUSY);
+        }
+        let branch = self.branch(part.branch)?;
+        let path = || inode.path_in_branch().unwrap_or_default();
+        let node = branch.open_node(&part.handle, path)?;
+        for file in open {
+            file.repoint(branch.open_file(node.as_fd(), rustix::fs::OFlags::RDONLY)?, part.branch);
+        }
+        Ok(())
+    }
+
+    fn stands_at(&self, site: &Site<'_>, standing: &Standing) -> bool {
+        let found = self.standings(&site.parent, &site.name);
+        found.is_ok_and(|found| found.first().is_some_and(|first| first.is(standing)))
+    }
+
+    /// Nobody knows where what lies below a directory is: new opens get ESTALE.
+    fn lose_descendants(&self, top: &Inode) {
+        if top.kind != FileKind::Directory {
+            return;
+        }
+        for inode in self.view.inodes.collect(|inode| is_below(inode, top.number)) {
+            let mut place = inode.switch();
+            self.view.inodes.moved(inode.number, &place, &Place::Gone);
+            *place = Place::Gone;
+        }
+    }
+
+    fn note_names(
+        &self,
+        source: &Occupied<'_>,
+        target: &Site<'_>,
+        inode: &Arc<Inode>,
+        crossed: &Crossed,
+    ) {
+        for (branch, handle) in &crossed.displaced {
+            if let Some(displaced) = self.view.inodes.find(*branch, handle) {
+                displaced.remove_name(&target.parent.inode, &target.name);
+            }
+        }
+        inode.remove_name(&source.site.parent.inode, &source.site.name);
+        inode.add_name(&target.parent.inode, &target.name);
+    }
+
+    /// Has the kernel look both names up again.
+    fn forget_names(&self, source: &Site<'_>, target: &Site<'_>) {
+        for site in [source, target] {
+            self.view.invalidate(Invalidation::Entry {
+                parent: site.parent.inode.number,
+                name: site.name.clone(),
+            });
+        }
+    }
+
+    fn forget_all_names(&self, inode: &Inode) {
+        for Name { parent, name } in inode.names() {
+            self.view.invalidate(Invalidation::Entry { parent: parent.number, name });
+        }
+    }
+}
+
+/// Whether an inode lies below a directory, by the name it was last found by.
+pub(super) fn is_below(inode: &Inode, top: u64) -> bool {
+    inode.ancestors().iter().any(|above| above.number == top)
+}
