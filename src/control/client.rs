@@ -1,10 +1,14 @@
 //! The side of the commands.
 
+use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::descriptors;
 use super::mounts::ViewMount;
 use super::protocol::{ANSWER_MAX, Answer, Hello, Request, encode};
 use super::socket::candidates;
@@ -62,12 +66,92 @@ impl Client {
         Err(ClientError::Absent { view: mount.name.clone() })
     }
 
+    /// Asks to prepare what this process will rename: `source` in the first folder, to `target` in the
+    /// second.
+    pub fn begin_move(
+        &self,
+        (source_folder, source): (BorrowedFd<'_>, &OsStr),
+        (target_folder, target): (BorrowedFd<'_>, &OsStr),
+        no_replace: bool,
+    ) -> Result<MoveClient, ClientError> {
+        let failed = |error| ClientError::Io { socket: self.socket.clone(), error };
+        let request = Request::Move { source: source.into(), target: target.into(), no_replace };
+        let line = encode(&request).map_err(|error| failed(error.into()))?;
+        let stream = UnixStream::connect(&self.socket).map_err(failed)?;
+        stream.set_write_timeout(Some(TIMEOUT)).map_err(failed)?;
+        descriptors::send(&stream, &line, &[source_folder, target_folder]).map_err(failed)?;
+        stream.set_nonblocking(true).map_err(failed)?;
+        Ok(MoveClient { stream, received: Vec::new() })
+    }
+
     /// Asks.
     pub fn ask(&self, request: &Request) -> Result<Answer, ClientError> {
         match exchange(&self.socket, request)?.0 {
             Answer::Failed { why } => Err(ClientError::Refused(why)),
             answer => Ok(answer),
         }
+    }
+}
+
+/// The connection of a move, which is prepared for as long as this lives. For polling: when it is
+/// readable, [`MoveClient::receive`] has something.
+#[derive(Debug)]
+pub struct MoveClient {
+    stream: UnixStream,
+    received: Vec<u8>,
+}
+
+/// What has come from the daemon.
+#[derive(Debug)]
+pub enum Received {
+    /// An answer.
+    Answer(Answer),
+    /// Nothing more yet.
+    Nothing,
+    /// The daemon has closed the connection.
+    Closed,
+}
+
+impl AsFd for MoveClient {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+impl MoveClient {
+    /// The next answer, without waiting.
+    pub fn receive(&mut self) -> Result<Received, ClientError> {
+        loop {
+            if let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.received.drain(..=end).collect();
+                let answer = serde_json::from_slice(&line);
+                return answer.map(Received::Answer).map_err(|_| ClientError::NotUnderstood);
+            }
+            let mut buffer = [0; 4096];
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Ok(Received::Closed),
+                Ok(count) => self.received.extend(buffer.iter().take(count)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Received::Nothing);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    return Ok(Received::Closed);
+                }
+                Err(_) => return Err(ClientError::NotUnderstood),
+            }
+        }
+    }
+
+    /// Tells the daemon that this process is still there. One that is not listening any more is noticed
+    /// when its answer is looked for.
+    pub fn sign_of_life(&mut self) {
+        let _ = self.stream.write(b"\n");
+    }
+
+    /// Has everything rolled back; an answer tells when it is.
+    pub fn give_up(&self) {
+        let _ = self.stream.shutdown(Shutdown::Write);
     }
 }
 

@@ -1,17 +1,20 @@
 //! The control protocol: how commands talk to the daemon of a mounted view.
 //!
-//! One connection carries one request and one reply, each a line of JSON. The daemon knows its peer
+//! One connection carries one request and one reply, each a line of JSON; the reply to a move is
+//! several, and its connection is the client's life line ([`moves`]). The daemon knows its peer
 //! by `SO_PEERCRED`; nothing that a request says of its sender is believed. The server is a transport
 //! as the kernel's is: it calls `vfs` and nothing below.
 
 pub mod client;
+pub mod descriptors;
 pub mod mounts;
+pub mod moves;
 pub mod protocol;
 pub mod server;
 pub mod service;
 pub mod socket;
 
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, MoveClient, Received};
 pub use mounts::ViewMount;
 pub use server::{Server, Service};
 pub use service::ViewService;

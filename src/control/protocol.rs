@@ -61,6 +61,26 @@ pub enum Request {
         /// The last to this path.
         path: Option<ViewPath>,
     },
+    /// Prepare what the caller is about to rename. Two descriptors come with it (`SCM_RIGHTS`): the
+    /// folders of source and target, opened through the mount. Answered by [`Answer::Moving`], about
+    /// five times a second, and then by [`Answer::Ready`] or [`Answer::NotMoved`]. The transaction is
+    /// rolled back when the client shuts down its side of the connection, which is answered by
+    /// [`Answer::NotMoved`], or closes it; any bytes that it sends are signs of life.
+    Move {
+        /// The name in the source's folder.
+        #[serde(with = "crate::types::path_text")]
+        source: PathBuf,
+        /// The name in the target's folder.
+        #[serde(with = "crate::types::path_text")]
+        target: PathBuf,
+        /// Fail rather than replace.
+        no_replace: bool,
+    },
+    /// Stop a transaction that is not decided yet; another's for root and the mounting user.
+    Abort {
+        /// Which.
+        txid: TxId,
+    },
 }
 
 /// An answer.
@@ -89,6 +109,26 @@ pub enum Answer {
     Transaction(Box<TransactionReport>),
     /// To [`Request::Undo`].
     Undo(UndoReport),
+    /// To [`Request::Move`]: how far it is.
+    Moving(ActiveCrossing),
+    /// To [`Request::Move`]: rename now.
+    Ready {
+        /// The transaction; none where both names are in one branch or pool.
+        txid: Option<TxId>,
+        /// Bytes that cross.
+        bytes: u64,
+        /// Files and other entries that cross.
+        files: u64,
+    },
+    /// To [`Request::Move`]: everything is as before.
+    NotMoved {
+        /// Name of the errno that rename(2) would have given.
+        result: String,
+        /// In words.
+        why: String,
+    },
+    /// To [`Request::Abort`]: it is rolled back.
+    Aborted,
     /// The request was refused or failed.
     Failed {
         /// Why, in words.
@@ -177,12 +217,18 @@ pub struct ActiveCrossing {
     pub source: ViewPath,
     /// To where.
     pub target: ViewPath,
-    /// Step of the protocol.
+    /// `waiting` for its turn, or step of the protocol.
     pub step: String,
-    /// Bytes copied so far.
+    /// Bytes that the step has copied, hashed or read back so far.
     pub bytes: u64,
     /// Bytes in all.
     pub size: u64,
+    /// Files and other entries that the step has finished.
+    #[serde(default)]
+    pub files: u64,
+    /// Files and other entries in all.
+    #[serde(default)]
+    pub files_all: u64,
 }
 
 /// What decided, for people and scripts.
@@ -235,6 +281,9 @@ pub struct TransactionReport {
     pub txid: TxId,
     /// `active`, `done`, `reverted`, `aborted` or `dead`.
     pub state: String,
+    /// How far it is, while it runs.
+    #[serde(default)]
+    pub running: Option<ActiveCrossing>,
     /// Time of the first record, RFC 3339.
     pub started: String,
     /// Time of the last record, RFC 3339.
@@ -317,6 +366,8 @@ mod tests {
             target: Some(odd.clone()),
         });
         check(Request::Undo { txid: Some(TxId(ulid::Ulid::generate())), path: None });
+        let name = PathBuf::from(std::ffi::OsStr::from_bytes(b"\xff\n"));
+        check(Request::Move { source: name.clone(), target: name, no_replace: true });
         check(Answer::Failed { why: "two\nlines".into() });
         check(Answer::Where(Location {
             branch: Some("inbox".into()),

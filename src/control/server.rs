@@ -2,7 +2,8 @@
 //! user too, and nothing that comes in can make it panic. A failure here never touches the mount.
 
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::descriptors::{DESCRIPTORS_MAX, receive};
 use super::protocol::{ANSWER_MAX, Answer, REQUEST_MAX, Request, encode};
 use super::socket::listen;
 use crate::sys::peer::peer_of;
@@ -23,11 +25,24 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const REQUESTS_MAX: usize = 32;
 /// Requests in progress at once, of one user other than root.
 const REQUESTS_PER_USER_MAX: usize = 4;
+/// Moves in progress at once, of all users. They take their time, and leave room for other requests.
+const MOVES_MAX: usize = 64;
+/// Moves in progress at once, of one user other than root.
+const MOVES_PER_USER_MAX: usize = 16;
 
 /// Who answers.
 pub trait Service: Send + Sync + 'static {
     /// Answers a request of a peer that the kernel vouches for.
     fn answer(&self, peer: Caller, request: Request) -> Answer;
+
+    /// Answers a [`Request::Move`] on the connection itself, which may take any time.
+    fn converse(
+        &self,
+        peer: Caller,
+        request: Request,
+        descriptors: Vec<OwnedFd>,
+        stream: &UnixStream,
+    ) -> io::Result<()>;
 }
 
 /// A listening control socket. Dropping it stops listening and removes the socket.
@@ -71,14 +86,17 @@ impl Drop for Server {
 }
 
 fn accept_all(listener: &UnixListener, stopping: &AtomicBool, service: &Arc<dyn Service>) {
-    let slots = Arc::new(Slots::default());
+    let room = Room {
+        requests: Arc::new(Slots::new(REQUESTS_MAX, REQUESTS_PER_USER_MAX)),
+        moves: Arc::new(Slots::new(MOVES_MAX, MOVES_PER_USER_MAX)),
+    };
     loop {
         let accepted = listener.accept();
         if stopping.load(Ordering::Acquire) {
             return;
         }
         match accepted {
-            Ok((stream, _)) => begin(stream, &slots, service),
+            Ok((stream, _)) => begin(stream, &room, service),
             Err(error) => {
                 // Out of descriptors, most likely: others must close some first.
                 log::warn!("cannot accept a control connection: {error}");
@@ -89,23 +107,22 @@ fn accept_all(listener: &UnixListener, stopping: &AtomicBool, service: &Arc<dyn 
 }
 
 /// Hands a connection to a thread of its own, if there is room.
-fn begin(stream: UnixStream, slots: &Arc<Slots>, service: &Arc<dyn Service>) {
+fn begin(stream: UnixStream, room: &Room, service: &Arc<dyn Service>) {
     let peer = match peer_of(&stream) {
         Ok(peer) => peer,
         Err(errno) => return log::warn!("cannot tell who asks on the control socket: {errno}"),
     };
-    let Some(slot) = Slot::take(slots, peer.uid) else {
-        let busy = Answer::Failed { why: "too many requests at once; try again".to_owned() };
+    let Some(slot) = Slot::take(&room.requests, peer.uid) else {
         // Fits into the socket's buffer; a peer that does not read must not hold up the others.
         if stream.set_nonblocking(true).is_ok() {
-            let _ = send(&stream, &busy);
+            let _ = send(&stream, &busy());
         }
         return;
     };
     let service = Arc::clone(service);
+    let moves = Arc::clone(&room.moves);
     let started = std::thread::Builder::new().name("control-request".into()).spawn(move || {
-        let _slot = slot;
-        if let Err(error) = serve(stream, peer, &*service) {
+        if let Err(error) = serve(stream, peer, &*service, slot, &moves) {
             log::debug!("a control connection of user {} ended: {error}", peer.uid);
         }
     });
@@ -114,13 +131,31 @@ fn begin(stream: UnixStream, slots: &Arc<Slots>, service: &Arc<dyn Service>) {
     }
 }
 
-fn serve(mut stream: UnixStream, peer: Caller, service: &dyn Service) -> io::Result<()> {
+fn busy() -> Answer {
+    Answer::Failed { why: "too many requests at once; try again".to_owned() }
+}
+
+fn serve(
+    mut stream: UnixStream,
+    peer: Caller,
+    service: &dyn Service,
+    slot: Slot,
+    moves: &Arc<Slots>,
+) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
-    let line = match read_line(&mut stream)? {
+    let mut descriptors = Vec::new();
+    let line = match read_line(&mut stream, &mut descriptors)? {
         Some(line) => line,
         None => return Ok(()),
     };
     let answer = match serde_json::from_slice(&line) {
+        Ok(request @ Request::Move { .. }) => match Slot::take(moves, peer.uid) {
+            Some(_room) => {
+                drop(slot);
+                return service.converse(peer, request, descriptors, &stream);
+            }
+            None => busy(),
+        },
         Ok(request) => service.answer(peer, request),
         Err(error) => Answer::Failed { why: format!("the request is not understood: {error}") },
     };
@@ -129,7 +164,10 @@ fn serve(mut stream: UnixStream, peer: Caller, service: &dyn Service) -> io::Res
 
 /// A line without its newline; `None` if the peer closed without one. Too long or too slow is an
 /// error.
-fn read_line(stream: &mut UnixStream) -> io::Result<Option<Vec<u8>>> {
+fn read_line(
+    stream: &mut UnixStream,
+    descriptors: &mut Vec<OwnedFd>,
+) -> io::Result<Option<Vec<u8>>> {
     let deadline = Instant::now() + PATIENCE;
     let mut line = Vec::new();
     let mut buffer = [0; 4096];
@@ -139,7 +177,7 @@ fn read_line(stream: &mut UnixStream) -> io::Result<Option<Vec<u8>>> {
             return Err(io::ErrorKind::TimedOut.into());
         }
         stream.set_read_timeout(Some(left))?;
-        let count = match stream.read(&mut buffer) {
+        let count = match receive(stream, &mut buffer, descriptors) {
             Ok(0) => return Ok(None),
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -151,7 +189,7 @@ fn read_line(stream: &mut UnixStream) -> io::Result<Option<Vec<u8>>> {
         } else {
             line.extend_from_slice(new);
         }
-        if line.len() >= REQUEST_MAX {
+        if line.len() >= REQUEST_MAX || descriptors.len() > DESCRIPTORS_MAX {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the request is too long"));
         }
         if new.contains(&b'\n') {
@@ -168,9 +206,24 @@ fn send(mut stream: &UnixStream, answer: &Answer) -> io::Result<()> {
     stream.write_all(&line)
 }
 
+/// Room for each kind of request.
+struct Room {
+    requests: Arc<Slots>,
+    moves: Arc<Slots>,
+}
+
 /// Requests in progress by user.
-#[derive(Default)]
-struct Slots(Mutex<HashMap<u32, usize>>);
+struct Slots {
+    used: Mutex<HashMap<u32, usize>>,
+    all_max: usize,
+    user_max: usize,
+}
+
+impl Slots {
+    fn new(all_max: usize, user_max: usize) -> Self {
+        Self { used: Mutex::default(), all_max, user_max }
+    }
+}
 
 /// Room for one request until it is dropped.
 struct Slot {
@@ -180,12 +233,11 @@ struct Slot {
 
 impl Slot {
     fn take(slots: &Arc<Slots>, uid: u32) -> Option<Self> {
-        let mut used = slots.0.lock();
+        let mut used = slots.used.lock();
         let own = used.get(&uid).copied().unwrap_or(0);
         // Root always gets in: somebody must be able to look.
-        if uid != 0
-            && (own >= REQUESTS_PER_USER_MAX || used.values().sum::<usize>() >= REQUESTS_MAX)
-        {
+        let full = own >= slots.user_max || used.values().sum::<usize>() >= slots.all_max;
+        if uid != 0 && full {
             return None;
         }
         used.insert(uid, own + 1);
@@ -195,7 +247,7 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut used = self.slots.0.lock();
+        let mut used = self.slots.used.lock();
         match used.get_mut(&self.uid) {
             Some(own) if *own > 1 => *own -= 1,
             _ => {
@@ -208,13 +260,24 @@ impl Drop for Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{BufRead, BufReader};
+    use std::io::{BufRead, BufReader, Read};
 
     struct Echo;
 
     impl Service for Echo {
         fn answer(&self, peer: Caller, request: Request) -> Answer {
             Answer::Failed { why: format!("{} {request:?}", peer.uid) }
+        }
+
+        fn converse(
+            &self,
+            peer: Caller,
+            request: Request,
+            descriptors: Vec<OwnedFd>,
+            stream: &UnixStream,
+        ) -> io::Result<()> {
+            let why = format!("{} {request:?} {}", peer.uid, descriptors.len());
+            send(stream, &Answer::Failed { why })
         }
     }
 
@@ -271,7 +334,7 @@ mod tests {
 
     #[test]
     fn one_user_cannot_take_all_the_room() {
-        let slots = Arc::new(Slots::default());
+        let slots = Arc::new(Slots::new(REQUESTS_MAX, REQUESTS_PER_USER_MAX));
         let mut taken: Vec<_> =
             (0..REQUESTS_PER_USER_MAX).map(|_| Slot::take(&slots, 1000).expect("room")).collect();
         assert!(Slot::take(&slots, 1000).is_none());

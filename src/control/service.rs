@@ -2,6 +2,9 @@
 //! denials, decisions, undo and the place of what they can see; the rest is root's and the mounting
 //! user's.
 
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +18,7 @@ use crate::sys::identity::CallerGuard;
 use crate::types::{BranchMode, Caller, TxId, ViewPath};
 use crate::vfs::Vfs;
 
+use super::moves;
 use super::protocol::{
     ActiveCrossing, Answer, Backing, BranchStatus, DenialReport, Explanation, Hello, Location,
     Request, Status, TRANSACTIONS_MAX, TransactionReport, UndoReport,
@@ -33,6 +37,8 @@ pub struct ViewService {
     pub started: jiff::Timestamp,
     /// Threads that failed.
     pub panics: &'static AtomicU64,
+    /// The device of the mount, by which descriptors on it are known.
+    pub device: Option<(u32, u32)>,
 }
 
 type Answered = Result<Answer, String>;
@@ -58,8 +64,23 @@ impl Service for ViewService {
             Request::Transactions { limit } => Ok(self.transactions(peer, limit)),
             Request::Transaction { txid } => self.transaction(peer, txid),
             Request::Undo { txid, path } => self.undo(peer, txid, path.as_ref()),
+            Request::Abort { txid } => {
+                let aborted = self.vfs.abort(peer.uid, txid);
+                aborted.map(|()| Answer::Aborted).map_err(|error| error.to_string())
+            }
+            Request::Move { .. } => Err("a move is a conversation".to_owned()),
         };
         answered.unwrap_or_else(|why| Answer::Failed { why })
+    }
+
+    fn converse(
+        &self,
+        peer: Caller,
+        request: Request,
+        descriptors: Vec<OwnedFd>,
+        stream: &UnixStream,
+    ) -> io::Result<()> {
+        moves::converse(self, peer, request, descriptors, stream)
     }
 }
 
@@ -171,21 +192,35 @@ impl ViewService {
         rustix::fs::openat2(&root, below, flags, Mode::empty(), confined).map(|_| ())
     }
 
+    /// Newest first: those that run, whether or not they are recorded yet, then those that have ended.
     fn transactions(&self, peer: Caller, limit: usize) -> Answer {
         let all = self.vfs.is_privileged(peer.uid);
-        let transactions = self.vfs.with_journal(|journal| {
-            let seen =
-                journal.iter().rev().filter(|(_, found)| all || found.record.uid == peer.uid);
-            let newest = seen.take(limit.min(TRANSACTIONS_MAX));
-            newest.map(|(txid, found)| report(txid, found)).collect()
+        let mut running = self.vfs.active_crossings();
+        running.retain(|found| all || found.uid == peer.uid);
+        let is_running = |txid| running.iter().any(|found| found.txid == txid);
+        let ended: Vec<_> = self.vfs.with_journal(|journal| {
+            let seen = journal.iter().rev().filter(|(txid, found)| {
+                (all || found.record.uid == peer.uid) && !is_running(*txid)
+            });
+            seen.take(limit.min(TRANSACTIONS_MAX))
+                .map(|(txid, found)| report(txid, found))
+                .collect()
         });
+        running.sort_by_key(|found| std::cmp::Reverse((found.began, found.txid)));
+        let mut transactions: Vec<_> = running.iter().map(|found| running_report(found)).collect();
+        transactions.extend(ended);
+        transactions.truncate(limit.min(TRANSACTIONS_MAX));
         Answer::Transactions { transactions }
     }
 
     fn transaction(&self, peer: Caller, txid: TxId) -> Answered {
-        let all = self.vfs.is_privileged(peer.uid);
+        let may = |uid: u32| uid == peer.uid || self.vfs.is_privileged(peer.uid);
+        let running = self.vfs.active_crossings().into_iter().find(|found| found.txid == txid);
+        if let Some(running) = running.filter(|found| may(found.uid)) {
+            return Ok(Answer::Transaction(Box::new(running_report(&running))));
+        }
         let found = self.vfs.with_journal(|journal| {
-            let found = journal.get(txid).filter(|found| all || found.record.uid == peer.uid);
+            let found = journal.get(txid).filter(|found| may(found.record.uid));
             found.map(|found| report(txid, found))
         });
         // Another's looks like none, so that ids cannot be probed.
@@ -223,7 +258,7 @@ fn explanation(decision: &Decision, considered: Vec<Considered>) -> Explanation 
     Explanation { allowed: decision.allowed, by, reason, considered }
 }
 
-fn active(progress: &Progress) -> ActiveCrossing {
+pub(super) fn active(progress: &Progress) -> ActiveCrossing {
     ActiveCrossing {
         txid: progress.txid,
         uid: progress.uid,
@@ -232,6 +267,33 @@ fn active(progress: &Progress) -> ActiveCrossing {
         step: (*progress.step.lock()).to_owned(),
         bytes: progress.bytes.load(Ordering::Relaxed),
         size: progress.size.load(Ordering::Relaxed),
+        files: progress.files.load(Ordering::Relaxed),
+        files_all: progress.files_all.load(Ordering::Relaxed),
+    }
+}
+
+fn running_report(progress: &Progress) -> TransactionReport {
+    let began = progress.began.to_string();
+    TransactionReport {
+        txid: progress.txid,
+        state: "active".to_owned(),
+        running: Some(active(progress)),
+        started: began.clone(),
+        changed: began,
+        gate: progress.gate.clone(),
+        uid: progress.uid,
+        exe: None,
+        source: progress.source.clone(),
+        target: progress.target.clone(),
+        branches: progress.branches.clone(),
+        sha256: None,
+        size: Some(progress.size.load(Ordering::Relaxed)),
+        readback: None,
+        undoes: progress.undoes,
+        undone_by: None,
+        undoable: false,
+        reason: None,
+        result: None,
     }
 }
 
@@ -247,6 +309,7 @@ fn report(txid: TxId, found: &Transaction) -> TransactionReport {
     TransactionReport {
         txid,
         state: state.to_owned(),
+        running: None,
         started: found.started.to_string(),
         changed: found.changed.to_string(),
         gate: record.gate.clone(),

@@ -1,12 +1,13 @@
 //! What `.audit` shows of the daemon, from memory alone: it is asked on request threads.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
 use crate::audit_dir::{AuditSource, TxState};
 use crate::branch::Branch;
-use crate::mover::{Mover, Transaction, TransactionState};
+use crate::mover::{Mover, Progress, Transaction, TransactionState};
 use crate::stats::Stats;
 use crate::storage::real::RealStorage;
 use crate::types::{TxId, ViewPath};
@@ -46,6 +47,26 @@ fn describe(found: &Transaction) -> Option<Value> {
     Some(value)
 }
 
+/// One that runs, as far as it is now; one that waits for its turn is not in the journal yet.
+fn describe_running(progress: &Progress) -> Value {
+    json!({
+        "txid": progress.txid,
+        "state": TransactionState::Active,
+        "step": *progress.step.lock(),
+        "bytes": progress.bytes.load(Ordering::Relaxed),
+        "size": progress.size.load(Ordering::Relaxed),
+        "files": progress.files.load(Ordering::Relaxed),
+        "files_all": progress.files_all.load(Ordering::Relaxed),
+        "gate": progress.gate,
+        "undoes": progress.undoes,
+        "uid": progress.uid,
+        "source": progress.source,
+        "target": progress.target,
+        "branches": progress.branches,
+        "started": progress.began.to_string(),
+    })
+}
+
 impl AuditSource for DaemonSource {
     fn branches(&self) -> Vec<(String, Value)> {
         let shown = |(at, branch): &(ViewPath, Arc<Branch>)| {
@@ -66,10 +87,18 @@ impl AuditSource for DaemonSource {
     }
 
     fn transactions(&self, state: TxState) -> Vec<(TxId, Value)> {
-        self.mover.with_journal(|journal| {
-            let found = journal.iter().filter(|(_, found)| is_in(found, state));
+        let running = match state {
+            TxState::Active => self.mover.active(),
+            TxState::Done | TxState::Dead => Vec::new(),
+        };
+        let is_running = |txid| running.iter().any(|progress| progress.txid == txid);
+        let mut shown: Vec<_> = self.mover.with_journal(|journal| {
+            let found =
+                journal.iter().filter(|(txid, found)| is_in(found, state) && !is_running(*txid));
             found.filter_map(|(txid, found)| Some((txid, describe(found)?))).collect()
-        })
+        });
+        shown.extend(running.iter().map(|progress| (progress.txid, describe_running(progress))));
+        shown
     }
 
     fn stats(&self) -> String {

@@ -14,6 +14,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{self, Loaded};
+use crate::control::moves::device_of;
 use crate::control::protocol::Hello;
 use crate::control::{Server, ViewService};
 use crate::fuse::{MountOptions, Mounted};
@@ -206,7 +207,15 @@ fn start_control(
     notices: &mut Vec<String>,
 ) -> Option<Server> {
     let view = hello.view.clone();
+    let device = match device_of(&hello.mountpoint) {
+        Ok(device) => Some(device),
+        Err(errno) => {
+            notices.push(format!("octroi mv will not work: the mount cannot be told: {errno}"));
+            None
+        }
+    };
     let service = ViewService {
+        device,
         vfs: Arc::clone(vfs),
         hello,
         state: state.path.clone(),

@@ -56,6 +56,11 @@ pub(super) struct Ends<S: Storage> {
 }
 
 impl<S: Storage> Prepared<S> {
+    /// What stands at the target at the decision fails the crossing.
+    pub fn forbid_replacing(&mut self) {
+        self.no_replace = true;
+    }
+
     /// Rolls back: nothing has been changed but the stage. Only for before COMMIT.
     pub(super) fn abort(&mut self, why: Option<&CrossingError>) {
         if std::mem::replace(&mut self.ended, true) {
@@ -94,7 +99,8 @@ impl<S: Storage> Prepared<S> {
 
 impl<S: Storage> Drop for Prepared<S> {
     fn drop(&mut self) {
-        self.abort(None);
+        let cancelled = self.progress.is_cancelled().then_some(CrossingError::Cancelled);
+        self.abort(cancelled.as_ref());
         self.mover.active.lock().remove(&self.txid);
     }
 }

@@ -23,6 +23,8 @@ pub struct Progress {
     pub uid: u32,
     /// The gate; none for an undo.
     pub gate: Option<String>,
+    /// The transaction that it takes back.
+    pub undoes: Option<TxId>,
     /// From where.
     pub source: ViewPath,
     /// To where.
@@ -52,6 +54,7 @@ impl Progress {
             txid: record.txid,
             uid: record.uid,
             gate: record.gate.clone(),
+            undoes: record.undoes,
             source: record.source.clone(),
             target: record.target.clone(),
             branches: record.branches.clone(),

@@ -31,6 +31,34 @@ pub fn peer_of(socket: impl AsFd) -> Result<Caller, Errno> {
     Ok(Caller { uid: found.uid, gid: found.gid, pid: u32::try_from(found.pid).unwrap_or(0) })
 }
 
+/// The peer's supplementary groups when it connected (`SO_PEERGROUPS`).
+pub fn groups_of_peer(socket: impl AsFd) -> Result<Vec<u32>, Errno> {
+    let mut groups = vec![0_u32; 64];
+    loop {
+        let mut length = (groups.len() * size_of::<u32>()) as libc::socklen_t;
+        // SAFETY: the kernel writes at most `length` bytes to the vector, which has that many, and the
+        // length that it has or needs to `length`; both outlive the call.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_fd().as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        let count = length as usize / size_of::<u32>();
+        if result == 0 {
+            groups.truncate(count);
+            return Ok(groups);
+        }
+        match crate::error::errno_of(&std::io::Error::last_os_error()) {
+            Errno::RANGE if count > groups.len() => groups.resize(count, 0),
+            errno => return Err(errno),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -41,5 +69,8 @@ mod tests {
         let peer = peer_of(&one).expect("credentials");
         assert_eq!(peer.pid, std::process::id());
         assert_eq!(peer.uid, rustix::process::geteuid().as_raw());
+        let own = rustix::process::getgroups().expect("groups");
+        let own: Vec<u32> = own.into_iter().map(|group| group.as_raw()).collect();
+        assert_eq!(groups_of_peer(&one).expect("groups"), own);
     }
 }

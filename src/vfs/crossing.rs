@@ -37,7 +37,6 @@ const WRITERS_POLL: Duration = Duration::from_millis(2);
 pub(super) struct ReadyCrossing {
     pub prepared: Prepared<RealStorage>,
     /// What let each part through; asked for again where the commit comes later.
-    #[expect(dead_code, reason = "octroi mv asks")]
     pub gates: Vec<Gate>,
     /// The source's.
     pub inode: Arc<Inode>,
@@ -49,7 +48,6 @@ pub(super) struct Refused {
     /// What the caller of rename(2) gets.
     pub errno: Errno,
     /// In words, where the errno does not say it.
-    #[expect(dead_code, reason = "octroi mv tells")]
     pub why: Option<String>,
 }
 
@@ -67,8 +65,8 @@ impl Vfs {
         target: Site<'_>,
         no_replace: bool,
     ) -> Result<(), Errno> {
-        if let Some(undo) = self.take_undo(caller, &source.site.path, &target.path) {
-            return self.finish_undo(caller, &source, &target, undo);
+        if let Some(finished) = self.finish_prepared(caller, &source, &target, no_replace) {
+            return finished;
         }
         let ready = self
             .prepare_crossing(caller, &source, &target, no_replace, &|_| ())
@@ -77,7 +75,8 @@ impl Vfs {
         self.switch(caller, &source, &target, &inode, prepared)
     }
 
-    /// Everything up to the decision. `watch` learns of the transaction before it waits for its turn.
+    /// Everything up to the decision. `watch` learns of the transaction before it waits for its turn, and
+    /// of another where the first member of a pool is full.
     /// What is refused has been recorded.
     pub(super) fn prepare_crossing(
         &self,
@@ -164,7 +163,7 @@ impl Vfs {
     }
 
     /// Asks the rules for both sides, and for a gate for each part of the source.
-    fn permit_crossing(
+    pub(super) fn permit_crossing(
         &self,
         caller: Caller,
         source: &Occupied<'_>,

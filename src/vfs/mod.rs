@@ -8,7 +8,6 @@
 //! ([`permit`], which records a denial), take the locks on names, act on the branch, note the change in
 //! the view, record ([`record`]).
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -40,9 +39,11 @@ mod identity;
 mod lookup;
 #[cfg(test)]
 mod model;
+mod moves;
 mod open;
 mod permit;
 mod place;
+mod prepared;
 mod queries;
 mod rearrange;
 mod record;
@@ -57,7 +58,9 @@ mod xattr;
 pub use attributes::AttributeRequest;
 pub use directory::DirectoryEntry;
 pub use identity::Identities;
+pub use moves::{MoveError, MoveRequest, NameIn, Readied};
 pub use permit::Denial;
+pub use prepared::{AbortError, PreparedMove};
 pub use record::RecordLevel;
 
 /// How long the kernel may keep names and attributes. Changes that come through the mount are seen at
@@ -138,7 +141,7 @@ pub struct Vfs {
     identities: Identities,
     audit: audit::AuditNodes,
     denials: permit::Denials,
-    undos: Mutex<HashMap<undo::UndoKey, undo::PreparedUndo>>,
+    prepared: prepared::PreparedTable,
     /// Names of transactions that wait for an offline branch; held as long as the view is mounted.
     left_open: Mutex<Vec<LockGuard>>,
     started: Time,
@@ -173,7 +176,7 @@ impl Vfs {
             identities: Identities::new(),
             audit: audit::AuditNodes::new(parts.audit),
             denials: permit::Denials::default(),
-            undos: Mutex::new(HashMap::new()),
+            prepared: prepared::PreparedTable::default(),
             left_open: Mutex::default(),
             started: now(),
             kernel_io: AtomicBool::new(true),
@@ -266,17 +269,17 @@ impl Vfs {
         self.kernel_io.store(able, Ordering::Release);
     }
 
-    /// Finishes what is under way and can wait no longer: prepared undos are dropped. Called before
+    /// Ends what waits for its rename, or is prepared for one, and can wait no longer. Called before
     /// the ledger is closed.
     pub fn shut_down(&self) {
-        self.undos.lock().clear();
+        self.prepared.close();
     }
 
-    /// To be called about once a second: drops prepared undos that nobody came for and empties hold
+    /// To be called about once a second: drops what was prepared and nobody came for and empties hold
     /// of what is older than `keep`.
     pub fn tend(&self, keep: Duration) {
         self.renew_folders();
-        self.expire_undos();
+        self.expire_prepared_as_usual();
         let purged = self.mover.purge(jiff::Timestamp::now(), keep);
         if purged.failed > 0 {
             log::warn!(

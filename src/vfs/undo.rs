@@ -1,8 +1,6 @@
 //! Taking a crossing back: prepared on request of the control protocol, done by the caller's own
 //! rename(2) through the mount, so that the kernel checks permissions as for any rename.
 
-use std::time::{Duration, Instant};
-
 use crate::error::Errno;
 use crate::mover::{CrossingError, Prepared};
 use crate::policy::Basis;
@@ -13,20 +11,14 @@ use crate::view::locks::LockGuard;
 
 use super::Vfs;
 use super::permit::Question;
+use super::prepared::What;
 use super::remove::Occupied;
 use super::site::{Purpose, Site};
-
-/// How long a prepared undo waits for its rename.
-const PREPARED_KEEP: Duration = Duration::from_secs(30);
-
-/// Who may finish a prepared undo, and by which rename: user, source, target.
-pub(super) type UndoKey = (u32, ViewPath, ViewPath);
 
 /// An undo that waits for its rename. Dropped, it is rolled back.
 pub(super) struct PreparedUndo {
     prepared: Prepared<RealStorage>,
     _locks: LockGuard,
-    since: Instant,
 }
 
 /// What the client of a prepared undo must rename.
@@ -75,10 +67,11 @@ impl Vfs {
         txid: Option<TxId>,
         path: Option<&ViewPath>,
     ) -> Result<UndoPlan, UndoError> {
-        self.expire_undos();
+        self.expire_prepared_as_usual();
         let plan = self.plan_undo(caller, txid, path)?;
         // One's own undo that was prepared before and not finished makes room.
-        drop(self.take_undo(caller, &plan.source, &plan.target));
+        let key = (caller.uid, plan.source.clone(), plan.target.clone());
+        drop(self.prepared.take(&key));
         let name_error = |path: &ViewPath| {
             let path = path.clone();
             move |errno| UndoError::Name { path, errno }
@@ -102,9 +95,9 @@ impl Vfs {
         let privileged = caller.uid == 0 || caller.uid == self.owner;
         let exe = exe_of(caller.pid);
         let prepared = self.mover.prepare_undo(caller, exe, privileged, plan.txid)?;
-        let key = (caller.uid, plan.source.clone(), plan.target.clone());
-        let undo = PreparedUndo { prepared, _locks: locks, since: Instant::now() };
-        self.undos.lock().insert(key, undo);
+        let txid = prepared.txid;
+        let undo = PreparedUndo { prepared, _locks: locks };
+        self.prepared.insert(key, txid, What::Undo(undo), false);
         Ok(plan)
     }
 
@@ -163,24 +156,6 @@ impl Vfs {
             true => Ok(()),
             false => Err(Errno::EXIST),
         }
-    }
-
-    pub(super) fn expire_undos(&self) {
-        let mut undos = self.undos.lock();
-        let expired: Vec<_> =
-            undos.extract_if(|_, undo| undo.since.elapsed() >= PREPARED_KEEP).collect();
-        drop(undos);
-        // Rolling back records, which may wait for the ledger: not under the lock.
-        drop(expired);
-    }
-
-    pub(super) fn take_undo(
-        &self,
-        caller: Caller,
-        source: &ViewPath,
-        target: &ViewPath,
-    ) -> Option<PreparedUndo> {
-        self.undos.lock().remove(&(caller.uid, source.clone(), target.clone()))
     }
 
     /// The rename of a prepared undo, which holds the locks since it was prepared.
