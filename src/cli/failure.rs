@@ -13,6 +13,10 @@ pub enum ExitCode {
     Failed = 1,
     /// The command line or the configuration is wrong.
     Usage = 2,
+    /// SIGINT ended it, as a shell reports it.
+    Interrupted = 130,
+    /// SIGTERM ended it.
+    Terminated = 143,
 }
 
 impl From<ExitCode> for std::process::ExitCode {

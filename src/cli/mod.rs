@@ -10,6 +10,7 @@ mod explain;
 mod failure;
 mod init;
 mod mount;
+mod mv;
 mod output;
 mod status;
 mod target;
@@ -49,6 +50,7 @@ enum Command {
     Mount(mount::Args),
     Umount(umount::Args),
     Status(status::Args),
+    Mv(mv::Args),
     Undo(undo::Args),
     Why(why::Args),
     Where(r#where::Args),
@@ -72,6 +74,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Mount(args) => mount::run(args),
         Command::Umount(args) => umount::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Mv(args) => mv::run(&args),
         Command::Undo(args) => undo::run(&args),
         Command::Why(args) => why::run(&args),
         Command::Where(args) => r#where::run(&args),
@@ -102,6 +105,11 @@ mod tests {
     fn commands_are_parsed() {
         check("octroi mount lab.toml /mnt --adopt a --adopt b --nonempty -o ro,allow_other", true);
         check("octroi mount lab.toml", false);
+        check("octroi mv a b", true);
+        check("octroi mv -nvq -t dir a b c", true);
+        check("octroi mv -T -t dir a", false);
+        check("octroi mv", false);
+        check("octroi tx abort 01JD8Z6Q1M4T0V2W3X4Y5Z6A7B", true);
         check("octroi undo", true);
         check("octroi explain --as ana read /inbox/a", true);
         check("octroi explain --as ana", false);

@@ -1,6 +1,6 @@
 //! `octroi tx`
 
-use crate::control::protocol::{Answer, Request, TransactionReport};
+use crate::control::protocol::{ActiveCrossing, Answer, Request, TransactionReport};
 use crate::sys::users;
 use crate::types::TxId;
 
@@ -9,13 +9,14 @@ use super::output::{local_time, plain, print, print_json, size, table};
 use super::target::ViewOption;
 use super::unexpected;
 
-/// Look at transactions: crossings and undos.
+/// Look at transactions, which are crossings and undos, and stop them.
 ///
 /// Your own; those of all for root and the user who mounted the view.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     octroi tx list\n  \
-    octroi tx show 01JD8Z6Q1M4T0V2W3X4Y5Z6A7B")]
+    octroi tx show 01JD8Z6Q1M4T0V2W3X4Y5Z6A7B\n  \
+    octroi tx abort 01JD8Z6Q1M4T0V2W3X4Y5Z6A7B   stop one that has not been decided")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -42,6 +43,16 @@ enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        view: ViewOption,
+    },
+    /// Stop a transaction that is not decided yet, and roll it back
+    ///
+    /// The mv or octroi mv that asked for it fails with ECANCELED; everything is as before.
+    Abort {
+        /// Its id, as `octroi tx list` shows it
+        #[arg(value_parser = txid)]
+        txid: TxId,
         #[command(flatten)]
         view: ViewOption,
     },
@@ -73,6 +84,15 @@ pub fn run(args: &Args) -> Result<(), Failure> {
                 _ => Err(unexpected()),
             }
         }
+        Command::Abort { txid, view } => {
+            let view = view.find(None)?;
+            let request = Request::Abort { txid: *txid };
+            let attempt = format!("abort transaction {txid}");
+            match view.client.ask(&request).map_err(cannot(attempt))? {
+                Answer::Aborted => print(&format!("transaction {txid} is rolled back\n")),
+                _ => Err(unexpected()),
+            }
+        }
     }
 }
 
@@ -95,7 +115,20 @@ pub(super) fn list(transactions: &[TransactionReport]) -> String {
 }
 
 fn state(found: &TransactionReport) -> String {
-    if found.undone_by.is_some() { "undone".to_owned() } else { found.state.clone() }
+    match &found.running {
+        Some(running) => step(running),
+        None if found.undone_by.is_some() => "undone".to_owned(),
+        None => found.state.clone(),
+    }
+}
+
+/// The step of one that runs, and how far it is.
+fn step(running: &ActiveCrossing) -> String {
+    let percent = running.bytes.saturating_mul(100).checked_div(running.size);
+    match percent.filter(|_| running.bytes > 0) {
+        Some(percent) => format!("{} {percent}%", running.step),
+        None => running.step.clone(),
+    }
 }
 
 fn gate(found: &TransactionReport) -> String {
@@ -129,6 +162,7 @@ fn show(found: &TransactionReport) -> String {
     let fields = [
         ("transaction", Some(found.txid.to_string())),
         ("state", Some(state(found))),
+        ("copied", found.running.as_ref().map(|running| size(running.bytes))),
         ("source", Some(format!("{} ({})", found.source, found.branches[0]))),
         ("target", Some(format!("{} ({})", found.target, found.branches[1]))),
         ("gate", found.gate.clone()),

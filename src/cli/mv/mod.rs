@@ -1,0 +1,244 @@
+//! `octroi mv`: a crossing that lets others work. The daemon prepares it while nobody waits in
+//! rename(2); then this process renames, so that the kernel checks its permissions, and only the
+//! commit is left to do.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use signal_hook::consts::SIGTERM;
+
+use crate::control::Client;
+use crate::error::errno_name;
+use crate::types::TxId;
+
+use super::failure::{ExitCode, Failure, cannot};
+use super::output::{plain, print, size};
+
+mod cross;
+mod place;
+mod show;
+
+use cross::{Crossed, Ended, Signals, cross};
+use place::Ends;
+use show::Show;
+
+/// Move files, with all that crosses prepared before anybody has to wait.
+///
+/// As mv(1), for names in one mounted view. A plain mv between branches works as well, but while it
+/// copies nobody else can create, remove or look up new names in the two folders; octroi mv copies and
+/// checks first, shows how far it is, and renames at the end. Within a branch or pool it is a plain
+/// rename. Ctrl-C before the end leaves everything as it was.
+#[derive(Debug, clap::Args)]
+#[command(
+    override_usage = "octroi mv [OPTIONS] SOURCE TARGET\n       \
+        octroi mv [OPTIONS] SOURCE... DIRECTORY\n       \
+        octroi mv [OPTIONS] -t DIRECTORY SOURCE...",
+    after_help = "Examples:\n  \
+        octroi mv /mnt/lab/inbox/run7.tar /mnt/lab/archive/\n  \
+        octroi mv -nv inbox/*.csv review/\n  \
+        octroi mv --json inbox/a inbox/b review/ | jq -r 'select(.error) | .source'\n\n\
+        A line a second on standard error tells how far it is; on a terminal, a bar.\n\
+        Exit codes: 0 all moved, 1 some not, 2 usage, 130 interrupted, 143 terminated."
+)]
+pub struct Args {
+    /// What to move, and where to
+    #[arg(required = true, value_name = "SOURCE|TARGET")]
+    paths: Vec<PathBuf>,
+    /// Move all sources into this directory
+    #[arg(short, long, value_name = "DIRECTORY", conflicts_with = "no_target_directory")]
+    target_directory: Option<PathBuf>,
+    /// Take TARGET for the new name, also where it is a directory
+    #[arg(short = 'T', long)]
+    no_target_directory: bool,
+    /// Do not replace; what would be is left, and counts as not moved
+    #[arg(short, long)]
+    no_clobber: bool,
+    /// Say what was moved
+    #[arg(short, long)]
+    verbose: bool,
+    /// Do not tell how far it is
+    #[arg(short, long)]
+    quiet: bool,
+    /// Print one JSON object for each source
+    #[arg(long)]
+    json: bool,
+}
+
+/// What became of one source, for scripts.
+#[derive(Debug, Serialize)]
+struct Moved<'a> {
+    #[serde(with = "crate::types::path_text")]
+    source: &'a Path,
+    #[serde(with = "crate::types::path_text")]
+    target: &'a Path,
+    txid: Option<TxId>,
+    bytes: u64,
+    files: u64,
+    seconds: f64,
+    /// `crossed`, `renamed`, `failed` or `interrupted`.
+    outcome: &'static str,
+    error: Option<String>,
+}
+
+/// All sources together.
+#[derive(Default)]
+struct Totals {
+    moved: usize,
+    failed: usize,
+    bytes: u64,
+}
+
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let plan = place::plan(args)?;
+    let signals = Signals::catch()?;
+    let begun = Instant::now();
+    let mut totals = Totals::default();
+    let mut last = None;
+    for (source, target) in &plan {
+        let one = Instant::now();
+        let ended = move_one(args, source, target, &signals);
+        if args.json {
+            print_outcome(source, target, &ended, one.elapsed())?;
+        }
+        match ended {
+            Ok(Ended::Interrupted { rolled_back }) => {
+                return Err(interrupted(source, &signals, rolled_back));
+            }
+            Ok(Ended::Failed { why, .. }) => {
+                last = Some(totals.fail(last, cannot_move(source, target, &why)));
+            }
+            Err(failure) => last = Some(totals.fail(last, failure)),
+            Ok(Ended::Crossed(crossed)) => {
+                totals.moved += 1;
+                totals.bytes += crossed.bytes;
+                tell(args, source, target, Some(&crossed), one.elapsed())?;
+            }
+            Ok(Ended::Renamed) => {
+                totals.moved += 1;
+                tell(args, source, target, None, one.elapsed())?;
+            }
+        }
+        if let Some(signal) = signals.seen() {
+            return Err(stopped(signal, format!("{} was moved", source.display())));
+        }
+    }
+    if plan.len() > 1 && !args.json && !args.quiet {
+        print(&totals.report(begun.elapsed()))?;
+    }
+    last.map_or(Ok(()), Err)
+}
+
+impl Totals {
+    /// Counts a failure. The one before is printed: the last is left to `main`.
+    fn fail(&mut self, before: Option<Failure>, failure: Failure) -> Failure {
+        self.failed += 1;
+        if let Some(before) = before {
+            eprintln!("{before}");
+        }
+        failure
+    }
+
+    fn report(&self, elapsed: Duration) -> String {
+        let failed = match self.failed {
+            0 => String::new(),
+            failed => format!(", {failed} not"),
+        };
+        let (moved, bytes) = (self.moved, size(self.bytes));
+        format!("{moved} moved{failed}: {bytes} crossed in {:.1} s\n", elapsed.as_secs_f64())
+    }
+}
+
+fn move_one(
+    args: &Args,
+    source: &Path,
+    target: &Path,
+    signals: &Signals,
+) -> Result<Ended, Failure> {
+    let ends = Ends::open(source, target).map_err(|why| cannot_move(source, target, &why))?;
+    let daemon: Client = ends.daemon(source, target)?;
+    let mut show = Show::new(&source.to_string_lossy(), args.quiet);
+    cross(&daemon, &ends, args.no_clobber, signals, &mut show)
+        .map_err(|error| cannot_move(source, target, &error.to_string()))
+}
+
+fn cannot_move(source: &Path, target: &Path, why: &str) -> Failure {
+    let failure = cannot(format!("move {} to {}", source.display(), target.display()))(why);
+    let denied = std::io::Error::from(crate::error::Errno::ACCESS).to_string();
+    let cancelled = std::io::Error::from(crate::error::Errno::CANCELED).to_string();
+    if why == denied {
+        failure.hint("see octroi why; if it knows nothing of this, you may not write in a folder")
+    } else if why == cancelled {
+        failure.hint("somebody stopped it, or it waited too long; see octroi why")
+    } else {
+        failure
+    }
+}
+
+fn interrupted(source: &Path, signals: &Signals, rolled_back: bool) -> Failure {
+    let what = source.display();
+    let state = match rolled_back {
+        true => format!("{what} is where it was, and its copy is removed"),
+        false => format!("{what} is where it was; its copy is still being removed"),
+    };
+    let failure = stopped(signals.seen().unwrap_or_default(), state);
+    if rolled_back { failure } else { failure.hint("octroi tx list shows when that is done") }
+}
+
+fn stopped(signal: i32, state: String) -> Failure {
+    let (code, word) = match signal {
+        SIGTERM => (ExitCode::Terminated, "terminated"),
+        _ => (ExitCode::Interrupted, "interrupted"),
+    };
+    Failure { code, ..Failure::new(format!("{word}: {state}")) }
+}
+
+fn tell(
+    args: &Args,
+    source: &Path,
+    target: &Path,
+    crossed: Option<&Crossed>,
+    elapsed: Duration,
+) -> Result<(), Failure> {
+    if !args.verbose || args.json {
+        return Ok(());
+    }
+    let names = format!("{} -> {}", source.display(), target.display());
+    let how = crossed.map_or_else(String::new, |crossed| {
+        let files = match crossed.files {
+            0 | 1 => String::new(),
+            files => format!("{files} files, "),
+        };
+        let (bytes, seconds) = (size(crossed.bytes), elapsed.as_secs_f64());
+        format!(" ({files}{bytes} in {seconds:.1} s, crossing {})", crossed.txid)
+    });
+    print(&format!("{}{how}\n", plain(&names)))
+}
+
+fn print_outcome(
+    source: &Path,
+    target: &Path,
+    ended: &Result<Ended, Failure>,
+    elapsed: Duration,
+) -> Result<(), Failure> {
+    let (mut txid, mut bytes, mut files) = (None, 0, 0);
+    let (outcome, error) = match ended {
+        Ok(Ended::Crossed(crossed)) => {
+            (txid, bytes, files) = (Some(crossed.txid), crossed.bytes, crossed.files);
+            ("crossed", None)
+        }
+        Ok(Ended::Renamed) => ("renamed", None),
+        Ok(Ended::Failed { result, why }) => {
+            let name = result.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+            ("failed", Some(format!("{why}{name}")))
+        }
+        Ok(Ended::Interrupted { .. }) => {
+            ("interrupted", Some(errno_name(crate::error::Errno::CANCELED).to_owned()))
+        }
+        Err(failure) => ("failed", Some(failure.message.clone())),
+    };
+    let seconds = elapsed.as_secs_f64();
+    let moved = Moved { source, target, txid, bytes, files, seconds, outcome, error };
+    let line = serde_json::to_string(&moved).map_err(cannot("write JSON"))?;
+    print(&format!("{line}\n"))
+}
