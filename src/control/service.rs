@@ -290,6 +290,7 @@ fn running_report(progress: &Progress) -> TransactionReport {
         size: Some(progress.size.load(Ordering::Relaxed)),
         readback: None,
         undoes: progress.undoes,
+        rearrangement: progress.rearrangement,
         undone_by: None,
         undoable: false,
         reason: None,

@@ -25,6 +25,8 @@ pub struct Progress {
     pub gate: Option<String>,
     /// The transaction that it takes back.
     pub undoes: Option<TxId>,
+    /// It renames within a pool.
+    pub rearrangement: bool,
     /// From where.
     pub source: ViewPath,
     /// To where.
@@ -55,6 +57,7 @@ impl Progress {
             uid: record.uid,
             gate: record.gate.clone(),
             undoes: record.undoes,
+            rearrangement: record.rearrangement,
             source: record.source.clone(),
             target: record.target.clone(),
             branches: record.branches.clone(),
