@@ -212,6 +212,10 @@ pub struct Move {
     pub to: Spot,
     /// What is moved. The ctime is that before the move.
     pub identity: Identity,
+    /// Of a directory: SHA-256 in hexadecimal over what is below it, `mover::tree::Digest`; so that
+    /// whoever finds it in hold can tell whether it is still what was decided upon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub below: Option<String>,
 }
 
 /// A step of a crossing. PREPARE and COMMIT carry all that recovery, undo and people need; later
@@ -246,10 +250,11 @@ pub struct CrossingRecord {
     pub target: ViewPath,
     /// Branch names of source and target, for people.
     pub branches: [String; 2],
-    /// SHA-256 of the content in hexadecimal; for a symlink of its text; none before COMMIT.
+    /// SHA-256 of the content in hexadecimal; for a symlink of its text; for a directory of its
+    /// manifest (`mover::tree::Manifest`); none before COMMIT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
-    /// Length in bytes.
+    /// Length in bytes; of a directory the sum of its files, those of several names once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
     /// How the copy was verified: `disk`, `cached`, `stream` (hash of what was written only) or

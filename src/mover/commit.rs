@@ -6,11 +6,14 @@ use super::error::CrossingError;
 use super::moves::{self, PlacedMove, Stopped};
 use super::prepare::{Prepared, place};
 use super::recover::is_disk_trouble;
-use super::{Crossed, Moved, Mover, later_step};
+use super::remove::remove;
+use super::tree::Digest;
+use super::{Crossed, Mover, later_step};
 use crate::error::{Errno, errno_name};
 use crate::ledger::Durability;
 use crate::ledger::record::{Act, Area, CrossingRecord, Step};
-use crate::storage::{Metadata, Storage};
+use crate::storage::{Kind, Storage};
+use crate::types::{BranchIndex, Handle};
 
 impl<S: Storage> Mover<S> {
     /// COMMIT to DONE: the decision, the moves, and their record. With an error the source is as
@@ -26,9 +29,10 @@ impl<S: Storage> Mover<S> {
             return outcome;
         };
         // Project quotas and the like: one device number, and still two file systems to rename(2).
-        let [source, target] = prepared.between;
-        let pair = (source, target);
-        self.same_filesystem.lock().insert(pair, false);
+        if let Some(source) = request.sources.first() {
+            let pair = (source.name.branch, request.target.branch);
+            self.same_filesystem.lock().insert(pair, false);
+        }
         drop(prepared);
         let mut prepared = self.prepare(*request)?;
         self.decide(&mut prepared)
@@ -44,7 +48,7 @@ impl<S: Storage> Mover<S> {
             }
         };
         prepared.record.step = Step::Commit;
-        prepared.record.replaced = displaced.map(|found| found.identity.handle);
+        prepared.record.replaced = displaced.first().map(|(_, handle)| handle.clone());
         prepared.record.moves = prepared.moves.iter().map(|placed| placed.step.clone()).collect();
         let commit = prepared.record.clone();
         *prepared.progress.step.lock() = "commit";
@@ -53,41 +57,51 @@ impl<S: Storage> Mover<S> {
         }
         prepared.ended = true;
         *prepared.progress.step.lock() = "apply";
-        let lease = prepared.lease.take();
-        let lease_holds = || lease.as_ref().is_none_or(|lease| self.storage.lease_holds(lease));
+        let leases: Vec<S::Lease> =
+            prepared.parts.iter_mut().filter_map(|part| part.lease.take()).collect();
+        let lease_holds = || leases.iter().all(|lease| self.storage.lease_holds(lease));
         let moved = moves::forward(&*self.storage, &prepared.moves, Some(&lease_holds));
         if let Err(stopped) = moved {
             return Err(self.put_back(&commit, &prepared.moves, stopped));
         }
         let confirmed = self.confirm(&commit, &prepared.moves);
-        let [source, target] = prepared.between;
+        let identity = prepared.arriving.clone();
+        let before = prepared.parts.first().map(|part| &part.found.identity.handle);
         Ok(Crossed {
             txid: prepared.txid,
-            identity: prepared.arriving.clone(),
+            same_filesystem: before == Some(&identity.handle),
+            identity,
             sha256: commit.sha256,
-            size: prepared.arriving.size,
-            moved: vec![Moved {
-                from: (source, prepared.identity.handle.clone()),
-                to: (target, prepared.arriving.handle.clone()),
-            }],
-            displaced: commit.replaced.map(|handle| (target, handle)).into_iter().collect(),
-            same_filesystem: prepared.arriving.handle == prepared.identity.handle,
+            size: commit.size.unwrap_or(0),
+            moved: std::mem::take(&mut prepared.moved),
+            displaced,
             confirmed,
         })
     }
 
     /// What must still be so at the decision; finds what DISPLACE will take.
-    fn last_look(&self, prepared: &mut Prepared<S>) -> Result<Option<Metadata>, CrossingError> {
+    fn last_look(
+        &self,
+        prepared: &mut Prepared<S>,
+    ) -> Result<Vec<(BranchIndex, Handle)>, CrossingError> {
         prepared.enter("commit")?;
-        self.check_source(prepared)?;
-        let displaced = self.look_at_target(&prepared.ends.target.1, prepared.no_replace)?;
-        if let Some(found) = &displaced {
-            let ends = &prepared.ends;
-            let displace = place(Act::Displace, &ends.target, &ends.displaced, &found.identity);
-            let apply =
-                prepared.moves.iter().position(|placed| placed.step.act == Act::Apply).unwrap_or(0);
-            prepared.moves.insert(apply, displace);
+        self.check_sources(prepared)?;
+        let arriving = prepared.first()?.found.kind.clone();
+        let mut displaced = Vec::new();
+        let mut moves = Vec::new();
+        for target in &prepared.targets {
+            let found = self.look_at_target(&target.at.1, &arriving, prepared.no_replace)?;
+            let Some(found) = found else { continue };
+            let mut displace = place(Act::Displace, &target.at, &target.hold, &found.identity);
+            if found.kind == Kind::Directory {
+                displace.step.below = Some(Digest::new().finish());
+            }
+            moves.push(displace);
+            displaced.push((target.branch, found.identity.handle));
         }
+        let apply =
+            prepared.moves.iter().position(|placed| placed.step.act == Act::Apply).unwrap_or(0);
+        prepared.moves.splice(apply..apply, moves);
         if let Some(staged) = &prepared.staged {
             self.storage
                 .sync_dir(&staged.dir)
@@ -181,7 +195,12 @@ impl<S: Storage> Mover<S> {
                 .storage
                 .stat(&placed.from.dir, &placed.from.name)
                 .map_err(CrossingError::io("look at", "the copy"))?;
-            if found.is_some_and(|found| !placed.step.identity.same_content(&found.identity)) {
+            let Some(found) = found else { continue };
+            let same = match found.kind {
+                Kind::Directory => moves::is_same_below(&*self.storage, placed, &placed.from)?,
+                _ => placed.step.identity.same_content(&found.identity),
+            };
+            if !same {
                 return Err(CrossingError::CopyChanged);
             }
         }
@@ -190,8 +209,8 @@ impl<S: Storage> Mover<S> {
 
     fn remove_copy(&self, moves: &[PlacedMove<S>]) {
         for placed in moves.iter().filter(|placed| placed.step.from.area == Area::Stage) {
-            if let Err(errno) = self.storage.unlink(&placed.from.dir, &placed.from.name) {
-                log::warn!("the copy stays in stage until the next start: {}", errno_name(errno));
+            if let Err(error) = remove(&*self.storage, &placed.from.dir, &placed.from.name) {
+                log::warn!("the copy stays in stage until the next start: {error}");
             }
         }
     }

@@ -28,12 +28,9 @@ pub enum CrossingError {
     /// A directory is replaced only when it is empty.
     #[error("the target is a directory that is not empty")]
     TargetNotEmpty,
-    /// Directories do not cross.
-    #[error("directories cannot cross between branches yet; move their files one by one")]
-    Directory,
-    /// Several branches hold part of the source, or of what stands at the target.
-    #[error("what lies on several members of a pool cannot cross yet")]
-    Parts,
+    /// Something is mounted there: what is below belongs to another file system.
+    #[error("{} is a mount point", path.display())]
+    MountPoint { path: PathBuf },
     /// The policy keeps something below the source from crossing.
     #[error("{}: {why}", path.display())]
     NotAdmitted { path: PathBuf, why: String },
@@ -41,8 +38,11 @@ pub enum CrossingError {
     #[error("the source is open for writing or mapped writable")]
     SourceBusy,
     /// Another name would still write the file after it crossed.
-    #[error("the source has {links} hard links; a file with other names cannot cross")]
-    HardLinked { links: u64 },
+    #[error(
+        "{} has {links} names, of which {inside} would cross; all or none of them can",
+        path.display()
+    )]
+    HardLinked { path: PathBuf, links: u64, inside: u64 },
     /// The gate does not let this type through.
     #[error("the content is {found}, the gate takes {}", allowed.join(", "))]
     TypeNotAllowed { found: String, allowed: Vec<String> },
@@ -52,6 +52,9 @@ pub enum CrossingError {
     /// The target's branch cannot take it and keep its `min_free`.
     #[error("branch {branch} has {free} bytes free; {needed} are needed, min_free included")]
     NoSpace { branch: String, needed: u64, free: u64 },
+    /// The target's branch has no room for so many files.
+    #[error("branch {branch} has room for {free} files more; {needed} are needed")]
+    NoInodes { branch: String, needed: u64, free: u64 },
     /// It is not what was copied any more.
     #[error("the source changed while it was crossing")]
     SourceChanged,
@@ -82,6 +85,9 @@ pub enum CrossingError {
     /// A step failed.
     #[error("cannot {attempted} {what}: {}", errno_name(*errno))]
     Io { attempted: &'static str, what: String, errno: Errno },
+    /// Something below the top of a tree is why.
+    #[error("{}: {why}", path.display())]
+    Below { path: PathBuf, why: Box<CrossingError> },
     /// After COMMIT; put back, and recorded.
     #[error("put back after the decision: {why}")]
     Reverted { why: Box<CrossingError> },
@@ -108,14 +114,15 @@ impl CrossingError {
             Self::TargetIsDirectory => Errno::ISDIR,
             Self::TargetIsNotDirectory => Errno::NOTDIR,
             Self::TargetNotEmpty => Errno::NOTEMPTY,
-            Self::Directory | Self::Parts | Self::Fidelity { .. } => Errno::OPNOTSUPP,
+            Self::Fidelity { .. } => Errno::OPNOTSUPP,
             Self::SourceBusy | Self::SourceChanged | Self::CopyChanged => Errno::BUSY,
             Self::HardLinked { .. } | Self::UndoNotYours { .. } => Errno::PERM,
             // What the gate refuses is a denial like any other.
-            Self::TypeNotAllowed { .. } | Self::TooLarge { .. } | Self::NotAdmitted { .. } => {
-                Errno::ACCESS
-            }
-            Self::NoSpace { .. } => Errno::NOSPC,
+            Self::TypeNotAllowed { .. }
+            | Self::TooLarge { .. }
+            | Self::NotAdmitted { .. }
+            | Self::MountPoint { .. } => Errno::ACCESS,
+            Self::NoSpace { .. } | Self::NoInodes { .. } => Errno::NOSPC,
             Self::Offline { .. }
             | Self::Verification { .. }
             | Self::InDoubt { .. }
@@ -124,7 +131,28 @@ impl CrossingError {
             Self::Cancelled => Errno::CANCELED,
             Self::UndoImpossible { .. } => Errno::INVAL,
             Self::Ledger { errno } | Self::Io { errno, .. } => *errno,
-            Self::Reverted { why } => why.errno(),
+            Self::Below { why, .. } | Self::Reverted { why } => why.errno(),
+        }
+    }
+
+    /// Whether the gate or the policy refused, as opposed to a step that failed.
+    pub fn is_denial(&self) -> bool {
+        match self {
+            Self::TypeNotAllowed { .. } | Self::TooLarge { .. } | Self::NotAdmitted { .. } => true,
+            Self::Below { why, .. } => why.is_denial(),
+            _ => false,
+        }
+    }
+
+    /// The same of an entry below the top, unless it says so or concerns the whole.
+    pub(super) fn at(self, path: impl FnOnce() -> PathBuf) -> Self {
+        match self {
+            Self::Cancelled
+            | Self::NotAdmitted { .. }
+            | Self::MountPoint { .. }
+            | Self::HardLinked { .. }
+            | Self::Below { .. } => self,
+            why => Self::Below { path: path(), why: Box::new(why) },
         }
     }
 

@@ -1,12 +1,13 @@
 //! The looks and the syncs that every kind of transaction takes before it is decided.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::error::CrossingError;
 use super::moves::Place;
 use super::prepare::Prepared;
+use super::tree::entry_error;
 use super::{Mover, MoverBranch, Name};
 use crate::error::{Errno, errno_name};
 use crate::storage::{Kind, Metadata, Storage, Xattrs};
@@ -31,29 +32,45 @@ impl<S: Storage> Mover<S> {
             .stat(&place.dir, &place.name)
             .map_err(CrossingError::io("look at", "the source"))?
             .ok_or(CrossingError::SourceGone)?;
-        if found.kind == Kind::Directory {
-            return Err(CrossingError::Directory);
-        }
-        if found.nlink > 1 {
-            return Err(CrossingError::HardLinked { links: found.nlink });
+        if found.nlink > 1 && found.kind != Kind::Directory {
+            let path = PathBuf::from(&place.name);
+            return Err(CrossingError::HardLinked { path, links: found.nlink, inside: 1 });
         }
         Ok(found)
     }
 
+    /// What stands at a target's name, if something of the kind `arriving` may replace it.
     pub(super) fn look_at_target(
         &self,
         place: &Place<S>,
+        arriving: &Kind,
         no_replace: bool,
     ) -> Result<Option<Metadata>, CrossingError> {
         let found = self
             .storage
             .stat(&place.dir, &place.name)
             .map_err(CrossingError::io("look at", "the target"))?;
-        match &found {
-            Some(_) if no_replace => Err(CrossingError::TargetExists),
-            Some(found) if found.kind == Kind::Directory => Err(CrossingError::TargetIsDirectory),
-            _ => Ok(found),
+        let Some(found) = found else { return Ok(None) };
+        match (&found.kind, arriving) {
+            _ if no_replace => return Err(CrossingError::TargetExists),
+            (Kind::Directory, Kind::Directory) => {
+                let names = self
+                    .open_at(place)
+                    .and_then(|dir| self.storage.list(&dir))
+                    .map_err(CrossingError::io("list", "the target"))?;
+                if !names.is_empty() {
+                    return Err(CrossingError::TargetNotEmpty);
+                }
+            }
+            (Kind::Directory, _) => return Err(CrossingError::TargetIsDirectory),
+            (_, Kind::Directory) => return Err(CrossingError::TargetIsNotDirectory),
+            _ => {}
         }
+        Ok(Some(found))
+    }
+
+    pub(super) fn open_at(&self, place: &Place<S>) -> Result<S::Dir, Errno> {
+        self.storage.open_dir(&place.dir, Path::new(&place.name))
     }
 
     /// Opens for reading and takes the lease.
@@ -88,15 +105,22 @@ impl<S: Storage> Mover<S> {
             .map_err(CrossingError::io("read the extended attributes of", "the source"))
     }
 
-    /// The name must still lead to the inode that was hashed, unchanged in every respect.
-    pub(super) fn check_source(&self, prepared: &Prepared<S>) -> Result<(), CrossingError> {
-        let found = self.look_at_source(&prepared.ends.source.1)?;
-        let leased = prepared.lease.as_ref().is_none_or(|lease| self.storage.lease_holds(lease));
-        if leased && found.identity == prepared.identity {
-            Ok(())
-        } else {
-            Err(CrossingError::SourceChanged)
+    /// Every part's name must still lead to the inode that was hashed, unchanged in every respect, and
+    /// so must every name below it.
+    pub(super) fn check_sources(&self, prepared: &Prepared<S>) -> Result<(), CrossingError> {
+        for part in &prepared.parts {
+            let place = &part.at.1;
+            let found = self.look_at_source(place)?;
+            let leased = part.lease.as_ref().is_none_or(|lease| self.storage.lease_holds(lease));
+            if !leased || found.identity != part.found.identity {
+                return Err(CrossingError::SourceChanged);
+            }
+            if let Some(tree) = &part.tree {
+                let top = self.open_at(place).map_err(entry_error("open", Path::new("")))?;
+                tree.check(&*self.storage, &top)?;
+            }
         }
+        Ok(())
     }
 
     /// The folders above the target may be new and not yet durable.
@@ -123,9 +147,10 @@ impl<S: Storage> Mover<S> {
     /// Whether a rename leads from one branch to the other, tried once between their stages.
     pub(super) fn same_filesystem(
         &self,
-        source: &MoverBranch<S>,
-        target: &MoverBranch<S>,
+        source: &Name<S>,
+        target: &Name<S>,
     ) -> Result<bool, CrossingError> {
+        let (source, target) = (self.branch(source.branch)?, self.branch(target.branch)?);
         let pair: (BranchIndex, BranchIndex) = (source.index, target.index);
         if let Some(&known) = self.same_filesystem.lock().get(&pair) {
             return Ok(known);

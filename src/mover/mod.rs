@@ -52,23 +52,29 @@ use crate::storage::Storage;
 use crate::types::{BranchIndex, BranchUuid, TxId};
 
 mod commit;
+mod copy;
+mod directory;
 mod error;
 mod journal;
 mod look;
+mod merge;
 mod moves;
 mod pace;
+mod parallel;
 mod pass;
 mod prepare;
 mod progress;
 mod purge;
 mod rearrange;
 mod recover;
+mod remove;
 mod request;
 mod returning;
 mod stage;
 mod start;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod undo;
 
 pub use error::CrossingError;

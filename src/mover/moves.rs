@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use super::error::CrossingError;
+use super::tree::Digest;
 use crate::error::Errno;
 use crate::ledger::record::{Act, Area, Move};
 use crate::storage::{Kind, Metadata, Storage};
@@ -72,11 +73,15 @@ pub(super) fn forward<S: Storage>(
                     .rename(&placed.from.dir, &placed.from.name, &placed.to.dir, &placed.to.name)
                     .map_err(CrossingError::io(attempt(act), placed.step.to.path.display()))?;
                 compare(storage, placed, &placed.to)?;
+                compare_below(storage, placed)?;
             }
             Whereabouts::Both => finish_rename(storage, &placed.to, &placed.from)?,
             // What RETIRE took may have been written by somebody who had it open; what the others
             // brought may have been changed by its users since.
-            Whereabouts::To if act == Act::Retire => compare(storage, placed, &placed.to)?,
+            Whereabouts::To if matches!(act, Act::Retire | Act::Displace) => {
+                compare(storage, placed, &placed.to)?;
+                compare_below(storage, placed)?;
+            }
             Whereabouts::To => {}
             Whereabouts::MovedOn if lease_holds.is_none() => {}
             Whereabouts::MovedOn | Whereabouts::Doubt => {
@@ -169,7 +174,7 @@ fn look<S: Storage>(storage: &S, place: &Place<S>) -> Result<Option<Metadata>, C
 }
 
 /// The inode at `place` must still be what the record says. What is replaced or restored may
-/// have any content; symlinks and special files cannot change theirs.
+/// have any content; symlinks and special files cannot change theirs; of directories see below.
 fn compare<S: Storage>(
     storage: &S,
     placed: &PlacedMove<S>,
@@ -177,8 +182,8 @@ fn compare<S: Storage>(
 ) -> Result<(), CrossingError> {
     let found = look(storage, place)?.ok_or(CrossingError::SourceChanged)?;
     let expected = &placed.step.identity;
-    let content_matters = matches!(placed.step.act, Act::Retire | Act::Apply)
-        && matches!(found.kind, Kind::File | Kind::Directory);
+    let content_matters =
+        matches!(placed.step.act, Act::Retire | Act::Apply) && found.kind == Kind::File;
     let same = if content_matters {
         expected.same_content(&found.identity)
     } else {
@@ -212,6 +217,32 @@ pub(super) fn check_empty<S: Storage>(
     }
 }
 
+/// What came out of the tree with a directory must be what the record says. Others cannot reach
+/// what comes out of stage or hold, until they may change it.
+fn compare_below<S: Storage>(storage: &S, placed: &PlacedMove<S>) -> Result<(), CrossingError> {
+    if placed.step.from.area != Area::Tree || is_same_below(storage, placed, &placed.to)? {
+        return Ok(());
+    }
+    Err(CrossingError::SourceChanged)
+}
+
+/// Whether what is below a directory is what the record says.
+pub(super) fn is_same_below<S: Storage>(
+    storage: &S,
+    placed: &PlacedMove<S>,
+    place: &Place<S>,
+) -> Result<bool, CrossingError> {
+    let Some(expected) = &placed.step.below else { return Ok(true) };
+    let top = storage
+        .open_dir(&place.dir, Path::new(&place.name))
+        .map_err(CrossingError::io("open", place.name.display()))?;
+    match Digest::of(storage, &top) {
+        Ok(found) => Ok(found == *expected),
+        Err(CrossingError::SourceChanged) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Removes the old name of a rename that a crash left half done.
 fn finish_rename<S: Storage>(
     storage: &S,
@@ -230,7 +261,7 @@ fn attempt(act: Act) -> &'static str {
     match act {
         Act::Retire => "move the source to hold as",
         Act::Displace => "move what stands at the target to hold as",
-        Act::Apply => "give the file its new name",
+        Act::Apply => "give what crosses its new name",
         Act::Restore => "restore what had been replaced at",
         Act::Rename => "rename",
     }

@@ -7,15 +7,17 @@ use super::error::CrossingError;
 use super::look::Opened;
 use super::moves::{Place, PlacedMove};
 use super::pass::{CopyTo, Hashed, pass};
+use super::remove::remove;
 use super::stage;
-use super::{CrossingRequest, Mover, MoverBranch, Progress, SourcePart, later_step};
+use super::tree::Tree;
+use super::{CrossingRequest, Moved, Mover, MoverBranch, Progress, SourcePart, later_step};
 use crate::check::{self, ContentType};
 use crate::error::{Errno, errno_name};
 use crate::ledger::Durability;
 use crate::ledger::record::{Act, CrossingRecord, Move, Spot, Step};
 use crate::policy::GateTerms;
 use crate::storage::{Kind, Metadata, Storage};
-use crate::types::{BranchIndex, Identity, TxId, ViewPath};
+use crate::types::{BranchIndex, Handle, Identity, TxId, ViewPath};
 
 /// A crossing or an undo that only needs its decision. Holds the lease on the source. Dropped, it is
 /// rolled back.
@@ -30,29 +32,44 @@ pub struct Prepared<S: Storage> {
     /// PREPARE, completed to COMMIT on the way.
     pub(super) record: CrossingRecord,
     pub(super) progress: Arc<Progress>,
+    /// What leaves, at least one; the first is what users see.
+    pub(super) parts: Vec<Part<S>>,
+    /// Where nothing may stand: what does is displaced.
+    pub(super) targets: Vec<TargetEnd<S>>,
+    pub(super) no_replace: bool,
     /// In order, without DISPLACE: what stands at the target is known only at the decision.
     pub(super) moves: Vec<PlacedMove<S>>,
-    pub(super) ends: Ends<S>,
-    pub(super) no_replace: bool,
-    /// The source as it was hashed.
-    pub(super) identity: Identity,
     /// The inode that will be at the target.
     pub(super) arriving: Identity,
-    pub(super) lease: Option<S::Lease>,
-    /// Branches of source and target.
-    pub(super) between: [BranchIndex; 2],
+    pub(super) moved: Vec<Moved>,
     /// What to do as a copy if the file systems turn out to be two.
     pub(super) again: Option<Box<CrossingRequest<S>>>,
     pub(super) staged: Option<Place<S>>,
     pub(super) ended: bool,
 }
 
-/// Where a transaction takes from and gives to.
-pub(super) struct Ends<S: Storage> {
-    pub(super) source: (Spot, Place<S>),
-    pub(super) target: (Spot, Place<S>),
-    /// Where DISPLACE puts what stands at the target.
-    pub(super) displaced: (Spot, Place<S>),
+/// An opened name with what the ledger calls it.
+pub(super) type End<S> = (Spot, Place<S>);
+
+/// What one branch holds of the source.
+pub(super) struct Part<S: Storage> {
+    pub(super) branch: BranchIndex,
+    pub(super) at: End<S>,
+    /// Where RETIRE puts it.
+    pub(super) hold: End<S>,
+    /// As it was when it was hashed.
+    pub(super) found: Metadata,
+    pub(super) lease: Option<S::Lease>,
+    /// What is below it, once it was walked.
+    pub(super) tree: Option<Tree>,
+}
+
+/// A name at the target.
+pub(super) struct TargetEnd<S: Storage> {
+    pub(super) branch: BranchIndex,
+    pub(super) at: End<S>,
+    /// Where DISPLACE puts what stands there.
+    pub(super) hold: End<S>,
 }
 
 impl<S: Storage> Prepared<S> {
@@ -66,7 +83,7 @@ impl<S: Storage> Prepared<S> {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        self.lease = None;
+        self.parts.clear();
         self.remove_staged();
         let reason = why.map_or_else(|| "given up".to_owned(), ToString::to_string);
         let errno = why.map_or(Errno::CANCELED, CrossingError::errno);
@@ -79,21 +96,25 @@ impl<S: Storage> Prepared<S> {
 
     /// Removes the copy, if there is one. What stays is removed at the next start.
     pub(super) fn remove_staged(&mut self) {
-        if let Some(place) = self.staged.take() {
-            match self.mover.storage.unlink(&place.dir, &place.name) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(errno) => log::warn!(
-                    "crossing {}: the copy stays in stage: {}",
-                    self.txid,
-                    errno_name(errno)
-                ),
-            }
+        if let Some(place) = self.staged.take()
+            && let Err(error) = remove(&*self.mover.storage, &place.dir, &place.name)
+        {
+            log::warn!("crossing {}: the copy stays in stage: {error}", self.txid);
         }
     }
 
     pub(super) fn enter(&self, step: &'static str) -> Result<(), CrossingError> {
         *self.progress.step.lock() = step;
         self.progress.check_cancel()
+    }
+
+    /// What users see of the source.
+    pub(super) fn first(&self) -> Result<&Part<S>, CrossingError> {
+        self.parts.first().ok_or(CrossingError::SourceGone)
+    }
+
+    pub(super) fn target(&self) -> Result<&TargetEnd<S>, CrossingError> {
+        self.targets.first().ok_or(CrossingError::SourceGone)
     }
 }
 
@@ -106,34 +127,40 @@ impl<S: Storage> Drop for Prepared<S> {
 }
 
 impl<S: Storage> Mover<S> {
-    /// PREPARE to VERIFY of a regular file, symlink, fifo, socket or device, whose turn it is.
+    /// PREPARE to VERIFY of a crossing whose turn it is.
     pub(super) fn prepare_now(
         self: &Arc<Self>,
         request: CrossingRequest<S>,
         record: CrossingRecord,
     ) -> Result<Prepared<S>, CrossingError> {
-        let part = only_part(&request)?;
-        let source_branch = &self.branch(part.name.branch)?;
-        let target_branch = &self.branch(request.target.branch)?;
-        let found = self.look_at_source(&part.name.place())?;
-        if let Some(max) = part.terms.max_size
-            && found.identity.size > max
-        {
-            return Err(CrossingError::TooLarge { size: found.identity.size, max });
+        let txid = record.txid;
+        let mut parts = Vec::with_capacity(request.sources.len());
+        for source in &request.sources {
+            parts.push(self.look_at_part(source, txid)?);
         }
-        self.look_at_target(&request.target.place(), request.no_replace)?;
-        let opened = match found.kind {
-            Kind::File => Some(self.open_source(&part.name.place())?),
-            _ => None,
+        let (Some(first), Some(source)) = (parts.first_mut(), request.sources.first()) else {
+            return Err(CrossingError::SourceGone);
         };
-        // Only now is it certain that nobody writes.
-        let found = match &opened {
-            Some(opened) => self.stat_file(&opened.file)?,
-            None => found,
-        };
-        let same = self.same_filesystem(source_branch, target_branch)?;
-        let mut prepared = self.begin(request, record, &found, opened.is_some(), same)?;
-        match self.fill(&mut prepared, found, opened) {
+        let kind = first.found.kind.clone();
+        if kind != Kind::Directory {
+            check_size(first.found.identity.size, &source.terms)?;
+        }
+        let targets = std::iter::once(&request.target).chain(&request.target_shadows);
+        for target in targets {
+            self.look_at_target(&target.place(), &kind, request.no_replace)?;
+        }
+        let mut opened = None;
+        if kind == Kind::File {
+            let file = self.open_source(&first.at.1)?;
+            // Only now is it certain that nobody writes.
+            first.found = self.stat_file(&file.file)?;
+            opened = Some(file);
+        }
+        // Copies of special files cost nothing, and an inode of their own cannot be held open.
+        let whole = parts.len() == 1 && matches!(kind, Kind::File | Kind::Directory);
+        let same = whole && self.same_filesystem(&source.name, &request.target)?;
+        let mut prepared = self.begin(&request, record, parts)?;
+        match self.fill(&mut prepared, request, opened, same) {
             Ok(()) => Ok(prepared),
             Err(error) => {
                 prepared.abort(Some(&error));
@@ -142,111 +169,159 @@ impl<S: Storage> Mover<S> {
         }
     }
 
+    fn look_at_part(&self, source: &SourcePart<S>, txid: TxId) -> Result<Part<S>, CrossingError> {
+        let branch = self.branch(source.name.branch)?;
+        Ok(Part {
+            branch: branch.index,
+            at: branch.in_tree(&source.name),
+            hold: branch.in_hold(txid),
+            found: self.look_at_source(&source.name.place())?,
+            lease: None,
+            tree: None,
+        })
+    }
+
     /// Records PREPARE.
     fn begin(
         self: &Arc<Self>,
-        request: CrossingRequest<S>,
+        request: &CrossingRequest<S>,
         record: CrossingRecord,
-        found: &Metadata,
-        regular: bool,
-        same: bool,
+        parts: Vec<Part<S>>,
     ) -> Result<Prepared<S>, CrossingError> {
-        let part = only_part(&request)?;
-        let source_branch = &self.branch(part.name.branch)?;
-        let target_branch = &self.branch(request.target.branch)?;
-        let ends = Ends {
-            source: source_branch.in_tree(&part.name),
-            target: target_branch.in_tree(&request.target),
-            displaced: target_branch.in_hold(record.txid),
-        };
-        let record = CrossingRecord { size: Some(found.identity.size), ..record };
-        // Copies of special files cost nothing, and an inode of their own cannot be held open.
-        let same = same && regular;
-        let mut moves = Vec::new();
-        let identity = found.identity.clone();
-        if same {
-            moves.push(place(Act::Apply, &ends.source, &ends.target, &identity));
-        } else {
-            let hold = source_branch.in_hold(record.txid);
-            moves.push(place(Act::Retire, &ends.source, &hold, &identity));
+        let mut targets = Vec::new();
+        for name in std::iter::once(&request.target).chain(&request.target_shadows) {
+            let branch = self.branch(name.branch)?;
+            let (at, hold) = (branch.in_tree(name), branch.in_hold(record.txid));
+            targets.push(TargetEnd { branch: branch.index, at, hold });
         }
+        let first = parts.first().ok_or(CrossingError::SourceGone)?;
+        let size = (first.found.kind != Kind::Directory).then_some(first.found.identity.size);
+        let record = CrossingRecord { size, ..record };
         self.record(record.clone(), Durability::Group)?;
-        let mut prepared = self.prepared(
-            record,
-            moves,
-            ends,
-            [part.name.branch, request.target.branch],
-            identity.clone(),
-            identity,
-        );
+        let mut prepared = self.prepared(record, parts, targets)?;
         prepared.no_replace = request.no_replace;
-        prepared.again = Some(Box::new(request));
         Ok(prepared)
     }
 
-    /// Shows a transaction whose PREPARE is recorded; nothing is staged and no lease held yet.
+    /// Shows a transaction whose PREPARE is recorded; nothing is staged yet.
     pub(super) fn prepared(
         self: &Arc<Self>,
         record: CrossingRecord,
-        moves: Vec<PlacedMove<S>>,
-        ends: Ends<S>,
-        between: [BranchIndex; 2],
-        identity: Identity,
-        arriving: Identity,
-    ) -> Prepared<S> {
-        Prepared {
+        parts: Vec<Part<S>>,
+        targets: Vec<TargetEnd<S>>,
+    ) -> Result<Prepared<S>, CrossingError> {
+        let first = parts.first().ok_or(CrossingError::SourceGone)?;
+        Ok(Prepared {
             txid: record.txid,
             source: record.source.clone(),
             target: record.target.clone(),
             progress: self.announce(&record, "prepare"),
             mover: Arc::clone(self),
+            arriving: first.found.identity.clone(),
             record,
-            moves,
-            ends,
+            parts,
+            targets,
             no_replace: true,
-            identity,
-            arriving,
-            between,
-            lease: None,
+            moves: Vec::new(),
+            moved: Vec::new(),
             again: None,
             staged: None,
             ended: false,
-        }
+        })
     }
 
     /// STAGE to VERIFY.
     fn fill(
         &self,
         prepared: &mut Prepared<S>,
-        found: Metadata,
+        request: CrossingRequest<S>,
         opened: Option<Opened<S>>,
+        same: bool,
     ) -> Result<(), CrossingError> {
-        let request = prepared.again.take().ok_or(CrossingError::SourceChanged)?;
-        let part = only_part(&request)?;
-        let target_branch = &self.branch(request.target.branch)?;
-        let copying = prepared.moves.iter().any(|placed| placed.step.act == Act::Retire);
-        match opened {
-            Some(opened) if copying => {
-                self.copy_file(prepared, part, target_branch, &found, &opened)?;
-                self.make_durable(&opened.file)?;
-                prepared.lease = opened.lease;
+        let branch = &self.branch(request.target.branch)?;
+        let found = prepared.first()?.found.clone();
+        if found.kind == Kind::Directory {
+            self.fill_directory(prepared, &request, branch, same)?;
+        } else {
+            let source = request.sources.first().ok_or(CrossingError::SourceGone)?;
+            match opened {
+                Some(opened) if same => self.hash_file(prepared, source, &found, opened)?,
+                Some(opened) => self.copy_file(prepared, source, branch, &found, opened)?,
+                None => self.copy_special(prepared, source, branch, &found)?,
             }
-            Some(opened) => {
-                prepared.enter("check")?;
-                let size = found.identity.size;
-                let hashed = pass(&*self.storage, &opened.file, None, size, &prepared.progress)?;
-                check_type(hashed.content_type, &part.terms)?;
-                note(&mut prepared.record, hashed, size, "same");
-                self.make_durable(&opened.file)?;
-                prepared.lease = opened.lease;
-            }
-            None => self.copy_special(prepared, part, target_branch, &found)?,
+            let handle = prepared.arriving.handle.clone();
+            prepared.moved = vec![self.moved_top(prepared, handle)?];
+            self.read_hidden(prepared, &request)?;
+            self.plan_moves(prepared, branch, None)?;
+            self.check_sources(prepared)?;
         }
-        self.sync_way_to(target_branch, &request.target.path)?;
-        self.check_source(prepared)?;
-        prepared.again = (!copying).then_some(request);
-        prepared.progress.files.store(1, Ordering::Relaxed);
+        self.sync_way_to(branch, &request.target.path)?;
+        prepared.again = same.then(|| Box::new(request));
+        let all = prepared.progress.files_all.load(Ordering::Relaxed);
+        prepared.progress.files.store(all, Ordering::Relaxed);
         prepared.enter("prepared")
+    }
+
+    pub(super) fn moved_top(
+        &self,
+        prepared: &Prepared<S>,
+        to: Handle,
+    ) -> Result<Moved, CrossingError> {
+        let first = prepared.first()?;
+        let from = (first.branch, first.found.identity.handle.clone());
+        Ok(Moved { from, to: (prepared.target()?.branch, to) })
+    }
+
+    /// RETIRE of every part and APPLY of the copy; or APPLY alone where nothing was copied. `copied` is
+    /// the digest of a copied tree.
+    pub(super) fn plan_moves(
+        &self,
+        prepared: &mut Prepared<S>,
+        branch: &MoverBranch<S>,
+        copied: Option<String>,
+    ) -> Result<(), CrossingError> {
+        let mut moves = Vec::new();
+        let target = prepared.target()?.at.clone();
+        if prepared.staged.is_some() {
+            for part in &prepared.parts {
+                moves.push(part.moved_to(Act::Retire, &part.hold));
+            }
+            let staged = branch.in_stage(prepared.txid);
+            let mut apply = place(Act::Apply, &staged, &target, &prepared.arriving);
+            apply.step.below = copied;
+            moves.push(apply);
+        } else {
+            moves.push(prepared.first()?.moved_to(Act::Apply, &target));
+        }
+        prepared.moves = moves;
+        Ok(())
+    }
+
+    /// Hashes what will only be renamed.
+    fn hash_file(
+        &self,
+        prepared: &mut Prepared<S>,
+        source: &SourcePart<S>,
+        found: &Metadata,
+        opened: Opened<S>,
+    ) -> Result<(), CrossingError> {
+        prepared.enter("check")?;
+        let size = found.identity.size;
+        let hashed = pass(&*self.storage, &opened.file, None, size, &prepared.progress)?;
+        check_type(hashed.content_type, &source.terms)?;
+        note(&mut prepared.record, hashed, size, "same");
+        self.make_durable(&opened.file)?;
+        self.keep_lease(prepared, opened)
+    }
+
+    fn keep_lease(
+        &self,
+        prepared: &mut Prepared<S>,
+        opened: Opened<S>,
+    ) -> Result<(), CrossingError> {
+        let first = prepared.parts.first_mut().ok_or(CrossingError::SourceGone)?;
+        first.lease = opened.lease;
+        Ok(())
     }
 
     fn copy_file(
@@ -255,11 +330,11 @@ impl<S: Storage> Mover<S> {
         part: &SourcePart<S>,
         branch: &MoverBranch<S>,
         found: &Metadata,
-        opened: &Opened<S>,
+        opened: Opened<S>,
     ) -> Result<(), CrossingError> {
         let storage = &*self.storage;
         prepared.enter("stage")?;
-        let (spot, stage_place) = branch.in_stage(prepared.txid);
+        let (_, stage_place) = branch.in_stage(prepared.txid);
         let size = found.identity.size;
         prepared.staged = Some(stage_place.clone());
         let file = stage::make_file(storage, branch, &stage_place, &opened.file, size)?;
@@ -286,8 +361,9 @@ impl<S: Storage> Mover<S> {
         // The times may have been set again after the first sync.
         self.make_durable(&file)?;
         note(&mut prepared.record, hashed, size, readback);
-        self.apply_from_stage(prepared, (spot, stage_place), copy.identity);
-        Ok(())
+        prepared.arriving = copy.identity;
+        self.make_durable(&opened.file)?;
+        self.keep_lease(prepared, opened)
     }
 
     fn copy_special(
@@ -300,7 +376,7 @@ impl<S: Storage> Mover<S> {
         let storage = &*self.storage;
         check_kind(&found.kind, &part.terms)?;
         prepared.enter("stage")?;
-        let (spot, stage_place) = branch.in_stage(prepared.txid);
+        let (_, stage_place) = branch.in_stage(prepared.txid);
         prepared.staged = Some(stage_place.clone());
         storage
             .create_special(&stage_place.dir, &stage_place.name, &found.kind)
@@ -314,39 +390,30 @@ impl<S: Storage> Mover<S> {
             .sync_special(&stage_place.dir, &stage_place.name)
             .map_err(CrossingError::io("sync", "the copy"))?;
         if let Kind::Symlink(text) = &found.kind {
-            prepared.record.sha256 = Some(stage::hash_text(text));
+            prepared.record.sha256 = Some(stage::hex(&stage::hash_text(text)));
         }
-        self.apply_from_stage(prepared, (spot, stage_place), copy.identity);
+        prepared.arriving = copy.identity;
         Ok(())
-    }
-
-    fn apply_from_stage(
-        &self,
-        prepared: &mut Prepared<S>,
-        staged: (Spot, Place<S>),
-        identity: Identity,
-    ) {
-        prepared.moves.push(place(Act::Apply, &staged, &prepared.ends.target, &identity));
-        prepared.arriving = identity;
     }
 }
 
-/// The part of a source that lies on one branch only.
-fn only_part<S: Storage>(request: &CrossingRequest<S>) -> Result<&SourcePart<S>, CrossingError> {
-    match request.sources.as_slice() {
-        [part] if request.target_shadows.is_empty() => Ok(part),
-        _ => Err(CrossingError::Parts),
+impl<S: Storage> Part<S> {
+    pub(super) fn moved_to(&self, act: Act, to: &End<S>) -> PlacedMove<S> {
+        let mut moved = place(act, &self.at, to, &self.found.identity);
+        moved.step.below = self.tree.as_ref().map(Tree::digest);
+        moved
     }
 }
 
 pub(super) fn place<S: Storage>(
     act: Act,
-    from: &(Spot, Place<S>),
-    to: &(Spot, Place<S>),
+    from: &End<S>,
+    to: &End<S>,
     identity: &Identity,
 ) -> PlacedMove<S> {
+    let (identity, below) = (identity.clone(), None);
     PlacedMove {
-        step: Move { act, from: from.0.clone(), to: to.0.clone(), identity: identity.clone() },
+        step: Move { act, from: from.0.clone(), to: to.0.clone(), identity, below },
         from: from.1.clone(),
         to: to.1.clone(),
     }
@@ -358,7 +425,14 @@ fn note(record: &mut CrossingRecord, hashed: Hashed, size: u64, readback: &str) 
     record.readback = Some(readback.to_owned());
 }
 
-fn check_type(found: ContentType, terms: &GateTerms) -> Result<(), CrossingError> {
+pub(super) fn check_size(size: u64, terms: &GateTerms) -> Result<(), CrossingError> {
+    match terms.max_size {
+        Some(max) if size > max => Err(CrossingError::TooLarge { size, max }),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn check_type(found: ContentType, terms: &GateTerms) -> Result<(), CrossingError> {
     if check::allowed(&terms.types, found) {
         return Ok(());
     }
@@ -366,7 +440,7 @@ fn check_type(found: ContentType, terms: &GateTerms) -> Result<(), CrossingError
 }
 
 /// A gate with types asks for content, which only regular files have.
-fn check_kind(kind: &Kind, terms: &GateTerms) -> Result<(), CrossingError> {
+pub(super) fn check_kind(kind: &Kind, terms: &GateTerms) -> Result<(), CrossingError> {
     if terms.types.is_empty() {
         return Ok(());
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{CrossingError, Mover};
+use super::{CrossingError, Mover, Transaction};
 use crate::ledger::record::{Area, PurgeRecord, Spot};
 use crate::ledger::{Durability, Record};
 use crate::storage::Storage;
@@ -37,13 +37,23 @@ impl<S: Storage> Mover<S> {
             if held.iter().any(|spot| self.branch_by_uuid(spot.branch).is_none()) {
                 continue;
             }
-            let _purging = self.purging.lock();
-            if self.with_journal(|journal| journal.is_being_undone(txid)) {
-                continue;
-            }
-            let reason = format!("kept for {} s", keep.as_secs());
-            match self.purge_held(txid, &held, reason) {
-                Ok(()) => purged.transactions.push(txid),
+            let recorded = {
+                let _purging = self.purging.lock();
+                let due = self.with_journal(|journal| {
+                    journal.get(txid).is_some_and(Transaction::is_kept)
+                        && !journal.is_being_undone(txid)
+                });
+                if !due {
+                    continue;
+                }
+                self.record_purge(txid, format!("kept for {} s", keep.as_secs()))
+            };
+            // From here on nobody offers it for undo: a large tree keeps no other purge waiting.
+            match recorded {
+                Ok(()) => {
+                    self.remove_purged(&held);
+                    purged.transactions.push(txid);
+                }
                 Err(error) => {
                     log::warn!("crossing {txid}: not purged: {error}");
                     purged.failed += 1;
@@ -53,20 +63,17 @@ impl<S: Storage> Mover<S> {
         purged
     }
 
-    /// Records that what a transaction moved to hold goes, and removes it. The caller has `purging`.
-    pub(super) fn purge_held(
-        &self,
-        txid: TxId,
-        held: &[Spot],
-        reason: String,
-    ) -> Result<(), CrossingError> {
-        let record = Record::Purge(PurgeRecord { txid, reason });
-        self.append(record, Durability::Sync)?;
+    /// Records that what a transaction moved to hold goes. The caller has `purging`.
+    pub(super) fn record_purge(&self, txid: TxId, reason: String) -> Result<(), CrossingError> {
+        self.append(Record::Purge(PurgeRecord { txid, reason }), Durability::Sync)
+    }
+
+    /// Removes what was recorded to go.
+    pub(super) fn remove_purged(&self, held: &[Spot]) {
         for spot in held {
             if let Some(branch) = self.branch_by_uuid(spot.branch) {
                 self.remove_held(&branch, spot.path.as_os_str());
             }
         }
-        Ok(())
     }
 }

@@ -250,8 +250,9 @@ impl<S: Storage> Mover<S> {
             Some(ends.filter(|to| to.area == Area::Hold).cloned().collect())
         });
         let Some(held) = held else { return };
-        if let Err(error) = self.purge_held(txid, &held, PURGE_REASON.to_owned()) {
-            log::warn!("rename {txid}: what it displaced stays in hold: {error}");
+        match self.record_purge(txid, PURGE_REASON.to_owned()) {
+            Ok(()) => self.remove_purged(&held),
+            Err(error) => log::warn!("rename {txid}: what it displaced stays in hold: {error}"),
         }
     }
 }

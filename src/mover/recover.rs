@@ -7,11 +7,12 @@ use std::path::Path;
 use super::error::CrossingError;
 use super::journal::TransactionState;
 use super::moves::{self, Place, PlacedMove};
+use super::remove::remove;
 use super::{Mover, MoverBranch, later_step};
 use crate::error::{Errno, errno_name};
 use crate::ledger::Durability;
 use crate::ledger::record::{Area, CrossingRecord, Move, Spot, Step};
-use crate::storage::{Kind, Storage};
+use crate::storage::Storage;
 use crate::types::{TxId, ViewPath};
 
 /// What recovery did.
@@ -79,10 +80,7 @@ impl<S: Storage> Mover<S> {
             return recovery.leave_open(record, format!("branch {target} is offline"));
         };
         let (_, staged) = branch.in_stage(record.txid);
-        let removed = match self.storage.unlink(&staged.dir, &staged.name) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(errno) => Err(CrossingError::io("remove the copy from", &branch.name)(errno)),
-        };
+        let removed = remove(&*self.storage, &staged.dir, &staged.name);
         let reason = Some("the daemon stopped before the decision".to_owned());
         let abort = later_step(record, Step::Abort, reason, "EINTR".to_owned());
         match removed.and_then(|()| self.record(abort, Durability::Sync)) {
@@ -196,14 +194,11 @@ impl<S: Storage> Mover<S> {
                 .collect()
         });
         for name in names.iter().filter(|name| !needed.contains(*name)) {
-            match self.storage.unlink(&branch.stage, name) {
+            match remove(&*self.storage, &branch.stage, name) {
                 Ok(()) => recovery.swept += 1,
-                Err(errno) => log::warn!(
-                    "branch {}: {} stays in stage: {}",
-                    branch.name,
-                    name.display(),
-                    errno_name(errno)
-                ),
+                Err(error) => {
+                    log::warn!("branch {}: {} stays in stage: {error}", branch.name, name.display())
+                }
             }
         }
     }
@@ -238,21 +233,8 @@ impl<S: Storage> Mover<S> {
 
     /// Removes an entry of hold whose purge is recorded.
     pub(super) fn remove_held(&self, branch: &MoverBranch<S>, name: &std::ffi::OsStr) {
-        let found = self.storage.stat(&branch.hold, name);
-        let removed = match found {
-            Ok(Some(found)) if found.kind == Kind::Directory => {
-                self.storage.remove_dir(&branch.hold, name)
-            }
-            _ => self.storage.unlink(&branch.hold, name),
-        };
-        match removed {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => log::warn!(
-                "branch {}: {} stays in hold: {}",
-                branch.name,
-                name.display(),
-                errno_name(errno)
-            ),
+        if let Err(error) = remove(&*self.storage, &branch.hold, name) {
+            log::warn!("branch {}: {} stays in hold: {error}", branch.name, name.display());
         }
     }
 }

@@ -14,9 +14,9 @@ use crate::error::Errno;
 use crate::policy::Verify;
 use crate::storage::{Kind, Metadata, Readback, Storage, Xattrs};
 
-/// SHA-256 of a short text, in hexadecimal.
-pub(super) fn hash_text(text: &OsStr) -> String {
-    hex(&Sha256::digest(text.as_encoded_bytes()))
+/// SHA-256 of a short text.
+pub(super) fn hash_text(text: &OsStr) -> [u8; 32] {
+    Sha256::digest(text.as_encoded_bytes()).into()
 }
 
 /// As records have it.
@@ -42,14 +42,8 @@ pub(super) fn special_type(kind: &Kind) -> &'static str {
     }
 }
 
-/// Makes an empty regular file in stage with room for the source's data.
-pub(super) fn make_file<S: Storage>(
-    storage: &S,
-    branch: &MoverBranch<S>,
-    place: &Place<S>,
-    source: &S::File,
-    size: u64,
-) -> Result<S::File, CrossingError> {
+/// Bytes of a file that are not holes.
+pub(super) fn data_bytes<S: Storage>(storage: &S, source: &S::File) -> Result<u64, CrossingError> {
     let mut data = 0;
     let mut at = 0;
     while let Some(range) =
@@ -58,6 +52,18 @@ pub(super) fn make_file<S: Storage>(
         data += range.end - range.start;
         at = range.end;
     }
+    Ok(data)
+}
+
+/// Makes an empty regular file in stage with room for the source's data.
+pub(super) fn make_file<S: Storage>(
+    storage: &S,
+    branch: &MoverBranch<S>,
+    place: &Place<S>,
+    source: &S::File,
+    size: u64,
+) -> Result<S::File, CrossingError> {
+    let data = data_bytes(storage, source)?;
     check_space(storage, branch, data)?;
     let file = storage
         .create_file(&place.dir, &place.name)
@@ -70,7 +76,7 @@ pub(super) fn make_file<S: Storage>(
     Ok(file)
 }
 
-fn check_space<S: Storage>(
+pub(super) fn check_space<S: Storage>(
     storage: &S,
     branch: &MoverBranch<S>,
     data: u64,
@@ -179,7 +185,9 @@ pub(super) fn check_dress<S: Storage>(
     if copy.mode != source.mode && !matches!(source.kind, Kind::Symlink(_)) {
         return lost("the mode");
     }
-    if copy.identity.size != source.identity.size || copy.kind != source.kind {
+    // What a file system calls the length of a directory is its own.
+    let length = copy.identity.size == source.identity.size || copy.kind == Kind::Directory;
+    if !length || copy.kind != source.kind {
         return Err(CrossingError::SourceChanged);
     }
     let kept = storage

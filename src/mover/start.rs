@@ -40,7 +40,7 @@ impl<S: Storage> Mover<S> {
 
     /// What will be recorded of a crossing, as far as it is known before its source was looked at.
     fn first_record(&self, request: &CrossingRequest<S>) -> Result<CrossingRecord, CrossingError> {
-        let first = request.sources.first().ok_or(CrossingError::Parts)?;
+        let first = request.sources.first().ok_or(CrossingError::SourceGone)?;
         let source_branch = self.branch(first.name.branch)?;
         let target_branch = self.branch(request.target.branch)?;
         Ok(CrossingRecord {

@@ -1,17 +1,24 @@
 //! Undo: what a crossing moved to hold goes back to its name, by the same way as a crossing.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use parking_lot::Mutex;
+
+use super::copy::Work;
+use super::directory::manifest;
 use super::error::CrossingError;
 use super::journal::TransactionState;
+use super::merge::Plan;
 use super::moves::Place;
 use super::pass::pass;
-use super::prepare::{Ends, Prepared, place};
-use super::{Mover, MoverBranch, stage};
+use super::prepare::{Part, Prepared, TargetEnd, place};
+use super::tree::Tree;
+use super::{Moved, Mover, MoverBranch, stage};
 use crate::ledger::Durability;
 use crate::ledger::record::{Act, Area, CrossingRecord, Move, Spot, Step};
-use crate::storage::{Kind, Metadata, Storage};
-use crate::types::{Caller, TxId};
+use crate::storage::{Kind, Storage};
+use crate::types::{BranchIndex, Caller, Handle, TxId};
 
 impl<S: Storage> Mover<S> {
     /// Prepares to take back a completed crossing; [`Mover::commit`] does it. `may_any` is for root
@@ -29,56 +36,41 @@ impl<S: Storage> Mover<S> {
     ) -> Result<Prepared<S>, CrossingError> {
         let purging = self.purging.lock();
         let original = self.undoable(caller, may_any, undone)?;
-        let find = |act: Act| original.moves.iter().find(|step| step.act == act);
-        let Some(applied) = find(Act::Apply) else {
+        let Some(applied) = original.moves.iter().find(|step| step.act == Act::Apply) else {
             return Err(impossible(undone, "its record names no target"));
         };
-        let retired = find(Act::Retire);
-        let displaced = find(Act::Displace);
-
-        let source = self.spot(&applied.to)?;
-        let target = self.spot(retired.map_or(&applied.from, |retired| &retired.from))?;
-        self.look_at_target(&target.1, true)?;
-        let found = self.look_at_source(&source.1).map_err(|error| match error {
+        let record = self.undo_record(caller, exe, &original);
+        let mut targets = Vec::new();
+        let retired: Vec<&Move> = all(&original, Act::Retire).collect();
+        let homes: Vec<&Spot> = match retired.as_slice() {
+            [] => vec![&applied.from],
+            retired => retired.iter().map(|step| &step.from).collect(),
+        };
+        for home in homes {
+            let at = self.spot(home)?;
+            self.look_at_target(&at.1, &Kind::File, true)?;
+            let branch = self.branch_of(home)?;
+            targets.push(TargetEnd { branch: branch.index, at, hold: branch.in_hold(record.txid) });
+        }
+        let at = self.spot(&applied.to)?;
+        let found = self.look_at_source(&at.1).map_err(|error| match error {
             CrossingError::SourceGone => impossible(undone, "nothing is at its target any more"),
             other => other,
         })?;
-        for held in [retired, displaced].into_iter().flatten() {
+        for held in retired.into_iter().chain(all(&original, Act::Displace)) {
             self.check_held(undone, held)?;
         }
-
-        let record = self.undo_record(caller, exe, &original);
-        let txid = record.txid;
-        let mut moves = Vec::new();
-        let arriving = match retired {
-            Some(retired) => {
-                let branch = self.branch_of(&source.0)?;
-                moves.push(place(Act::Retire, &source, &branch.in_hold(txid), &found.identity));
-                let held = self.spot(&retired.to)?;
-                moves.push(place(Act::Apply, &held, &target, &retired.identity));
-                retired.identity.clone()
-            }
-            None => {
-                moves.push(place(Act::Apply, &source, &target, &found.identity));
-                found.identity.clone()
-            }
-        };
-        if let Some(displaced) = displaced {
-            let held = self.spot(&displaced.to)?;
-            moves.push(place(Act::Restore, &held, &source, &displaced.identity));
-        }
-        let target_branch = self.branch_of(&target.0)?;
-        let ends = Ends { displaced: target_branch.in_hold(txid), source, target };
-        let between = [self.branch_of(&ends.source.0)?.index, target_branch.index];
+        let branch = self.branch_of(&applied.to)?;
+        let hold = branch.in_hold(record.txid);
+        let part = Part { branch: branch.index, at, hold, found, lease: None, tree: None };
         self.announce(&record, "prepare");
         if let Err(error) = self.record(record.clone(), Durability::Group) {
-            self.active.lock().remove(&txid);
+            self.active.lock().remove(&record.txid);
             return Err(error);
         }
         drop(purging);
-        let identity = found.identity.clone();
-        let mut prepared = self.prepared(record, moves, ends, between, identity, arriving);
-        match self.compare_target(&mut prepared, &original, &found) {
+        let mut prepared = self.prepared(record, vec![part], targets)?;
+        match self.fill_undo(&mut prepared, &original) {
             Ok(()) => Ok(prepared),
             Err(error) => {
                 prepared.abort(Some(&error));
@@ -139,8 +131,8 @@ impl<S: Storage> Mover<S> {
             .map_err(CrossingError::io("look at", "what is held"))?
             .ok_or_else(|| impossible(undone, "what it moved to hold is gone"))?;
         let same = match held.act {
-            Act::Retire => found.identity.same_content(&held.identity),
-            Act::Displace | Act::Apply | Act::Restore | Act::Rename => {
+            Act::Retire if found.kind == Kind::File => found.identity.same_content(&held.identity),
+            Act::Retire | Act::Displace | Act::Apply | Act::Restore | Act::Rename => {
                 found.identity.handle == held.identity.handle
             }
         };
@@ -177,32 +169,21 @@ impl<S: Storage> Mover<S> {
         }
     }
 
-    /// The target must have the content that COMMIT promised, and keep it until the decision.
-    fn compare_target(
+    /// The target must have the content that COMMIT promised, and keep it until the decision; and so
+    /// must hold.
+    fn fill_undo(
         &self,
         prepared: &mut Prepared<S>,
         original: &CrossingRecord,
-        found: &Metadata,
     ) -> Result<(), CrossingError> {
         let undone = original.txid;
-        let arrived = original.moves.iter().find(|step| step.act == Act::Apply);
+        let found = prepared.first()?.found.clone();
+        let arrived = all(original, Act::Apply).next();
+        prepared.enter("check")?;
         let sha256 = match &found.kind {
-            Kind::File => {
-                let opened = self.open_source(&prepared.ends.source.1)?;
-                let found = self.stat_file(&opened.file)?;
-                prepared.identity = found.identity;
-                for placed in &mut prepared.moves {
-                    if placed.step.from == prepared.ends.source.0 {
-                        placed.step.identity = prepared.identity.clone();
-                    }
-                }
-                let size = prepared.identity.size;
-                let hashed = pass(&*self.storage, &opened.file, None, size, &prepared.progress)?;
-                self.make_durable(&opened.file)?;
-                prepared.lease = opened.lease;
-                Some(hashed.sha256)
-            }
-            Kind::Symlink(text) => Some(stage::hash_text(text)),
+            Kind::File => Some(self.hash_target(prepared)?),
+            Kind::Directory => Some(self.hash_tree(prepared)?),
+            Kind::Symlink(text) => Some(stage::hex(&stage::hash_text(text))),
             _ if arrived.is_some_and(|step| step.identity.handle == found.identity.handle) => None,
             _ => return Err(impossible(undone, "its target has been replaced")),
         };
@@ -211,9 +192,148 @@ impl<S: Storage> Mover<S> {
         }
         prepared.record.sha256 = sha256;
         prepared.record.readback = Some("same".to_owned());
-        let target = &prepared.ends.target.0;
-        self.sync_way_to(&*self.branch_of(target)?, &target.path)
+        self.plan_undo(prepared, original)?;
+        for target in &prepared.targets {
+            let spot = &target.at.0;
+            self.sync_way_to(&*self.branch_of(spot)?, &spot.path)?;
+        }
+        prepared.enter("prepared")
     }
+
+    fn hash_target(&self, prepared: &mut Prepared<S>) -> Result<String, CrossingError> {
+        let part = prepared.parts.first_mut().ok_or(CrossingError::SourceGone)?;
+        let opened = self.open_source(&part.at.1)?;
+        part.found = self.stat_file(&opened.file)?;
+        let size = part.found.identity.size;
+        let hashed = pass(&*self.storage, &opened.file, None, size, &prepared.progress)?;
+        self.make_durable(&opened.file)?;
+        part.lease = opened.lease;
+        Ok(hashed.sha256)
+    }
+
+    fn hash_tree(&self, prepared: &mut Prepared<S>) -> Result<String, CrossingError> {
+        let tops = self.read_parts(&mut prepared.parts, &prepared.progress)?;
+        let trees: Vec<Option<&Tree>> =
+            prepared.parts.iter().map(|part| part.tree.as_ref()).collect();
+        let plan = Plan::of(&trees)?;
+        let links = plan.links(&trees)?;
+        prepared.progress.files_all.store(plan.entries.len() as u64 + 1, Ordering::Relaxed);
+        let work = Work {
+            mover: self,
+            origins: self.origins(&tops, |_| None)?,
+            trees: &trees,
+            plan: &plan,
+            links: &links,
+            copy: None,
+            progress: &prepared.progress,
+            large: Mutex::default(),
+        };
+        let arrived = work.transfer()?;
+        self.sync_parts(&prepared.parts, &tops)?;
+        manifest(&plan, &trees, &arrived)
+    }
+
+    /// The moves, and what the view must point back.
+    fn plan_undo(
+        &self,
+        prepared: &mut Prepared<S>,
+        original: &CrossingRecord,
+    ) -> Result<(), CrossingError> {
+        let part = prepared.first()?;
+        let mut moves = Vec::new();
+        let mut moved = Vec::new();
+        let retired: Vec<&Move> = all(original, Act::Retire).collect();
+        match retired.first() {
+            None => {
+                let target = prepared.target()?;
+                moves.push(part.moved_to(Act::Apply, &target.at));
+                let handle = &part.found.identity.handle;
+                let branches = [part.branch, target.branch];
+                moved.push(moved_from(branches, handle.clone(), handle.clone()));
+                let items = part.tree.iter().flat_map(Tree::items);
+                moved.extend(items.map(|item| moved_from(branches, item.handle(), item.handle())));
+            }
+            Some(first) => {
+                moves.push(part.moved_to(Act::Retire, &part.hold));
+                let held = self.read_held(original.txid, &retired)?;
+                moved = self.moved_back(original.txid, part, &retired, &held)?;
+                prepared.arriving = first.identity.clone();
+            }
+        }
+        for (step, target) in retired.iter().zip(&prepared.targets) {
+            let mut apply = place(Act::Apply, &self.spot(&step.to)?, &target.at, &step.identity);
+            apply.step.below.clone_from(&step.below);
+            moves.push(apply);
+        }
+        for step in all(original, Act::Displace) {
+            let (held, home) = (self.spot(&step.to)?, self.spot(&step.from)?);
+            moves.push(place(Act::Restore, &held, &home, &step.identity));
+        }
+        prepared.moves = moves;
+        prepared.moved = moved;
+        Ok(())
+    }
+
+    /// What hold has of the parts that were directories must be as it came.
+    fn read_held(
+        &self,
+        undone: TxId,
+        retired: &[&Move],
+    ) -> Result<Vec<Option<Tree>>, CrossingError> {
+        let mut held = Vec::with_capacity(retired.len());
+        for step in retired {
+            if step.below.is_none() {
+                held.push(None);
+                continue;
+            }
+            let (_, place) = self.spot(&step.to)?;
+            let top = self.open_at(&place).map_err(CrossingError::io("open", "what is held"))?;
+            let tree = Tree::read(&*self.storage, &top, &|| Ok(()))?;
+            if Some(tree.digest()) != step.below {
+                return Err(impossible(undone, "what it moved to hold has changed"));
+            }
+            held.push(Some(tree));
+        }
+        Ok(held)
+    }
+
+    /// The target's entries, in the order of a walk, are those of the parts in hold together.
+    fn moved_back(
+        &self,
+        undone: TxId,
+        part: &Part<S>,
+        retired: &[&Move],
+        held: &[Option<Tree>],
+    ) -> Result<Vec<Moved>, CrossingError> {
+        let branch = |part: usize| {
+            let step = retired.get(part).ok_or(CrossingError::SourceGone)?;
+            Ok::<_, CrossingError>(self.branch_of(&step.from)?.index)
+        };
+        let first = retired.first().ok_or(CrossingError::SourceGone)?;
+        let top = part.found.identity.handle.clone();
+        let mut moved =
+            vec![moved_from([part.branch, branch(0)?], top, first.identity.handle.clone())];
+        let Some(tree) = &part.tree else { return Ok(moved) };
+        let trees: Vec<Option<&Tree>> = held.iter().map(Option::as_ref).collect();
+        let plan = Plan::of(&trees)?;
+        if plan.entries.len() != tree.len() as usize {
+            return Err(impossible(undone, "what it moved to hold has changed"));
+        }
+        for (item, entry) in tree.items().zip(&plan.entries) {
+            let branches = [part.branch, branch(usize::from(entry.part))?];
+            let to = plan.item(&trees, *entry)?.handle();
+            moved.push(moved_from(branches, item.handle(), to));
+        }
+        Ok(moved)
+    }
+}
+
+fn all(record: &CrossingRecord, act: Act) -> impl Iterator<Item = &Move> {
+    record.moves.iter().filter(move |step| step.act == act)
+}
+
+fn moved_from([from, to]: [BranchIndex; 2], was: Handle, is: Handle) -> Moved {
+    Moved { from: (from, was), to: (to, is) }
 }
 
 fn impossible(txid: TxId, why: &str) -> CrossingError {

@@ -1,6 +1,7 @@
-//! Crossings on the simulated disk. `World` is a machine with two branches and a ledger.
+//! Crossings on the simulated disk. `World` is a machine with three branches and a ledger.
 
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,25 +13,30 @@ use crate::storage::simulated::{DeviceOptions, Fault, Names, SimulatedDir, Simul
 use crate::types::{Caller, Time, ViewPath};
 
 mod crash;
+mod crash_trees;
 mod lab;
+mod parts;
 mod pass;
 mod plain;
 mod real;
 mod rearranging;
 mod returning;
+mod trees;
 mod undoing;
 
 type Disk = SimulatedStorage;
 
 const AUTHOR: Caller = Caller { uid: 1000, gid: 1000, pid: 7 };
-const UUIDS: [BranchUuid; 2] = [BranchUuid(ulid::Ulid(1)), BranchUuid(ulid::Ulid(2))];
-const ROOTS: [&str; 2] = ["a", "b"];
+const UUIDS: [BranchUuid; 3] =
+    [BranchUuid(ulid::Ulid(1)), BranchUuid(ulid::Ulid(2)), BranchUuid(ulid::Ulid(3))];
+/// The third shares a pool with the first, or with the second, where a test says so.
+const ROOTS: [&str; 3] = ["a", "b", "c"];
 
 /// A machine that runs.
 struct World {
     disk: Arc<Disk>,
     mover: Arc<Mover<Disk>>,
-    roots: [SimulatedDir; 2],
+    roots: [SimulatedDir; 3],
 }
 
 impl Drop for World {
@@ -40,12 +46,12 @@ impl Drop for World {
     }
 }
 
-/// Disks with two empty branches: on two devices, or on one.
+/// Disks with empty branches: on a device each, or all on one.
 fn new_disk(names: Names, same: bool) -> Disk {
     let disk = Disk::new(names);
     let state = disk.add_device(DeviceOptions::default());
     disk.create_dir(&state, OsStr::new("ledger")).unwrap();
-    for _ in 0..2 {
+    for _ in ROOTS {
         disk.add_device(DeviceOptions::default());
     }
     for (at, name) in ROOTS.iter().enumerate() {
@@ -142,6 +148,38 @@ impl World {
         self.disk.sync_all();
     }
 
+    /// Makes a directory with awkward attributes; what goes into it comes before.
+    fn dress_dir(&self, branch: usize, path: &str) {
+        let dir = self.dir(branch, path);
+        let name = Path::new(path).file_name().unwrap();
+        let disk = &*self.disk;
+        disk.set_owner(&dir, name, 1002, 1003).unwrap();
+        disk.set_mode(&dir, name, 0o2551).unwrap();
+        disk.set_xattr(&dir, name, OsStr::new("user.note"), b"folder").unwrap();
+        let time = Time { seconds: 77, nanos: 1 };
+        disk.set_times(&dir, name, time, Time { seconds: 99, nanos: 2 }).unwrap();
+        disk.sync_all();
+    }
+
+    fn make_dirs(&self, branch: usize, paths: &[&str]) {
+        make_dirs(&self.disk, &self.roots[branch], paths);
+        self.disk.sync_all();
+    }
+
+    /// A second name for a file.
+    fn link(&self, branch: usize, path: &str, new: &str) {
+        let name = |path: &str| Path::new(path).file_name().unwrap().to_owned();
+        let (from, to) = (self.dir(branch, path), self.dir(branch, new));
+        self.disk.link(&from, &name(path), &to, &name(new)).unwrap();
+        self.disk.sync_all();
+    }
+
+    fn special(&self, branch: usize, path: &str, kind: &Kind) {
+        let name = Path::new(path).file_name().unwrap();
+        self.disk.create_special(&self.dir(branch, path), name, kind).unwrap();
+        self.disk.sync_all();
+    }
+
     fn get(&self, branch: usize, path: &str) -> Option<Vec<u8>> {
         let dir = self.dir(branch, path);
         content(&self.disk, &dir, Path::new(path).file_name().unwrap())
@@ -208,15 +246,52 @@ fn part<S: Storage>(name: Name<S>, verify: Verify) -> SourcePart<S> {
     SourcePart { name, gate: "submit".to_owned(), terms: Arc::new(terms) }
 }
 
+/// The content of a file, the text of a link, or what a directory and all below it look like.
 fn content(disk: &Disk, dir: &SimulatedDir, name: &OsStr) -> Option<Vec<u8>> {
     let found = disk.stat(dir, name).unwrap()?;
-    if let Kind::Symlink(text) = found.kind {
-        return Some(text.into_encoded_bytes());
+    match found.kind {
+        Kind::Symlink(text) => return Some(text.into_encoded_bytes()),
+        Kind::File => {}
+        _ => {
+            let mut lines = Vec::new();
+            describe(disk, dir, name, Path::new("."), &mut lines);
+            return Some(lines.join("\n").into_bytes());
+        }
     }
     let file = disk.open_read(dir, name).unwrap();
     let mut bytes = vec![0; found.identity.size as usize];
     assert_eq!(disk.read_at(&file, &mut bytes, 0).unwrap(), bytes.len());
     Some(bytes)
+}
+
+/// A line for a name and each below it: everything that a crossing must keep.
+fn describe(disk: &Disk, dir: &SimulatedDir, name: &OsStr, path: &Path, lines: &mut Vec<String>) {
+    let found = disk.stat(dir, name).unwrap().unwrap();
+    let xattrs = disk.xattrs(dir, name).unwrap();
+    let directory = found.kind == Kind::Directory;
+    let bytes = (!directory).then(|| match found.kind {
+        Kind::File => {
+            stage::hex(&stage::hash_text(OsStr::from_bytes(&content(disk, dir, name).unwrap())))
+        }
+        _ => String::new(),
+    });
+    lines.push(format!(
+        "{} {:?} {:o} {}:{} {} {} {:?} {xattrs:?} {bytes:?}",
+        path.display(),
+        found.kind,
+        found.mode,
+        found.uid,
+        found.gid,
+        found.atime,
+        found.identity.mtime,
+        (!directory).then_some(found.nlink),
+    ));
+    if directory {
+        let inside = disk.open_dir(dir, Path::new(name)).unwrap();
+        for name in disk.list(&inside).unwrap() {
+            describe(disk, &inside, &name, &path.join(&name), lines);
+        }
+    }
 }
 
 /// A hole of one block, then data of a block and a bit.

@@ -57,7 +57,7 @@ fn new_progress() -> Progress {
         exe: None,
         source: ViewPath::parse(Path::new("/a/f")).unwrap(),
         target: ViewPath::parse(Path::new("/b/f")).unwrap(),
-        branches: ROOTS.map(str::to_owned),
+        branches: ["a", "b"].map(str::to_owned),
         sha256: None,
         size: None,
         readback: None,

@@ -106,7 +106,7 @@ fn refusals_change_nothing() {
     check_refused(Errno::ACCESS, |_| {}, |request| set_terms(request, &[], Some(10)));
     check_refused(Errno::NOENT, |_| {}, |request| request.sources[0].name.name = "missing".into());
     check_refused(Errno::ISDIR, |_| {}, |request| request.target.name = "sub".into());
-    check_refused(Errno::OPNOTSUPP, |_| {}, |request| request.sources[0].name.name = "sub".into());
+    check_refused(Errno::NOTDIR, |_| {}, |request| request.sources[0].name.name = "sub".into());
     check_refused(Errno::IO, |_| {}, |request| request.target.branch = BranchIndex(7));
     check_refused(
         Errno::PERM,

@@ -1,0 +1,59 @@
+//! Many small pieces of work on a few threads.
+
+use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use super::error::CrossingError;
+
+/// Threads that work on one tree.
+const THREADS_MAX: NonZero<usize> = NonZero::<usize>::MIN.saturating_add(3);
+/// Pieces from which on more than one thread is worth starting.
+const PARALLEL_MIN: usize = 128;
+/// Pieces that a thread takes at once: names of one directory, mostly.
+const RUN: usize = 16;
+
+/// Calls `work` for every number below `count`, on a few threads when there are many, until one
+/// fails. Each thread has a context of its own.
+pub(super) fn in_parallel<C>(
+    count: usize,
+    context: impl Fn() -> C + Sync,
+    work: impl Fn(&mut C, usize) -> Result<(), CrossingError> + Sync,
+) -> Result<(), CrossingError> {
+    let next = AtomicUsize::new(0);
+    let failed: Mutex<Option<CrossingError>> = Mutex::new(None);
+    let run = || {
+        let mut context = context();
+        loop {
+            let start = next.fetch_add(RUN, Ordering::Relaxed);
+            if start >= count {
+                return;
+            }
+            for at in start..count.min(start + RUN) {
+                if failed.lock().is_some() {
+                    return;
+                }
+                if let Err(error) = work(&mut context, at) {
+                    failed.lock().get_or_insert(error);
+                    return;
+                }
+            }
+        }
+    };
+    let threads = match std::thread::available_parallelism() {
+        Ok(threads) if count >= PARALLEL_MIN => threads.min(THREADS_MAX),
+        _ => NonZero::<usize>::MIN,
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads.get() {
+            // This thread does what others cannot.
+            let builder = std::thread::Builder::new().name("octroi-tree".to_owned());
+            if builder.spawn_scoped(scope, run).is_err() {
+                break;
+            }
+        }
+        run();
+    });
+    failed.into_inner().map_or(Ok(()), Err)
+}
