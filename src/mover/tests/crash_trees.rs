@@ -324,3 +324,59 @@ fn a_failing_call_while_parts_cross_and_return() {
     fail_every_step(Scenario::Merged, Errno::IO, false);
     fail_every_step(Scenario::UndoMerged, Errno::IO, false);
 }
+
+/// A source that was just written, and never synced by its writer, survives its crossing.
+#[test]
+fn an_unsynced_tree_survives_power_loss() {
+    for same in [false, true] {
+        for seed in 0..20 {
+            let world = new_world(Names::Independent, same);
+            world.disk.create_dir(&world.roots[0], OsStr::new("f")).unwrap();
+            world.disk.sync_dir(&world.roots[0]).unwrap();
+            let top = world.dir(0, "f/x");
+            world.disk.create_dir(&top, OsStr::new("d")).unwrap();
+            let file = world.disk.create_file(&world.dir(0, "f/d/x"), OsStr::new("x")).unwrap();
+            world.disk.write_at(&file, &new_content(), 0).unwrap();
+            let before = world.get(0, "f");
+            let crossed = world.cross("f", "sub/g").unwrap();
+            let after = start(world.disk.crash(seed).shared(), same).unwrap();
+            after.mover.recover();
+            assert_eq!(after.state(crossed.txid), Some(TransactionState::Done), "{same} {seed}");
+            assert_eq!((after.get(0, "f"), after.get(1, "sub/g")), (None, before.clone()));
+            let held: Vec<Vec<u8>> = before.into_iter().filter(|_| !same).collect();
+            assert_eq!(after.private(0, "hold"), held, "undo would lose it");
+        }
+    }
+}
+
+/// The power goes after the decision. Before recovery somebody outside puts something into the tree,
+/// still at the source or already in hold: it was not what was decided upon, and all comes back.
+#[test]
+fn what_came_before_recovery_is_not_lost() {
+    for same in [false, true] {
+        let mut found_at = [0, 0];
+        for step in 0.. {
+            let run = run_with(Scenario::Tree, Names::Journal, same, step, Fault::Crash);
+            let Some((stage, _)) = run else { break };
+            let world = start(stage.world.disk.crash(0).shared(), same).unwrap();
+            let committed = world.mover.with_journal(|journal| {
+                journal.open().any(|(_, transaction)| transaction.committed())
+            });
+            let hold = world.disk.open_dir(&world.roots[0], Path::new(".octroi/hold")).unwrap();
+            let (dir, name) = match world.disk.list(&hold).unwrap().pop() {
+                Some(held) => (hold, held),
+                None => (world.roots[0].clone(), "f".into()),
+            };
+            let top = world.disk.open_dir(&dir, Path::new(&name));
+            let (true, Ok(top)) = (committed, top) else { continue };
+            found_at[usize::from(name == "f")] += 1;
+            let inside = world.disk.open_dir(&top, Path::new("d")).unwrap();
+            world.disk.create_file(&inside, OsStr::new("came")).unwrap();
+            let recovery = world.mover.recover();
+            assert_eq!(recovery.reverted.len(), 1, "{same} step {step}: {recovery:?}");
+            assert!(world.get(0, "f/d/came").is_some(), "{same} step {step}");
+            assert!(world.get(1, "sub/g").is_some() && world.private(1, "stage").is_empty());
+        }
+        assert!(found_at[1] > 0 && (same || found_at[0] > 0), "{same}: {found_at:?}");
+    }
+}

@@ -19,6 +19,7 @@ mod parts;
 mod pass;
 mod plain;
 mod real;
+mod real_trees;
 mod rearranging;
 mod returning;
 mod trees;

@@ -8,9 +8,9 @@ use super::*;
 use crate::storage::real::{RealDir, RealStorage};
 
 /// Two branches, the second in `target`, and a ledger.
-struct RealWorld {
+pub(super) struct RealWorld {
     folders: [tempfile::TempDir; 3],
-    mover: Arc<Mover<RealStorage>>,
+    pub(super) mover: Arc<Mover<RealStorage>>,
 }
 
 impl Drop for RealWorld {
@@ -19,7 +19,7 @@ impl Drop for RealWorld {
     }
 }
 
-fn real_world(target: Option<&Path>) -> RealWorld {
+pub(super) fn real_world(target: Option<&Path>) -> RealWorld {
     let target = match target {
         Some(target) => tempfile::tempdir_in(target).unwrap(),
         None => tempfile::tempdir().unwrap(),
@@ -48,11 +48,11 @@ fn real_world(target: Option<&Path>) -> RealWorld {
 }
 
 impl RealWorld {
-    fn path(&self, branch: usize) -> PathBuf {
+    pub(super) fn path(&self, branch: usize) -> PathBuf {
         self.folders[branch].path().join("f")
     }
 
-    fn name(&self, branch: usize) -> Name<RealStorage> {
+    pub(super) fn name(&self, branch: usize) -> Name<RealStorage> {
         Name {
             branch: BranchIndex(branch as u16),
             path: PathBuf::from("f"),
@@ -62,7 +62,7 @@ impl RealWorld {
         }
     }
 
-    fn request(&self, verify: Verify) -> CrossingRequest<RealStorage> {
+    pub(super) fn request(&self, verify: Verify) -> CrossingRequest<RealStorage> {
         CrossingRequest {
             caller: AUTHOR,
             exe: None,
@@ -154,7 +154,7 @@ fn check_fidelity(target: Option<&Path>, verify: Verify) {
 
 /// tmpfs is another file system than that of temporary folders on most machines; where it is not
 /// this repeats the test on one.
-const TMPFS: &str = "/dev/shm";
+pub(super) const TMPFS: &str = "/dev/shm";
 
 #[test]
 fn nothing_is_lost_between_two_file_systems() {

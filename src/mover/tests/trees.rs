@@ -328,19 +328,23 @@ fn an_undo_restores_the_tree() {
 
 #[test]
 fn a_tree_that_changed_is_not_undone() {
-    let changes: [fn(&World); 4] = [
-        |world| world.put(1, "g/new", b""),
-        |world| {
+    let held = |world: &World| {
+        let hold = world.disk.open_dir(&world.roots[0], Path::new(".octroi/hold")).unwrap();
+        let name = world.disk.list(&hold).unwrap().remove(0);
+        world.disk.open_dir(&hold, Path::new(&name)).unwrap()
+    };
+    let changes: [&dyn Fn(&World); 5] = [
+        &|world| world.put(1, "g/new", b""),
+        &|world| {
             let file = world.disk.open_write(&world.dir(1, "g/a"), OsStr::new("a")).unwrap();
             world.disk.write_at(&file, b"changed", 0).unwrap();
         },
-        |world| {
-            let hold = world.disk.open_dir(&world.roots[0], Path::new(".octroi/hold")).unwrap();
-            let name = world.disk.list(&hold).unwrap().remove(0);
-            let held = world.disk.open_dir(&hold, Path::new(&name)).unwrap();
-            world.disk.unlink(&held, OsStr::new("link")).unwrap();
+        &|world| world.disk.unlink(&held(world), OsStr::new("link")).unwrap(),
+        &|world| {
+            let file = world.disk.open_write(&held(world), OsStr::new("a")).unwrap();
+            world.disk.write_at(&file, b"changed", 0).unwrap();
         },
-        |world| world.make_dirs(0, &["f"]),
+        &|world| world.make_dirs(0, &["f"]),
     ];
     for change in changes {
         let world = new_world(Names::Journal, false);
