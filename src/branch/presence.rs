@@ -6,7 +6,7 @@
 //!
 //! One thread at a time probes a branch and changes its state; everybody else asks.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -42,6 +42,17 @@ pub enum Health {
     },
 }
 
+impl Health {
+    /// What is wrong, why, and since when; nothing of a branch that serves.
+    pub fn fault(self) -> (Option<&'static str>, Option<String>, Option<Timestamp>) {
+        match self {
+            Self::Well => (None, None, None),
+            Self::NotAnswering { since } => (Some("not answering"), None, Some(since)),
+            Self::Offline { why, since } => (Some("offline"), Some(why), Some(since)),
+        }
+    }
+}
+
 /// What is known of a branch beside what is open.
 #[derive(Debug)]
 pub(super) struct Condition {
@@ -68,14 +79,10 @@ enum Mark {
 pub struct Returning(Online);
 
 impl Returning {
-    /// The root directory, open for reading.
-    pub fn root(&self) -> &OwnedFd {
-        &self.0.root
-    }
-
-    /// The folders of stage and hold; none for a read-only branch.
-    pub fn private(&self) -> Option<(&OwnedFd, &OwnedFd)> {
-        self.0.private.as_ref().map(|private| (&*private.stage, &*private.hold))
+    /// Its root, stage and hold; none for a read-only branch.
+    pub fn folders(&self) -> Option<[BorrowedFd<'_>; 3]> {
+        let private = self.0.private.as_ref()?;
+        Some([self.0.root.as_fd(), private.stage.as_fd(), private.hold.as_fd()])
     }
 }
 
@@ -212,7 +219,6 @@ mod tests {
     use super::*;
     use crate::branch::Adoption;
     use crate::types::{BranchIndex, BranchIo, BranchMode};
-    use std::os::fd::AsFd;
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::path::PathBuf;
 

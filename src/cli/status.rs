@@ -1,6 +1,6 @@
 //! `octroi status`
 
-use crate::control::protocol::{Answer, Request, Status};
+use crate::control::protocol::{Answer, BranchStatus, Request, Status};
 use crate::types::{BranchIo, BranchMode};
 
 use super::failure::{Failure, cannot};
@@ -67,12 +67,6 @@ fn branches(status: &Status) -> String {
     let heading = ["BRANCH", "AT", "MODE", "IO", "SIZE", "AVAILABLE", "HEALTH"];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     for branch in &status.branches {
-        let low = branch.available < branch.min_free;
-        let health = match &branch.fault {
-            Some(fault) => fault.clone(),
-            None if low => format!("full: min_free is {}", size(branch.min_free)),
-            None => "ok".to_owned(),
-        };
         rows.push(vec![
             branch.name.clone(),
             branch.at.to_string(),
@@ -80,10 +74,23 @@ fn branches(status: &Status) -> String {
             io(branch.io).to_owned(),
             size(branch.size),
             size(branch.available),
-            health,
+            health(branch),
         ]);
     }
     table(&rows)
+}
+
+fn health(branch: &BranchStatus) -> String {
+    let Some(fault) = &branch.fault else {
+        let low = branch.available < branch.min_free;
+        return match low {
+            true => format!("full: min_free is {}", size(branch.min_free)),
+            false => "ok".to_owned(),
+        };
+    };
+    let since = branch.since.as_ref().map(|since| format!(" since {}", local_time(since)));
+    let why = branch.why.as_ref().map(|why| format!(": {}", plain(why)));
+    format!("{fault}{}{}", since.unwrap_or_default(), why.unwrap_or_default())
 }
 
 fn active(status: &Status) -> String {

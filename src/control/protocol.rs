@@ -196,11 +196,17 @@ pub struct BranchStatus {
     pub io: BranchIo,
     /// Its id, where it is known.
     pub id: Option<BranchUuid>,
-    /// Why it does not serve, if so.
+    /// `offline` or `not answering`, if so.
     pub fault: Option<String>,
-    /// Size of its file system in bytes.
+    /// Why it is offline.
+    #[serde(default)]
+    pub why: Option<String>,
+    /// Since when it does not serve, RFC 3339.
+    #[serde(default)]
+    pub since: Option<String>,
+    /// Size of its file system in bytes, as of a moment ago; 0 while it is offline.
     pub size: u64,
-    /// Bytes free to users of its file system.
+    /// Bytes free to users of its file system, as of a moment ago.
     pub available: u64,
     /// Bytes that stay free.
     pub min_free: u64,

@@ -109,16 +109,10 @@ impl ViewService {
     fn branches(&self) -> Vec<BranchStatus> {
         let status = |(at, branch): (ViewPath, Arc<crate::branch::Branch>)| {
             let spec = branch.spec();
-            let space = branch.statfs();
-            let bytes = |blocks: fn(&crate::branch::SpaceStat) -> u64| {
-                let space = space.as_ref().ok();
-                space.map_or(0, |space| blocks(space).saturating_mul(space.block_size.into()))
-            };
-            let fault = match (&space, branch.is_online()) {
-                (_, false) => Some("offline".to_owned()),
-                (Err(errno), true) => Some(errno_name(*errno).to_owned()),
-                (Ok(_), true) => None,
-            };
+            // All from memory: a branch that hangs must not keep the others from being shown.
+            let space = branch.last_space().unwrap_or_default();
+            let bytes = |blocks: u64| blocks.saturating_mul(space.block_size.into());
+            let (fault, why, since) = branch.health().fault();
             BranchStatus {
                 name: spec.name.clone(),
                 at,
@@ -126,9 +120,11 @@ impl ViewService {
                 mode: spec.mode,
                 io: spec.io,
                 id: branch.uuid(),
-                fault,
-                size: bytes(|space| space.blocks),
-                available: bytes(|space| space.blocks_available),
+                fault: fault.map(str::to_owned),
+                why,
+                since: since.map(|since| since.to_string()),
+                size: bytes(space.blocks),
+                available: bytes(space.blocks_available),
                 min_free: spec.min_free,
             }
         };

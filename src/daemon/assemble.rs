@@ -1,7 +1,7 @@
 //! From a configuration to a [`Vfs`] that can serve: ledger, branches, recovery.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -29,6 +29,7 @@ pub(super) struct Assembled {
     pub vfs: Arc<Vfs>,
     pub invalidations: Receiver<Invalidation>,
     pub ledger: Arc<Ledger<RealStorage>>,
+    pub mover: Arc<Mover<RealStorage>>,
 }
 
 /// What the ledger remembers.
@@ -62,8 +63,10 @@ pub(super) fn assemble(
         let branch = open_branch(&entry.spec, known, adopt, &ledger, notices)?;
         branches.push((place(config, entry), Arc::new(branch)));
     }
-    let movable: Vec<_> =
-        branches.iter().map(|(_, branch)| mover_branch(branch)).collect::<Result<_, _>>()?;
+    let movable: Vec<_> = branches
+        .iter()
+        .map(|(_, branch)| mover_branch_at_start(branch))
+        .collect::<Result<_, _>>()?;
     let mover = Mover::new(storage, Arc::clone(&ledger), movable, memory.journal);
     mover.set_pace(config.crossings.parallel, config.crossings.rate);
     let recovery = mover.recover();
@@ -80,7 +83,7 @@ pub(super) fn assemble(
         pools: config.pools.iter().map(pool).collect(),
         policy: Policy::new(config.policy.clone(), 1),
         ledger: Arc::clone(&ledger),
-        mover,
+        mover: Arc::clone(&mover),
         record: match config.record {
             Recorded::Crossings => RecordLevel::Crossings,
             Recorded::Mutations => RecordLevel::Mutations,
@@ -93,7 +96,7 @@ pub(super) fn assemble(
         locked: recovery.locked,
     };
     let (vfs, invalidations) = Vfs::new(parts);
-    Ok(Assembled { vfs, invalidations, ledger })
+    Ok(Assembled { vfs, invalidations, ledger, mover })
 }
 
 /// Where a branch appears, or the pool that it is a member of.
@@ -199,33 +202,38 @@ fn open_branch(
     Ok(opened.branch)
 }
 
-/// What the mover needs of a branch that can be written.
-fn mover_branch(branch: &Branch) -> Result<Option<MoverBranch<RealStorage>>, DaemonError> {
-    let folders = || -> Result<_, Errno> {
-        let open = |folder: Arc<OwnedFd>| RealDir::from_fd(folder.as_fd());
-        Ok((open(branch.root()?)?, open(branch.stage()?)?, open(branch.hold()?)?))
+fn mover_branch_at_start(branch: &Branch) -> Result<Option<MoverBranch<RealStorage>>, DaemonError> {
+    let folders = match (branch.root(), branch.stage(), branch.hold()) {
+        (Ok(root), Ok(stage), Ok(hold)) => [root, stage, hold],
+        // Offline, or read-only: it has neither stage nor hold.
+        (Err(_), ..) | (_, Err(_), _) | (_, _, Err(_)) => return Ok(None),
     };
-    let (Some(uuid), true) = (branch.uuid(), branch.is_online()) else { return Ok(None) };
-    match folders() {
-        Ok((root, stage, hold)) => Ok(Some(MoverBranch {
-            index: branch.spec().index,
-            uuid,
-            name: branch.name().to_owned(),
-            root,
-            stage,
-            hold,
-            min_free: branch.spec().min_free,
-        })),
-        // Read-only: it has neither stage nor hold.
-        Err(Errno::ROFS) => Ok(None),
-        Err(errno) => Err(DaemonError::Failed(format!(
-            "cannot open the folders of branch {}: {errno}",
-            branch.name()
-        ))),
-    }
+    let [root, stage, hold] = folders.each_ref().map(|folder| folder.as_fd());
+    mover_branch(branch, [root, stage, hold]).map_err(|errno| {
+        let name = branch.name();
+        DaemonError::Failed(format!("cannot open the folders of branch {name}: {errno}"))
+    })
 }
 
-fn tell(recovery: &Recovery, notices: &mut Vec<String>) {
+/// What the mover needs of a branch that can be written: its root, stage and hold.
+pub(super) fn mover_branch(
+    branch: &Branch,
+    folders: [BorrowedFd<'_>; 3],
+) -> Result<Option<MoverBranch<RealStorage>>, Errno> {
+    let Some(uuid) = branch.uuid() else { return Ok(None) };
+    let [root, stage, hold] = folders;
+    Ok(Some(MoverBranch {
+        index: branch.spec().index,
+        uuid,
+        name: branch.name().to_owned(),
+        root: RealDir::from_fd(root)?,
+        stage: RealDir::from_fd(stage)?,
+        hold: RealDir::from_fd(hold)?,
+        min_free: branch.spec().min_free,
+    }))
+}
+
+pub(super) fn tell(recovery: &Recovery, notices: &mut Vec<String>) {
     for txid in &recovery.completed {
         notices.push(format!("crossing {txid} was cut off after its decision; it is completed"));
     }

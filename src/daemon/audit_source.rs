@@ -71,6 +71,7 @@ impl AuditSource for DaemonSource {
     fn branches(&self) -> Vec<(String, Value)> {
         let shown = |(at, branch): &(ViewPath, Arc<Branch>)| {
             let spec = branch.spec();
+            let (fault, why, since) = branch.health().fault();
             let value = json!({
                 "name": spec.name,
                 "at": at,
@@ -80,6 +81,9 @@ impl AuditSource for DaemonSource {
                 "min_free": spec.min_free,
                 "online": branch.is_online(),
                 "id": branch.uuid(),
+                "fault": fault,
+                "why": why,
+                "since": since.map(|since| since.to_string()),
             });
             (spec.name.clone(), value)
         };

@@ -28,10 +28,12 @@ mod assemble;
 mod audit_source;
 pub mod detach;
 mod mountpoint;
+mod presence;
 pub mod state;
 mod stop;
 pub mod unmount;
 
+use presence::Presence;
 use state::State;
 
 /// Threads that panicked in this process. Each is a bug; the mount goes on without the thread.
@@ -132,11 +134,12 @@ pub fn serve(launch: &Launch, live: impl FnOnce(&Live)) -> Result<(), DaemonErro
 
     let watching = signals.watch(mountpoint.clone())?;
     let tending = Tending::start(Arc::clone(&vfs), loaded.config.hold_keep)?;
+    let presence = Presence::start(&vfs, &assembled.mover)?;
     let ended = mounted.wait();
     if let Err(error) = &ended {
         log::error!("the connection to the kernel ended: {error}");
     }
-    drop((watching, server, tending));
+    drop((watching, server, tending, presence));
     vfs.shut_down();
     finish_crossings(&vfs);
     close(&ledger, &mountpoint, uid)?;

@@ -169,7 +169,8 @@ impl Vfs {
     /// branches for a virtual folder. Each file system counts once.
     pub fn statfs(&self, number: u64) -> Result<SpaceStat, Errno> {
         let inode = self.inode(number)?;
-        let branches: Vec<_> = match inode.place().branch() {
+        let in_branch = inode.place().branch();
+        let branches: Vec<_> = match in_branch {
             Some(branch) => match self.view.domain(branch) {
                 Domain::Branch(branch) => return self.branch(branch)?.statfs(),
                 pool => self.view.members(pool).into_iter().map(|at| self.branch(at)).collect(),
@@ -184,11 +185,13 @@ impl Vfs {
                 continue;
             }
             devices.push(device);
-            if let Ok(space) = branch.statfs() {
-                match &mut sum {
-                    Some(sum) => sum.add(&space),
-                    None => sum = Some(space),
-                }
+            // The view itself answers from memory, whatever one of its branches does: commands ask it.
+            let space =
+                if in_branch.is_some() { branch.statfs().ok() } else { branch.last_space() };
+            match (&mut sum, space) {
+                (Some(sum), Some(space)) => sum.add(&space),
+                (None, Some(space)) => sum = Some(space),
+                (_, None) => {}
             }
         }
         Ok(sum.unwrap_or_default())

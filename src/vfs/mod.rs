@@ -26,7 +26,7 @@ use crate::policy::{Policy, Principal};
 use crate::stats::Stats;
 use crate::storage::real::RealStorage;
 use crate::types::{BranchIndex, PoolIndex, Time, ViewPath};
-use crate::view::locks::{Holder, Lock, LockGuard};
+use crate::view::locks::LockGuard;
 use crate::view::{Domain, Inode, Layout, Part, Parts as InodeParts, Place, Pool, View};
 
 mod attributes;
@@ -48,6 +48,7 @@ mod queries;
 mod rearrange;
 mod record;
 mod remove;
+mod returning;
 mod site;
 mod switch;
 #[cfg(test)]
@@ -142,8 +143,8 @@ pub struct Vfs {
     audit: audit::AuditNodes,
     denials: permit::Denials,
     prepared: prepared::PreparedTable,
-    /// Names of transactions that wait for an offline branch; held as long as the view is mounted.
-    left_open: Mutex<Vec<LockGuard>>,
+    /// Names of transactions that wait for an offline branch, each with its lock.
+    left_open: Mutex<Vec<(ViewPath, LockGuard)>>,
     started: Time,
     kernel_io: AtomicBool,
 }
@@ -182,7 +183,7 @@ impl Vfs {
             kernel_io: AtomicBool::new(true),
         };
         vfs.enter_folders();
-        vfs.lock_names(&parts.locked);
+        vfs.lock_names(parts.locked);
         (Arc::new(vfs), invalidations)
     }
 
@@ -196,20 +197,6 @@ impl Vfs {
             let parent = folder.path.parent().and_then(|path| self.folder_inode(&path));
             let name = parent.as_ref().zip(folder.path.name());
             self.view.inodes.add_folder(index, place, name);
-        }
-    }
-
-    /// Locks names for as long as the view is mounted. Those in an offline branch need no lock.
-    fn lock_names(&self, paths: &[ViewPath]) {
-        for path in paths {
-            let (Some(folder), Some(name)) = (path.parent(), path.name()) else { continue };
-            let Ok(folder) = self.walk(&folder) else { continue };
-            let lock = Lock::Name(folder.number, name.to_owned());
-            match self.view.locks.take(Holder::Crossing, &[], vec![lock], vec![]) {
-                Ok(guard) => self.left_open.lock().push(guard),
-                // Two open transactions share a name: it is locked already.
-                Err(errno) => log::debug!("{path}: {errno}"),
-            }
         }
     }
 
@@ -279,6 +266,7 @@ impl Vfs {
     /// of what is older than `keep`.
     pub fn tend(&self, keep: Duration) {
         self.renew_folders();
+        self.lock_left_open();
         self.expire_prepared_as_usual();
         let purged = self.mover.purge(jiff::Timestamp::now(), keep);
         if purged.failed > 0 {

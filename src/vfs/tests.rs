@@ -7,6 +7,7 @@ use super::*;
 use crate::branch::RenameFlags;
 use crate::mover::TransactionState;
 use crate::types::{Caller, Operation};
+use crate::view::locks::{Holder, Lock};
 
 mod fixture;
 mod pools;

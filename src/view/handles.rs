@@ -148,6 +148,11 @@ impl Handles {
         self.files.iter().any(|file| wanted(file.value()))
     }
 
+    /// All open files.
+    pub fn files(&self) -> Vec<Arc<OpenFile>> {
+        self.files.iter().map(|file| Arc::clone(&file)).collect()
+    }
+
     /// An open directory.
     pub fn directory(&self, number: u64) -> Option<Arc<OpenDirectory>> {
         self.directories.get(&number).map(|directory| Arc::clone(&directory))

@@ -7,6 +7,10 @@ use std::time::Duration;
 
 use crate::harness::{Scene, is_mounted, require_root, sh};
 
+/// Ends an ext4 file system as if its disk had been pulled; its folder is the argument.
+pub const SHUTDOWN: &str = "python3 -c 'import fcntl, os, struct, sys
+fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack(\"I\", 2))'";
+
 /// A file system of its own below the scene's closed folder, unmounted when dropped. It must be
 /// declared before the [`Mount`] that uses it, so that it is dropped after it.
 pub struct Disk {

@@ -9,6 +9,7 @@ mod harness;
 
 mod cli;
 mod crossing;
+mod offline;
 mod policy;
 mod posix_attributes;
 mod posix_content;

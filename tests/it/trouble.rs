@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::disk::Disk;
+use crate::disk::{Disk, SHUTDOWN};
 use crate::harness::{LAB, Mount, Scene, is_mounted, octroi, require_root, sh, wait_for};
 
 /// The ledger's newest segment.
@@ -198,10 +198,6 @@ fn a_full_branch_says_so_and_loses_nothing() {
     assert_eq!(fs::read_dir(stage).expect("stage").count(), 0, "the failed copy was left");
     drop((small, tiny));
 }
-
-/// Ends an ext4 file system as if its disk had been pulled.
-const SHUTDOWN: &str = "python3 -c 'import fcntl, os, struct, sys
-fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack(\"I\", 2))'";
 
 #[test]
 fn a_branch_whose_disk_fails_leaves_the_rest_alone() {

@@ -1,0 +1,154 @@
+//! Whether each branch is there, asked once a second: one that fails goes offline, and comes online
+//! again when it is back.
+//!
+//! Each branch has a thread of its own for this, for a disk that hangs holds whoever asks it. One that
+//! does not answer is shown as such and is not offline: what its users wait for may yet come.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use super::DaemonError;
+use super::assemble::{mover_branch, tell};
+use crate::branch::{Branch, BranchError, Returning};
+use crate::error::Errno;
+use crate::mover::Mover;
+use crate::storage::real::RealStorage;
+use crate::vfs::Vfs;
+
+/// Between two probes.
+const PROBE: Duration = Duration::from_secs(1);
+
+/// So many probes in a row must fail: one may be bad luck.
+const FAILURES: u32 = 2;
+
+/// How long a stop waits for a thread; one that a disk holds ends with the process.
+const STOP_WAIT: Duration = Duration::from_secs(5);
+
+/// The threads; they end when this is dropped.
+pub(super) struct Presence {
+    stop: Option<Sender<()>>,
+    /// Disconnected when all have ended.
+    ended: Receiver<()>,
+}
+
+impl Presence {
+    pub(super) fn start(
+        vfs: &Arc<Vfs>,
+        mover: &Arc<Mover<RealStorage>>,
+    ) -> Result<Self, DaemonError> {
+        let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
+        let (running, ended) = crossbeam_channel::bounded::<()>(0);
+        for (_, branch) in vfs.branches() {
+            let name = format!("branch-{}", branch.name());
+            let (_, said, _) = branch.health().fault();
+            let mut watcher = Watcher {
+                branch,
+                vfs: Arc::clone(vfs),
+                mover: Arc::clone(mover),
+                failures: 0,
+                said: said.unwrap_or_default(),
+            };
+            let (stopped, running) = (stopped.clone(), running.clone());
+            let watch = move || {
+                while stopped.recv_timeout(PROBE) == Err(RecvTimeoutError::Timeout) {
+                    watcher.look();
+                }
+                drop(running);
+            };
+            std::thread::Builder::new()
+                .name(name)
+                .spawn(watch)
+                .map_err(|error| DaemonError::Failed(format!("cannot start a thread: {error}")))?;
+        }
+        Ok(Self { stop: Some(stop), ended })
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.stop = None;
+        let deadline = Instant::now() + STOP_WAIT;
+        if self.ended.recv_deadline(deadline) == Err(RecvTimeoutError::Timeout) {
+            log::warn!("a branch does not answer; what waits for it is given up");
+        }
+    }
+}
+
+/// The one that changes the state of a branch.
+struct Watcher {
+    branch: Arc<Branch>,
+    vfs: Arc<Vfs>,
+    mover: Arc<Mover<RealStorage>>,
+    /// Probes that failed in a row.
+    failures: u32,
+    /// The last reason why it cannot be online that the log was told.
+    said: String,
+}
+
+impl Watcher {
+    fn look(&mut self) {
+        if self.branch.is_online() { self.probe() } else { self.look_again() }
+    }
+
+    fn probe(&mut self) {
+        match self.branch.probe() {
+            Ok(()) => self.failures = 0,
+            Err(error) if error.is_shortage() => {}
+            Err(error) => {
+                self.failures += 1;
+                if self.failures >= FAILURES {
+                    self.failures = 0;
+                    self.leave(&error);
+                }
+            }
+        }
+    }
+
+    fn leave(&mut self, why: &BranchError) {
+        self.branch.go_offline(why);
+        self.mover.branch_left(self.branch.spec().index);
+        log::error!("branch {} is offline: {why}", self.branch.name());
+        self.said = why.to_string();
+    }
+
+    fn look_again(&mut self) {
+        match self.branch.look_again() {
+            Ok(returning) => {
+                if let Err(errno) = self.come_back(returning) {
+                    self.say(format!("cannot open its folders: {errno}"));
+                }
+            }
+            Err(error) => self.say(error.to_string()),
+        }
+    }
+
+    /// First what waits for the branch is recovered, then users reach it.
+    fn come_back(&mut self, returning: Returning) -> Result<(), Errno> {
+        let movable = match returning.folders() {
+            Some(folders) => mover_branch(&self.branch, folders)?,
+            None => None,
+        };
+        let mut notices = Vec::new();
+        if let Some(movable) = movable {
+            tell(&self.mover.branch_returned(movable), &mut notices);
+        }
+        self.branch.come_online(returning);
+        self.vfs.branch_returned(self.branch.spec().index);
+        log::warn!("branch {} is online again", self.branch.name());
+        for notice in notices {
+            log::warn!("{notice}");
+        }
+        self.said.clear();
+        Ok(())
+    }
+
+    /// Once for each reason.
+    fn say(&mut self, why: String) {
+        if self.said != why {
+            log::warn!("branch {} stays offline: {why}", self.branch.name());
+            self.said = why;
+        }
+    }
+}
