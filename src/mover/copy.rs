@@ -17,7 +17,7 @@ use super::tree::{Folders, Tree, entry_error};
 use super::{Mover, Progress};
 use crate::error::Errno;
 use crate::policy::{GateTerms, Verify};
-use crate::storage::{Kind, Metadata, Readback, Storage};
+use crate::storage::{Kind, Metadata, Readback, Storage, Xattrs};
 use crate::types::{Handle, Time};
 
 /// Files up to this length are written without asking for room first.
@@ -202,7 +202,9 @@ impl<S: Storage> Work<'_, S> {
             if size <= SMALL_MAX {
                 storage.set_len(&file, size).map_err(CrossingError::io("write", "the copy"))?;
             }
-            arrived.copy = Some(self.dress(&taken.place, &place, &found)?);
+            let xattrs = self.xattrs(&taken.place)?;
+            let made = stage::dress_file(storage, (&file, &place), &found, &xattrs)?;
+            arrived.copy = Some((made.identity.handle, found.atime));
             if copy.sync_each {
                 self.mover.make_durable(&file)?;
             }
@@ -256,7 +258,14 @@ impl<S: Storage> Work<'_, S> {
         }
     }
 
-    /// META of one entry.
+    fn xattrs(&self, place: &Place<S>) -> Result<Xattrs, CrossingError> {
+        self.mover
+            .storage
+            .xattrs(&place.dir, &place.name)
+            .map_err(CrossingError::io("read the extended attributes of", "the source"))
+    }
+
+    /// META of an entry that is no regular file.
     fn dress(
         &self,
         source: &Place<S>,
@@ -264,9 +273,7 @@ impl<S: Storage> Work<'_, S> {
         found: &Metadata,
     ) -> Result<(Handle, Time), CrossingError> {
         let storage = &*self.mover.storage;
-        let xattrs = storage
-            .xattrs(&source.dir, &source.name)
-            .map_err(CrossingError::io("read the extended attributes of", "the source"))?;
+        let xattrs = self.xattrs(source)?;
         stage::dress(storage, copy, found, &xattrs)?;
         let made = stage::check_dress(storage, copy, found, &xattrs)?;
         Ok((made.identity.handle, found.atime))

@@ -168,6 +168,9 @@ pub trait Storage: Send + Sync + 'static {
         atime: Time,
         mtime: Time,
     ) -> Result<(), Errno>;
+    /// Sets owner, mode and times of an open file, in this order, to those of `wanted`: what the three
+    /// calls above do, in one step.
+    fn set_attributes(&self, file: &Self::File, wanted: &Metadata) -> Result<(), Errno>;
     /// All extended attributes of a name, without following it. Empty where the file system has
     /// none.
     fn xattrs(&self, dir: &Self::Dir, name: &OsStr) -> Result<Xattrs, Errno>;

@@ -1,14 +1,15 @@
-//! Attributes of an inode behind an `O_PATH` descriptor.
+//! Attributes of an inode behind a descriptor, which may be an `O_PATH` one.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, Statx, StatxFlags, StatxTimestamp, Uid, XattrFlags,
+    AtFlags, FileType, Gid, Mode, OFlags, Statx, StatxAttributes, StatxFlags, StatxTimestamp, Uid,
+    XattrFlags,
 };
 
-use super::resolve::proc_path;
+use super::resolve::{beneath, proc_path};
 use crate::error::Errno;
 use crate::storage::{Kind, Metadata, Xattrs};
 use crate::sys::handle;
@@ -28,14 +29,33 @@ pub fn file_type(node: BorrowedFd<'_>) -> Result<FileType, Errno> {
 
 /// All of [`Metadata`].
 pub fn metadata(node: BorrowedFd<'_>) -> Result<Metadata, Errno> {
-    let stat = statx(node)?;
+    describe(node, OsStr::new(""), statx(node)?)
+}
+
+/// The same of a name in a directory, itself if it is a link, by as few calls as can be: a tree has
+/// many. What is renamed to the name between them shows as something that never was there, and is
+/// told from both. EXDEV for a mount point.
+pub fn metadata_of(dir: BorrowedFd<'_>, name: &OsStr) -> Result<Metadata, Errno> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    let stat = rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS)?;
+    let mount_root = StatxAttributes::MOUNT_ROOT;
+    if stat.stx_attributes.contains(mount_root) {
+        return Err(Errno::XDEV);
+    }
+    if !stat.stx_attributes_mask.contains(mount_root) {
+        return metadata(beneath(dir, name, OFlags::PATH | OFlags::NOFOLLOW)?.as_fd());
+    }
+    describe(dir, name, stat)
+}
+
+fn describe(dir: BorrowedFd<'_>, name: &OsStr, stat: Statx) -> Result<Metadata, Errno> {
     let time = |stamp: StatxTimestamp| Time { seconds: stamp.tv_sec, nanos: stamp.tv_nsec };
     let device = rustix::fs::makedev(stat.stx_rdev_major, stat.stx_rdev_minor);
     let kind = match FileType::from_raw_mode(stat.stx_mode.into()) {
         FileType::RegularFile => Kind::File,
         FileType::Directory => Kind::Directory,
         FileType::Symlink => {
-            let text = rustix::fs::readlinkat(node, c"", Vec::new())?;
+            let text = rustix::fs::readlinkat(dir, name, Vec::new())?;
             Kind::Symlink(OsString::from_vec(text.into_bytes()))
         }
         FileType::Fifo => Kind::Fifo,
@@ -52,7 +72,7 @@ pub fn metadata(node: BorrowedFd<'_>) -> Result<Metadata, Errno> {
         nlink: stat.stx_nlink.into(),
         atime: time(stat.stx_atime),
         identity: Identity {
-            handle: handle::name_to_handle(node, OsStr::new(""))?,
+            handle: handle::name_to_handle(dir, name)?,
             size: stat.stx_size,
             mtime: time(stat.stx_mtime),
             ctime: time(stat.stx_ctime),

@@ -110,6 +110,11 @@ impl Drop for LeaseGuard {
     }
 }
 
+fn timestamps(atime: Time, mtime: Time) -> Timestamps {
+    let spec = |time: Time| Timespec { tv_sec: time.seconds, tv_nsec: time.nanos.into() };
+    Timestamps { last_access: spec(atime), last_modification: spec(mtime) }
+}
+
 impl RealStorage {
     fn open_file(self, dir: &RealDir, name: &OsStr, access: OFlags) -> Result<RealFile, Errno> {
         reopen(resolve::regular(dir, name)?.as_fd(), access).map(RealFile::new)
@@ -180,12 +185,9 @@ impl Storage for RealStorage {
     }
 
     fn open_read(&self, dir: &RealDir, name: &OsStr) -> Result<RealFile, Errno> {
-        // Hashing is not reading: the time of last read stays what users made it. O_NOATIME is the
-        // owner's and root's only.
-        match self.open_file(dir, name, OFlags::RDONLY | OFlags::NOATIME) {
-            Err(Errno::PERM) => self.open_file(dir, name, OFlags::RDONLY),
-            opened => opened,
-        }
+        // Hashing is not reading.
+        let node = resolve::regular(dir, name)?;
+        resolve::reopen_quietly(node.as_fd(), OFlags::RDONLY).map(RealFile::new)
     }
 
     fn open_write(&self, dir: &RealDir, name: &OsStr) -> Result<RealFile, Errno> {
@@ -279,10 +281,9 @@ impl Storage for RealStorage {
     }
 
     fn stat(&self, dir: &RealDir, name: &OsStr) -> Result<Option<Metadata>, Errno> {
-        match open_path(dir, name) {
-            Ok(node) => attributes::metadata(node.as_fd()).map(Some),
+        match attributes::metadata_of(dir.as_fd(), single(name)?) {
             Err(Errno::NOENT) => Ok(None),
-            Err(errno) => Err(errno),
+            found => found.map(Some),
         }
     }
 
@@ -329,10 +330,15 @@ impl Storage for RealStorage {
         atime: Time,
         mtime: Time,
     ) -> Result<(), Errno> {
-        let spec = |time: Time| Timespec { tv_sec: time.seconds, tv_nsec: time.nanos.into() };
-        let times = Timestamps { last_access: spec(atime), last_modification: spec(mtime) };
         let node = open_path(dir, name)?;
-        rustix::fs::utimensat(&node, c"", &times, AtFlags::EMPTY_PATH)
+        rustix::fs::utimensat(&node, c"", &timestamps(atime, mtime), AtFlags::EMPTY_PATH)
+    }
+
+    fn set_attributes(&self, file: &RealFile, wanted: &Metadata) -> Result<(), Errno> {
+        let node = file.as_fd();
+        attributes::set_owner(node, wanted.uid, wanted.gid)?;
+        rustix::fs::fchmod(node, Mode::from_raw_mode(wanted.mode & 0o7777))?;
+        rustix::fs::futimens(node, &timestamps(wanted.atime, wanted.identity.mtime))
     }
 
     fn xattrs(&self, dir: &RealDir, name: &OsStr) -> Result<Xattrs, Errno> {

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{Advice, AtFlags, OFlags, StatxFlags};
 
-use super::resolve::reopen;
+use super::resolve::reopen_quietly;
 use super::{Readback, RealFile};
 use crate::error::Errno;
 use crate::storage::buffer::{ALIGNMENT, Buffer};
@@ -24,7 +24,7 @@ pub fn open(node: BorrowedFd<'_>) -> Result<(RealFile, Readback), Errno> {
     if let Some(file) = open_direct(node, OFlags::RDONLY)? {
         return Ok((file, Readback::Disk));
     }
-    let file = RealFile::new(reopen(node, OFlags::RDONLY)?);
+    let file = RealFile::new(reopen_quietly(node, OFlags::RDONLY)?);
     let readback = if evicted(&file) { Readback::Disk } else { Readback::Cached };
     Ok((file, readback))
 }
@@ -34,7 +34,7 @@ pub fn open_direct(node: BorrowedFd<'_>, access: OFlags) -> Result<Option<RealFi
     if !reads_directly(node)? {
         return Ok(None);
     }
-    match reopen(node, access | OFlags::DIRECT) {
+    match reopen_quietly(node, access | OFlags::DIRECT) {
         Ok(fd) => Ok(Some(RealFile { direct: true, ..RealFile::new(fd) })),
         Err(Errno::INVAL) => Ok(None),
         Err(errno) => Err(errno),

@@ -95,6 +95,13 @@ impl Default for DeviceOptions {
     }
 }
 
+impl DeviceOptions {
+    /// A time as the device keeps it.
+    fn kept(self, time: Time) -> Time {
+        Time { nanos: if self.whole_seconds { 0 } else { time.nanos }, ..time }
+    }
+}
+
 /// See the module. Cheap to share behind an `Arc`.
 pub struct SimulatedStorage {
     state: Mutex<State>,

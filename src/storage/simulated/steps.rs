@@ -373,13 +373,23 @@ impl Storage for SimulatedStorage {
         mtime: Time,
     ) -> Result<(), Errno> {
         self.change("set_times", dir, name, |attributes, options| {
-            let kept = |time: Time| Time {
-                nanos: if options.whole_seconds { 0 } else { time.nanos },
-                ..time
-            };
-            (attributes.atime, attributes.mtime) = (kept(atime), kept(mtime));
+            (attributes.atime, attributes.mtime) = (options.kept(atime), options.kept(mtime));
             Ok(())
         })
+    }
+
+    fn set_attributes(&self, file: &SimulatedFile, wanted: &Metadata) -> Result<(), Errno> {
+        let mut state = self.step("set_attributes", OsStr::new(""))?;
+        let options = state.options(state.inode(file.inode)?.device);
+        let now = state.now();
+        let attributes = &mut state.inode_mut(file.inode)?.attributes;
+        attributes.xattrs.remove(OsStr::new("security.capability"));
+        (attributes.uid, attributes.gid) = (wanted.uid, wanted.gid);
+        attributes.mode = wanted.mode & 0o7777;
+        attributes.atime = options.kept(wanted.atime);
+        attributes.mtime = options.kept(wanted.identity.mtime);
+        attributes.ctime = now;
+        Ok(())
     }
 
     fn xattrs(&self, dir: &SimulatedDir, name: &OsStr) -> Result<Xattrs, Errno> {
