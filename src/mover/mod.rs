@@ -15,6 +15,11 @@
 //! 6. *Names appear before they disappear*, on the disk too: folders that gained a name are synced
 //!    before those that lost one.
 //!
+//! 7. *A tree is one inode to the moves*: its top. What is below is told by a manifest before the
+//!    decision ([`tree::Tree::check`]) and by a digest in the record after it ([`tree::Digest`]), so
+//!    that a tree that was changed on its way to hold is put back, also by a recovery that
+//!    remembers nothing.
+//!
 //! # States
 //!
 //! ```text

@@ -129,7 +129,7 @@ pub struct Crossed {
     /// SHA-256 of the content, of a symlink's text, or of a tree's manifest, in hexadecimal; none for
     /// special files.
     pub sha256: Option<String>,
-    /// Length in bytes; of a tree the sum of its regular files, each link counted.
+    /// Length in bytes; of a tree the sum of its regular files, those of several names once.
     pub size: u64,
     /// The top first, then every descendant, directories before what they hold; of a directory that
     /// was merged one for each part. What was hidden is not among them: it has no place any more.
