@@ -85,7 +85,7 @@ impl Run {
         slot: Slot,
     ) -> Verdict {
         let (folder, name) = split(at);
-        let Some(parent) = self.folder(folder)? else { return Ok(()) };
+        let Some(parent) = self.folder_for(uid, folder)? else { return Ok(()) };
         let there = self.world.model.child(parent, name);
         let mut errors = self.world.model.add_errors(parent, name, uid, true);
         if !exclusive && there.is_some_and(|id| !self.world.model.object(id).fixed) {
@@ -104,6 +104,7 @@ impl Run {
             crate::types::Caller { uid, gid: uid, pid: if uid == 0 { 1 } else { u32::MAX } };
         let result = self.world.vfs.create(caller, number, name, mode, 0o022, flags);
         let Some((attributes, opened)) = self.judge("create", &errors, result)? else {
+            self.settle(parent);
             return Ok(());
         };
         let id = match there {

@@ -2,10 +2,11 @@
 //! kernel would and to a plain tree in memory that says what POSIX and the design want; after each the
 //! results are compared, and now and then everything.
 //!
-//! - [`tree`], [`rename`]: the tree, and the errors that each operation may give.
+//! - [`tree`], [`names`], [`rename`]: the tree, and the errors that each operation may give.
 //! - [`world`]: the view over temporary branches, and the model of the same.
 //! - [`operation`]: what operations there are, and how a run chooses them.
 //! - [`run`], [`attributes`], [`files`], [`lists`]: the driver, which is the kernel to the view.
+//! - [`plant`]: what others do to the stores of pools meanwhile.
 //! - [`compare`]: the whole tree, and what lies in the branches.
 //!
 //! A run that fails prints its seed and the shortest part of it that still fails.
@@ -15,7 +16,9 @@ mod attributes;
 mod compare;
 mod files;
 mod lists;
+mod names;
 mod operation;
+mod plant;
 mod rename;
 mod run;
 mod tree;
@@ -28,6 +31,8 @@ use run::Run;
 
 /// Operations between two comparisons of everything.
 const COMPARE_EVERY: usize = 50;
+/// Operations that mostly fill the stores.
+const EARLY: usize = 30;
 /// Operations of a run.
 const STEPS: usize = 1000;
 /// How long a failing run may be shortened.
@@ -59,7 +64,7 @@ fn run_seed(seed: u64, steps: usize) {
     let mut run = Run::new(layout);
     let mut ops = Vec::new();
     for step in 0..steps {
-        let op = dice.operation(&run.world.model);
+        let op = dice.operation(&run.world.model, step < EARLY);
         ops.push(op.clone());
         let mut verdict = run.step(&op);
         if verdict.is_ok() && step % COMPARE_EVERY == COMPARE_EVERY - 1 {

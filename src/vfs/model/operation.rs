@@ -182,6 +182,12 @@ pub(super) enum Op {
         at: Way,
         all: bool,
     },
+    /// Somebody else puts a file or a directory into one of a pool's stores.
+    Plant {
+        at: Way,
+        nth: usize,
+        text: Option<&'static str>,
+    },
     /// Empties hold.
     Purge,
     /// The kernel asks for every name again.
@@ -297,7 +303,13 @@ impl Dice {
         if self.one_in(2) { self.site(model) } else { self.entry(model) }
     }
 
-    pub(super) fn operation(&mut self, model: &Model) -> Op {
+    /// The next operation; `early` while there is little yet.
+    pub(super) fn operation(&mut self, model: &Model, early: bool) -> Op {
+        let pools = model.domains.iter().any(|domain| domain.place.is_some());
+        if pools && self.one_in(if early { 2 } else { 25 }) {
+            let text = self.of(&[None, Some("planted"), Some("by others")]);
+            return Op::Plant { at: self.either(model), nth: self.below(3) as usize, text };
+        }
         match self.below(100) {
             0..=39 => self.on_names(model),
             40..=57 => self.rename(model),

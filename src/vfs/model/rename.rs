@@ -8,7 +8,13 @@ use crate::branch::RenameFlags;
 use crate::error::Errno;
 use crate::types::BranchMode;
 
+use super::names::IN_THE_WAY;
 use super::tree::{Body, Errors, Id, Model, ModelGate, Store};
+
+/// Whether directories cross.
+const TREES: bool = false;
+/// Whether what several members of a pool hold together crosses.
+pub(super) const PARTS: bool = false;
 
 /// A name in a directory.
 pub(super) type Spot<'a> = (Id, &'a OsStr);
@@ -57,14 +63,35 @@ impl Model {
         if self.ancestors(to.0).contains(&source) {
             errors.push(Errno::INVAL);
         }
+        let moving = self.layers(from.0, from.1);
+        let replaced = self.layers(to.0, to.1);
+        let several = moving.len() > 1 || replaced.keys().any(|store| !moving.contains_key(store));
+        if several && exchange {
+            errors.push(Errno::INVAL);
+        }
+        if target == Some(source) {
+            return errors;
+        }
+        if moving.keys().any(|store| self.is_blocked(to.0, *store)) {
+            errors.extend(IN_THE_WAY);
+        }
         let Some(target) = target else { return errors };
         if self.ancestors(from.0).contains(&target) {
             errors.push(if exchange { Errno::INVAL } else { Errno::NOTEMPTY });
         }
-        if !exchange && target != source {
+        if !exchange {
             errors.extend(self.replace_errors(source, target));
+            errors.extend(self.hidden_errors(source, to));
         }
         errors
+    }
+
+    /// Why what a target hides cannot be replaced.
+    fn hidden_errors(&self, source: Id, to: Spot<'_>) -> Errors {
+        let layers = self.layers(to.0, to.1);
+        let full = layers.values().any(|id| self.is_full(*id));
+        let file = self.directory(source).is_some() && self.hides_file(to.0, to.1);
+        if full || file { vec![Errno::NOTEMPTY] } else { vec![] }
     }
 
     /// Why something cannot take the place of something else.
@@ -103,39 +130,68 @@ impl Model {
                 errors.push(Errno::EXIST);
             }
             errors.extend(self.replace_errors(source, target));
+            errors.extend(self.hidden_errors(source, to));
         }
         let admits = |gate: &&ModelGate| {
-            gate.from == from_domain
-                && gate.to == to_domain
-                && [from.1, to.1]
-                    .iter()
-                    .all(|name| name.as_bytes().ends_with(gate.suffix.as_bytes()))
+            let fits = |name: &OsStr| name.as_bytes().ends_with(gate.suffix.as_bytes());
+            (gate.from, gate.to) == (from_domain, to_domain) && fits(from.1) && fits(to.1)
         };
         match self.gates.iter().find(admits) {
             Some(gate) => errors.extend(self.gate_errors(gate, source)),
             None => errors.push(Errno::ACCESS),
         }
-        if self.directory(source).is_some() {
+        if self.directory(source).is_some() && !TREES {
             errors.extend([Errno::OPNOTSUPP, Errno::BUSY]);
-        } else if self.links(source) > 1 {
+        }
+        let moving = self.layers(from.0, from.1);
+        let replaced = self.layers(to.0, to.1);
+        if (moving.len() > 1 || replaced.len() > 1) && !PARTS {
+            errors.push(Errno::OPNOTSUPP);
+        }
+        if moving.iter().any(|(store, id)| self.is_linked_outside(*id, *store)) {
             errors.push(Errno::PERM);
         }
         errors
     }
 
     /// What the gate refuses for what it is.
-    fn gate_errors(&self, gate: &ModelGate, id: Id) -> Errors {
-        let text = match &self.object(id).body {
-            Body::File(bytes) => !bytes.contains(&0),
-            Body::Directory(_) => true,
-            Body::Symlink(_) | Body::Special(..) => false,
+    fn gate_errors(&self, gate: &ModelGate, top: Id) -> Errors {
+        let refuses = |id: &Id| {
+            let text = match &self.object(*id).body {
+                Body::File(bytes) => !bytes.contains(&0),
+                Body::Directory(_) => true,
+                Body::Symlink(_) | Body::Special(..) => false,
+            };
+            let size = self.object(*id).size().unwrap_or(0);
+            (gate.text_only && !text) || gate.max_size.is_some_and(|max| size > max)
         };
-        let size = self.object(id).size().unwrap_or(0);
-        if (gate.text_only && !text) || gate.max_size.is_some_and(|max| size > max) {
+        let named_wrong = |id: &Id| {
+            let names = self.listing(*id).into_iter();
+            let mut names = names.filter(|(_, id)| self.directory(*id).is_none());
+            names.any(|(name, _)| !name.as_bytes().ends_with(gate.suffix.as_bytes()))
+        };
+        let all = self.below(top);
+        if all.iter().any(refuses) || all.iter().any(named_wrong) {
             vec![Errno::ACCESS]
         } else {
             vec![]
         }
+    }
+
+    /// Whether something that a store has at or below a name has another name elsewhere there.
+    fn is_linked_outside(&self, top: Id, store: Store) -> bool {
+        let mut inside: BTreeMap<Id, u32> = BTreeMap::new();
+        let mut open = vec![top];
+        while let Some(id) = open.pop() {
+            match self.directory(id) {
+                Some(directory) => {
+                    let below = directory.entries.values();
+                    open.extend(below.filter_map(|layers| layers.get(&store)));
+                }
+                None => *inside.entry(id).or_default() += 1,
+            }
+        }
+        inside.into_iter().any(|(id, names)| self.links(id) != names)
     }
 
     /// Hard links, one in hold included.
@@ -157,7 +213,7 @@ impl Model {
             return;
         }
         if self.object(from.0).domain != self.object(to.0).domain {
-            return self.cross((from, source), (to, target), store.expect("a store"));
+            return self.cross((from, source), to, store.expect("a store"));
         }
         let replaced = self.take(to.0, to.1);
         let moved = self.take(from.0, from.1);
@@ -167,21 +223,25 @@ impl Model {
         }
     }
 
-    fn cross(&mut self, (from, source): (Spot<'_>, Id), to: (Spot<'_>, Option<Id>), store: Store) {
-        let ((to, name), target) = to;
-        for displaced in self.take(to, name).into_values() {
+    fn cross(&mut self, (from, source): (Spot<'_>, Id), to: Spot<'_>, store: Store) {
+        for displaced in self.take(to.0, to.1).into_values() {
             self.object_mut(displaced).held += 1;
         }
-        if let Some(target) = target {
-            debug_assert!(self.object(target).held > 0);
-        }
         self.take(from.0, from.1);
-        let domain = self.object(to).domain;
-        let object = self.object_mut(source);
-        let attr = object.attr().cloned().unwrap_or_default();
-        object.on = BTreeMap::from([(store, attr)]);
-        object.domain = domain;
-        self.spread(to, store);
-        self.put(to, name, store, source);
+        let domain = self.object(to.0).domain;
+        for id in self.below(source) {
+            let object = self.object_mut(id);
+            let attr = object.attr().cloned().unwrap_or_default();
+            object.on = BTreeMap::from([(store, attr)]);
+            object.domain = domain;
+            if let Body::Directory(directory) = &mut object.body {
+                // What was hidden left too, and did not arrive.
+                for layers in directory.entries.values_mut() {
+                    let first = layers.values().next().copied();
+                    *layers = first.into_iter().map(|id| (store, id)).collect();
+                }
+            }
+        }
+        self.give(to.0, to.1, BTreeMap::from([(store, source)]));
     }
 }

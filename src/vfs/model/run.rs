@@ -11,6 +11,7 @@ use crate::types::{Caller, Time};
 use super::super::{AUDIT_NAME, Attributes, PRIVATE_NAME};
 use super::files::Handle;
 use super::lists::List;
+use super::names::may_write;
 use super::operation::{FILES_MAX, LISTS_MAX, Op, split};
 use super::tree::{Body, Directory, Errors, Id, Store};
 use super::world::World;
@@ -77,6 +78,7 @@ impl Run {
             }
             Op::RemoveXattr { at, key } => self.remove_xattr(at, key),
             Op::Forget { at, all } => self.forget(at, *all),
+            Op::Plant { at, nth, text } => self.plant(at, *nth, *text),
             Op::Purge => self.purge(),
             Op::Refresh => self.refresh(),
             Op::List { at, slot } => self.list(at, *slot),
@@ -206,12 +208,11 @@ impl Run {
         let links = match model.directory(id) {
             Some(_) if object.domain.is_none() => stat.nlink,
             Some(directory) => {
-                let merged = object.on.len() > 1;
                 let first = object.on.keys().next().copied().unwrap_or_default();
                 let below = directory.entries.values().filter_map(|layers| layers.get(&first));
                 let folders = below.filter(|id| model.directory(**id).is_some()).count() as u32;
-                // One, where a file system does not count or the directory is merged.
-                if stat.nlink == 1 || merged { 1 } else { 2 + folders }
+                // One, where a file system does not count, and in pools.
+                if stat.nlink == 1 || model.is_pooled(id) { 1 } else { 2 + folders }
             }
             None => model.links(id),
         };
@@ -232,8 +233,29 @@ impl Run {
         Ok(found.filter(|id| self.world.model.directory(*id).is_some()))
     }
 
-    /// On which store something new was made, by looking.
+    /// As [`Run::folder`], where a user may make something on all stores that have it or on none.
+    pub(super) fn folder_for(&mut self, uid: u32, way: &[OsString]) -> Verdict<Option<Id>> {
+        let found = self.folder(way)?;
+        let model = &self.world.model;
+        Ok(found.filter(|id| {
+            let mut may = model.object(*id).on.values().map(|attr| may_write(attr, uid));
+            let first = may.next();
+            may.all(|other| Some(other) == first)
+        }))
+    }
+
+    /// On which store something new was made, by looking: one that placement may choose.
     pub(super) fn placed(&self, parent: Id, name: &OsStr) -> Verdict<Store> {
+        let store = self.found_on(parent, name)?;
+        let places = self.world.model.places(parent);
+        if places.contains(&store) {
+            return Ok(store);
+        }
+        Err(format!("{name:?} was made on store {store}; the model expects one of {places:?}"))
+    }
+
+    /// The one store that has a name.
+    fn found_on(&self, parent: Id, name: &OsStr) -> Verdict<Store> {
         let model = &self.world.model;
         let stores = model.object(parent).domain.map(|at| model.domains[at].stores.clone());
         let below: std::path::PathBuf = model.path_in_domain(parent).iter().collect();
@@ -244,7 +266,7 @@ impl Run {
         let found: Vec<Store> = stores.unwrap_or_default().into_iter().filter(there).collect();
         match found[..] {
             [store] => Ok(store),
-            _ => Err(format!("{name:?} was made on the stores {found:?}")),
+            _ => Err(format!("{name:?} is on the stores {found:?}")),
         }
     }
 
@@ -272,13 +294,15 @@ impl Run {
 
     fn mkdir(&mut self, at: &[OsString], uid: u32, mode: u32) -> Verdict {
         let (folder, name) = split(at);
-        let Some(parent) = self.folder(folder)? else { return Ok(()) };
+        let Some(parent) = self.folder_for(uid, folder)? else { return Ok(()) };
         let errors = self.world.model.add_errors(parent, name, uid, false);
         let number = self.number(parent)?;
         let result = self.world.vfs.mkdir(caller(uid), number, name, mode, 0o002);
         if let Some(attributes) = self.judge("mkdir", &errors, result)? {
             let body = Body::Directory(Directory::default());
             self.made((parent, name), body, (uid, mode & !0o002), &attributes)?;
+        } else {
+            self.settle(parent);
         }
         Ok(())
     }
@@ -301,18 +325,22 @@ impl Run {
                 kind => Body::Special(kind, rdev),
             };
             self.made((parent, name), body, (0, 0o644), &attributes)?;
+        } else {
+            self.settle(parent);
         }
         Ok(())
     }
 
     fn symlink(&mut self, at: &[OsString], uid: u32, text: &str) -> Verdict {
         let (folder, name) = split(at);
-        let Some(parent) = self.folder(folder)? else { return Ok(()) };
+        let Some(parent) = self.folder_for(uid, folder)? else { return Ok(()) };
         let errors = self.world.model.add_errors(parent, name, uid, true);
         let number = self.number(parent)?;
         let result = self.world.vfs.symlink(caller(uid), number, name, OsStr::new(text));
         if let Some(attributes) = self.judge("symlink", &errors, result)? {
             self.made((parent, name), Body::Symlink(text.into()), (uid, 0o777), &attributes)?;
+        } else {
+            self.settle(parent);
         }
         Ok(())
     }
@@ -324,10 +352,15 @@ impl Run {
         let (number, into) = (self.number(id)?, self.number(parent)?);
         let result = self.world.vfs.link(ROOT, number, into, name);
         if let Some(attributes) = self.judge("link", &errors, result)? {
-            let store = self.placed(parent, name)?;
+            let store = self.found_on(parent, name)?;
+            if !self.world.model.object(id).on.contains_key(&store) {
+                return Err(format!("{name:?} was linked to {id} on store {store}"));
+            }
             self.world.model.spread(parent, store);
             self.world.model.put(parent, name, store, id);
             self.note(id, &attributes)?;
+        } else {
+            self.settle(parent);
         }
         Ok(())
     }
@@ -367,16 +400,25 @@ impl Run {
         let crossing = model.object(parent).domain != model.object(new_parent).domain;
         if crossing && let Some(source) = model.child(parent, name) {
             // A crossing would wait a second for them, and be refused.
-            self.close_writers(&[source]);
+            let moving = model.below(source);
+            self.close_writers(&moving);
         }
         let errors = self.world.model.rename_errors(source, target, flags);
         let numbers = (self.number(parent)?, self.number(new_parent)?);
         let result = self.world.vfs.rename(ROOT, (numbers.0, name), (numbers.1, new_name), flags);
+        if crossing && !super::rename::PARTS && result == Err(Errno::OPNOTSUPP) {
+            self.settle(new_parent);
+            self.settle(parent);
+            return Ok(());
+        }
         let what = if crossing { "crossing" } else { "rename" };
         if self.judge(what, &errors, result)?.is_some() {
             let store = crossing.then(|| self.placed(new_parent, new_name)).transpose()?;
             self.purged &= !crossing;
             self.world.model.rename(source, target, flags, store);
+        } else {
+            self.settle(new_parent);
+            self.settle(parent);
         }
         Ok(())
     }
@@ -412,6 +454,8 @@ impl Run {
         for object in self.world.model.objects.values_mut() {
             object.held = 0;
         }
+        let in_use = self.in_use();
+        self.world.model.collect(&in_use);
         self.purged = true;
         Ok(())
     }

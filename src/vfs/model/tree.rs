@@ -13,7 +13,7 @@ use std::ffi::{OsStr, OsString};
 
 use crate::branch::FileKind;
 use crate::error::Errno;
-use crate::types::{BranchMode, Time};
+use crate::types::{BranchMode, Placement, Time};
 
 /// An object; stays the same over renames and crossings.
 pub(super) type Id = usize;
@@ -104,8 +104,10 @@ impl Object {
 #[derive(Debug, Clone)]
 pub(super) struct Domain {
     pub mode: BranchMode,
-    /// In order of precedence.
+    /// In order of precedence, which is that of the numbers.
     pub stores: Vec<Store>,
+    /// Where something new goes, in a pool.
+    pub place: Option<Placement>,
     pub root: Id,
 }
 
@@ -226,121 +228,6 @@ impl Model {
         names
     }
 
-    fn mode_of(&self, id: Id) -> Option<BranchMode> {
-        self.object(id).domain.map(|domain| self.domains[domain].mode)
-    }
-
-    fn is_domain_root(&self, id: Id) -> bool {
-        self.domains.iter().any(|domain| domain.root == id)
-    }
-
-    /// Why a name cannot be made or taken away whatever stands there.
-    fn site_errors(&self, parent: Id, name: &OsStr, held: Errno, private: Errno) -> Errors {
-        let mut errors = Vec::new();
-        if name.len() > 255 {
-            errors.push(Errno::NAMETOOLONG);
-        }
-        let Some(directory) = self.directory(parent) else { return vec![Errno::NOTDIR] };
-        if self.is_gone(parent) {
-            return vec![Errno::NOENT, Errno::STALE];
-        }
-        if directory.mounts.contains_key(name) {
-            errors.push(held);
-        } else if parent == self.root && name == super::super::AUDIT_NAME {
-            errors.push(Errno::ACCESS);
-        } else if self.is_domain_root(parent) && name == super::super::PRIVATE_NAME {
-            errors.push(private);
-        }
-        match self.mode_of(parent) {
-            None | Some(BranchMode::Ro) => errors.push(Errno::ROFS),
-            Some(_) => {}
-        }
-        errors
-    }
-
-    /// Why nothing can be made under a name.
-    pub(super) fn add_errors(
-        &self,
-        parent: Id,
-        name: &OsStr,
-        uid: u32,
-        is_content: bool,
-    ) -> Errors {
-        let mut errors = self.site_errors(parent, name, Errno::EXIST, Errno::ACCESS);
-        if is_content && self.mode_of(parent) == Some(BranchMode::GatesOnly) {
-            errors.push(Errno::ACCESS);
-        }
-        if let Some(attr) = self.object(parent).attr()
-            && !may_write(attr, uid)
-        {
-            errors.push(Errno::ACCESS);
-        }
-        if self.child(parent, name).is_some() {
-            errors.push(Errno::EXIST);
-        }
-        errors
-    }
-
-    /// Why a name cannot be taken away; for a rename, also what stands at the target.
-    pub(super) fn remove_errors(&self, parent: Id, name: &OsStr) -> Errors {
-        self.site_errors(parent, name, Errno::BUSY, Errno::NOENT)
-    }
-
-    pub(super) fn unlink_errors(&self, parent: Id, name: &OsStr) -> Errors {
-        let mut errors = self.remove_errors(parent, name);
-        match self.child(parent, name) {
-            None => errors.push(Errno::NOENT),
-            Some(id) if self.directory(id).is_some() => errors.push(Errno::ISDIR),
-            Some(_) => {}
-        }
-        errors
-    }
-
-    pub(super) fn rmdir_errors(&self, parent: Id, name: &OsStr) -> Errors {
-        let mut errors = self.remove_errors(parent, name);
-        match self.child(parent, name) {
-            None => errors.push(Errno::NOENT),
-            Some(id) => match self.directory(id) {
-                None => errors.push(Errno::NOTDIR),
-                Some(found) if !found.entries.is_empty() => errors.push(Errno::NOTEMPTY),
-                Some(_) => {}
-            },
-        }
-        errors
-    }
-
-    /// Why attributes cannot be changed; `is_content` for what gates-only denies.
-    pub(super) fn change_errors(&self, id: Id, is_content: bool) -> Errors {
-        match self.mode_of(id) {
-            None | Some(BranchMode::Ro) => vec![Errno::ROFS],
-            Some(BranchMode::GatesOnly) if is_content => vec![Errno::ACCESS],
-            Some(_) => vec![],
-        }
-    }
-
-    pub(super) fn open_errors(&self, id: Id, writes: bool) -> Errors {
-        match self.object(id).kind() {
-            FileKind::File if writes => self.change_errors(id, true),
-            FileKind::File => vec![],
-            FileKind::Directory => vec![Errno::ISDIR],
-            _ => vec![Errno::INVAL],
-        }
-    }
-
-    pub(super) fn link_errors(&self, id: Id, parent: Id, name: &OsStr) -> Errors {
-        let mut errors = self.add_errors(parent, name, 0, true);
-        if self.directory(id).is_some() {
-            errors.push(Errno::PERM);
-        }
-        if self.object(id).domain != self.object(parent).domain {
-            errors.push(Errno::XDEV);
-        }
-        if self.is_gone(id) {
-            errors.push(Errno::NOENT);
-        }
-        errors
-    }
-
     /// Makes something new, on one store; gives its object.
     pub(super) fn make(
         &mut self,
@@ -438,14 +325,4 @@ impl Model {
             self.objects.remove(&id);
         }
     }
-}
-
-fn may_write(attr: &Attr, uid: u32) -> bool {
-    let bits = match () {
-        () if uid == 0 => return true,
-        () if attr.uid == uid => attr.mode >> 6,
-        () if attr.gid == uid => attr.mode >> 3,
-        () => attr.mode,
-    };
-    bits & 0o3 == 0o3
 }

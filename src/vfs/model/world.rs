@@ -15,18 +15,21 @@ use crate::policy::{
     BranchFacts, Gate, GateTerms, PathPatterns, Policy, PolicySource, Principal, Verify,
 };
 use crate::storage::real::{RealDir, RealStorage};
-use crate::types::{BranchIndex, BranchIo, BranchMode, ViewPath};
+use crate::types::{BranchIndex, BranchIo, BranchMode, Placement, ViewPath};
+use crate::view::Pool;
 
 use super::super::tests::{NoState, end};
 use super::super::{Parts, RecordLevel, Vfs};
+use super::plant::plant;
 use super::tree::{Attr, Body, Directory, Domain, Id, Model, ModelGate, Store};
 
-/// A domain to build: where it appears, its mode, and for each store whether it lies on the memory
-/// file system or on that of temporary files. Crossings between two of one file system are renames,
-/// others are copies.
+/// A domain to build: where it appears, its mode, where something new goes if it is a pool, and for
+/// each store whether it lies on the memory file system or on that of temporary files. Crossings between
+/// two of one file system are renames, others are copies.
 struct DomainPlan {
     at: &'static str,
     mode: BranchMode,
+    place: Option<Placement>,
     stores: &'static [Disk],
 }
 
@@ -36,18 +39,46 @@ enum Disk {
     Temporary,
 }
 
-const LAYOUTS: [[DomainPlan; 4]; 2] = [
+const fn branch(at: &'static str, mode: BranchMode, stores: &'static [Disk; 1]) -> DomainPlan {
+    DomainPlan { at, mode, place: None, stores }
+}
+
+const fn pool(
+    at: &'static str,
+    mode: BranchMode,
+    place: Placement,
+    stores: &'static [Disk],
+) -> DomainPlan {
+    DomainPlan { at, mode, place: Some(place), stores }
+}
+
+const MEMORY: Disk = Disk::Memory;
+const OTHER: Disk = Disk::Temporary;
+
+const LAYOUTS: [[DomainPlan; 4]; 4] = [
     [
-        DomainPlan { at: "/a", mode: BranchMode::Rw, stores: &[Disk::Memory] },
-        DomainPlan { at: "/b", mode: BranchMode::Rw, stores: &[Disk::Temporary] },
-        DomainPlan { at: "/d", mode: BranchMode::GatesOnly, stores: &[Disk::Memory] },
-        DomainPlan { at: "/r", mode: BranchMode::Ro, stores: &[Disk::Memory] },
+        branch("/a", BranchMode::Rw, &[MEMORY]),
+        branch("/b", BranchMode::Rw, &[OTHER]),
+        branch("/d", BranchMode::GatesOnly, &[MEMORY]),
+        branch("/r", BranchMode::Ro, &[MEMORY]),
     ],
     [
-        DomainPlan { at: "/", mode: BranchMode::Rw, stores: &[Disk::Memory] },
-        DomainPlan { at: "/b", mode: BranchMode::Rw, stores: &[Disk::Memory] },
-        DomainPlan { at: "/d/a", mode: BranchMode::GatesOnly, stores: &[Disk::Temporary] },
-        DomainPlan { at: "/r", mode: BranchMode::Ro, stores: &[Disk::Memory] },
+        pool("/a", BranchMode::Rw, Placement::First, &[MEMORY, MEMORY, MEMORY]),
+        branch("/b", BranchMode::Rw, &[MEMORY]),
+        pool("/d", BranchMode::GatesOnly, Placement::MostFree, &[MEMORY, MEMORY]),
+        pool("/r", BranchMode::Ro, Placement::First, &[MEMORY, MEMORY]),
+    ],
+    [
+        branch("/", BranchMode::Rw, &[MEMORY]),
+        branch("/b", BranchMode::Rw, &[MEMORY]),
+        branch("/d/a", BranchMode::GatesOnly, &[OTHER]),
+        branch("/r", BranchMode::Ro, &[MEMORY]),
+    ],
+    [
+        pool("/", BranchMode::Rw, Placement::MostFree, &[MEMORY, OTHER, MEMORY]),
+        pool("/b", BranchMode::Rw, Placement::SameDirectory, &[MEMORY, MEMORY]),
+        branch("/d/a", BranchMode::GatesOnly, &[MEMORY]),
+        branch("/r", BranchMode::Ro, &[MEMORY]),
     ],
 ];
 
@@ -81,7 +112,8 @@ impl World {
         model.object_mut(model.root).fixed = true;
         model.gates = gates();
         let mut backing = Vec::new();
-        let (mut branches, mut facts, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut branches, mut pools) = (Vec::new(), Vec::new());
+        let (mut facts, mut ends) = (Vec::new(), Vec::new());
         for (at_domain, plan) in plans.iter().enumerate() {
             let at = ViewPath::parse(Path::new(plan.at)).expect("a path");
             let stores = plan.stores.iter().map(|disk| {
@@ -93,12 +125,16 @@ impl World {
                 store
             });
             let stores: Vec<Store> = stores.collect();
-            let root = model.add_domain(at_domain, &at, plan.mode, &stores);
+            let root = model.add_domain(at_domain, &at, plan, &stores);
+            let pool: Option<Arc<str>> = plan.place.map(|_| format!("pool{at_domain}").into());
+            if let (Some(name), Some(place)) = (&pool, plan.place) {
+                let members = stores.iter().map(|store| BranchIndex(*store as u16)).collect();
+                pools.push(Pool { name: name.to_string(), at: at.clone(), members, place });
+            }
             for store in stores {
                 let path = &backing[store];
+                model.object_mut(root).on.insert(store, attr_of(path));
                 fill(&mut model, root, store, path, plan.mode);
-                let attr = attr_of(path);
-                model.object_mut(root).on.insert(store, attr);
                 let name = format!("store{store}");
                 let spec = BranchSpec {
                     index: BranchIndex(store as u16),
@@ -112,7 +148,7 @@ impl World {
                 let branch = Branch::open(spec, None, false).expect("a branch").branch;
                 facts.push(BranchFacts {
                     name: name.into(),
-                    pool: None,
+                    pool: pool.clone(),
                     at: at.clone(),
                     mode: plan.mode,
                 });
@@ -133,7 +169,7 @@ impl World {
         let parts = Parts {
             name: "model".into(),
             branches,
-            pools: Vec::new(),
+            pools,
             policy: Policy::new(source, 1),
             ledger,
             mover,
@@ -164,7 +200,7 @@ impl Model {
         &mut self,
         index: usize,
         at: &ViewPath,
-        mode: BranchMode,
+        plan: &DomainPlan,
         stores: &[Store],
     ) -> Id {
         let mut here = self.root;
@@ -175,7 +211,8 @@ impl Model {
             };
         }
         self.object_mut(here).domain = Some(index);
-        self.domains.push(Domain { mode, stores: stores.to_vec(), root: here });
+        let (mode, place) = (plan.mode, plan.place);
+        self.domains.push(Domain { mode, stores: stores.to_vec(), place, root: here });
         here
     }
 
@@ -194,25 +231,17 @@ impl Model {
 fn fill(model: &mut Model, root: Id, store: Store, path: &Path, mode: BranchMode) {
     let hidden: Vec<OsString> = model.directory_mut(root).mounts.keys().cloned().collect();
     for name in hidden {
-        std::fs::create_dir(path.join(&name)).expect("mkdir");
-        plant_directory(model, (root, &name), store, &path.join(&name));
+        plant(model, (root, &name), store, &path.join(&name), None);
     }
     if mode == BranchMode::Ro {
-        std::fs::create_dir(path.join("a")).expect("mkdir");
-        let folder = plant_directory(model, (root, OsStr::new("a")), store, &path.join("a"));
-        for (parent, path) in [(root, path.join("c.c")), (folder, path.join("a/c.c"))] {
-            std::fs::write(&path, "fixed").expect("write");
-            let body = Body::File(b"fixed".to_vec());
-            let id = model.make((parent, OsStr::new("c.c")), body, store, (0, 0));
-            model.object_mut(id).on.insert(store, attr_of(&path));
-        }
+        let (folder, file) = (OsStr::new("a"), OsStr::new("c.c"));
+        let text = format!("fixed on {store}");
+        let id = plant(model, (root, folder), store, &path.join("a"), None);
+        plant(model, (id, file), store, &path.join("a/c.c"), Some(&text));
+        plant(model, (root, file), store, &path.join("c.c"), Some(&text));
+        let own = OsString::from(format!("own{store}"));
+        plant(model, (id, &own), store, &path.join("a").join(&own), Some(&text));
     }
-}
-
-fn plant_directory(model: &mut Model, spot: (Id, &OsStr), store: Store, path: &Path) -> Id {
-    let id = model.make(spot, Body::Directory(Directory::default()), store, (0, 0));
-    model.object_mut(id).on.insert(store, attr_of(path));
-    id
 }
 
 /// What a file system says of something that was made outside the view.
