@@ -23,6 +23,7 @@ use crate::view::{Inode, OpenFile};
 
 use super::Vfs;
 use super::permit::Question;
+use super::place::passes_on;
 use super::remove::Occupied;
 use super::site::{OpenPart, Site};
 use super::switch::is_below;
@@ -116,12 +117,20 @@ impl Vfs {
     ) -> Result<Prepared<RealStorage>, Refused> {
         let admit = self.admission(caller, source, target, gates)?;
         let mut full = None;
+        let mut errno = Errno::NOSPC;
         for branch in self.candidates(&target.parent) {
+            let name = match self.with_part(&target.parent, branch, |part| name_of(target, part)) {
+                Err(refused) if passes_on(refused) => {
+                    errno = refused;
+                    continue;
+                }
+                name => name?,
+            };
             let request = CrossingRequest {
                 caller,
                 exe: exe_of(caller.pid),
                 sources: source_parts(source, gates)?,
-                target: self.with_part(&target.parent, branch, |part| name_of(target, part))?,
+                target: name,
                 target_shadows: shadows_of(target, branch)?,
                 no_replace,
                 admit: Arc::clone(&admit),
@@ -135,7 +144,7 @@ impl Vfs {
                 }
             }
         }
-        let Some(error) = full else { return Err(Errno::NOSPC.into()) };
+        let Some(error) = full else { return Err(errno.into()) };
         Err(Refused {
             errno: self.crossing_failed(caller, source, target, gates.first(), &error),
             why: Some(error.to_string()),

@@ -14,7 +14,7 @@ use super::Vfs;
 use super::site::{Node, OpenPart, Site};
 
 impl Vfs {
-    /// Makes something at a site, where a pool's member is full on the next. EEXIST if any member has
+    /// Makes something at a site, where a pool's member cannot take it on the next. EEXIST if any member has
     /// the name; ENOSPC if all are full.
     pub(super) fn place_new<T>(
         &self,
@@ -32,7 +32,7 @@ impl Vfs {
         for branch in self.candidates(parent) {
             match self.with_part(parent, branch, &act) {
                 Ok(made) => return Ok((branch, made)),
-                Err(errno @ (Errno::NOSPC | Errno::DQUOT)) => full = errno,
+                Err(errno) if passes_on(errno) => full = errno,
                 Err(errno) => return Err(errno),
             }
         }
@@ -145,4 +145,10 @@ impl Vfs {
     pub(super) fn lock_content(&self, inode: &Inode) -> Result<LockGuard, Errno> {
         self.view.locks.operation(&[inode], vec![], vec![Lock::Content(inode.number)])
     }
+}
+
+/// Whether the next member is to be tried: this one is full, or has something else where the folder
+/// should be made, hidden behind the directory of an earlier member.
+pub(super) fn passes_on(errno: Errno) -> bool {
+    matches!(errno, Errno::NOSPC | Errno::DQUOT | Errno::NOTDIR)
 }

@@ -105,6 +105,9 @@ impl Vfs {
     /// Removes all parts of a directory, the first last. ENOTEMPTY unless all are empty; also for what
     /// a directory hides on a later member, which nobody has seen and nobody may lose.
     fn remove_directories(&self, there: &Occupied<'_>) -> Result<(), Errno> {
+        if !there.is_directory() {
+            return Err(Errno::NOTDIR);
+        }
         self.check_removable(there)?;
         for standing in there.standings().rev() {
             let part = there.part(standing)?;

@@ -141,6 +141,9 @@ fn a_directory_goes_only_if_it_is_empty_on_every_member() {
     fixture.plant("three/d/a", "a");
     assert_eq!(fixture.rmdir(POOL, "d"), Err(Errno::NOTEMPTY));
     assert!(fixture.has("one/d"), "no part was removed");
+    assert_eq!(fixture.rmdir("pool/d", "a"), Err(Errno::NOTDIR));
+    fixture.plant("one/d/a", "stands before the other");
+    assert_eq!(fixture.rmdir("pool/d", "a"), Err(Errno::NOTDIR));
     fixture.unlink("pool/d", "a").expect("removed");
     fixture.rmdir(POOL, "d").expect("removed");
 
@@ -215,6 +218,38 @@ fn attributes_of_a_merged_directory_are_the_first_parts_and_change_on_all() {
     fixture.plant("two/d/new", "");
     let after = fixture.vfs.getattr(ROOT, number, None).expect("there").stat;
     assert!(after.mtime > before.mtime);
+}
+
+#[test]
+fn whether_a_merged_directory_has_an_extended_attribute_is_for_its_first_part_to_say() {
+    use crate::branch::XattrFlags;
+    let fixture = pool(Placement::First);
+    fixture.folder("two/d");
+    let (number, key) = (fixture.number("pool/d"), OsStr::new("user.note"));
+    let set = |value: &[u8], flags| {
+        fixture.vfs.setxattr(ROOT, fixture.number("pool/d"), key, value, flags)
+    };
+    set(b"old", XattrFlags::CREATE).expect("made");
+    fixture.folder("three/d");
+    set(b"new", XattrFlags::REPLACE).expect("replaced, and made on the third");
+    assert_eq!(set(b"newer", XattrFlags::CREATE), Err(Errno::EXIST));
+    fixture.folder("one/d");
+    assert_eq!(fixture.number("pool/d"), number);
+    assert_eq!(fixture.vfs.getxattr(number, key), Err(Errno::NODATA));
+    assert_eq!(set(b"newest", XattrFlags::REPLACE), Err(Errno::NODATA));
+    assert_eq!(fixture.vfs.removexattr(ROOT, number, key), Err(Errno::NODATA));
+    set(b"newest", XattrFlags::CREATE).expect("made on the first");
+    let kept = |path: &str| {
+        let file = std::fs::File::open(fixture.backing(path)).expect("there");
+        let mut value = [0; 16];
+        rustix::fs::fgetxattr(file, "user.note", &mut value).map(|length| value[..length].to_vec())
+    };
+    for part in ["one/d", "two/d", "three/d"] {
+        assert_eq!(kept(part).expect("kept"), b"newest", "{part}");
+    }
+    fixture.vfs.removexattr(ROOT, number, key).expect("removed");
+    assert_eq!(fixture.vfs.getxattr(number, key), Err(Errno::NODATA));
+    assert!(kept("three/d").is_err());
 }
 
 #[test]
