@@ -11,7 +11,7 @@ use crate::view::Place;
 
 use super::Vfs;
 use super::permit::Question;
-use super::site::OpenPart;
+use super::site::{Node, OpenPart};
 
 impl Vfs {
     /// The value of one extended attribute. ENODATA.
@@ -46,16 +46,28 @@ impl Vfs {
         flags: XattrFlags,
     ) -> Result<(), Errno> {
         let groups = self.identities.groups(caller.uid).unwrap_or_default();
-        self.change_xattr(caller, number, Operation::Setxattr, |part| {
-            part.branch.set_xattr(part.as_fd(), key, value, flags)?;
-            part.branch.after_acl(part.as_fd(), key, caller.uid, caller.gid, &groups)
+        self.change_xattr(caller, number, Operation::Setxattr, |node| {
+            if !node.more.is_empty() {
+                check_flags(&node.first, key, flags)?;
+            }
+            node.change_parts(|part| {
+                let flags = if is_first(node, part) { flags } else { XattrFlags::empty() };
+                part.branch.set_xattr(part.as_fd(), key, value, flags)?;
+                part.branch.after_acl(part.as_fd(), key, caller.uid, caller.gid, &groups)
+            })
         })
     }
 
     /// Removes an extended attribute. ENODATA.
     pub fn removexattr(&self, caller: Caller, number: u64, key: &OsStr) -> Result<(), Errno> {
-        self.change_xattr(caller, number, Operation::Removexattr, |part| {
-            part.branch.remove_xattr(part.as_fd(), key)
+        self.change_xattr(caller, number, Operation::Removexattr, |node| {
+            if !node.more.is_empty() {
+                check_flags(&node.first, key, XattrFlags::REPLACE)?;
+            }
+            node.change_parts(|part| match part.branch.remove_xattr(part.as_fd(), key) {
+                Err(Errno::NODATA) if !is_first(node, part) => Ok(()),
+                result => result,
+            })
         })
     }
 
@@ -64,7 +76,7 @@ impl Vfs {
         caller: Caller,
         number: u64,
         operation: Operation,
-        act: impl Fn(&OpenPart<'_>) -> Result<(), Errno>,
+        act: impl Fn(&Node<'_>) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
         let inode = self.inode(number)?;
         if matches!(*inode.place(), Place::Virtual | Place::Audit) {
@@ -74,7 +86,7 @@ impl Vfs {
         self.ready_to_record()?;
         let _lock = self.lock_content(&inode)?;
         let node = self.node(inode)?;
-        let result = node.change_parts(act);
+        let result = act(&node);
         if let Some(path) = node.inode.paths().pop() {
             let is_directory = node.inode.kind == FileKind::Directory;
             let branch = Some(node.first.index);
@@ -83,4 +95,18 @@ impl Vfs {
         }
         result
     }
+}
+
+/// Whether an attribute may be made or replaced is for the part to say that users see, and before
+/// any part is changed.
+fn check_flags(first: &OpenPart<'_>, key: &OsStr, flags: XattrFlags) -> Result<(), Errno> {
+    match first.branch.get_xattr(first.as_fd(), key) {
+        Ok(_) if flags.contains(XattrFlags::CREATE) => Err(Errno::EXIST),
+        Err(Errno::NODATA) if !flags.contains(XattrFlags::REPLACE) => Ok(()),
+        result => result.map(drop),
+    }
+}
+
+fn is_first(node: &Node<'_>, part: &OpenPart<'_>) -> bool {
+    part.index == node.first.index
 }
