@@ -88,10 +88,6 @@ impl Vfs {
         watch: &dyn Fn(&Arc<Progress>),
     ) -> Result<ReadyCrossing, Refused> {
         let gates = self.permit_crossing(caller, source, target)?;
-        if source.is_directory() {
-            // The mover can; the model of the view's tests cannot yet.
-            return Err(Errno::OPNOTSUPP.into());
-        }
         self.ready_to_record()?;
         let inode = self.source_inode(source)?;
         if source.is_directory() && source.site.parent.incomplete {

@@ -11,11 +11,6 @@ use crate::types::BranchMode;
 use super::names::IN_THE_WAY;
 use super::tree::{Body, Errors, Id, Model, ModelGate, Store};
 
-/// Whether directories cross.
-const TREES: bool = false;
-/// Whether what several members of a pool hold together crosses.
-pub(super) const PARTS: bool = false;
-
 /// A name in a directory.
 pub(super) type Spot<'a> = (Id, &'a OsStr);
 
@@ -131,22 +126,21 @@ impl Model {
             }
             errors.extend(self.replace_errors(source, target));
             errors.extend(self.hidden_errors(source, to));
+            // What the target hides must be of its kind.
+            let hidden = self.layers(to.0, to.1).into_values();
+            errors.extend(hidden.flat_map(|hidden| self.replace_errors(source, hidden)));
         }
+        let moving = self.layers(from.0, from.1);
         let admits = |gate: &&ModelGate| {
-            let fits = |name: &OsStr| name.as_bytes().ends_with(gate.suffix.as_bytes());
+            // The names of directories do not matter, those of the files in them do. What is hidden
+            // is asked for too.
+            let free = moving.values().all(|id| self.directory(*id).is_some());
+            let fits = |name: &OsStr| free || name.as_bytes().ends_with(gate.suffix.as_bytes());
             (gate.from, gate.to) == (from_domain, to_domain) && fits(from.1) && fits(to.1)
         };
         match self.gates.iter().find(admits) {
             Some(gate) => errors.extend(self.gate_errors(gate, source)),
             None => errors.push(Errno::ACCESS),
-        }
-        if self.directory(source).is_some() && !TREES {
-            errors.extend([Errno::OPNOTSUPP, Errno::BUSY]);
-        }
-        let moving = self.layers(from.0, from.1);
-        let replaced = self.layers(to.0, to.1);
-        if (moving.len() > 1 || replaced.len() > 1) && !PARTS {
-            errors.push(Errno::OPNOTSUPP);
         }
         if moving.iter().any(|(store, id)| self.is_linked_outside(*id, *store)) {
             errors.push(Errno::PERM);
@@ -160,7 +154,9 @@ impl Model {
             let text = match &self.object(*id).body {
                 Body::File(bytes) => !bytes.contains(&0),
                 Body::Directory(_) => true,
-                Body::Symlink(_) | Body::Special(..) => false,
+                // A link says nothing that a gate could ask for, and goes with its directory.
+                Body::Symlink(_) => *id != top,
+                Body::Special(..) => false,
             };
             let size = self.object(*id).size().unwrap_or(0);
             (gate.text_only && !text) || gate.max_size.is_some_and(|max| size > max)

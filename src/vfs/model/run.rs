@@ -13,7 +13,7 @@ use super::files::Handle;
 use super::lists::List;
 use super::names::may_write;
 use super::operation::{FILES_MAX, LISTS_MAX, Op, split};
-use super::tree::{Body, Directory, Errors, Id, Store};
+use super::tree::{Body, Directory, Errors, Id, Object, Store};
 use super::world::World;
 
 /// What a disagreement is: which, in words.
@@ -177,7 +177,7 @@ impl Run {
         if object.is_known() && object.number != Some(number) {
             return Err(format!("the number of {id} was {:?} and is {number}", object.number));
         }
-        let same = |other: &(&Id, &super::tree::Object)| {
+        let same = |other: &(&Id, &Object)| {
             *other.0 != id && other.1.is_known() && other.1.number == Some(number)
         };
         if let Some((other, _)) = model.objects.iter().find(same) {
@@ -406,13 +406,14 @@ impl Run {
         let errors = self.world.model.rename_errors(source, target, flags);
         let numbers = (self.number(parent)?, self.number(new_parent)?);
         let result = self.world.vfs.rename(ROOT, (numbers.0, name), (numbers.1, new_name), flags);
-        if crossing && !super::rename::PARTS && result == Err(Errno::OPNOTSUPP) {
-            self.settle(new_parent);
-            self.settle(parent);
-            return Ok(());
-        }
-        let what = if crossing { "crossing" } else { "rename" };
-        if self.judge(what, &errors, result)?.is_some() {
+        let denial = self.world.vfs.denials.last(0, None).filter(|_| crossing && result.is_err());
+        let reason = denial.and_then(|denial| denial.decision.reason);
+        let what = match reason {
+            Some(reason) => format!("crossing ({reason})"),
+            None if crossing => "crossing".to_owned(),
+            None => "rename".to_owned(),
+        };
+        if self.judge(&what, &errors, result)?.is_some() {
             let store = crossing.then(|| self.placed(new_parent, new_name)).transpose()?;
             self.purged &= !crossing;
             self.world.model.rename(source, target, flags, store);
@@ -443,10 +444,20 @@ impl Run {
         Ok(())
     }
 
-    /// What is open as a file or a directory.
+    /// What is open as a file or a directory, and the directories above, which the kernel keeps as long.
     pub(super) fn in_use(&self) -> Vec<Id> {
+        let model = &self.world.model;
         let files = self.files.iter().flatten().map(|file| file.id);
-        files.chain(self.lists.iter().flatten().map(|list| list.id)).collect()
+        let open: Vec<Id> = files.chain(self.lists.iter().flatten().map(|list| list.id)).collect();
+        let holds = |object: &Object| match &object.body {
+            Body::Directory(directory) => {
+                directory.entries.values().flat_map(|on| on.values()).any(|id| open.contains(id))
+            }
+            _ => false,
+        };
+        let parents = model.objects.iter().filter(|(_, object)| holds(object)).map(|(id, _)| *id);
+        let above = parents.chain(open.iter().copied()).flat_map(|id| model.ancestors(id));
+        above.collect()
     }
 
     fn purge(&mut self) -> Verdict {

@@ -116,7 +116,7 @@ pub(super) struct Domain {
 pub(super) struct ModelGate {
     pub from: usize,
     pub to: usize,
-    /// Both names must end so.
+    /// Both names must end so, and those of all files in a directory.
     pub suffix: &'static str,
     pub text_only: bool,
     pub max_size: Option<u64>,
