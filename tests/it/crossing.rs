@@ -292,15 +292,18 @@ fn other_ways_across_are_closed_or_fall_back() {
 }
 
 #[test]
-fn directories_do_not_cross_yet_and_stay_whole() {
+fn a_directory_crosses_whole_or_not_at_all() {
     let scene = Scene::lab();
     let mount = scene.mount();
-    mount.sh("mkdir -p inbox/d/e; echo x >inbox/d/e/f").ok();
-    mount.sh("mv inbox/d review/d").refused();
+    mount.sh("mkdir -p inbox/d/e; echo x >inbox/d/e/f; mkdir review/d").ok();
+    mount.sh("mv -T inbox/d review/d").ok();
     assert_eq!(
-        mount.sh("find inbox review | sort; cat inbox/d/e/f").ok(),
-        "inbox\ninbox/d\ninbox/d/e\ninbox/d/e/f\nreview\nx\n"
+        mount.sh("find inbox review | sort; cat review/d/e/f").ok(),
+        "inbox\nreview\nreview/d\nreview/d/e\nreview/d/e/f\nx\n"
     );
+    mount.sh("mkdir -p inbox/d/g").ok();
+    mount.sh("mv -T inbox/d review/d").refused();
+    assert_eq!(mount.sh("ls inbox/d; ls review/d").ok(), "g\ne\n", "onto one that is not empty");
     mount.sh("echo y >inbox/y; mkdir review/y").ok();
     mount.sh("mv -T inbox/y review/y").refused();
     assert_eq!(mount.sh("cat inbox/y; ls -d review/y").ok(), "y\nreview/y\n");
