@@ -46,7 +46,7 @@ const fn refused(says: &'static str, command: &'static str, shows: &'static str)
 }
 
 const STEPS: &[Step] = &[
-    step("A working example: three closed folders and a configuration.", "octroi init lab", "Next"),
+    step("A working example: closed folders and a configuration.", "octroi init lab", "Next"),
     step(
         "The configuration is checked as a compiler would.",
         "octroi check lab/octroi.toml",

@@ -33,7 +33,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let shared = if root { 0o1777 } else { 0o755 };
     make(&dir.join("branches/inbox"), shared)?;
     make(&dir.join("branches/review"), shared)?;
-    make(&dir.join("branches/archive"), 0o755)?;
+    make(&dir.join("branches/disk1"), 0o755)?;
+    make(&dir.join("branches/disk2"), 0o755)?;
     let name = view_name(dir);
     let curator = match users::name_of(uid) {
         Ok(Some(user)) => format!("user:{user}"),

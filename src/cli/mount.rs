@@ -20,7 +20,7 @@ use super::output::plain;
 #[command(after_help = "Examples:\n  \
     octroi mount lab/octroi.toml /mnt/lab\n  \
     octroi mount lab/octroi.toml /mnt/lab -o ro,noexec\n  \
-    octroi mount lab/octroi.toml /mnt/lab --adopt archive      after the disk of branch archive was replaced\n\n\
+    octroi mount lab/octroi.toml /mnt/lab --adopt disk2        after the disk of branch disk2 was replaced\n\n\
     Options of -o: allow_other, ro, rw, dev, nodev, suid, nosuid, exec, noexec, atime, noatime.\n\
     Without: nodev, nosuid.")]
 pub struct Args {

@@ -161,9 +161,6 @@ fn open_ledger(
 /// that the ledger knows is asked later, and so are branches that are missing from a view that has
 /// been mounted before.
 pub(super) fn look_at_branches(config: &Config) -> Result<(), DaemonError> {
-    if !config.pools.is_empty() {
-        return Err(DaemonError::Usage("pools are not served yet".to_owned()));
-    }
     let mounted_before = config.state.exists();
     for entry in &config.branches {
         match Branch::look(&entry.spec) {

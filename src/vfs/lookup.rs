@@ -9,7 +9,6 @@ use std::time::Duration;
 use crate::branch::{FileKind, SpaceStat, Stat};
 use crate::error::Errno;
 use crate::types::Caller;
-use crate::view::inode::Name;
 use crate::view::{Domain, Inode, LayoutIndex, Parts, Place};
 
 use super::site::{Node, OpenPart, directories};
@@ -99,23 +98,10 @@ impl Vfs {
 
     /// ENOENT; EIO for a name that was last seen on a member that is offline.
     fn absent(&self, parent: &Node<'_>, name: &OsStr) -> Errno {
-        if parent.incomplete && self.is_out_of_reach(parent, name) {
+        if parent.incomplete && self.is_out_of_reach(parent.inode.number, name) {
             return Errno::IO;
         }
         Errno::NOENT
-    }
-
-    fn is_out_of_reach(&self, parent: &Node<'_>, name: &OsStr) -> bool {
-        let offline = |inode: &Inode| {
-            let branch = inode.place().branch().and_then(|index| self.branch(index).ok());
-            branch.is_some_and(|branch| !branch.is_online())
-        };
-        let named = |inode: &Arc<Inode>| {
-            let names = inode.names();
-            let here = |known: &Name| known.parent.number == parent.inode.number;
-            names.iter().any(|known| known.name == name && here(known)) && offline(inode)
-        };
-        !self.view.inodes.collect(named).is_empty()
     }
 
     /// Attributes of an inode; of the open file where the kernel names one.

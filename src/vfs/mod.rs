@@ -41,6 +41,7 @@ mod lookup;
 mod model;
 mod moves;
 mod open;
+mod out_of_reach;
 mod permit;
 mod place;
 mod prepared;
@@ -142,6 +143,7 @@ pub struct Vfs {
     identities: Identities,
     audit: audit::AuditNodes,
     denials: permit::Denials,
+    out_of_reach: Mutex<out_of_reach::OutOfReach>,
     prepared: prepared::PreparedTable,
     /// Names of transactions that wait for an offline branch, each with its lock.
     left_open: Mutex<Vec<(ViewPath, LockGuard)>>,
@@ -177,6 +179,7 @@ impl Vfs {
             identities: Identities::new(),
             audit: audit::AuditNodes::new(parts.audit),
             denials: permit::Denials::default(),
+            out_of_reach: Mutex::default(),
             prepared: prepared::PreparedTable::default(),
             left_open: Mutex::default(),
             started: now(),
@@ -266,6 +269,7 @@ impl Vfs {
     /// of what is older than `keep`.
     pub fn tend(&self, keep: Duration) {
         self.renew_folders();
+        self.note_offline();
         self.lock_left_open();
         self.expire_prepared_as_usual();
         let purged = self.mover.purge(jiff::Timestamp::now(), keep);

@@ -9,6 +9,7 @@ use crate::mover::TransactionState;
 use crate::types::{Caller, Operation};
 use crate::view::locks::{Holder, Lock};
 
+mod crossings;
 mod fixture;
 mod pools;
 

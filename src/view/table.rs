@@ -174,8 +174,11 @@ impl InodeTable {
 
     /// All inodes that the kernel knows and for which `wanted` holds.
     pub fn collect(&self, wanted: impl Fn(&Arc<Inode>) -> bool) -> Vec<Arc<Inode>> {
-        let known = self.by_number.iter().filter(|entry| wanted(entry.value()));
-        known.map(|entry| Arc::clone(entry.value())).collect()
+        // Asked after the shards are let go: `wanted` may wait for an inode's place.
+        let mut known: Vec<_> =
+            self.by_number.iter().map(|entry| Arc::clone(entry.value())).collect();
+        known.retain(wanted);
+        known
     }
 }
 

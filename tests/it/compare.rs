@@ -1,4 +1,4 @@
-//! The same on a plain directory and in branches: both must see the same.
+//! The same on a plain directory, in branches and in a pool: all must see the same.
 
 use std::path::Path;
 
@@ -18,17 +18,17 @@ impl Log {
     }
 }
 
-/// Runs the same on a plain directory, in a branch with `io = "checked"` and in one with
-/// `io = "passthrough"`: all must see the same. At least one note must have been made.
+/// Runs the same on a plain directory, in a branch with `io = "checked"`, in one with
+/// `io = "passthrough"` and in a pool of two: all must see the same. At least one note must have been made.
 #[track_caller]
 pub fn same_as_plain(body: impl Fn(&Path, &mut Log)) {
     require_root();
     let mut plain = Log::default();
-    let scene = Scene::with(&["checked", "fast"], TWO_KINDS_OF_IO);
+    let scene = Scene::with(&["checked", "fast", "disk1", "disk2"], KINDS);
     body(&scene.base().join("plain"), &mut plain);
     assert!(!plain.0.is_empty(), "the body noted nothing");
     let mount = scene.mount();
-    for branch in ["checked", "fast"] {
+    for branch in ["checked", "fast", "pool"] {
         let mut mounted = Log::default();
         body(&mount.path(branch), &mut mounted);
         for (seen, expected) in mounted.0.iter().zip(&plain.0) {
@@ -39,15 +39,21 @@ pub fn same_as_plain(body: impl Fn(&Path, &mut Log)) {
     mount.unmount();
 }
 
-const TWO_KINDS_OF_IO: &str = r#"
+const KINDS: &str = r#"
 [branches.checked]
 path = "branches/checked"
 [branches.fast]
 path = "branches/fast"
 io = "passthrough"
+[branches.disk1]
+path = "branches/disk1"
+[branches.disk2]
+path = "branches/disk2"
+[pools.pool]
+members = ["disk1", "disk2"]
 "#;
 
-/// Runs the same shell script on a plain directory and in both kinds of branch: output, errors and exit code must
+/// Runs the same shell script on a plain directory and in all kinds of branch: output, errors and exit code must
 /// be the same, and the output must not be empty.
 #[track_caller]
 pub fn same_script(script: &str) {

@@ -11,6 +11,7 @@ mod cli;
 mod crossing;
 mod offline;
 mod policy;
+mod pool;
 mod posix_attributes;
 mod posix_content;
 mod posix_names;

@@ -178,7 +178,8 @@ fn files_belong_to_those_who_create_them() {
          mkdir sticky; chmod 1777 sticky; touch sticky/roots; mkdir closed; chmod 755 closed
          as sh -c 'umask 022; for d in open grouped sticky; do echo x >$d/f; mkdir $d/d; ln -s f $d/l
              mkfifo $d/p; ln $d/f $d/h; done; echo x >closed/f; mkdir closed/d; rm sticky/roots; rm sticky/f' 2>&1
-         find open grouped sticky closed -printf '%p %u %g %m %y %n\\n' | sort",
+         find open grouped sticky closed -type d -printf '%p %u %g %m %y\\n' | sort
+         find open grouped sticky closed ! -type d -printf '%p %u %g %m %y %n\\n' | sort",
     );
 }
 

@@ -152,7 +152,7 @@ fn directories_are_removed_only_when_empty() {
     same_script(
         "mkdir top; cd top; mkdir d; touch d/f; rmdir d 2>&1; rm d/f; rmdir d; echo $?; rmdir d 2>&1; touch f; \
          rmdir f 2>&1; mkdir e; unlink e 2>&1; rm -r e; ls; mkdir f 2>&1; ln -s f l; mkdir l 2>&1; \
-         stat -c '%h %F' .",
+         stat -c '%F' .; [ $(stat -c %h .) -le 2 ] && echo its own links only",
     );
 }
 

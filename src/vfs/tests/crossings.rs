@@ -1,0 +1,149 @@
+//! Crossings of trees, into and out of pools, through the in-process transport.
+
+use super::*;
+use crate::policy::Gate;
+use crate::types::BranchMode;
+use crate::types::Placement;
+
+/// `/pool` over `one` and `two` (gates-only), and `/inbox`; gates both ways for `*.csv`.
+fn fixture() -> Fixture {
+    let modes =
+        [("one", BranchMode::GatesOnly), ("two", BranchMode::GatesOnly), ("inbox", BranchMode::Rw)];
+    let members: Vec<_> = (0..2).map(BranchIndex).collect();
+    let at = ViewPath::root().join(OsStr::new("pool"));
+    let pool =
+        Pool { name: "pool".to_owned(), at, members: members.clone(), place: Placement::First };
+    let inbox = vec![BranchIndex(2)];
+    let gates =
+        vec![between("submit", inbox.clone(), members.clone()), between("recall", members, inbox)];
+    Fixture::build(
+        &modes,
+        vec![pool],
+        vec![rule("secret", &[Operation::MoveSource], "/inbox/**/secret.csv")],
+        gates,
+    )
+}
+
+fn between(name: &str, from: Vec<BranchIndex>, to: Vec<BranchIndex>) -> Gate {
+    Gate { from: from.into(), to: to.into(), ..gate(name, 0, 0) }
+}
+
+#[test]
+fn a_tree_crosses_with_what_is_known_and_open() {
+    let fixture = fixture();
+    fixture.plant("inbox/d/e/a.csv", "a,b\n");
+    fixture.plant("inbox/d/b.csv", "c,d\n");
+    let top = fixture.number("inbox/d");
+    let deep = fixture.number("inbox/d/e/a.csv");
+    let open = fixture.vfs.open(ROOT, deep, READ).expect("opened");
+    fixture.rename(("inbox", "d"), ("pool", "d")).expect("crossed");
+    assert!(!fixture.has("inbox/d") && fixture.has("one/d/e/a.csv"));
+    assert_eq!(fixture.number("pool/d"), top);
+    assert_eq!(fixture.number("pool/d/e/a.csv"), deep);
+    assert_eq!(fixture.vfs.read(open.handle, 0, 100).expect("read"), b"a,b\n");
+    assert_eq!(fixture.read(deep).expect("read"), b"a,b\n");
+    fixture.vfs.release(open.handle);
+    assert_eq!(fixture.names("pool/d"), ["b.csv", "e"]);
+    // What is known by its old number is not found in hold.
+    let stat = fixture.vfs.getattr(ROOT, deep, None).expect("there").stat;
+    let backing = fixture.backing("one/d/e/a.csv").metadata().expect("there");
+    assert_eq!(stat.inode, std::os::unix::fs::MetadataExt::ino(&backing));
+}
+
+#[test]
+fn a_merged_tree_crosses_out_of_its_pool_and_back() {
+    let fixture = fixture();
+    fixture.plant("one/d/a.csv", "first");
+    fixture.plant("two/d/a.csv", "hidden");
+    fixture.plant("two/d/b.csv", "second");
+    fixture.plant("two/d/e/c.csv", "third");
+    let number = fixture.number("pool/d/e/c.csv");
+    fixture.rename(("pool", "d"), ("inbox", "d")).expect("crossed");
+    assert!(!fixture.has("one/d") && !fixture.has("two/d"));
+    assert_eq!(fixture.names("inbox/d"), ["a.csv", "b.csv", "e"]);
+    assert_eq!(fixture.text("inbox/d/a.csv"), "first");
+    assert_eq!(fixture.number("inbox/d/e/c.csv"), number);
+    assert!(fixture.names("pool").is_empty());
+    fixture.rename(("inbox", "d"), ("pool", "d")).expect("crossed");
+    assert_eq!(fixture.names("pool/d"), ["a.csv", "b.csv", "e"]);
+    assert_eq!(fixture.number("pool/d/e/c.csv"), number);
+}
+
+#[test]
+fn a_file_crosses_onto_a_name_that_another_member_has() {
+    let fixture = fixture();
+    fixture.plant("inbox/a.csv", "new");
+    fixture.plant("two/a.csv", "old");
+    fixture.rename(("inbox", "a.csv"), ("pool", "a.csv")).expect("crossed");
+    assert_eq!(fixture.text("pool/a.csv"), "new");
+    assert!(!fixture.has("two/a.csv") && fixture.has("one/a.csv"));
+}
+
+#[test]
+fn folders_are_made_where_a_crossing_goes() {
+    let fixture = fixture();
+    fixture.plant("inbox/a.csv", "text");
+    fixture.folder("two/d/e");
+    fixture.rename(("inbox", "a.csv"), ("pool/d/e", "a.csv")).expect("crossed");
+    assert!(fixture.has("one/d/e/a.csv"));
+    assert_eq!(fixture.names("pool/d/e"), ["a.csv"]);
+}
+
+#[test]
+fn every_file_of_a_tree_must_pass() {
+    let fixture = fixture();
+    fixture.plant("inbox/d/e/a.csv", "text");
+    for (name, why) in [("b.txt", "the gate's paths"), ("secret.csv", "a deny rule")] {
+        fixture.plant(&format!("inbox/d/e/{name}"), "text");
+        assert_eq!(fixture.rename(("inbox", "d"), ("pool", "d")), Err(Errno::ACCESS), "{why}");
+        assert!(fixture.has("inbox/d/e/a.csv") && fixture.names("pool").is_empty());
+        std::fs::remove_file(fixture.backing(&format!("inbox/d/e/{name}"))).expect("removed");
+    }
+    let binary = [0_u8, 159, 146, 150];
+    std::fs::write(fixture.backing("inbox/d/e/c.csv"), binary).expect("written");
+    assert_eq!(fixture.rename(("inbox", "d"), ("pool", "d")), Err(Errno::ACCESS), "its type");
+    std::fs::remove_file(fixture.backing("inbox/d/e/c.csv")).expect("removed");
+    fixture.rename(("inbox", "d"), ("pool", "d")).expect("crossed");
+}
+
+#[test]
+fn a_tree_that_is_being_written_does_not_cross() {
+    let fixture = fixture();
+    fixture.plant("inbox/d/e/a.csv", "text");
+    let number = fixture.number("inbox/d/e/a.csv");
+    let open = fixture.vfs.open(ROOT, number, WRITE).expect("opened");
+    assert_eq!(fixture.rename(("inbox", "d"), ("pool", "d")), Err(Errno::BUSY));
+    fixture.vfs.release(open.handle);
+    fixture.rename(("inbox", "d"), ("pool", "d")).expect("crossed");
+}
+
+#[test]
+fn a_directory_crosses_onto_an_empty_one_only() {
+    let fixture = fixture();
+    fixture.plant("inbox/d/a.csv", "text");
+    fixture.folder("one/d");
+    fixture.plant("two/d/b.csv", "text");
+    fixture.plant("one/f.csv", "text");
+    assert_eq!(fixture.rename(("inbox", "d"), ("pool", "d")), Err(Errno::NOTEMPTY));
+    assert_eq!(fixture.rename(("inbox", "d"), ("pool", "f.csv")), Err(Errno::NOTDIR));
+    std::fs::remove_file(fixture.backing("two/d/b.csv")).expect("removed");
+    fixture.rename(("inbox", "d"), ("pool", "d")).expect("crossed");
+    assert_eq!(fixture.names("pool/d"), ["a.csv"]);
+}
+
+#[test]
+fn undoing_a_tree_brings_each_part_back_to_its_member() {
+    let fixture = fixture();
+    fixture.plant("one/d/a.csv", "first");
+    fixture.plant("two/d/b.csv", "second");
+    let number = fixture.number("pool/d");
+    fixture.rename(("pool", "d"), ("inbox", "d")).expect("crossed");
+    fixture.vfs.prepare_undo(ROOT, None, None).expect("prepared");
+    fixture.rename(("inbox", "d"), ("pool", "d")).expect("undone");
+    assert!(
+        fixture.has("one/d/a.csv") && fixture.has("two/d/b.csv") && !fixture.has("one/d/b.csv")
+    );
+    assert_eq!(fixture.number("pool/d"), number);
+    assert_eq!(fixture.names("pool/d"), ["a.csv", "b.csv"]);
+    assert!(!fixture.has("inbox/d"));
+}
