@@ -371,7 +371,7 @@ fn every_key_that_is_to_come_is_refused() {
 fn the_example_is_valid() {
     let dir = tempfile::tempdir().unwrap();
     let text = include_str!("../../config/octroi.example.toml");
-    for name in ["inbox", "review", "archive"] {
+    for name in ["inbox", "review", "disk1", "disk2"] {
         std::fs::create_dir_all(dir.path().join("branches").join(name)).unwrap();
     }
     let everybody = |_: Account<'_>| Ok(Some(1001));
@@ -380,7 +380,7 @@ fn the_example_is_valid() {
     let loaded = load_with(&file, &everybody).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(loaded.warnings, []);
     let names: Vec<_> = loaded.config.branches.iter().map(|b| b.spec.name.as_str()).collect();
-    assert_eq!(names, ["inbox", "review", "archive"]);
+    assert_eq!(names, ["inbox", "review", "disk1", "disk2"]);
     assert_eq!(loaded.config.policy.gates.len(), 2);
     assert_eq!(loaded.config.policy.rules.len(), 1);
 }

@@ -231,10 +231,11 @@ impl<S: Storage> Work<'_, S> {
         let storage = &*self.mover.storage;
         let found = self.look(taken)?;
         let mut arrived = Arrived::default();
-        match (&found.kind, taken.origin.terms) {
-            (Kind::Symlink(text), _) => arrived.sha256 = stage::hash_text(text),
-            (kind, Some(terms)) => check_kind(kind, terms)?,
-            (_, None) => {}
+        if let Some(terms) = taken.origin.terms {
+            check_kind(&found.kind, terms)?;
+        }
+        if let Kind::Symlink(text) = &found.kind {
+            arrived.sha256 = stage::hash_text(text);
         }
         if let Some((place, copy)) = self.copy_place(hands, entry)? {
             storage

@@ -298,11 +298,11 @@ fn measure<'a>(
     Ok(size)
 }
 
-/// Directories and links have no content that a gate could ask for; special files have none either,
-/// and are more than names.
+/// A directory has no content that a gate could ask for. Links and special files have none either, and
+/// are refused in a tree as they are alone.
 fn check(item: &Item<'_>, terms: &GateTerms) -> Result<(), CrossingError> {
     match item.letter {
-        b'd' | b'l' => Ok(()),
+        b'd' => Ok(()),
         b'f' => check_size(item.measure, terms),
         _ => check_kind(&merge::kind(item), terms),
     }

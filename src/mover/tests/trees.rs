@@ -155,10 +155,15 @@ fn what_the_gate_asks_of_a_file_holds_for_every_file() {
     let world = new_world(Names::Journal, false);
     world.make_dirs(0, &["f", "f/d"]);
     world.put(0, "f/d/x", b"text");
-    world.special(0, "f/link", &Kind::Symlink("x".into()));
     let mut request = world.request("f", "g");
     set_terms(&mut request, &["text/plain"], Some(4));
     world.cross_as(request).unwrap();
+    // A link has no content, as alone.
+    world.make_dirs(0, &["f"]);
+    world.special(0, "f/link", &Kind::Symlink("x".into()));
+    let mut request = world.request("f", "h");
+    set_terms(&mut request, &["text/plain"], None);
+    assert_eq!(world.cross_as(request).unwrap_err().errno(), Errno::ACCESS);
 }
 
 #[test]

@@ -154,9 +154,7 @@ impl Model {
             let text = match &self.object(*id).body {
                 Body::File(bytes) => !bytes.contains(&0),
                 Body::Directory(_) => true,
-                // A link says nothing that a gate could ask for, and goes with its directory.
-                Body::Symlink(_) => *id != top,
-                Body::Special(..) => false,
+                Body::Symlink(_) | Body::Special(..) => false,
             };
             let size = self.object(*id).size().unwrap_or(0);
             (gate.text_only && !text) || gate.max_size.is_some_and(|max| size > max)
