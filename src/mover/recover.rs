@@ -96,17 +96,15 @@ impl<S: Storage> Mover<S> {
             Ok(placed) => placed,
             Err(NotNow::LeftOpen(why)) => return recovery.leave_open(commit, why),
             Err(NotNow::Impossible(error)) => {
-                return self.give_up(commit, error.to_string(), recovery);
+                return match self.moves_made(commit) {
+                    Ok(Some(placed)) => self.end(commit, &placed, recovery),
+                    Ok(None) => self.give_up(commit, error.to_string(), recovery),
+                    Err(why) => recovery.leave_open(commit, why),
+                };
             }
         };
         match moves::forward(&*self.storage, &placed, None) {
-            Ok(()) => {
-                if self.confirm(commit, &placed) {
-                    recovery.completed.push(txid);
-                } else {
-                    recovery.leave_open(commit, "it could not be confirmed".to_owned());
-                }
-            }
+            Ok(()) => self.end(commit, &placed, recovery),
             Err(stopped) if !stopped.doubt && is_disk_trouble(&stopped.why) => {
                 recovery.leave_open(commit, stopped.why.to_string());
             }
@@ -116,6 +114,50 @@ impl<S: Storage> Mover<S> {
                 other => recovery.reverted.push((txid, other.to_string())),
             },
         }
+    }
+
+    fn end(&self, commit: &CrossingRecord, placed: &[PlacedMove<S>], recovery: &mut Recovery) {
+        if self.confirm(commit, placed) {
+            recovery.completed.push(commit.txid);
+        } else {
+            recovery.leave_open(commit, "it could not be confirmed".to_owned());
+        }
+    }
+
+    /// A folder that the record names is gone: users may have removed it once all was made and only
+    /// DONE was not yet durable. Gives the moves that can still be opened where every move was made,
+    /// as far as its ends tell; none where that is not certain. An error, in words, says nothing.
+    fn moves_made(&self, commit: &CrossingRecord) -> Result<Option<Vec<PlacedMove<S>>>, String> {
+        let open = |spot: &Spot| match self.open_spot(spot) {
+            Ok(place) => Ok(Some(place)),
+            Err(NotNow::Impossible(_)) => Ok(None),
+            Err(NotNow::LeftOpen(why)) => Err(why),
+        };
+        let handle_at = |place: &Option<Place<S>>| match place {
+            None => Ok(None),
+            Some(place) => self
+                .storage
+                .stat(&place.dir, &place.name)
+                .map(|found| found.map(|found| found.identity.handle))
+                .map_err(|errno| {
+                    format!("cannot look at {}: {}", place.name.display(), errno_name(errno))
+                }),
+        };
+        let mut placed = Vec::new();
+        for step in &commit.moves {
+            let (from, to) = (open(&step.from)?, open(&step.to)?);
+            let (left, arrived) = (handle_at(&from)?, handle_at(&to)?);
+            let inode = Some(&step.identity.handle);
+            // What left stage or hold has arrived, wherever users have moved it since.
+            let moved_on = step.from.area != Area::Tree && left.is_none();
+            if left.as_ref() == inode || !(arrived.as_ref() == inode || moved_on) {
+                return Ok(None);
+            }
+            if let (Some(from), Some(to)) = (from, to) {
+                placed.push(PlacedMove { step: step.clone(), from, to });
+            }
+        }
+        Ok(Some(placed))
     }
 
     pub(super) fn is_open(&self, txid: TxId) -> bool {

@@ -306,6 +306,29 @@ fn a_file_that_moved_on_before_power_loss_is_not_a_riddle() {
     }
 }
 
+/// The folders of both ends are gone by the time that the power goes, and DONE was not yet durable.
+#[test]
+fn folders_that_were_removed_before_power_loss_are_no_riddle() {
+    for names in [Names::Journal, Names::Independent] {
+        for seed in 0..20 {
+            let world = new_world(names, false);
+            world.put(0, "sub/f", &new_content());
+            world.cross("sub/f", "sub/g").unwrap();
+            let (from, to) = (&world.roots[0], &world.roots[1]);
+            world.disk.remove_dir(from, OsStr::new("sub")).unwrap();
+            world.disk.rename(to, OsStr::new("sub"), to, OsStr::new("renamed")).unwrap();
+            for root in [from, to] {
+                world.disk.sync_dir(root).unwrap();
+            }
+            let after = start(world.disk.crash(seed).shared(), false).unwrap();
+            let recovery = after.mover.recover();
+            assert!(recovery.dead.is_empty(), "{recovery:?}");
+            assert_eq!(after.get(1, "renamed/g"), Some(new_content()));
+            assert!(after.private(0, "hold").contains(&new_content()), "undo would lose it");
+        }
+    }
+}
+
 /// DONE is lost, what hold keeps was changed from outside, and the target was written by its user: the
 /// crossing cannot be completed, and putting it back must not cost the user's work.
 #[test]
