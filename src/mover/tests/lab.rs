@@ -109,26 +109,27 @@ impl Lab {
         Self::start(self.disk.crash(seed).shared(), &self.devices).expect("starts")
     }
 
-    fn folder(&self, branch: usize, path: &str) -> SimulatedDir {
-        let parent = Path::new(path).parent().unwrap();
+    pub(super) fn folder(&self, branch: usize, path: &Path) -> SimulatedDir {
+        let parent = path.parent().unwrap();
         self.disk.open_dir(&self.roots[branch], parent).unwrap()
     }
 
     /// A name that a request speaks of.
-    pub(super) fn name(&self, branch: usize, path: &str) -> Name<Disk> {
+    pub(super) fn name(&self, branch: usize, path: impl AsRef<Path>) -> Name<Disk> {
+        let path = path.as_ref();
         Name {
             branch: BranchIndex(branch as u16),
             path: PathBuf::from(path),
             view: view(path),
             parent: self.folder(branch, path),
-            name: Path::new(path).file_name().unwrap().to_owned(),
+            name: path.file_name().unwrap().to_owned(),
         }
     }
 
     /// Makes directories (paths that end in `/`) and files that hold what is given. Durable.
     pub(super) fn put(&self, branch: usize, things: &[(&str, &str)]) {
         for (path, content) in things {
-            let dir = self.folder(branch, path.trim_end_matches('/'));
+            let dir = self.folder(branch, Path::new(path.trim_end_matches('/')));
             let name = Path::new(path).file_name().unwrap();
             if path.ends_with('/') {
                 self.disk.create_dir(&dir, name).unwrap();
@@ -182,6 +183,6 @@ impl Lab {
 }
 
 /// A path of the view at which all branches are merged.
-pub(super) fn view(path: &str) -> ViewPath {
+pub(super) fn view(path: impl AsRef<Path>) -> ViewPath {
     ViewPath::parse(&Path::new("/pool").join(path)).unwrap()
 }

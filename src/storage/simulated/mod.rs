@@ -227,6 +227,13 @@ impl SimulatedStorage {
         self.state.lock().faults.insert(step, fault);
     }
 
+    /// Drops the planned faults, and says whether one has struck.
+    pub fn take_faults(&self) -> bool {
+        let mut state = self.state.lock();
+        let steps = state.steps;
+        std::mem::take(&mut state.faults).into_keys().any(|step| step < steps)
+    }
+
     /// From now on keeps a line for each step, for messages of tests.
     pub fn keep_log(&self) {
         self.state.lock().log = Some(Vec::new());
