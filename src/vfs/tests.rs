@@ -11,6 +11,7 @@ use crate::view::locks::{Holder, Lock};
 
 mod crossings;
 mod fixture;
+mod moves;
 mod pools;
 
 use fixture::*;

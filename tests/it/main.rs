@@ -9,6 +9,7 @@ mod harness;
 
 mod cli;
 mod crossing;
+mod mv;
 mod offline;
 mod policy;
 mod pool;
