@@ -6,13 +6,12 @@
 //! operations out. Directories are pointed before what they hold, and a lookup checks that its
 //! directory is where it was ([`Vfs::find_child`]): so nothing found in hold outlives the switch.
 
-use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use crate::branch::FileKind;
 use crate::error::Errno;
-use crate::mover::{Crossed, Prepared};
+use crate::mover::{Crossed, Moved, Prepared};
 use crate::storage::real::RealStorage;
 use crate::types::Caller;
 use crate::view::inode::Name;
@@ -21,9 +20,6 @@ use crate::view::{Inode, Invalidation, Part, Parts, Place};
 use super::Vfs;
 use super::remove::Occupied;
 use super::site::{Site, Standing};
-
-/// Known inodes that moved, directories before what they hold, with their new parts.
-type Moves = Vec<(Arc<Inode>, Vec<Part>)>;
 
 impl Vfs {
     /// Commits, and points the inode and what is open at the target.
@@ -50,11 +46,10 @@ impl Vfs {
                 return Err(self.crossing_failed(caller, source, target, None, &error));
             }
         };
-        let mut moves = self.known_moves(&crossed).into_iter();
-        let parts = match moves.next() {
-            Some((top, parts)) if top.number == inode.number => parts,
-            _ => Vec::new(),
-        };
+        let mut groups = crossed.moved.chunk_by(is_one_inode);
+        let top = groups.next().unwrap_or_default();
+        let is_top = self.known_among(top).iter().any(|known| known.number == inode.number);
+        let parts = if is_top { arrived(top) } else { Vec::new() };
         let now = self.place_after(inode, parts, &crossed);
         let gone = now == Place::Gone;
         self.view.inodes.moved(inode.number, &place, &now);
@@ -64,32 +59,26 @@ impl Vfs {
         if gone {
             self.forget_names(&source.site, target);
         }
-        for (descendant, parts) in moves {
-            self.repoint(&descendant, parts, &crossed);
+        // Each is looked for when its turn comes: until its directory was pointed, somebody may have
+        // found it in its old place.
+        for group in groups {
+            for descendant in self.known_among(group) {
+                self.repoint(&descendant, arrived(group), &crossed);
+            }
         }
         Ok(())
     }
 
-    /// Which of the inodes that moved are known. An inode that was merged has moved from several, one
-    /// that is merged now has moved to several.
-    fn known_moves(&self, crossed: &Crossed) -> Moves {
-        let mut moves = Moves::new();
-        let mut seen: HashMap<u64, usize> = HashMap::new();
-        for moved in &crossed.moved {
-            let (branch, handle) = &moved.from;
-            let Some(inode) = self.view.inodes.find(*branch, handle) else { continue };
-            let position = *seen.entry(inode.number).or_insert_with(|| {
-                moves.push((inode, Vec::new()));
-                moves.len() - 1
-            });
-            let part = Part { branch: moved.to.0, handle: moved.to.1.clone() };
-            if let Some((_, parts)) = moves.get_mut(position)
-                && !parts.contains(&part)
-            {
-                parts.push(part);
-            }
-        }
-        moves
+    /// The inodes among what moved that the kernel knows.
+    fn known_among(&self, moved: &[Moved]) -> Vec<Arc<Inode>> {
+        let mut known: Vec<Arc<Inode>> = moved
+            .iter()
+            .filter_map(|Moved { from: (branch, handle), .. }| {
+                self.view.inodes.find(*branch, handle)
+            })
+            .collect();
+        known.dedup_by_key(|inode| inode.number);
+        known
     }
 
     fn repoint(&self, inode: &Arc<Inode>, parts: Vec<Part>, crossed: &Crossed) {
@@ -192,6 +181,20 @@ impl Vfs {
             self.view.invalidate(Invalidation::Entry { parent: parent.number, name });
         }
     }
+}
+
+/// A directory that was merged has moved from several places, one that is merged now to several.
+fn is_one_inode(one: &Moved, next: &Moved) -> bool {
+    one.from == next.from || one.to == next.to
+}
+
+fn arrived(moved: &[Moved]) -> Vec<Part> {
+    let mut parts: Vec<Part> = moved
+        .iter()
+        .map(|Moved { to: (branch, handle), .. }| Part { branch: *branch, handle: handle.clone() })
+        .collect();
+    parts.dedup();
+    parts
 }
 
 /// Whether an inode lies below a directory, by the name it was last found by.

@@ -147,3 +147,52 @@ fn undoing_a_tree_brings_each_part_back_to_its_member() {
     assert_eq!(fixture.names("pool/d"), ["a.csv", "b.csv"]);
     assert!(!fixture.has("inbox/d"));
 }
+
+/// What is found below a tree while it is switched must not keep its old place: the branch that it
+/// has left may allow what the target does not.
+#[test]
+fn what_is_looked_up_during_the_switch_of_a_tree_is_pointed_too() {
+    const FILES: usize = 1500;
+    let fixture = fixture();
+    fixture.plant("inbox/d/z/0.csv", "0");
+    for at in 0..FILES {
+        std::fs::write(fixture.backing(&format!("inbox/d/a{at}.csv")), "a").expect("planted");
+        std::fs::write(fixture.backing(&format!("inbox/d/z/{at}.csv")), "z").expect("planted");
+    }
+    let top = fixture.number("inbox/d");
+    for at in 0..FILES {
+        fixture.vfs.lookup(ROOT, top, OsStr::new(&format!("a{at}.csv"))).expect("known");
+    }
+    let deep = fixture.number("inbox/d/z");
+    let done = AtomicBool::new(false);
+    let found = std::thread::scope(|scope| {
+        let looking = scope.spawn(|| look_up_until(&fixture.vfs, deep, FILES, &done));
+        let crossed = fixture.rename(("inbox", "d"), ("pool", "d"));
+        done.store(true, Ordering::Release);
+        crossed.expect("crossed");
+        looking.join().expect("no panic")
+    });
+    let left_behind = found.into_iter().filter(|number| {
+        let inode = fixture.vfs.inode(*number).expect("known");
+        inode.place().branch() == Some(BranchIndex(2))
+    });
+    assert_eq!(left_behind.count(), 0);
+}
+
+/// Looks up the files of a folder over and over, and forgets them after each round but the last.
+fn look_up_until(vfs: &Vfs, folder: u64, files: usize, done: &AtomicBool) -> Vec<u64> {
+    loop {
+        let mut found = Vec::new();
+        for at in 0..files {
+            match vfs.lookup(ROOT, folder, OsStr::new(&format!("{at}.csv"))) {
+                Ok(attributes) => found.push(attributes.number),
+                // The switch has come by.
+                Err(_) => return found,
+            }
+            if done.load(Ordering::Acquire) {
+                return found;
+            }
+        }
+        found.into_iter().for_each(|number| vfs.forget(number, 1));
+    }
+}
