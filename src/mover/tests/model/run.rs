@@ -104,7 +104,7 @@ impl Run {
             _ => self.restart(),
         }
         // Only what leaves everything as it was keeps a crossing fresh.
-        if choice < 92 && self.fresh.as_ref().map(|(txid, _)| *txid) == fresh.map(|(txid, _)| txid)
+        if choice < 94 && self.fresh.as_ref().map(|(txid, _)| *txid) == fresh.map(|(txid, _)| txid)
         {
             self.fresh = None;
         }
