@@ -53,15 +53,17 @@ impl Vfs {
         if matches!(*inode.place(), Place::Virtual | Place::Audit) {
             return Err(Errno::ROFS);
         }
-        for operation in request.operations() {
-            self.permit_inode(caller, operation, &inode)?;
-        }
-        self.ready_to_record()?;
         // A file that is open for writing is not crossing; its handle need not ask.
         let open = request.handle.and_then(|handle| self.view.handles.file(handle));
         let open = open.filter(|file| file.writable);
         let content = if open.is_some() { vec![] } else { vec![Lock::Content(number)] };
+        // Before the decision, as for opening: else a crossing could take the inode, between the two, to
+        // where it must not be changed.
         let _lock = self.view.locks.operation(&[&inode], vec![], content)?;
+        for operation in request.operations() {
+            self.permit_inode(caller, operation, &inode)?;
+        }
+        self.ready_to_record()?;
         let result = self.change(caller, &inode, open.as_ref(), request);
         self.record_changes(caller, &inode, request, result);
         result?;

@@ -124,6 +124,10 @@ impl Vfs {
             return Err(Errno::PERM);
         }
         let site = self.site(parent, name, Purpose::Add)?;
+        // Before the inode is looked at: else a crossing could take it, and the new name would lead to
+        // where it went.
+        let _lock = self.lock_new(&site)?;
+        let _content = self.lock_content(&inode)?;
         let node = self.node(inode)?;
         if node.domain != site.parent.domain {
             return Err(Errno::XDEV);
@@ -133,8 +137,6 @@ impl Vfs {
         self.permit(Operation::Link, &question)?;
         self.refuse_widening(caller, Operation::Link, &node.inode, &site)?;
         self.ready_to_record()?;
-        let _lock = self.lock_new(&site)?;
-        let _content = self.lock_content(&node.inode)?;
         let result = self.link_at(&node, &site);
         self.record(Operation::Link, &question, result.as_ref().map(drop).map_err(|errno| *errno));
         Ok(self.enter(&site, node.first.index, &result?))

@@ -82,9 +82,10 @@ impl Vfs {
         if matches!(*inode.place(), Place::Virtual | Place::Audit) {
             return Err(Errno::ROFS);
         }
+        // Before the decision: a crossing must not come between.
+        let _lock = self.lock_content(&inode)?;
         self.permit_inode(caller, operation, &inode)?;
         self.ready_to_record()?;
-        let _lock = self.lock_content(&inode)?;
         let node = self.node(inode)?;
         let result = act(&node);
         if let Some(path) = node.inode.paths().pop() {

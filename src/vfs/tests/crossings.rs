@@ -1,6 +1,7 @@
 //! Crossings of trees, into and out of pools, through the in-process transport.
 
 use super::*;
+use crate::branch::{AttributeChange, XattrFlags};
 use crate::policy::Gate;
 use crate::types::BranchMode;
 use crate::types::Placement;
@@ -195,4 +196,29 @@ fn look_up_until(vfs: &Vfs, folder: u64, files: usize, done: &AtomicBool) -> Vec
         }
         found.into_iter().for_each(|number| vfs.forget(number, 1));
     }
+}
+
+/// A decision that was made before a crossing came would let through what the target does not allow.
+#[test]
+fn whoever_changes_a_file_that_crosses_is_turned_away_before_the_decision() {
+    let denied = [Operation::Chmod, Operation::Setxattr, Operation::Link];
+    let fixture = Fixture::new(vec![rule("none", &denied, "/inbox/**")]);
+    fixture.plant("inbox/d/a.csv", "text");
+    let (folder, number) = (fixture.number("inbox"), fixture.number("inbox/d/a.csv"));
+    let tree = vec![Lock::Tree(fixture.number("inbox/d"))];
+    let vfs = &fixture.vfs;
+    let try_all = || {
+        let change = AttributeChange { mode: Some(0o600), ..AttributeChange::default() };
+        let request = AttributeRequest { change, size: None, handle: None };
+        let key = OsStr::new("user.a");
+        [
+            vfs.setattr(ROOT, number, &request).err(),
+            vfs.setxattr(ROOT, number, key, b"v", XattrFlags::empty()).err(),
+            vfs.link(ROOT, number, folder, OsStr::new("b.csv")).err(),
+        ]
+    };
+    let crossing = vfs.view.locks.take(Holder::Crossing, &[], tree, vec![]).expect("free");
+    assert_eq!(try_all(), [Some(Errno::BUSY); 3]);
+    drop(crossing);
+    assert_eq!(try_all(), [Some(Errno::ACCESS); 3]);
 }
