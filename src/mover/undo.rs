@@ -14,7 +14,7 @@ use super::moves::Place;
 use super::pass::pass;
 use super::prepare::{Part, Prepared, TargetEnd, place};
 use super::tree::Tree;
-use super::{Moved, Mover, MoverBranch, stage};
+use super::{Admit, Moved, Mover, MoverBranch, stage};
 use crate::ledger::Durability;
 use crate::ledger::record::{Act, Area, CrossingRecord, Move, Spot, Step};
 use crate::storage::{Kind, Storage};
@@ -23,7 +23,8 @@ use crate::types::{BranchIndex, Caller, Handle, TxId};
 impl<S: Storage> Mover<S> {
     /// Prepares to take back a completed crossing; [`Mover::commit`] does it. `may_any` is for root
     /// and the mounting user, who may undo what others did. The caller holds the locks on both
-    /// names, and the policy's deny rules have been asked.
+    /// names, and the policy's deny rules have been asked; `admit` asks them for what is below a
+    /// directory, by its names at the target of what is taken back.
     ///
     /// Refused when the target is not what arrived there, when something stands at the source, when
     /// hold has been purged.
@@ -33,6 +34,7 @@ impl<S: Storage> Mover<S> {
         exe: Option<String>,
         may_any: bool,
         undone: TxId,
+        admit: &Admit,
     ) -> Result<Prepared<S>, CrossingError> {
         let purging = self.purging.lock();
         let original = self.undoable(caller, may_any, undone)?;
@@ -70,7 +72,7 @@ impl<S: Storage> Mover<S> {
         }
         drop(purging);
         let mut prepared = self.prepared(record, vec![part], targets)?;
-        match self.fill_undo(&mut prepared, &original) {
+        match self.fill_undo(&mut prepared, &original, admit) {
             Ok(()) => Ok(prepared),
             Err(error) => {
                 prepared.abort(Some(&error));
@@ -175,6 +177,7 @@ impl<S: Storage> Mover<S> {
         &self,
         prepared: &mut Prepared<S>,
         original: &CrossingRecord,
+        admit: &Admit,
     ) -> Result<(), CrossingError> {
         let undone = original.txid;
         let found = prepared.first()?.found.clone();
@@ -182,7 +185,7 @@ impl<S: Storage> Mover<S> {
         prepared.enter("check")?;
         let sha256 = match &found.kind {
             Kind::File => Some(self.hash_target(prepared)?),
-            Kind::Directory => Some(self.hash_tree(prepared)?),
+            Kind::Directory => Some(self.hash_tree(prepared, admit)?),
             Kind::Symlink(text) => Some(stage::hex(&stage::hash_text(text))),
             _ if arrived.is_some_and(|step| step.identity.handle == found.identity.handle) => None,
             _ => return Err(impossible(undone, "its target has been replaced")),
@@ -211,11 +214,16 @@ impl<S: Storage> Mover<S> {
         Ok(hashed.sha256)
     }
 
-    fn hash_tree(&self, prepared: &mut Prepared<S>) -> Result<String, CrossingError> {
+    fn hash_tree(
+        &self,
+        prepared: &mut Prepared<S>,
+        admit: &Admit,
+    ) -> Result<String, CrossingError> {
         let tops = self.read_parts(&mut prepared.parts, &prepared.progress)?;
         let trees: Vec<Option<&Tree>> =
             prepared.parts.iter().map(|part| part.tree.as_ref()).collect();
         let plan = Plan::of(&trees)?;
+        plan.ask(&trees, admit)?;
         let links = plan.links(&trees)?;
         prepared.progress.files_all.store(plan.entries.len() as u64 + 1, Ordering::Relaxed);
         let work = Work {

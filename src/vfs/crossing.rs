@@ -39,6 +39,8 @@ pub(super) struct ReadyCrossing {
     pub prepared: Prepared<RealStorage>,
     /// What let each part through; asked for again where the commit comes later.
     pub gates: Vec<Gate>,
+    /// Of the policy that was asked.
+    pub generation: u64,
     /// The source's.
     pub inode: Arc<Inode>,
     pub locks: LockGuard,
@@ -87,6 +89,7 @@ impl Vfs {
         no_replace: bool,
         watch: &dyn Fn(&Arc<Progress>),
     ) -> Result<ReadyCrossing, Refused> {
+        let generation = self.policy().generation();
         let gates = self.permit_crossing(caller, source, target)?;
         self.ready_to_record()?;
         let inode = self.source_inode(source)?;
@@ -98,7 +101,7 @@ impl Vfs {
         let locks = self.lock_crossing(&inode, &source.site, target).map_err(busy)?;
         self.wait_for_writers(&inode).map_err(busy)?;
         let prepared = self.prepare_placed(caller, source, target, &gates, no_replace, watch)?;
-        Ok(ReadyCrossing { prepared, gates, inode, locks })
+        Ok(ReadyCrossing { prepared, gates, generation, inode, locks })
     }
 
     /// Prepares to the member that placement chooses, where that is full to the next.
@@ -203,23 +206,42 @@ impl Vfs {
         target: &Site<'_>,
         gates: &[Gate],
     ) -> Result<Admit, Errno> {
+        let rules = self.rules_below(caller, source, target)?;
+        let gates = gates.to_vec();
+        let from = source.site.path.clone();
+        let (from_below, to_below) = (path_of(&source.site)?, path_of(target)?);
+        Ok(Arc::new(move |entry| {
+            rules(entry)?;
+            let gate = gates.get(entry.part).ok_or(CrossingError::SourceChanged)?;
+            let paths = (from_below.join(entry.path), to_below.join(entry.path));
+            let is_directory = *entry.kind == Kind::Directory;
+            if entry.hidden || is_directory || gate.admits(&paths.0, &paths.1) {
+                return Ok(());
+            }
+            Err(CrossingError::NotAdmitted {
+                path: from.join(entry.path.as_os_str()).as_path().to_owned(),
+                why: format!("gate {} does not take this name", gate.name),
+            })
+        }))
+    }
+
+    /// What the deny rules say of every entry below a directory, by its name on both sides.
+    pub(super) fn rules_below(
+        &self,
+        caller: Caller,
+        source: &Occupied<'_>,
+        target: &Site<'_>,
+    ) -> Result<Admit, Errno> {
         let policy = self.policy.load_full();
         let subject = self.subject(caller)?;
         let branches: Vec<_> = source.standings().map(|standing| standing.index).collect();
-        let gates = gates.to_vec();
         let (from, to) = (source.site.path.clone(), target.path.clone());
-        let (from_below, to_below) = (path_of(&source.site)?, path_of(target)?);
         let to_branch = target.parent.first.index;
         Ok(Arc::new(move |entry| {
-            let part = branches.get(entry.part).zip(gates.get(entry.part));
-            let (branch, gate) = part.ok_or(CrossingError::SourceChanged)?;
+            let branch = branches.get(entry.part).ok_or(CrossingError::SourceChanged)?;
             let is_directory = *entry.kind == Kind::Directory;
             let (source, target) =
                 (from.join(entry.path.as_os_str()), to.join(entry.path.as_os_str()));
-            let not_admitted = |why: &str| CrossingError::NotAdmitted {
-                path: source.as_path().to_owned(),
-                why: why.to_owned(),
-            };
             let sides = [
                 (
                     Operation::MoveSource,
@@ -232,16 +254,12 @@ impl Vfs {
             ];
             for (operation, object) in sides {
                 if let Some(denial) = policy.forbids(&subject, operation, object) {
-                    return Err(not_admitted(
-                        denial.reason.as_deref().unwrap_or("a rule denies it"),
-                    ));
+                    let why = denial.reason.as_deref().unwrap_or("a rule denies it").to_owned();
+                    let path = source.as_path().to_owned();
+                    return Err(CrossingError::NotAdmitted { path, why });
                 }
             }
-            let paths = (from_below.join(entry.path), to_below.join(entry.path));
-            if entry.hidden || is_directory || gate.admits(&paths.0, &paths.1) {
-                return Ok(());
-            }
-            Err(not_admitted(&format!("gate {} does not take this name", gate.name)))
+            Ok(())
         }))
     }
 

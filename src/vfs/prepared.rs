@@ -30,6 +30,9 @@ const KEEP: Duration = Duration::from_secs(30);
 const ROLL_BACK_WAIT: Duration = Duration::from_secs(10);
 const ROLL_BACK_POLL: Duration = Duration::from_millis(5);
 
+/// What is below a directory was asked for when it was prepared.
+pub(super) const POLICY_CHANGED: &str = "the policy changed while it was prepared; try again";
+
 /// Who may finish what was prepared, and by which rename: user, source, target.
 pub(super) type Key = (u32, ViewPath, ViewPath);
 
@@ -234,6 +237,9 @@ impl Vfs {
             let why = "the gate changed while it was prepared; try again";
             return Err(self.gone_meanwhile(caller, source, target, why));
         }
+        if source.is_directory() && ready.generation != self.policy().generation() {
+            return Err(self.gone_meanwhile(caller, source, target, POLICY_CHANGED));
+        }
         if no_replace {
             ready.prepared.forbid_replacing();
         }
@@ -243,7 +249,7 @@ impl Vfs {
     }
 
     /// Kept for `octroi why`.
-    fn gone_meanwhile(
+    pub(super) fn gone_meanwhile(
         &self,
         caller: Caller,
         source: &Occupied<'_>,

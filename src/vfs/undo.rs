@@ -11,13 +11,15 @@ use crate::view::locks::LockGuard;
 
 use super::Vfs;
 use super::permit::Question;
-use super::prepared::What;
+use super::prepared::{POLICY_CHANGED, What};
 use super::remove::Occupied;
 use super::site::{Purpose, Site};
 
 /// An undo that waits for its rename. Dropped, it is rolled back.
 pub(super) struct PreparedUndo {
     prepared: Prepared<RealStorage>,
+    /// Of the policy that was asked.
+    generation: u64,
     _locks: LockGuard,
 }
 
@@ -82,6 +84,7 @@ impl Vfs {
             errno => UndoError::Name { path: plan.source.clone(), errno },
         })?;
         let target = self.site_of(&plan.target).map_err(name_error(&plan.target))?;
+        let generation = self.policy().generation();
         self.permit_undo(caller, &source, &target).map_err(|errno| match errno {
             Errno::EXIST => UndoError::Taken(plan.target.clone()),
             errno => UndoError::Name { path: plan.source.clone(), errno },
@@ -94,9 +97,11 @@ impl Vfs {
         self.wait_for_writers(&inode).map_err(name_error(&plan.source))?;
         let privileged = caller.uid == 0 || caller.uid == self.owner;
         let exe = exe_of(caller.pid);
-        let prepared = self.mover.prepare_undo(caller, exe, privileged, plan.txid)?;
+        let admit = self.rules_below(caller, &source, &target);
+        let admit = admit.map_err(name_error(&plan.source))?;
+        let prepared = self.mover.prepare_undo(caller, exe, privileged, plan.txid, &admit)?;
         let txid = prepared.txid;
-        let undo = PreparedUndo { prepared, _locks: locks };
+        let undo = PreparedUndo { prepared, generation, _locks: locks };
         self.prepared.insert(key, txid, What::Undo(undo), false);
         Ok(plan)
     }
@@ -167,6 +172,9 @@ impl Vfs {
         undo: PreparedUndo,
     ) -> Result<(), Errno> {
         self.ready_to_record()?;
+        if undo.generation != self.policy().generation() {
+            return Err(self.gone_meanwhile(caller, source, target, POLICY_CHANGED));
+        }
         let inode = self.source_inode(source)?;
         let PreparedUndo { prepared, _locks, .. } = undo;
         self.switch(caller, source, target, &inode, prepared)

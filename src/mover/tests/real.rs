@@ -145,7 +145,7 @@ fn check_fidelity(target: Option<&Path>, verify: Verify) {
     wanted[HOLE as usize..][..300_001].fill(0xA5);
     assert!(fs::read(world.path(1)).unwrap() == wanted, "the content differs");
 
-    let undo = world.mover.prepare_undo(AUTHOR, None, false, crossed.txid).unwrap();
+    let undo = world.mover.prepare_undo(AUTHOR, None, false, crossed.txid, &any()).unwrap();
     world.mover.commit(undo).unwrap();
     assert_eq!(fs::read(world.path(1)).unwrap(), b"old");
     assert!(fs::read(world.path(0)).unwrap() == wanted, "the content differs after the undo");

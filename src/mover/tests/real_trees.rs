@@ -50,7 +50,7 @@ fn there_and_back(target: Option<&Path>, plant: impl Fn(&Path)) {
     assert!(crossed.confirmed && !world.path(0).exists());
     assert_eq!(seen(&world, 1), before);
     assert_eq!(crossed.moved.len(), before.len() + 1);
-    let undo = world.mover.prepare_undo(AUTHOR, None, false, crossed.txid).unwrap();
+    let undo = world.mover.prepare_undo(AUTHOR, None, false, crossed.txid, &any()).unwrap();
     world.mover.commit(undo).unwrap();
     assert_eq!(seen(&world, 0), before);
     assert_eq!(fs::read_dir(world.path(1)).unwrap().count(), 0, "the empty one is back");

@@ -179,7 +179,7 @@ fn it_is_told_from_a_crossing_and_cannot_be_undone() {
             assert_eq!(journal.last_to(&found.record.target), None);
             assert!(journal.history(&found.record.target).is_empty());
         });
-        let undone = lab.mover.prepare_undo(AUTHOR, None, true, done.txid);
+        let undone = lab.mover.prepare_undo(AUTHOR, None, true, done.txid, &any());
         let Err(CrossingError::UndoImpossible { why, .. }) = undone else {
             panic!("{}: it could be undone", scenario.name);
         };

@@ -46,7 +46,7 @@ fn check_refused(errno: Errno, meddle: impl FnOnce(&World), caller: Caller) {
     let crossed = world.cross("f", "g").unwrap();
     meddle(&world);
     let before = (world.get(0, "f"), world.get(1, "g"), world.private(0, "hold"));
-    let prepared = world.mover.prepare_undo(caller, None, false, crossed.txid);
+    let prepared = world.mover.prepare_undo(caller, None, false, crossed.txid, &any());
     let error = prepared.err().expect("refused");
     assert_eq!(error.errno(), errno, "{error}");
     assert_eq!((world.get(0, "f"), world.get(1, "g"), world.private(0, "hold")), before);
@@ -80,7 +80,7 @@ fn root_may_undo_what_others_did() {
     world.put(0, "f", b"new");
     let crossed = world.cross("f", "g").unwrap();
     let root = Caller { uid: 0, gid: 0, pid: 1 };
-    let prepared = world.mover.prepare_undo(root, None, true, crossed.txid).unwrap();
+    let prepared = world.mover.prepare_undo(root, None, true, crossed.txid, &any()).unwrap();
     world.mover.commit(prepared).unwrap();
     assert_eq!(world.get(0, "f").unwrap(), b"new");
 }
@@ -90,7 +90,7 @@ fn a_running_undo_keeps_what_it_needs_from_a_purge() {
     let world = new_world(Names::Journal, false);
     world.put(0, "f", b"new");
     let crossed = world.cross("f", "g").unwrap();
-    let prepared = world.mover.prepare_undo(AUTHOR, None, false, crossed.txid).unwrap();
+    let prepared = world.mover.prepare_undo(AUTHOR, None, false, crossed.txid, &any()).unwrap();
     let later = jiff::Timestamp::now() + std::time::Duration::from_secs(10);
     let purged = world.mover.purge(later, std::time::Duration::ZERO);
     assert!(purged.transactions.is_empty());

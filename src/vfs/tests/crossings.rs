@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::branch::{AttributeChange, XattrFlags};
-use crate::policy::Gate;
+use crate::policy::{BranchFacts, Gate, PolicySource};
 use crate::types::BranchMode;
 use crate::types::Placement;
 
@@ -12,17 +12,31 @@ fn fixture() -> Fixture {
         [("one", BranchMode::GatesOnly), ("two", BranchMode::GatesOnly), ("inbox", BranchMode::Rw)];
     let members: Vec<_> = (0..2).map(BranchIndex).collect();
     let at = ViewPath::root().join(OsStr::new("pool"));
-    let pool =
-        Pool { name: "pool".to_owned(), at, members: members.clone(), place: Placement::First };
-    let inbox = vec![BranchIndex(2)];
-    let gates =
-        vec![between("submit", inbox.clone(), members.clone()), between("recall", members, inbox)];
+    let pool = Pool { name: "pool".to_owned(), at, members, place: Placement::First };
     Fixture::build(
         &modes,
         vec![pool],
         vec![rule("secret", &[Operation::MoveSource], "/inbox/**/secret.csv")],
-        gates,
+        gates(),
     )
+}
+
+fn gates() -> Vec<Gate> {
+    let members: Vec<_> = (0..2).map(BranchIndex).collect();
+    let inbox = vec![BranchIndex(2)];
+    vec![between("submit", inbox.clone(), members.clone()), between("recall", members, inbox)]
+}
+
+/// The same gates without the rule.
+fn policy(generation: u64) -> Policy {
+    let facts = [("one", "pool"), ("two", "pool"), ("inbox", "inbox")].map(|(name, at)| {
+        let pool = (at == "pool").then(|| at.into());
+        let at = ViewPath::root().join(OsStr::new(at));
+        BranchFacts { name: name.into(), pool, at, mode: BranchMode::Rw }
+    });
+    let branches = facts.to_vec();
+    let source = PolicySource { within_allowed: true, rules: Vec::new(), gates: gates(), branches };
+    Policy::new(source, generation)
 }
 
 fn between(name: &str, from: Vec<BranchIndex>, to: Vec<BranchIndex>) -> Gate {
@@ -221,4 +235,36 @@ fn whoever_changes_a_file_that_crosses_is_turned_away_before_the_decision() {
     assert_eq!(try_all(), [Some(Errno::BUSY); 3]);
     drop(crossing);
     assert_eq!(try_all(), [Some(Errno::ACCESS); 3]);
+}
+
+#[test]
+fn undoing_a_tree_asks_the_rules_for_what_is_in_it() {
+    let fixture = fixture();
+    fixture.plant("one/d/e/secret.csv", "text");
+    fixture.rename(("pool", "d"), ("inbox", "d")).expect("crossed");
+    let refused = fixture.vfs.prepare_undo(ROOT, None, None).expect_err("a deny rule");
+    assert!(refused.to_string().contains("secret.csv: not here"), "{refused}");
+    assert!(fixture.has("inbox/d/e/secret.csv"));
+}
+
+#[test]
+fn a_tree_that_was_prepared_before_the_rules_changed_stays() {
+    let fixture = fixture();
+    fixture.plant("inbox/d/a.csv", "text");
+    let (from, to) = (fixture.number("inbox"), fixture.number("pool"));
+    let request = MoveRequest {
+        caller: ROOT,
+        groups: Vec::new(),
+        source: (from, "d".into()),
+        target: (to, "d".into()),
+        no_replace: false,
+    };
+    let prepared = fixture.vfs.prepare_move(&request, &|_| ());
+    fixture.vfs.policy.store(Arc::new(policy(2)));
+    assert_eq!(fixture.rename(("inbox", "d"), ("pool", "d")), Err(Errno::CANCELED));
+    drop(prepared);
+    fixture.rename(("inbox", "d"), ("pool", "d")).expect("crossed");
+    fixture.vfs.prepare_undo(ROOT, None, None).expect("prepared");
+    fixture.vfs.policy.store(Arc::new(policy(3)));
+    assert_eq!(fixture.rename(("pool", "d"), ("inbox", "d")), Err(Errno::CANCELED));
 }

@@ -269,7 +269,7 @@ impl Run {
         self.keep_held(std::iter::once(&retired));
         let what = format!("undo {txid} of b{branch}:{}", show(path));
         let made = self.act(what, expect, after, |lab| {
-            let prepared = lab.mover.prepare_undo(AUTHOR, None, false, txid)?;
+            let prepared = lab.mover.prepare_undo(AUTHOR, None, false, txid, &any())?;
             lab.mover.commit(prepared)
         });
         self.counts.undone += usize::from(made.is_some());
