@@ -255,7 +255,8 @@ impl<S: Storage> Mover<S> {
             self.plan_moves(prepared, branch, None)?;
             self.check_sources(prepared)?;
         }
-        self.sync_way_to(branch, &request.target.path)?;
+        let sources = request.sources.iter().map(|part| &part.name);
+        self.sync_ways_to(sources.chain([&request.target]).chain(&request.target_shadows))?;
         prepared.again = same.then(|| Box::new(request));
         let all = prepared.progress.files_all.load(Ordering::Relaxed);
         prepared.progress.files.store(all, Ordering::Relaxed);

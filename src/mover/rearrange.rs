@@ -154,7 +154,7 @@ impl<S: Storage> Mover<S> {
 
     /// Folders and names that are new may not be durable: after a crash nobody could tell where an
     /// inode was.
-    fn sync_ways_to<'a>(
+    pub(super) fn sync_ways_to<'a>(
         &self,
         names: impl Iterator<Item = &'a Name<S>>,
     ) -> Result<(), CrossingError>

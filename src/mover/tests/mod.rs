@@ -25,6 +25,7 @@ mod rearranging;
 mod returning;
 mod trees;
 mod undoing;
+mod unsynced;
 
 type Disk = SimulatedStorage;
 

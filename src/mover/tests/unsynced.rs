@@ -1,0 +1,43 @@
+//! A source whose name and folder nobody ever synced: once the decision is durable, the crossing
+//! is what makes it last.
+
+use super::*;
+
+/// A new file in a new folder, none of it synced, and the way that it takes.
+fn fresh(names: Names, same: bool) -> World {
+    let world = new_world(names, same);
+    make_dirs(&world.disk, &world.roots[0], &["new"]);
+    let dir = world.dir(0, "new/f");
+    let file = world.disk.create_file(&dir, OsStr::new("f")).unwrap();
+    world.disk.write_at(&file, b"fresh", 0).unwrap();
+    world
+}
+
+#[test]
+fn a_source_that_was_never_synced_is_found_after_power_loss() {
+    for (names, same) in
+        [(Names::Independent, false), (Names::Independent, true), (Names::Journal, false)]
+    {
+        for step in 0.. {
+            let world = fresh(names, same);
+            let request = world.request("new/f", "sub/g");
+            let first = world.disk.steps();
+            world.disk.fail_at(first + step, Fault::Crash);
+            let acknowledged = world.cross_as(request).is_ok();
+            if world.disk.steps() <= first + step {
+                break;
+            }
+            for seed in 0..5 {
+                let after = start(world.disk.crash(seed).shared(), same).unwrap();
+                let recovery = after.mover.recover();
+                let context =
+                    format!("{names:?} same={same} step {step} seed {seed}: {recovery:?}");
+                assert!(recovery.dead.is_empty(), "{context}");
+                let arrived = after.get(1, "sub/g").as_deref() == Some(b"fresh");
+                assert!(arrived || !acknowledged, "{context}");
+                let decided = !recovery.completed.is_empty();
+                assert!(arrived || !decided, "{context}");
+            }
+        }
+    }
+}
