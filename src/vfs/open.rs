@@ -96,9 +96,11 @@ impl Vfs {
         }
         let access = Access::of(flags)?;
         // Before the decision: else a crossing could take the file, between the two, to where it must
-        // not be written.
-        let content = if access.write { vec![Lock::Content(number)] } else { vec![] };
-        let _lock = self.view.locks.operation(&[&inode], vec![], content)?;
+        // not be written. Reading keeps nobody out, and looks at the place again in the end.
+        let content = vec![Lock::Content(number)];
+        let lock = || self.view.locks.operation(&[&inode], vec![], content);
+        let _lock = access.write.then(lock).transpose()?;
+        let place = inode.place().clone();
         let mut generation = 0;
         for operation in access.operations() {
             generation = self.permit_inode(caller, operation, &inode)?.generation;
@@ -106,7 +108,6 @@ impl Vfs {
         if access.write {
             self.ready_to_record()?;
         }
-        let place = inode.place().clone();
         let node = self.node(Arc::clone(&inode))?;
         let part = &node.first;
         let result = part.branch.open_file(part.as_fd(), access.backing);
