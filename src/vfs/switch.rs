@@ -8,6 +8,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::branch::FileKind;
 use crate::error::Errno;
@@ -54,8 +55,8 @@ impl Vfs {
         let gone = now == Place::Gone;
         self.view.inodes.moved(inode.number, &place, &now);
         *place = now;
-        drop(place);
         self.note_names(source, target, inode, &crossed);
+        drop(place);
         if gone {
             self.forget_names(&source.site, target);
         }
@@ -101,6 +102,8 @@ impl Vfs {
             parts.sort_by_key(|part| members.iter().position(|member| *member == part.branch));
         }
         let Some(parts) = Parts::merged(parts) else { return Place::Gone };
+        // A pool may have more parts of a directory than moved as what is known.
+        inode.epoch.store(0, Ordering::Release);
         if crossed.same_filesystem {
             inode.open_files().iter().for_each(|file| file.moved_to(parts.first.branch));
             return Place::Branch(parts);

@@ -152,12 +152,23 @@ fn undoing_a_tree_brings_each_part_back_to_its_member() {
     fixture.plant("one/d/a.csv", "first");
     fixture.plant("two/d/b.csv", "second");
     let number = fixture.number("pool/d");
+    assert_eq!(fixture.names("pool/d"), ["a.csv", "b.csv"]);
     fixture.rename(("pool", "d"), ("inbox", "d")).expect("crossed");
     fixture.vfs.prepare_undo(ROOT, None, None).expect("prepared");
     fixture.rename(("inbox", "d"), ("pool", "d")).expect("undone");
     assert!(
         fixture.has("one/d/a.csv") && fixture.has("two/d/b.csv") && !fixture.has("one/d/b.csv")
     );
+    // Who is in it does not look it up again.
+    let handle = fixture.vfs.opendir(ROOT, number).expect("opened");
+    let mut seen = 0;
+    let mut count = |_: DirectoryEntry<'_>| {
+        seen += 1;
+        false
+    };
+    fixture.vfs.readdir(handle, 0, &mut count).expect("listed");
+    fixture.vfs.releasedir(handle);
+    assert_eq!(seen, 4, "two names, the folder and the one above");
     assert_eq!(fixture.number("pool/d"), number);
     assert_eq!(fixture.names("pool/d"), ["a.csv", "b.csv"]);
     assert!(!fixture.has("inbox/d"));
@@ -267,4 +278,17 @@ fn a_tree_that_was_prepared_before_the_rules_changed_stays() {
     fixture.vfs.prepare_undo(ROOT, None, None).expect("prepared");
     fixture.vfs.policy.store(Arc::new(policy(3)));
     assert_eq!(fixture.rename(("pool", "d"), ("inbox", "d")), Err(Errno::CANCELED));
+}
+
+#[test]
+fn a_tree_that_crosses_can_be_read() {
+    let fixture = fixture();
+    fixture.plant("inbox/d/e/a.csv", "text");
+    let number = fixture.number("inbox/d/e/a.csv");
+    let tree = vec![Lock::Tree(fixture.number("inbox/d"))];
+    let locks = &fixture.vfs.view.locks;
+    let crossing = locks.take(Holder::Crossing, &[], tree, vec![]).expect("free");
+    assert_eq!(fixture.read(number), Ok(b"text".to_vec()));
+    assert_eq!(fixture.vfs.open(ROOT, number, WRITE).err(), Some(Errno::BUSY));
+    drop(crossing);
 }
