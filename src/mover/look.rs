@@ -1,5 +1,6 @@
 //! The looks and the syncs that every kind of transaction takes before it is decided.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use super::error::CrossingError;
 use super::moves::Place;
 use super::prepare::Prepared;
 use super::tree::entry_error;
-use super::{Mover, MoverBranch, Name};
+use super::{Mover, Name};
 use crate::error::{Errno, errno_name};
 use crate::storage::{Kind, Metadata, Storage, Xattrs};
 use crate::types::BranchIndex;
@@ -123,23 +124,32 @@ impl<S: Storage> Mover<S> {
         Ok(())
     }
 
-    /// The folders above the target may be new and not yet durable.
-    pub(super) fn sync_way_to(
+    /// Names and the folders above them may be new and not durable: after a crash nobody could tell
+    /// where an inode was.
+    pub(super) fn sync_ways_to<'a>(
         &self,
-        branch: &MoverBranch<S>,
-        path: &Path,
+        names: impl Iterator<Item = (BranchIndex, &'a Path)>,
     ) -> Result<(), CrossingError> {
-        let sync = |dir: &S::Dir| {
-            self.storage.sync_dir(dir).map_err(CrossingError::io("sync", "the target's folder"))
-        };
-        let mut dir = branch.root.clone();
-        sync(&dir)?;
-        for name in path.parent().unwrap_or(Path::new("")) {
-            dir = self
-                .storage
-                .open_dir(&dir, Path::new(name))
-                .map_err(CrossingError::io("open", "the target's folder"))?;
-            sync(&dir)?;
+        let mut synced = HashSet::new();
+        for (branch, path) in names {
+            let mut dir = self.branch(branch)?.root.clone();
+            let mut way = PathBuf::new();
+            let folder = path.parent().unwrap_or(Path::new(""));
+            // The root, then each folder on the way.
+            for step in [None].into_iter().chain(folder.iter().map(Some)) {
+                if let Some(step) = step {
+                    way.push(step);
+                    dir = self
+                        .storage
+                        .open_dir(&dir, Path::new(step))
+                        .map_err(CrossingError::io("open the folder of", path.display()))?;
+                }
+                if synced.insert((branch, way.clone())) {
+                    self.storage
+                        .sync_dir(&dir)
+                        .map_err(CrossingError::io("sync the folder of", path.display()))?;
+                }
+            }
         }
         Ok(())
     }

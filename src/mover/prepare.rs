@@ -256,7 +256,8 @@ impl<S: Storage> Mover<S> {
             self.check_sources(prepared)?;
         }
         let sources = request.sources.iter().map(|part| &part.name);
-        self.sync_ways_to(sources.chain([&request.target]).chain(&request.target_shadows))?;
+        let names = sources.chain([&request.target]).chain(&request.target_shadows);
+        self.sync_ways_to(names.map(super::Name::way))?;
         prepared.again = same.then(|| Box::new(request));
         let all = prepared.progress.files_all.load(Ordering::Relaxed);
         prepared.progress.files.store(all, Ordering::Relaxed);

@@ -4,8 +4,8 @@
 //! copies nothing, needs no gate, and cannot be undone: what it displaced is removed as soon as it
 //! is done, as a plain rename would have.
 
-use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
+use std::path::PathBuf;
 
 use super::error::CrossingError;
 use super::moves::{self, Place, PlacedMove};
@@ -64,7 +64,7 @@ impl<S: Storage> Mover<S> {
     pub fn rearrange(&self, request: RearrangeRequest<S>) -> Result<Rearranged, CrossingError> {
         let plan = self.plan(TxId(ulid::Ulid::generate()), &request)?;
         let ends = request.moves.iter().flat_map(|(from, to)| [from, to]);
-        self.sync_ways_to(ends.chain(&request.displace))?;
+        self.sync_ways_to(ends.chain(&request.displace).map(Name::way))?;
         let commit = self.commit_of(request, &plan)?;
         self.announce(&commit, "apply");
         let outcome = self.carry_out(&commit, plan);
@@ -150,39 +150,6 @@ impl<S: Storage> Mover<S> {
         self.storage
             .stat(&name.parent, &name.name)
             .map_err(CrossingError::io("look at", &name.view))
-    }
-
-    /// Folders and names that are new may not be durable: after a crash nobody could tell where an
-    /// inode was.
-    pub(super) fn sync_ways_to<'a>(
-        &self,
-        names: impl Iterator<Item = &'a Name<S>>,
-    ) -> Result<(), CrossingError>
-    where
-        S: 'a,
-    {
-        let mut synced = HashSet::new();
-        for name in names {
-            let mut dir = self.branch(name.branch)?.root.clone();
-            let mut path = PathBuf::new();
-            let folder = name.path.parent().unwrap_or(Path::new(""));
-            // The root, then each folder on the way.
-            for step in [None].into_iter().chain(folder.iter().map(Some)) {
-                if let Some(step) = step {
-                    path.push(step);
-                    dir = self
-                        .storage
-                        .open_dir(&dir, Path::new(step))
-                        .map_err(CrossingError::io("open the folder of", &name.view))?;
-                }
-                if synced.insert((name.branch, path.clone())) {
-                    self.storage
-                        .sync_dir(&dir)
-                        .map_err(CrossingError::io("sync the folder of", &name.view))?;
-                }
-            }
-        }
-        Ok(())
     }
 
     fn commit_of(

@@ -37,6 +37,11 @@ impl<S: Storage> Clone for Name<S> {
 }
 
 impl<S: Storage> Name<S> {
+    /// The branch, and the path in it.
+    pub(super) fn way(&self) -> (BranchIndex, &Path) {
+        (self.branch, &self.path)
+    }
+
     pub(super) fn place(&self) -> Place<S> {
         Place { dir: self.parent.clone(), name: self.name.clone() }
     }

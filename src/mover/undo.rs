@@ -196,10 +196,9 @@ impl<S: Storage> Mover<S> {
         prepared.record.sha256 = sha256;
         prepared.record.readback = Some("same".to_owned());
         self.plan_undo(prepared, original)?;
-        for target in &prepared.targets {
-            let spot = &target.at.0;
-            self.sync_way_to(&*self.branch_of(spot)?, &spot.path)?;
-        }
+        let targets = prepared.targets.iter().map(|target| &target.at.0);
+        let ways = targets.map(|spot| Ok((self.branch_of(spot)?.index, spot.path.as_path())));
+        self.sync_ways_to(ways.collect::<Result<Vec<_>, CrossingError>>()?.into_iter())?;
         prepared.enter("prepared")
     }
 
