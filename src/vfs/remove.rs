@@ -8,7 +8,7 @@ use crate::branch::{FileKind, RenameFlags};
 use crate::error::Errno;
 use crate::types::{Caller, Operation};
 use crate::view::locks::Lock;
-use crate::view::{Domain, Inode};
+use crate::view::{Domain, Inode, Part, Parts};
 
 use super::Vfs;
 use super::permit::Question;
@@ -144,6 +144,26 @@ impl Vfs {
         Ok(Occupied { site, first, more: standings.collect(), inode })
     }
 
+    /// Whether a directory has only the parts that were found: something new in it may have had one more
+    /// made before the caller got its locks. ESTALE, on which the kernel looks again.
+    pub(super) fn check_whole(&self, source: &Occupied<'_>) -> Result<(), Errno> {
+        let Some(inode) = source.inode.as_ref().filter(|_| source.is_directory()) else {
+            return Ok(());
+        };
+        let parts: Vec<Part> =
+            inode.place().parts().into_iter().flat_map(Parts::iter).cloned().collect();
+        for part in parts {
+            let mut found = source.standings();
+            let seen = found.any(|standing| {
+                standing.index == part.branch && standing.found.handle == part.handle
+            });
+            if !seen && self.branch(part.branch)?.is_online() {
+                return Err(Errno::STALE);
+            }
+        }
+        Ok(())
+    }
+
     /// Whether a rename between these directories may be a transaction, which takes long: between
     /// branches, and between members of a pool.
     pub fn is_transaction(&self, parent: u64, new_parent: u64) -> bool {
@@ -203,6 +223,7 @@ impl Vfs {
         let _lock = self.view.locks.operation(&ends, alone, self.pins(&target.parent))?;
         self.check_place(&source.site.parent)?;
         self.check_place(&target.parent)?;
+        self.check_whole(&source)?;
         let result = self.rename_parts(caller, &source, &target, &there, flags);
         let (question, _) = source.sides(caller, &target);
         self.record(Operation::RenameSource, &question, result);

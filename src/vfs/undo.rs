@@ -83,6 +83,11 @@ impl Vfs {
             Errno::NOENT => UndoError::Gone(plan.source.clone()),
             errno => UndoError::Name { path: plan.source.clone(), errno },
         })?;
+        if !source.more.is_empty() {
+            // Something new in it went to another member.
+            let why = "its target has changed since".to_owned();
+            return Err(CrossingError::UndoImpossible { txid: plan.txid, why }.into());
+        }
         let target = self.site_of(&plan.target).map_err(name_error(&plan.target))?;
         let generation = self.policy().generation();
         self.permit_undo(caller, &source, &target).map_err(|errno| match errno {

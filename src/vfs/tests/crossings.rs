@@ -292,3 +292,13 @@ fn a_tree_that_crosses_can_be_read() {
     assert_eq!(fixture.vfs.open(ROOT, number, WRITE).err(), Some(Errno::BUSY));
     drop(crossing);
 }
+
+#[test]
+fn a_tree_that_has_grown_on_another_member_is_not_undone() {
+    let fixture = fixture();
+    fixture.plant("inbox/d/a.csv", "text");
+    fixture.rename(("inbox", "d"), ("pool", "d")).expect("crossed");
+    fixture.plant("two/d/b.csv", "new");
+    let refused = fixture.vfs.prepare_undo(ROOT, None, None).expect_err("it has changed");
+    assert!(refused.to_string().contains("its target has changed since"), "{refused}");
+}

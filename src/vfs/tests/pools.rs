@@ -343,3 +343,23 @@ fn renames_over_members_keep_to_posix() {
     assert_eq!(fixture.names(POOL), ["empty", "file", "full"]);
     assert!(!fixture.has("three/empty") && fixture.has("one/empty") && fixture.has("two/empty"));
 }
+
+#[test]
+fn a_part_that_is_made_meanwhile_is_not_left_behind() {
+    let fixture = pool(Placement::First);
+    fixture.folder("two/d/e");
+    let (root, deep) = (fixture.number("pool"), fixture.number("pool/d/e"));
+    let target = vec![Lock::Name(root, "to".into())];
+    let held = fixture.vfs.view.locks.operation(&[], target, vec![]).expect("free");
+    std::thread::scope(|scope| {
+        let (from, to) = ((root, OsStr::new("d")), (root, OsStr::new("to")));
+        let vfs = &fixture.vfs;
+        let renaming = scope.spawn(move || vfs.rename(ROOT, from, to, RenameFlags::empty()));
+        std::thread::sleep(Duration::from_millis(50));
+        fixture.vfs.mkdir(ROOT, deep, OsStr::new("new"), 0o755, 0).expect("made");
+        drop(held);
+        let _ = renaming.join().expect("no panic");
+    });
+    assert!(fixture.has("one/d/e/new") || fixture.has("one/to/e/new"));
+    assert_eq!(fixture.has("one/d"), fixture.has("two/d"), "all of it moved, or nothing");
+}
