@@ -95,7 +95,8 @@ impl Vfs {
         let inode = self.source_inode(source)?;
         if source.is_directory() && source.site.parent.incomplete {
             // What an offline member holds of it would stay behind.
-            return Err(Errno::IO.into());
+            let reason = "a member of the pool is offline and may hold a part of the directory";
+            return Err(self.failed_early(caller, source, target, Errno::IO, reason));
         }
         let busy = |errno| self.busy(caller, source, target, errno);
         let locks = self.lock_crossing(&inode, &source.site, target).map_err(busy)?;
@@ -151,19 +152,31 @@ impl Vfs {
         })
     }
 
-    /// Somebody else has the file or a folder above it; kept for `octroi why`.
+    /// Somebody else has the file or a folder above it.
     fn busy(
         &self,
         caller: Caller,
         source: &Occupied<'_>,
         target: &Site<'_>,
         errno: Errno,
-    ) -> Errno {
+    ) -> Refused {
         let reason = if source.inode.as_ref().is_some_and(|inode| self.has_writers(inode)) {
             "the source, or something in it, is open for writing"
         } else {
             "another crossing or operation has one of the names or a folder above them"
         };
+        self.failed_early(caller, source, target, errno, reason)
+    }
+
+    /// A failure before there is a transaction; kept for `octroi why`.
+    fn failed_early(
+        &self,
+        caller: Caller,
+        source: &Occupied<'_>,
+        target: &Site<'_>,
+        errno: Errno,
+        reason: &str,
+    ) -> Refused {
         let (question, _) = source.sides(caller, target);
         let decision = Decision {
             allowed: false,
@@ -172,7 +185,7 @@ impl Vfs {
             generation: self.policy().generation(),
         };
         self.remember_failure(Operation::MoveSource, &question, decision);
-        errno
+        Refused { errno, why: Some(reason.to_owned()) }
     }
 
     /// Asks the rules for both sides, and for a gate for each part of the source.

@@ -318,9 +318,9 @@ fn others_neither_see_nor_stop_nor_finish_it() {
         let said = as_nobody(&format!("$OCTROI tx {command} {txid}")).fails(1);
         assert!(said.contains("no such transaction"), "{said}");
     }
-    for command in ["mv", "$OCTROI mv"] {
+    for (command, why) in [("mv", "busy"), ("$OCTROI mv", "another crossing")] {
         let said = as_nobody(&format!("{command} inbox/large review/large")).fails(1);
-        assert!(said.contains("busy"), "{said}");
+        assert!(said.contains(why), "{said}");
     }
     assert_eq!(txid_of(&scene, "/inbox/large"), txid);
     abort(&scene, &txid).ok();
@@ -344,6 +344,21 @@ fn what_is_done_is_undone_and_not_aborted() {
     octroi(["undo", txid, "--view", scene.name()]).ok();
     assert!(abort(&scene, txid).fails(1).contains("undone"));
     assert_eq!(mount.sh("cat inbox/f").ok(), "x\n");
+    mount.unmount();
+    drop(disk);
+}
+
+#[test]
+fn what_is_open_for_writing_stays_and_it_is_said() {
+    let (scene, disk) = lab("");
+    let mount = scene.mount();
+    mount.sh("mkdir inbox/d; echo x >inbox/d/f").ok();
+    for name in ["d", "d/f"] {
+        let said =
+            mount.sh(&format!("exec 7>>inbox/d/f; $OCTROI mv inbox/{name} review/")).fails(1);
+        assert!(said.contains("open for writing"), "{said}");
+    }
+    mount.sh("$OCTROI mv inbox/d review/").ok();
     mount.unmount();
     drop(disk);
 }

@@ -169,6 +169,10 @@ fn a_member_that_goes_offline_takes_only_its_own_files() {
     for script in ["rmdir archive/e", "mv archive/d archive/z", "mv archive/d inbox/d"] {
         mount.sh(&format!("rm -f archive/e/n; {script}")).refused();
     }
+    for script in ["$OCTROI mv archive/d inbox/d", "$OCTROI why"] {
+        let said = mount.sh(script);
+        assert!(format!("{said:?}").contains("offline and may hold a part"), "{said:?}");
+    }
 
     mount_disk(&scene, "disk1");
     wait_for("the disk to be back", || fault(&scene, "disk1").is_null());

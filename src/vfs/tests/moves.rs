@@ -113,8 +113,11 @@ fn names_are_prepared_once_and_only_for_their_user() {
         std::fs::set_permissions(fixture.backing(folder), open).expect("chmod");
     }
     let prepared = prepared(&fixture);
-    assert_eq!(prepare(&fixture, ROOT).err().map(|error| error.errno), Some(Errno::BUSY));
-    assert_eq!(prepare(&fixture, NOBODY).err().map(|error| error.errno), Some(Errno::BUSY));
+    for caller in [ROOT, NOBODY] {
+        let refused = prepare(&fixture, caller).err().expect("it is locked");
+        assert_eq!(refused.errno, Errno::BUSY);
+        assert!(refused.why.starts_with("another crossing"), "{}", refused.why);
+    }
     let (from, to) = (fixture.number("inbox"), fixture.number("archive"));
     let (a, b) = (OsStr::new("a.csv"), OsStr::new("b.csv"));
     let by_nobody = fixture.vfs.rename(NOBODY, (from, a), (to, b), RenameFlags::empty());
