@@ -11,7 +11,8 @@ use super::{tx, unexpected};
 
 /// Show which branch holds a file, and the crossings that brought it there.
 ///
-/// The path on the backing file system is shown to root and the user who mounted the view.
+/// What came inside a directory that crossed has no crossing of its own: ask of the directory. The
+/// path on the backing file system is shown to root and the user who mounted the view.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  octroi where /mnt/lab/review/a.csv")]
 pub struct Args {
