@@ -138,7 +138,9 @@ impl Vfs {
             };
             match self.mover.prepare_watched(request, watch) {
                 Ok(prepared) => return Ok(prepared),
-                Err(error) if error.errno() == Errno::NOSPC => full = Some(error),
+                Err(error) if matches!(error.errno(), Errno::NOSPC | Errno::DQUOT) => {
+                    full = Some(error);
+                }
                 Err(error) => {
                     full = Some(error);
                     break;

@@ -147,8 +147,8 @@ impl Vfs {
     }
 }
 
-/// Whether the next member is to be tried: this one is full, or has something else where the folder
-/// should be made, hidden behind the directory of an earlier member.
+/// Whether the next member is to be tried: this one is full, cannot hold the folder's attributes, or has
+/// something else where the folder should be made, hidden behind the directory of an earlier member.
 pub(super) fn passes_on(errno: Errno) -> bool {
-    matches!(errno, Errno::NOSPC | Errno::DQUOT | Errno::NOTDIR)
+    matches!(errno, Errno::NOSPC | Errno::DQUOT | Errno::OPNOTSUPP | Errno::NOTDIR)
 }
