@@ -155,8 +155,6 @@ fn open_ledger(
     Ok((ledger, memory))
 }
 
-/// Opens a branch, and has the ledger learn an id that is new to it. One that was there before and is
-/// missing now comes up offline.
 /// Refuses branches that are not fit, before anything is made or adopted. Whether each is the one
 /// that the ledger knows is asked later, and so are branches that are missing from a view that has
 /// been mounted before.
@@ -172,6 +170,8 @@ pub(super) fn look_at_branches(config: &Config) -> Result<(), DaemonError> {
     Ok(())
 }
 
+/// Opens a branch, and has the ledger learn an id that is new to it. One that was there before and is
+/// missing now comes up offline.
 fn open_branch(
     spec: &BranchSpec,
     known: Option<BranchUuid>,
