@@ -1,4 +1,5 @@
-//! Requests of the kernel become calls of [`Vfs`]. Nothing is decided here.
+//! Requests of the kernel become calls of [`Vfs`]. Nothing is decided here; where each is done is said
+//! in [`super::lanes`].
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
@@ -18,48 +19,10 @@ use crate::error::Errno;
 use crate::stats::Request as Kind;
 use crate::vfs::{AttributeRequest, Vfs};
 
-use super::backing::Backings;
 use super::convert::{attributes, caller, decode_device, joined, kind, set_time, whence_of};
 use super::negotiate::negotiate;
-use super::offload::Pool;
-use super::reply::{
-    GENERATION, answer, at, data, entry, open_flags, shown, sized, space, timed, wrote,
-};
-
-/// The transport.
-pub struct Adapter {
-    vfs: Arc<Vfs>,
-    syncs: Pool,
-    crossings: Pool,
-    backings: Arc<Backings>,
-}
-
-impl Adapter {
-    pub fn new(vfs: Arc<Vfs>, syncs: Pool, crossings: Pool) -> Self {
-        Self { vfs, syncs, crossings, backings: Arc::default() }
-    }
-
-    /// Calls an operation and counts it.
-    fn call<T>(
-        &self,
-        kind: Kind,
-        act: impl FnOnce(&Vfs) -> Result<T, Errno>,
-    ) -> Result<T, fuser::Errno> {
-        timed(&self.vfs, kind, act)
-    }
-
-    /// Calls an operation on a thread of its own and replies from there.
-    fn call_slow(
-        &self,
-        pool: &Pool,
-        kind: Kind,
-        reply: ReplyEmpty,
-        act: impl FnOnce(&Vfs) -> Result<(), Errno> + Send + 'static,
-    ) {
-        let vfs = Arc::clone(&self.vfs);
-        pool.run(move || answer(reply, timed(&vfs, kind, act)));
-    }
-}
+use super::reply::{GENERATION, answer, at, data, entry, open_flags, shown, sized, space, wrote};
+use super::serve::{Adapter, Job};
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
@@ -68,11 +31,14 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        entry(reply, self.call(Kind::Lookup, |vfs| vfs.lookup(caller(request), parent.0, name)));
+        let (caller, at) = (caller(request), self.named(parent, name, Kind::Lookup));
+        let name = name.to_owned();
+        self.serve(at, reply, entry, move |vfs| vfs.lookup(caller, parent.0, &name));
     }
 
     fn forget(&self, _request: &Request, number: INodeNo, count: u64) {
-        self.vfs.forget(number.0, count);
+        let vfs = Arc::clone(&self.vfs);
+        self.run_surely(self.vfs.lane(number.0), move || vfs.forget(number.0, count));
     }
 
     fn getattr(
@@ -83,7 +49,8 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let (caller, handle) = (caller(request), handle.map(|handle| handle.0));
-        shown(reply, self.call(Kind::Getattr, |vfs| vfs.getattr(caller, number.0, handle)));
+        let act = move |vfs: &Vfs| vfs.getattr(caller, number.0, handle);
+        self.serve(self.at(number, Kind::Getattr), reply, shown, act);
     }
 
     fn setattr(
@@ -113,12 +80,13 @@ impl Filesystem for Adapter {
             mtime: mtime.map(set_time),
         };
         let wanted = AttributeRequest { change, size, handle: handle.map(|handle| handle.0) };
-        shown(reply, self.call(Kind::Setattr, |vfs| vfs.setattr(caller, number.0, &wanted)));
+        let act = move |vfs: &Vfs| vfs.setattr(caller, number.0, &wanted);
+        self.serve(self.at(number, Kind::Setattr), reply, shown, act);
     }
 
     fn readlink(&self, _request: &Request, number: INodeNo, reply: ReplyData) {
-        let text = self.call(Kind::Readlink, |vfs| vfs.readlink(number.0));
-        data(reply, text.map(OsString::into_vec));
+        let act = move |vfs: &Vfs| vfs.readlink(number.0).map(OsString::into_vec);
+        self.serve(self.at(number, Kind::Readlink), reply, data, act);
     }
 
     fn mknod(
@@ -132,9 +100,9 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let (caller, device) = (caller(request), decode_device(device));
-        let made =
-            self.call(Kind::Mknod, |vfs| vfs.mknod(caller, parent.0, name, mode, umask, device));
-        entry(reply, made);
+        let (at, name) = (self.named(parent, name, Kind::Mknod), name.to_owned());
+        let act = move |vfs: &Vfs| vfs.mknod(caller, parent.0, &name, mode, umask, device);
+        self.serve(at, reply, entry, act);
     }
 
     fn mkdir(
@@ -146,16 +114,21 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let caller = caller(request);
-        entry(reply, self.call(Kind::Mkdir, |vfs| vfs.mkdir(caller, parent.0, name, mode, umask)));
+        let (caller, at) = (caller(request), self.named(parent, name, Kind::Mkdir));
+        let name = name.to_owned();
+        self.serve(at, reply, entry, move |vfs| vfs.mkdir(caller, parent.0, &name, mode, umask));
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer(reply, self.call(Kind::Unlink, |vfs| vfs.unlink(caller(request), parent.0, name)));
+        let (caller, at) = (caller(request), self.named(parent, name, Kind::Unlink));
+        let name = name.to_owned();
+        self.serve(at, reply, answer, move |vfs| vfs.unlink(caller, parent.0, &name));
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer(reply, self.call(Kind::Rmdir, |vfs| vfs.rmdir(caller(request), parent.0, name)));
+        let (caller, at) = (caller(request), self.named(parent, name, Kind::Rmdir));
+        let name = name.to_owned();
+        self.serve(at, reply, answer, move |vfs| vfs.rmdir(caller, parent.0, &name));
     }
 
     fn symlink(
@@ -166,8 +139,9 @@ impl Filesystem for Adapter {
         text: &Path,
         reply: ReplyEntry,
     ) {
-        let (caller, text) = (caller(request), text.as_os_str());
-        entry(reply, self.call(Kind::Symlink, |vfs| vfs.symlink(caller, parent.0, name, text)));
+        let (caller, at) = (caller(request), self.named(parent, name, Kind::Symlink));
+        let (name, text) = (name.to_owned(), text.as_os_str().to_owned());
+        self.serve(at, reply, entry, move |vfs| vfs.symlink(caller, parent.0, &name, &text));
     }
 
     fn rename(
@@ -182,16 +156,16 @@ impl Filesystem for Adapter {
     ) {
         let caller = caller(request);
         let flags = crate::branch::RenameFlags::from_bits_retain(flags.bits());
-        if !self.vfs.is_transaction(parent.0, new_parent.0) {
-            let renamed = self.call(Kind::Rename, |vfs| {
-                vfs.rename(caller, (parent.0, name), (new_parent.0, new_name), flags)
-            });
-            return answer(reply, renamed);
-        }
+        let (source, target) = (self.vfs.lane(parent.0), self.vfs.lane(new_parent.0));
         let (name, new_name) = (name.to_owned(), new_name.to_owned());
-        self.call_slow(&self.crossings, Kind::Rename, reply, move |vfs| {
+        let act = move |vfs: &Vfs| {
             vfs.rename(caller, (parent.0, &name), (new_parent.0, &new_name), flags)
-        });
+        };
+        if self.vfs.is_transaction(source, target) {
+            self.serve_heavy((source, Kind::Rename), reply, act);
+        } else {
+            self.serve((source, Kind::Rename), reply, answer, act);
+        }
     }
 
     fn link(
@@ -202,16 +176,20 @@ impl Filesystem for Adapter {
         name: &OsStr,
         reply: ReplyEntry,
     ) {
-        let caller = caller(request);
-        entry(reply, self.call(Kind::Link, |vfs| vfs.link(caller, number.0, parent.0, name)));
+        let (caller, at) = (caller(request), self.named(parent, name, Kind::Link));
+        let name = name.to_owned();
+        self.serve(at, reply, entry, move |vfs| vfs.link(caller, number.0, parent.0, &name));
     }
 
     fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let caller = caller(request);
-        match self.call(Kind::Open, |vfs| vfs.open(caller, number.0, flags.0 as u32)) {
-            Ok(opened) => self.backings.reply_open(&self.vfs, &opened, open_flags(&opened), reply),
+        let (caller, backings) = (caller(request), Arc::clone(&self.backings));
+        let vfs = Arc::clone(&self.vfs);
+        let answer = move |reply: ReplyOpen, opened| match opened {
+            Ok(opened) => backings.reply_open(&vfs, &opened, open_flags(&opened), reply),
             Err(errno) => reply.error(errno),
-        }
+        };
+        let act = move |vfs: &Vfs| vfs.open(caller, number.0, flags.0 as u32);
+        self.serve(self.at(number, Kind::Open), reply, answer, act);
     }
 
     fn create(
@@ -224,23 +202,24 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let caller = caller(request);
-        let made = self.call(Kind::Create, |vfs| {
-            vfs.create(caller, parent.0, name, mode, umask, flags as u32)
-        });
-        match made {
+        let (caller, backings) = (caller(request), Arc::clone(&self.backings));
+        let (at, name) = (self.named(parent, name, Kind::Create), name.to_owned());
+        let vfs = Arc::clone(&self.vfs);
+        let answer = move |reply: ReplyCreate, made| match made {
             Ok((found, opened)) => {
                 let flags = open_flags(&opened);
-                self.backings.reply_create(&self.vfs, &found, &opened, flags, reply);
+                backings.reply_create(&vfs, &found, &opened, flags, reply);
             }
             Err(errno) => reply.error(errno),
-        }
+        };
+        let act = move |vfs: &Vfs| vfs.create(caller, parent.0, &name, mode, umask, flags as u32);
+        self.serve(at, reply, answer, act);
     }
 
     fn read(
         &self,
         _request: &Request,
-        _number: INodeNo,
+        number: INodeNo,
         handle: FileHandle,
         offset: u64,
         size: u32,
@@ -248,13 +227,14 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        data(reply, self.call(Kind::Read, |vfs| vfs.read(handle.0, offset, size)));
+        let act = move |vfs: &Vfs| vfs.read(handle.0, offset, size);
+        self.serve(self.at(number, Kind::Read), reply, data, act);
     }
 
     fn write(
         &self,
         request: &Request,
-        _number: INodeNo,
+        number: INodeNo,
         handle: FileHandle,
         offset: u64,
         bytes: &[u8],
@@ -269,9 +249,9 @@ impl Filesystem for Adapter {
             caller.pid = 0;
         }
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let written =
-            self.call(Kind::Write, |vfs| vfs.write(caller, handle.0, offset, bytes, kill));
-        wrote(reply, written);
+        self.serve_write(number, bytes, reply, move |vfs, bytes| {
+            vfs.write(caller, handle.0, offset, bytes, kill)
+        });
     }
 
     fn flush(
@@ -288,78 +268,89 @@ impl Filesystem for Adapter {
     fn release(
         &self,
         _request: &Request,
-        _number: INodeNo,
+        number: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        let released = self.call(Kind::Release, |vfs| {
-            vfs.release(handle.0);
-            Ok(())
+        let (job, backings) = (Job::new(&self.vfs, Kind::Release), Arc::clone(&self.backings));
+        self.run_surely(self.vfs.lane(number.0), move || {
+            let released = job.done(Ok(()), |vfs| {
+                vfs.release(handle.0);
+                Ok(())
+            });
+            backings.release(handle.0);
+            answer(reply, released);
         });
-        self.backings.release(handle.0);
-        answer(reply, released);
     }
 
     fn fsync(
         &self,
         _request: &Request,
-        _number: INodeNo,
+        number: INodeNo,
         handle: FileHandle,
         data_only: bool,
         reply: ReplyEmpty,
     ) {
-        self.call_slow(&self.syncs, Kind::Fsync, reply, move |vfs| vfs.fsync(handle.0, data_only));
+        let act = move |vfs: &Vfs| vfs.fsync(handle.0, data_only);
+        self.serve_heavy(self.at(number, Kind::Fsync), reply, act);
     }
 
     fn opendir(&self, request: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let caller = caller(request);
-        match self.call(Kind::Opendir, |vfs| vfs.opendir(caller, number.0)) {
+        let answer = |reply: ReplyOpen, opened| match opened {
             Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
             Err(errno) => reply.error(errno),
-        }
+        };
+        let act = move |vfs: &Vfs| vfs.opendir(caller, number.0);
+        self.serve(self.at(number, Kind::Opendir), reply, answer, act);
     }
 
     fn readdir(
         &self,
         _request: &Request,
-        _number: INodeNo,
+        number: INodeNo,
         handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let listed = self.call(Kind::Readdir, |vfs| {
-            vfs.readdir(handle.0, offset, &mut |entry| {
-                reply.add(INodeNo(entry.number), entry.next, kind(entry.kind), entry.name)
-            })
+        let job = Job::new(&self.vfs, Kind::Readdir);
+        self.run(self.vfs.lane(number.0), move |admitted| {
+            let listed = job.done(admitted, |vfs| {
+                vfs.readdir(handle.0, offset, &mut |entry| {
+                    reply.add(INodeNo(entry.number), entry.next, kind(entry.kind), entry.name)
+                })
+            });
+            match listed {
+                Ok(()) => reply.ok(),
+                Err(errno) => reply.error(errno),
+            }
         });
-        match listed {
-            Ok(()) => reply.ok(),
-            Err(errno) => reply.error(errno),
-        }
     }
 
     fn readdirplus(
         &self,
         request: &Request,
-        _number: INodeNo,
+        number: INodeNo,
         handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let caller = caller(request);
-        let listed = self.call(Kind::Readdirplus, |vfs| {
-            vfs.readdirplus(caller, handle.0, offset, &mut |entry, found| {
-                let (number, attributes) = (INodeNo(entry.number), attributes(&found));
-                reply.add(number, entry.next, entry.name, &found.ttl, &attributes, GENERATION)
-            })
+        let (caller, job) = (caller(request), Job::new(&self.vfs, Kind::Readdirplus));
+        self.run(self.vfs.lane(number.0), move |admitted| {
+            let listed = job.done(admitted, |vfs| {
+                vfs.readdirplus(caller, handle.0, offset, &mut |entry, found| {
+                    let (number, attributes) = (INodeNo(entry.number), attributes(&found));
+                    reply.add(number, entry.next, entry.name, &found.ttl, &attributes, GENERATION)
+                })
+            });
+            match listed {
+                Ok(()) => reply.ok(),
+                Err(errno) => reply.error(errno),
+            }
         });
-        match listed {
-            Ok(()) => reply.ok(),
-            Err(errno) => reply.error(errno),
-        }
     }
 
     fn releasedir(
@@ -377,16 +368,18 @@ impl Filesystem for Adapter {
     fn fsyncdir(
         &self,
         _request: &Request,
-        _number: INodeNo,
+        number: INodeNo,
         handle: FileHandle,
         _data_only: bool,
         reply: ReplyEmpty,
     ) {
-        self.call_slow(&self.syncs, Kind::Fsyncdir, reply, move |vfs| vfs.fsyncdir(handle.0));
+        let at = self.at(number, Kind::Fsyncdir);
+        self.serve_heavy(at, reply, move |vfs| vfs.fsyncdir(handle.0));
     }
 
     fn statfs(&self, _request: &Request, number: INodeNo, reply: ReplyStatfs) {
-        space(reply, self.call(Kind::Statfs, |vfs| vfs.statfs(number.0)));
+        let at = self.at(number, Kind::Statfs);
+        self.serve(at, reply, space, move |vfs| vfs.statfs(number.0));
     }
 
     fn setxattr(
@@ -399,10 +392,11 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let caller = caller(request);
+        let (caller, at) = (caller(request), self.at(number, Kind::Setxattr));
         let flags = XattrFlags::from_bits_retain(flags as u32);
-        let set = |vfs: &Vfs| vfs.setxattr(caller, number.0, name, value, flags);
-        answer(reply, self.call(Kind::Setxattr, set));
+        let (name, value) = (name.to_owned(), value.to_owned());
+        let act = move |vfs: &Vfs| vfs.setxattr(caller, number.0, &name, &value, flags);
+        self.serve(at, reply, answer, act);
     }
 
     fn getxattr(
@@ -413,26 +407,28 @@ impl Filesystem for Adapter {
         size: u32,
         reply: ReplyXattr,
     ) {
-        sized(reply, size, self.call(Kind::Getxattr, |vfs| vfs.getxattr(number.0, name)));
+        let (at, name) = (self.at(number, Kind::Getxattr), name.to_owned());
+        let answer = move |reply, result| sized(reply, size, result);
+        self.serve(at, reply, answer, move |vfs| vfs.getxattr(number.0, &name));
     }
 
     fn listxattr(&self, request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
-        let caller = caller(request);
-        let listed = self
-            .call(Kind::Listxattr, |vfs| vfs.listxattr(caller, number.0).map(|keys| joined(&keys)));
-        sized(reply, size, listed);
+        let (caller, at) = (caller(request), self.at(number, Kind::Listxattr));
+        let answer = move |reply, result| sized(reply, size, result);
+        let act = move |vfs: &Vfs| vfs.listxattr(caller, number.0).map(|keys| joined(&keys));
+        self.serve(at, reply, answer, act);
     }
 
     fn removexattr(&self, request: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let caller = caller(request);
-        let removed = self.call(Kind::Removexattr, |vfs| vfs.removexattr(caller, number.0, name));
-        answer(reply, removed);
+        let (caller, at) = (caller(request), self.at(number, Kind::Removexattr));
+        let name = name.to_owned();
+        self.serve(at, reply, answer, move |vfs| vfs.removexattr(caller, number.0, &name));
     }
 
     fn fallocate(
         &self,
         request: &Request,
-        _number: INodeNo,
+        number: INodeNo,
         handle: FileHandle,
         offset: u64,
         length: u64,
@@ -441,9 +437,8 @@ impl Filesystem for Adapter {
     ) {
         let caller = caller(request);
         let mode = FallocateMode::from_bits_retain(mode as u32);
-        let done =
-            self.call(Kind::Fallocate, |vfs| vfs.fallocate(caller, handle.0, offset, length, mode));
-        answer(reply, done);
+        let act = move |vfs: &Vfs| vfs.fallocate(caller, handle.0, offset, length, mode);
+        self.serve(self.at(number, Kind::Fallocate), reply, answer, act);
     }
 
     /// There are none. Answered here because fuser warns of each one that is not.
@@ -464,17 +459,17 @@ impl Filesystem for Adapter {
     fn lseek(
         &self,
         _request: &Request,
-        _number: INodeNo,
+        number: INodeNo,
         handle: FileHandle,
         offset: i64,
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let found = self.call(Kind::Lseek, |vfs| {
+        let act = move |vfs: &Vfs| {
             let offset = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
             vfs.seek(handle.0, offset, whence_of(whence)?)
-        });
-        at(reply, found);
+        };
+        self.serve(self.at(number, Kind::Lseek), reply, at, act);
     }
 
     fn copy_file_range(
@@ -483,7 +478,7 @@ impl Filesystem for Adapter {
         _source: INodeNo,
         source_handle: FileHandle,
         source_offset: u64,
-        _target: INodeNo,
+        target: INodeNo,
         target_handle: FileHandle,
         target_offset: u64,
         length: u64,
@@ -491,9 +486,8 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let (caller, source) = (caller(request), (source_handle.0, source_offset));
-        let target = (target_handle.0, target_offset);
-        let copied = self
-            .call(Kind::CopyFileRange, |vfs| vfs.copy_file_range(caller, source, target, length));
-        wrote(reply, copied);
+        let (lane, written) = (self.vfs.lane(target.0), (target_handle.0, target_offset));
+        let act = move |vfs: &Vfs| vfs.copy_file_range(caller, source, written, length);
+        self.serve((lane, Kind::CopyFileRange), reply, wrote, act);
     }
 }

@@ -13,17 +13,14 @@ use crate::view::Invalidation;
 mod adapter;
 mod backing;
 mod convert;
+mod lanes;
 mod mount;
 mod negotiate;
-mod offload;
 mod reply;
+mod serve;
 
 /// Threads that read requests.
 const WORKERS: usize = 8;
-/// Threads for fsync and fsyncdir.
-const SYNCS: usize = 8;
-/// Threads for crossings; each may take as long as its file is large.
-const CROSSINGS: usize = 4;
 
 /// How to mount; all false is the default.
 #[derive(Debug, Clone, Default)]
@@ -80,11 +77,9 @@ impl Mounted {
         mountpoint: &Path,
         options: &MountOptions,
     ) -> io::Result<Self> {
-        let syncs = offload::Pool::new("sync", SYNCS)?;
-        let crossings = offload::Pool::new("crossing", CROSSINGS)?;
         let config = options.config(&vfs.name);
         let name = vfs.name.clone();
-        let adapter = adapter::Adapter::new(vfs, syncs, crossings);
+        let adapter = serve::Adapter::new(vfs, WORKERS);
         if !rustix::process::geteuid().is_root() {
             // Unmounts by itself when it is dropped.
             return Self::serve(Session::new(adapter, mountpoint, &config)?, invalidations);
@@ -96,7 +91,7 @@ impl Mounted {
     }
 
     fn serve(
-        session: Session<adapter::Adapter>,
+        session: Session<serve::Adapter>,
         invalidations: Receiver<Invalidation>,
     ) -> io::Result<Self> {
         let notifier = session.notifier();

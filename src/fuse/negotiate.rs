@@ -27,6 +27,11 @@ const REQUIRED: [InitFlags; 2] = [InitFlags::FUSE_DONT_MASK, InitFlags::FUSE_POS
 /// The largest write request, in bytes: what the kernel sends at most.
 const WRITE_MAX: u32 = 1 << 20;
 
+/// Requests that the kernel has under way without a caller waiting (reading ahead, closing): all it can
+/// count. Those of one slow branch would otherwise keep back everybody's; what waits in a lane is
+/// bounded there.
+const BACKGROUND_MAX: u16 = u16::MAX;
+
 /// Agrees on everything; gives whether the kernel can read and write backing files by itself.
 pub fn negotiate(config: &mut KernelConfig) -> io::Result<bool> {
     for capability in REQUIRED {
@@ -44,6 +49,7 @@ pub fn negotiate(config: &mut KernelConfig) -> io::Result<bool> {
         && config.set_max_stack_depth(1).is_ok();
     // Larger or finer than the kernel takes: it says what it does take, which is as good.
     let _ = config.set_max_write(WRITE_MAX);
+    let _ = config.set_max_background(BACKGROUND_MAX);
     let _ = config.set_time_granularity(Duration::from_nanos(1));
     Ok(able)
 }

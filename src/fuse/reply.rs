@@ -1,34 +1,18 @@
 //! Answers that several requests have in common.
 
-use std::time::Instant;
-
 use fuser::{
     FopenFlags, Generation, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyStatfs,
     ReplyWrite, ReplyXattr,
 };
 
 use crate::branch::SpaceStat;
-use crate::error::Errno;
-use crate::stats::Request as Kind;
-use crate::vfs::{Attributes, Opened, Vfs};
+use crate::vfs::{Attributes, Opened};
 
-use super::convert::{attributes, errno};
+use super::convert::attributes;
 
 /// File handles and inode numbers name one inode each while they are known: the generation, which is
 /// for exporting by NFS, stays 0.
 pub const GENERATION: Generation = Generation(0);
-
-/// Calls an operation and counts it.
-pub fn timed<T>(
-    vfs: &Vfs,
-    kind: Kind,
-    act: impl FnOnce(&Vfs) -> Result<T, Errno>,
-) -> Result<T, fuser::Errno> {
-    let started = Instant::now();
-    let result = act(vfs);
-    vfs.stats.record(kind, started.elapsed(), result.is_ok());
-    result.map_err(errno)
-}
 
 /// A reply that says only whether.
 pub fn answer(reply: ReplyEmpty, result: Result<(), fuser::Errno>) {

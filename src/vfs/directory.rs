@@ -107,6 +107,13 @@ impl Vfs {
         if matches!(*parent.place(), Place::Audit) {
             return self.lookup_audit(caller, parent, &listed.name).ok();
         }
+        // Whoever lists a folder of the layout does not wait for the branches below it.
+        if parent
+            .layout
+            .is_some_and(|folder| self.view.layout.child(folder, &listed.name).is_some())
+        {
+            return Some(Attributes { number, stat, ttl: Duration::ZERO });
+        }
         match self.find_child(parent, &listed.name) {
             Ok(child) => {
                 Some(Attributes { number: child.inode.number, stat: child.stat, ttl: child.ttl })

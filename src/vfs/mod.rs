@@ -36,6 +36,7 @@ mod create;
 mod crossing;
 mod directory;
 mod identity;
+mod lane;
 mod lookup;
 #[cfg(test)]
 mod model;

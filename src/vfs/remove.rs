@@ -8,7 +8,7 @@ use crate::branch::{FileKind, RenameFlags};
 use crate::error::Errno;
 use crate::types::{Caller, Operation};
 use crate::view::locks::Lock;
-use crate::view::{Domain, Inode, Part, Parts};
+use crate::view::{Inode, Part, Parts};
 
 use super::Vfs;
 use super::permit::Question;
@@ -162,17 +162,6 @@ impl Vfs {
             }
         }
         Ok(())
-    }
-
-    /// Whether a rename between these directories may be a transaction, which takes long: between
-    /// branches, and between members of a pool.
-    pub fn is_transaction(&self, parent: u64, new_parent: u64) -> bool {
-        let domain = |number| {
-            let branch = self.inode(number).ok()?.place().branch()?;
-            Some(self.view.domain(branch))
-        };
-        let (source, target) = (domain(parent), domain(new_parent));
-        source != target || matches!(source, Some(Domain::Pool(_)))
     }
 
     /// Renames. Between branches it is a crossing.

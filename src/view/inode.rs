@@ -129,6 +129,11 @@ impl Inode {
         self.place.read()
     }
 
+    /// Where it lies, unless a crossing is switching that.
+    pub fn try_place(&self) -> Option<RwLockReadGuard<'_, Place>> {
+        self.place.try_read()
+    }
+
     /// Takes the place for the switch of a crossing: whoever asks for it waits.
     pub fn switch(&self) -> RwLockWriteGuard<'_, Place> {
         self.place.write()

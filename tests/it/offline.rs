@@ -6,6 +6,7 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use octroi::vfs::TTL;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -276,6 +277,60 @@ fn a_branch_that_does_not_answer_is_shown_and_not_offline() {
     wait_online(&above, "far");
     assert_eq!(mount.sh("cat far/f").ok(), "there\n");
     assert_eq!(said(&above, "is offline"), 0);
+    mount.unmount();
+    server.unmount();
+}
+
+/// More than there are threads that read requests.
+const STUCK: usize = 60;
+
+#[test]
+fn a_branch_that_hangs_holds_up_nobody_else() {
+    let Stacked { below, above } = Stacked::new();
+    let server = below.mount();
+    let mount = above.mount();
+    let names: Vec<String> = (0..STUCK).map(|number| format!("f{number}")).collect();
+    for name in &names {
+        fs::write(mount.path("far").join(name), name).expect("write");
+    }
+    // What the kernel knows of them is old by then.
+    std::thread::sleep(TTL + TTL / 2);
+    server.signal(Signal::STOP);
+    let waiting: Vec<_> = names
+        .iter()
+        .enumerate()
+        .map(|(number, name)| {
+            let path = mount.path("far").join(name);
+            let act = move || match number % 4 {
+                0 => fs::read(path).map(drop),
+                1 => fs::write(path.with_extension("new"), "new"),
+                2 => fs::symlink_metadata(path).map(drop),
+                _ => fs::File::open(path).and_then(|file| file.sync_all()),
+            };
+            std::thread::spawn(act)
+        })
+        .collect();
+    // Each of these begins after some of those have reached their branch; were the threads that read
+    // requests held, none of them would end before the server goes on.
+    for number in 0..100 {
+        let script = format!(
+            "echo {number} >inbox/f{number} && sync -d inbox/f{number} && ls . >/dev/null && ls -l inbox >/dev/null && \
+             mv inbox/f{number} inbox/g && grep -qx {number} inbox/g && rm inbox/g"
+        );
+        mount.sh(&format!("timeout 20 bash -c '{script}'")).ok();
+    }
+    let answered = waiting.iter().filter(|thread| thread.is_finished()).count();
+    server.signal(Signal::CONT);
+    assert_eq!(answered, 0, "the branch did not hang");
+    for thread in waiting {
+        thread.join().expect("no panic").expect("it was only late");
+    }
+    let new = names.iter().skip(1).step_by(4);
+    for name in new {
+        let written = fs::read_to_string(mount.path("far").join(name).with_extension("new"));
+        assert_eq!(written.expect("written"), "new");
+    }
+    wait_online(&above, "far");
     mount.unmount();
     server.unmount();
 }
