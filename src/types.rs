@@ -6,6 +6,7 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -94,6 +95,11 @@ impl FromStr for Time {
     }
 }
 
+/// The moment that comes `wait` after `start`; `start` itself where the clock does not reach so far.
+pub fn after(start: Instant, wait: Duration) -> Instant {
+    start.checked_add(wait).unwrap_or(start)
+}
+
 /// A kernel file handle (`name_to_handle_at(2)`): it names one inode of one file system for as long
 /// as that inode lives, over renames and remounts. Kind −1 is ours, for file systems without
 /// handles: device, inode number and birth time.
@@ -128,14 +134,13 @@ impl FromStr for Handle {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (kind, hex) = text.split_once(':').ok_or("a file handle is KIND:HEX")?;
         let kind = kind.parse().map_err(|_| "the handle's kind is not a number")?;
-        if hex.len() % 2 != 0 || !hex.is_ascii() {
+        let (pairs, []) = hex.as_bytes().as_chunks::<2>() else {
             return Err("the handle is not hexadecimal");
-        }
-        let bytes = (0..hex.len())
-            .step_by(2)
-            .map(|at| u8::from_str_radix(&hex[at..at + 2], 16))
-            .collect::<Result<_, _>>()
-            .map_err(|_| "the handle is not hexadecimal")?;
+        };
+        let digit = |byte: u8| char::from(byte).to_digit(16);
+        let byte = |[high, low]: &[u8; 2]| u8::try_from(digit(*high)? << 4 | digit(*low)?).ok();
+        let bytes =
+            pairs.iter().map(byte).collect::<Option<_>>().ok_or("the handle is not hexadecimal")?;
         Ok(Self { kind, bytes })
     }
 }

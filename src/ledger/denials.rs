@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::record::{OperationRecord, Record, Verdict};
-use crate::types::{Verb, ViewPath};
+use crate::types::{Verb, ViewPath, after};
 
 const WINDOW: Duration = Duration::from_secs(1);
 /// Windows open at a time; beyond that all are closed early.
@@ -51,13 +51,14 @@ impl Denials {
         };
         match self.windows.get_mut(&key) {
             Some(window) if now < window.end => {
-                window.count += operation.count.unwrap_or(1);
+                window.count = window.count.saturating_add(operation.count.unwrap_or(1));
                 window.held = Some((time, *operation));
                 None
             }
             // A window that is over and still holds something is closed by `due` first.
             _ => {
-                self.windows.insert(key, Window { end: now + WINDOW, held: None, count: 0 });
+                let end = after(now, WINDOW);
+                self.windows.insert(key, Window { end, held: None, count: 0 });
                 Some(Record::Operation(operation))
             }
         }

@@ -48,7 +48,7 @@ pub fn body(record: &Record) -> Result<Vec<u8>, Errno> {
 
 /// The whole line with its newline.
 pub fn line(seq: u64, time: jiff::Timestamp, synced: Option<u64>, body: &[u8]) -> Vec<u8> {
-    let mut line = Vec::with_capacity(body.len() + ENVELOPE_MAX);
+    let mut line = Vec::with_capacity(body.len().saturating_add(ENVELOPE_MAX));
     line.extend_from_slice(format!("{{\"seq\":{seq},\"time\":\"{time:.9}\"").as_bytes());
     if let Some(synced) = synced {
         line.extend_from_slice(format!(",\"synced\":{synced}").as_bytes());

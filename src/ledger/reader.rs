@@ -22,6 +22,13 @@ struct Part {
     length: u64,
 }
 
+impl Part {
+    /// Offset after its last byte in the whole.
+    fn end(&self) -> u64 {
+        self.start.saturating_add(self.length)
+    }
+}
+
 /// All retained segments as one stream of bytes, as of [`Reader::open`] or the last
 /// [`Reader::refresh`].
 pub struct Reader {
@@ -61,14 +68,14 @@ impl Reader {
             };
             let length = whole_lines(&file).map_err(|error| failed("read", &name, &error))?;
             self.parts.push(Part { name, file, start, length });
-            start += length;
+            start = start.saturating_add(length);
         }
         Ok(())
     }
 
     /// Bytes of all whole lines.
     pub fn len(&self) -> u64 {
-        self.parts.last().map_or(0, |part| part.start + part.length)
+        self.parts.last().map_or(0, Part::end)
     }
 
     /// Whether there is no line.
@@ -80,25 +87,26 @@ impl Reader {
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let mut done = 0;
         for part in &self.parts {
-            let at = offset + done as u64;
-            if at < part.start || at >= part.start + part.length {
+            let at = offset.saturating_add(done as u64);
+            if at < part.start || at >= part.end() {
                 continue;
             }
-            let rest = part.start + part.length - at;
+            let rest = part.end().saturating_sub(at);
             let room = buffer.get_mut(done..).unwrap_or_default();
             let wanted = room.len().min(usize::try_from(rest).unwrap_or(usize::MAX));
             let room = room.get_mut(..wanted).unwrap_or_default();
             let mut filled = 0;
             while filled < wanted {
                 let target = room.get_mut(filled..).unwrap_or_default();
-                match part.file.read_at(target, at - part.start + filled as u64) {
-                    Ok(0) => return Ok(done + filled),
-                    Ok(read) => filled += read,
+                let from = at.saturating_sub(part.start).saturating_add(filled as u64);
+                match part.file.read_at(target, from) {
+                    Ok(0) => return Ok(done.saturating_add(filled)),
+                    Ok(read) => filled = filled.saturating_add(read),
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) => return Err(error),
                 }
             }
-            done += filled;
+            done = done.saturating_add(filled);
         }
         Ok(done)
     }
@@ -116,7 +124,7 @@ impl Reader {
             let line = line.strip_suffix(b"\n").unwrap_or(&line);
             encode::decode(line).map(|decoded| decoded.entry).map_err(|why| LedgerError::Damaged {
                 segment: self.segment_at(offset),
-                line: at as u64 + 1,
+                line: (at as u64).saturating_add(1),
                 why,
             })
         })
@@ -152,12 +160,12 @@ impl Iterator for Lines<'_> {
             if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
                 let line = rest.get(..=end).unwrap_or_default().to_owned();
                 let offset = self.offset;
-                self.taken += line.len();
-                self.offset += line.len() as u64;
+                self.taken = self.taken.saturating_add(line.len());
+                self.offset = offset.saturating_add(line.len() as u64);
                 return Some(Ok((offset, line)));
             }
             let mut more = vec![0; 256 * 1024];
-            let at = self.offset + rest.len() as u64;
+            let at = self.offset.saturating_add(rest.len() as u64);
             match self.reader.read_at(at, &mut more) {
                 // Every part ends with a newline, so nothing is left over.
                 Ok(0) => return None,
@@ -184,17 +192,17 @@ impl Iterator for Lines<'_> {
 fn whole_lines(file: &File) -> io::Result<u64> {
     let length = file.metadata()?.len();
     let start = length.saturating_sub(TAIL);
-    let mut tail = vec![0; usize::try_from(length - start).unwrap_or(0)];
+    let mut tail = vec![0; usize::try_from(length.saturating_sub(start)).unwrap_or(0)];
     let mut filled = 0;
     while let Some(room) = tail.get_mut(filled..).filter(|room| !room.is_empty()) {
-        match file.read_at(room, start + filled as u64) {
+        match file.read_at(room, start.saturating_add(filled as u64)) {
             Ok(0) => break,
-            Ok(read) => filled += read,
+            Ok(read) => filled = filled.saturating_add(read),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
     tail.truncate(filled);
     let newline = tail.iter().rposition(|byte| *byte == b'\n');
-    Ok(newline.map_or(0, |at| start + at as u64 + 1))
+    Ok(newline.map_or(0, |at| start.saturating_add(at as u64).saturating_add(1)))
 }

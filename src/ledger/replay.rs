@@ -18,6 +18,8 @@ use super::{Entry, LedgerError, segment};
 
 /// What reads are aligned to, so that they can go past the page cache.
 const CHUNK: usize = 1 << 17;
+/// The largest `seq`: readers of JSON keep integers exactly up to here.
+const SEQ_MAX: u64 = 1 << 53;
 const NO_VERSION: &str = "the segment does not begin with a version record";
 
 /// Where writing goes on.
@@ -60,11 +62,11 @@ pub fn replay<S: Storage>(
     let mut next: Option<u64> = None;
     let mut serving = false;
     for (at, number) in numbers.iter().copied().enumerate() {
-        if at > 0 && number != result.segment + 1 {
-            let missing = result.segment + 1;
+        let missing = result.segment.saturating_add(1);
+        if at > 0 && number != missing {
             return Err(damaged(missing, 0, "the segment is missing".into()));
         }
-        let follower = numbers.get(at + 1).copied();
+        let follower = numbers.get(at.saturating_add(1)).copied();
         let mut scanned = scan(storage, dir, number, next)?;
         let end = match follower {
             Some(follower) => Some(opening(storage, dir, follower)?),
@@ -73,7 +75,7 @@ pub fn replay<S: Storage>(
         cut_torn(storage, dir, number, &mut scanned, end, &mut result)?;
         for entry in &scanned.entries {
             replay(entry);
-            next = Some(entry.seq + 1);
+            next = Some(entry.seq.saturating_add(1));
         }
         serving = scanned.entries.iter().fold(serving, |serving, entry| match &entry.record {
             Record::Mount(mount) => mount.event == MountEvent::Mounted,
@@ -107,7 +109,7 @@ fn drop_unborn<S: Storage>(
     let failed = |errno| io("remove", number, errno);
     storage.unlink(dir, &segment::file_name(number)).map_err(failed)?;
     storage.sync_dir(dir).map_err(failed)?;
-    result.torn_bytes += scanned.length;
+    result.torn_bytes = result.torn_bytes.saturating_add(scanned.length);
     numbers.pop();
     Ok(())
 }
@@ -122,7 +124,7 @@ fn cut_torn<S: Storage>(
     end: Option<(u64, bool)>,
     result: &mut Replayed,
 ) -> Result<(), LedgerError> {
-    let reached = scanned.entries.last().map_or(0, |entry| entry.seq + 1);
+    let reached = scanned.entries.last().map_or(0, |entry| entry.seq.saturating_add(1));
     match end {
         Some((seq, true)) if reached >= seq => {
             let kept = scanned.entries.iter().take_while(|entry| entry.seq < seq).count();
@@ -154,7 +156,8 @@ fn cut_torn<S: Storage>(
     let file = storage.open_write(dir, &segment::file_name(number)).map_err(failed)?;
     storage.set_len(&file, scanned.good).map_err(failed)?;
     storage.sync_file(&file).map_err(failed)?;
-    result.torn_bytes += scanned.length - scanned.good;
+    let torn_bytes = scanned.length.saturating_sub(scanned.good);
+    result.torn_bytes = result.torn_bytes.saturating_add(torn_bytes);
     Ok(())
 }
 
@@ -215,11 +218,11 @@ fn scan<S: Storage>(
         }
         match decoded.and_then(|decoded| admit(decoded, at, expected)) {
             Ok(entry) => {
-                expected = Some(entry.seq + 1);
-                scanned.good += raw.len() as u64;
+                expected = Some(entry.seq.saturating_add(1));
+                scanned.good = scanned.good.saturating_add(raw.len() as u64);
                 scanned.entries.push(entry);
             }
-            Err(why) => scanned.bad = Some((at as u64 + 1, why)),
+            Err(why) => scanned.bad = Some(((at as u64).saturating_add(1), why)),
         }
     }
     Ok(scanned)
@@ -236,6 +239,9 @@ fn admit(decoded: Decoded, at: usize, expected: Option<u64>) -> Result<Entry, St
         _ if at == 0 => return Err(NO_VERSION.into()),
         Record::Version(_) => return Err("a version record inside a segment".into()),
         _ => {}
+    }
+    if entry.seq > SEQ_MAX {
+        return Err(format!("seq is {}, which no ledger reaches", entry.seq));
     }
     match expected {
         // The version record after a failed sync takes the position of the first void line.
@@ -257,10 +263,10 @@ fn read<S: Storage>(
     let mut bytes = Vec::new();
     loop {
         let start = bytes.len();
-        bytes.resize(start + CHUNK, 0);
+        bytes.resize(start.saturating_add(CHUNK), 0);
         let room = bytes.get_mut(start..).unwrap_or_default();
         let length = storage.read_at(&file, room, start as u64).map_err(failed)?;
-        bytes.truncate(start + length);
+        bytes.truncate(start.saturating_add(length));
         // Aligned reads are short only at the end.
         if length < CHUNK || bytes.len() as u64 >= most {
             return Ok(bytes);

@@ -147,6 +147,33 @@ fn a_removed_line_is_refused() {
 }
 
 #[test]
+fn a_position_that_no_ledger_reaches_is_damage() {
+    let (folder, storage, dir) = written(true);
+    let path = folder.path().join("00000001.jsonl");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let record = operation("/z", true);
+    let time = jiff::Timestamp::UNIX_EPOCH;
+    let last = encode::line(u64::MAX, time, Some(6), &encode::body(&record).unwrap());
+    let version = text.lines().next().unwrap();
+    let version = encode::decode(version.as_bytes()).unwrap().entry.record;
+    let first = encode::line(u64::MAX, time, None, &encode::body(&version).unwrap());
+    std::fs::write(&path, [first, last].concat()).unwrap();
+    assert!(matches!(open(&storage, &dir).map(drop), Err(LedgerError::Damaged { line: 1, .. })));
+}
+
+#[test]
+fn the_last_number_of_a_segment_has_no_successor() {
+    let (folder, storage, dir) = written(true);
+    let (first, last) = ("00000001.jsonl", "18446744073709551615.jsonl");
+    std::fs::rename(folder.path().join(first), folder.path().join(last)).unwrap();
+    let (ledger, _, paths) = open(&storage, &dir).unwrap();
+    assert_eq!(paths, ["/a", "/b", "/c"]);
+    ledger.close().unwrap();
+    std::fs::copy(folder.path().join(last), folder.path().join(first)).unwrap();
+    assert!(matches!(open(&storage, &dir).map(drop), Err(LedgerError::Damaged { line: 0, .. })));
+}
+
+#[test]
 fn many_callers_share_fsyncs_and_none_is_lost() {
     let (folder, storage, dir) = disk();
     let (ledger, ..) = open(&storage, &dir).unwrap();

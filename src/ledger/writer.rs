@@ -26,6 +26,7 @@ use super::record::{Record, VersionRecord};
 use super::{Durability, encode, segment};
 use crate::error::Errno;
 use crate::storage::Storage;
+use crate::types::after;
 
 /// Longest wait of a `group` record for its fsync.
 const GROUP_DELAY: Duration = Duration::from_millis(100);
@@ -133,7 +134,7 @@ impl<S: Storage> Writer<S> {
         let file = if segment == 0 {
             segment = 1;
             let (file, written) = begin(&*storage, &dir, segment, next_seq, view, false)?;
-            (length, next_seq) = (written, next_seq + 1);
+            (length, next_seq) = (written, next_seq.saturating_add(1));
             file
         } else {
             storage.open_write(&dir, &segment::file_name(segment))?
@@ -225,7 +226,7 @@ impl<S: Storage> Writer<S> {
             self.queue(time, &record, reply);
         }
         if group && self.group_due.is_none() {
-            self.group_due = Some(now + GROUP_DELAY);
+            self.group_due = Some(after(now, GROUP_DELAY));
         }
     }
 
@@ -243,7 +244,7 @@ impl<S: Storage> Writer<S> {
         let now = Instant::now();
         for (time, record) in self.denials.due(now, all) {
             self.queue(time, &record, None);
-            self.group_due.get_or_insert(now + GROUP_DELAY);
+            self.group_due.get_or_insert(after(now, GROUP_DELAY));
         }
     }
 
@@ -297,8 +298,8 @@ impl<S: Storage> Writer<S> {
             }
         }
         written?;
-        self.length += bytes.len() as u64;
-        self.next_seq += self.pending.len() as u64;
+        self.length = self.length.saturating_add(bytes.len() as u64);
+        self.next_seq = self.next_seq.saturating_add(self.pending.len() as u64);
         self.synced_seq = None;
         self.unsynced.append(&mut self.pending);
         Ok(())
@@ -329,15 +330,16 @@ impl<S: Storage> Writer<S> {
     /// nothing of the old one from there on counts. If that fails too, the ledger is dead.
     fn rewrite(&mut self, errno: Errno) {
         log::error!("ledger segment {} cannot be written: {errno}", self.segment);
-        let first = self.next_seq - self.unsynced.len() as u64;
+        let first = self.next_seq.saturating_sub(self.unsynced.len() as u64);
         // Best effort, so that readers do not see lines twice; replay ignores them in any case.
         let _ = self.storage.set_len(&self.file, self.synced_length);
-        let begun = begin(&*self.storage, &self.dir, self.segment + 1, first, &self.view, true);
+        let number = self.segment.saturating_add(1);
+        let begun = begin(&*self.storage, &self.dir, number, first, &self.view, true);
         let result = begun.and_then(|(file, length)| {
             self.file = file;
-            self.segment += 1;
+            self.segment = number;
             (self.length, self.synced_length) = (length, length);
-            self.next_seq = first + 1;
+            self.next_seq = first.saturating_add(1);
             self.synced_seq = Some(self.next_seq);
             let mut again = std::mem::take(&mut self.unsynced);
             again.append(&mut self.pending);
@@ -363,13 +365,13 @@ impl<S: Storage> Writer<S> {
         if !self.unsynced.is_empty() && self.sync().is_err() {
             return self.rewrite(Errno::IO);
         }
-        let number = self.segment + 1;
+        let number = self.segment.saturating_add(1);
         match begin(&*self.storage, &self.dir, number, self.next_seq, &self.view, false) {
             Ok((file, length)) => {
                 self.file = file;
                 self.segment = number;
                 (self.length, self.synced_length) = (length, length);
-                self.next_seq += 1;
+                self.next_seq = self.next_seq.saturating_add(1);
                 self.synced_seq = Some(self.next_seq);
             }
             // The old segment is sound and goes on.
@@ -396,7 +398,7 @@ impl<S: Storage> Writer<S> {
         let spent =
             !self.reserve_spent && self.storage.unlink(&self.dir, OsStr::new(RESERVE_NAME)).is_ok();
         self.reserve_spent = true;
-        self.retry_at = Instant::now() + RETRY_DELAY;
+        self.retry_at = after(Instant::now(), RETRY_DELAY);
         spent
     }
 
@@ -415,7 +417,7 @@ impl<S: Storage> Writer<S> {
             // What a failed attempt did get would be missing to the records.
             Err(Errno::NOSPC | Errno::DQUOT) => {
                 let _ = self.storage.unlink(&self.dir, name);
-                self.retry_at = Instant::now() + RETRY_DELAY;
+                self.retry_at = after(Instant::now(), RETRY_DELAY);
             }
             Err(errno) => log::warn!("the ledger has no reserve: {errno}"),
         }
