@@ -143,7 +143,7 @@ impl<S: Storage> Work<'_, S> {
         let (Some(origin), Some(tree), Some(folders)) = (origin, tree, folders) else {
             return Err(CrossingError::SourceChanged);
         };
-        let item = tree.item(entry.node);
+        let item = tree.item(entry.node)?;
         let dir = folders.open(&*self.mover.storage, &tree.dirs, item.dir)?;
         let place = Place { dir, name: item.name.to_owned() };
         Ok(Taken { origin, tree, node: entry.node, place })
@@ -332,7 +332,7 @@ impl<S: Storage> Work<'_, S> {
             found.atime = atime.unwrap_or(found.atime);
             let dir = folders.open(&*self.mover.storage, &self.plan.dirs, entry.dir)?;
             let place = Place { dir, name: taken.place.name.clone() };
-            number -= 1;
+            number = number.checked_sub(1).ok_or(CrossingError::SourceChanged)?;
             let made = match &self.copy {
                 Some(copy) if copy.sync_each => {
                     Some(folders.open(&*self.mover.storage, &self.plan.dirs, number)?)

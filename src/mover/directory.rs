@@ -155,7 +155,7 @@ impl<S: Storage> Mover<S> {
         let terms = |part: usize| request.sources.get(part).map(|source| &*source.terms);
         let size = measure(&plan, &trees, &links, &terms)?;
         progress.size.store(size, Ordering::Relaxed);
-        progress.files_all.store(plan.entries.len() as u64 + 1, Ordering::Relaxed);
+        progress.files_all.store((plan.entries.len() as u64).saturating_add(1), Ordering::Relaxed);
         prepared.record.size = Some(size);
         let mut work = Work {
             mover: self,
@@ -254,7 +254,7 @@ impl<S: Storage> Mover<S> {
     /// Whether the target has room for the whole tree, in bytes and in inodes. Holes take none: they
     /// are looked for only when it matters.
     fn check_room(&self, branch: &MoverBranch<S>, work: &Work<'_, S>) -> Result<(), CrossingError> {
-        let needed = work.plan.entries.len() as u64 + 1;
+        let needed = (work.plan.entries.len() as u64).saturating_add(1);
         let free = self
             .storage
             .free_inodes(&branch.stage)
@@ -353,7 +353,7 @@ fn moved<S: Storage>(
         Ok::<_, CrossingError>((part.branch, &part.found.identity.handle))
     };
     let (top, arrived) = copied.unzip();
-    let mut all = Vec::with_capacity(plan.entries.len() + parts.len());
+    let mut all = Vec::with_capacity(plan.entries.len().saturating_add(parts.len()));
     let mut members = plan.members().peekable();
     while let Some((_, part, _)) = members.next_if(|(dir, _, _)| *dir == 0) {
         let (branch, handle) = branch(part)?;
@@ -372,7 +372,7 @@ fn moved<S: Storage>(
         let Some(&(dir, _, _)) = members.peek() else { continue };
         while let Some((_, part, number)) = members.next_if(|member| member.0 == dir) {
             let tree = trees.get(usize::from(part)).copied().flatten();
-            let node = tree.and_then(|tree| Some(tree.item(tree.node_of(number)?)));
+            let node = tree.and_then(|tree| tree.item(tree.node_of(number)?).ok());
             let from = node.ok_or(CrossingError::SourceGone)?.handle();
             all.push(Moved { from: (branch(part)?.0, from), to: (target, to.clone()) });
         }

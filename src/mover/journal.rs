@@ -103,7 +103,7 @@ impl Journal {
     fn apply_crossing(&mut self, record: &CrossingRecord, time: jiff::Timestamp) {
         let transaction = self.transactions.entry(record.txid).or_insert_with(|| {
             self.order.insert(self.begun, record.txid);
-            self.begun += 1;
+            self.begun = self.begun.wrapping_add(1);
             Transaction {
                 state: TransactionState::Active,
                 started: time,
@@ -150,7 +150,7 @@ impl Journal {
     }
 
     fn forget_oldest(&mut self) {
-        self.ended += 1;
+        self.ended = self.ended.saturating_add(1);
         if self.ended <= ENDED_MAX {
             return;
         }
@@ -166,7 +166,7 @@ impl Journal {
         if let Some((position, txid)) = oldest {
             self.order.remove(&position);
             self.transactions.remove(&txid);
-            self.ended -= 1;
+            self.ended = self.ended.saturating_sub(1);
         }
     }
 

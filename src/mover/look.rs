@@ -12,7 +12,7 @@ use super::tree::entry_error;
 use super::{Mover, Name};
 use crate::error::{Errno, errno_name};
 use crate::storage::{Kind, Metadata, Storage, Xattrs};
-use crate::types::BranchIndex;
+use crate::types::{BranchIndex, after};
 
 /// How long a crossing waits for writers to close the source: RELEASE is asynchronous, so a shell's
 /// `echo >f; mv f elsewhere` arrives while the daemon still has the file open.
@@ -80,7 +80,7 @@ impl<S: Storage> Mover<S> {
             .storage
             .open_read(&place.dir, &place.name)
             .map_err(CrossingError::io("open", "the source"))?;
-        let deadline = Instant::now() + LEASE_WAIT;
+        let deadline = after(Instant::now(), LEASE_WAIT);
         loop {
             match self.storage.lease(&file) {
                 Ok(lease) => return Ok(Opened { file, lease }),

@@ -54,15 +54,15 @@ impl Plan {
                 plan.members.push(Member { dir: 0, part, number: 0 });
             }
         }
-        let (mut dir, mut first) = (0, 0);
+        let (mut dir, mut first) = (0, 0_usize);
         while dir < plan.dirs.len() {
             let next = plan.members.partition_point(|member| member.dir <= dir);
-            if next == first + 1 {
+            if next == first.saturating_add(1) {
                 plan.add_alone(trees, dir, first)?;
             } else {
                 plan.add_merged(trees, dir, first..next)?;
             }
-            (dir, first) = (dir + 1, next);
+            (dir, first) = (dir.saturating_add(1), next);
         }
         plan.entries.shrink_to_fit();
         Ok(plan)
@@ -80,7 +80,7 @@ impl Plan {
         for node in tree.children(number) {
             self.entries.push(Planned { part, node, dir });
             if let Some(number) = tree.number_of(node) {
-                let dir = self.dirs.push(dir, tree.item(node).name)?;
+                let dir = self.dirs.push(dir, tree.item(node)?.name)?;
                 self.members.push(Member { dir, part, number });
             }
         }
@@ -96,7 +96,9 @@ impl Plan {
         let mut children: Vec<(&OsStr, u16, u32)> = Vec::new();
         for &Member { part, number, .. } in self.members.get(members).unwrap_or_default() {
             let tree = tree(trees, part)?;
-            children.extend(tree.children(number).map(|node| (tree.item(node).name, part, node)));
+            for node in tree.children(number) {
+                children.push((tree.item(node)?.name, part, node));
+            }
         }
         children.sort_unstable();
         for same in children.chunk_by(|one, other| one.0 == other.0) {
@@ -127,7 +129,7 @@ impl Plan {
         trees: Trees<'a>,
         entry: Planned,
     ) -> Result<Item<'a>, CrossingError> {
-        Ok(tree(trees, entry.part)?.item(entry.node))
+        tree(trees, entry.part)?.item(entry.node)
     }
 
     /// Which nodes of each part arrive.
@@ -218,8 +220,8 @@ pub(super) fn same_inodes(
 ) -> Result<(), CrossingError> {
     let mut seen: HashMap<Handle, (u32, u64, u64)> = HashMap::new();
     for &(node, links) in &tree.linked {
-        let found = seen.entry(tree.item(node).handle()).or_insert((node, links, 0));
-        found.2 += 1;
+        let found = seen.entry(tree.item(node)?.handle()).or_insert((node, links, 0));
+        found.2 = found.2.saturating_add(1);
         groups.insert((part, node), found.0);
     }
     match seen.values().find(|(_, links, inside)| links != inside) {

@@ -57,7 +57,7 @@ impl Turns {
             }
             if first && queue.running < queue.parallel {
                 queue.waiting.pop_front();
-                queue.running += 1;
+                queue.running = queue.running.saturating_add(1);
                 self.changed.notify_all();
                 return Ok(TurnGuard(self));
             }
@@ -68,7 +68,9 @@ impl Turns {
 
 impl Drop for TurnGuard<'_> {
     fn drop(&mut self) {
-        self.0.queue.lock().running -= 1;
+        let mut queue = self.0.queue.lock();
+        queue.running = queue.running.saturating_sub(1);
+        drop(queue);
         self.0.changed.notify_all();
     }
 }
@@ -106,7 +108,7 @@ impl Bucket {
         let rate = self.rate?;
         let free_at = self.free_at.unwrap_or(now).max(now);
         if free_at > now {
-            return Some(free_at - now);
+            return Some(free_at.saturating_duration_since(now));
         }
         let cost = Duration::try_from_secs_f64(bytes as f64 / rate.max(1) as f64);
         self.free_at = now.checked_add(cost.unwrap_or(Duration::MAX));

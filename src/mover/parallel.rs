@@ -30,7 +30,7 @@ pub(super) fn in_parallel<C>(
             if start >= count {
                 return;
             }
-            for at in start..count.min(start + RUN) {
+            for at in start..count.min(start.saturating_add(RUN)) {
                 if failed.lock().is_some() {
                     return;
                 }

@@ -107,18 +107,19 @@ impl<S: Storage> Content<'_, S> {
             self.progress.advance(length)?;
         }
         let stretch = Stretch { at: self.at, length: length as usize, hole };
-        self.at += length;
+        self.at = self.at.saturating_add(length);
         Ok(Some(stretch))
     }
 
     /// Data with the blocks at its ends whole, or what is empty and at the end.
     fn next_data(&self) -> Result<std::ops::Range<u64>, CrossingError> {
         let found = self.storage.next_data(self.file, self.at);
-        let alignment = ALIGNMENT as u64;
+        const BLOCK: u64 = ALIGNMENT as u64;
         Ok(match found.map_err(CrossingError::io("read", "the source"))? {
             Some(data) if data.start < self.size => {
-                let start = (data.start / alignment * alignment).max(self.at);
-                start..data.end.next_multiple_of(alignment).min(self.size)
+                let start = data.start.saturating_sub(data.start % BLOCK).max(self.at);
+                let end = data.end.checked_next_multiple_of(BLOCK);
+                start..end.map_or(self.size, |end| end.min(self.size))
             }
             _ => self.size..self.size,
         })
@@ -142,13 +143,13 @@ fn read<S: Storage>(
     let mut filled = 0;
     while filled < stretch.length {
         let rest = buffer.get_mut(filled..end).unwrap_or_default();
-        match storage.read_at(file, rest, stretch.at + filled as u64) {
+        match storage.read_at(file, rest, stretch.at.saturating_add(filled as u64)) {
             Ok(0) => return Err(CrossingError::SourceChanged),
             // Past the cache only the end of the file is between two blocks.
             Err(Errno::INVAL) if !filled.is_multiple_of(ALIGNMENT) => {
                 return Err(CrossingError::SourceChanged);
             }
-            Ok(read) => filled += read,
+            Ok(read) => filled = filled.saturating_add(read),
             Err(errno) => return Err(CrossingError::io("read", what)(errno)),
         }
     }
@@ -177,7 +178,7 @@ impl Digestion {
         while rest > 0 {
             let step = rest.min(ZEROS.len());
             self.take(ZEROS.get(..step).unwrap_or_default());
-            rest -= step;
+            rest = rest.saturating_sub(step);
         }
     }
 
@@ -365,7 +366,7 @@ impl<'a, S: Storage> Feeder<'a, S> {
         match used.and_then(Arc::into_inner) {
             Some(chunk) => Ok(chunk.memory),
             None => {
-                self.chunks_made += 1;
+                self.chunks_made = self.chunks_made.saturating_add(1);
                 Ok(Buffer::new(CHUNK))
             }
         }
@@ -376,7 +377,7 @@ impl<'a, S: Storage> Feeder<'a, S> {
         let Some(copy) = &self.copy else { return Ok(()) };
         let storage = self.content.storage;
         let whole = match &self.direct {
-            Some(_) => stretch.length / ALIGNMENT * ALIGNMENT,
+            Some(_) => stretch.length.saturating_sub(stretch.length % ALIGNMENT),
             None => 0,
         };
         let (blocks, rest) = chunk.bytes().split_at(whole);
@@ -386,7 +387,7 @@ impl<'a, S: Storage> Feeder<'a, S> {
         if rest.is_empty() {
             return Ok(());
         }
-        write(storage, copy.file, rest, stretch.at + whole as u64)
+        write(storage, copy.file, rest, stretch.at.saturating_add(whole as u64))
     }
 
     /// Compares what was written with what the disk gives.

@@ -56,7 +56,7 @@ impl<S: Storage> Mover<S> {
                 }
                 Err(error) => {
                     log::warn!("crossing {txid}: not purged: {error}");
-                    purged.failed += 1;
+                    purged.failed = purged.failed.saturating_add(1);
                 }
             }
         }

@@ -106,7 +106,7 @@ impl<S: Storage> Mover<S> {
             moves::check_empty(&*self.storage, &from.1, &found)?;
             let position = held.entry(name.branch).or_insert(0_usize);
             let to = branch.in_hold_as(txid, *position);
-            *position += 1;
+            *position = position.saturating_add(1);
             plan.moves.push(place(Act::Displace, &from, &to, &found.identity));
             plan.displaced.push((name.branch, found.identity.handle));
         }

@@ -237,7 +237,7 @@ impl<S: Storage> Mover<S> {
         });
         for name in names.iter().filter(|name| !needed.contains(*name)) {
             match remove(&*self.storage, &branch.stage, name) {
-                Ok(()) => recovery.swept += 1,
+                Ok(()) => recovery.swept = recovery.swept.saturating_add(1),
                 Err(error) => {
                     log::warn!("branch {}: {} stays in stage: {error}", branch.name, name.display())
                 }

@@ -36,7 +36,7 @@ pub(super) fn remove<S: Storage>(
                 dirs.push(number, &name)?;
             }
         }
-        number += 1;
+        number = number.saturating_add(1);
     }
     for number in (1..dirs.len()).rev() {
         let parent = folders.open(storage, &dirs, dirs.parent(number))?;

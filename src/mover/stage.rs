@@ -49,7 +49,7 @@ pub(super) fn data_bytes<S: Storage>(storage: &S, source: &S::File) -> Result<u6
     while let Some(range) =
         storage.next_data(source, at).map_err(CrossingError::io("read", "the source"))?
     {
-        data += range.end - range.start;
+        data = range.end.saturating_sub(range.start).saturating_add(data);
         at = range.end;
     }
     Ok(data)

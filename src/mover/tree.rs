@@ -185,7 +185,7 @@ pub(super) fn walk<S: Storage>(
                 dirs.push(number, &name)?;
             }
         }
-        number += 1;
+        number = number.saturating_add(1);
     }
     Ok(dirs)
 }
@@ -283,15 +283,15 @@ impl Tree {
             tree.push(found)
         })?;
         tree.nodes.shrink_to_fit();
-        let mut starts = vec![0_u32; tree.dirs.len() as usize + 1];
+        let mut starts = vec![0_u32; (tree.dirs.len() as usize).saturating_add(1)];
         for node in &tree.nodes {
-            if let Some(next) = starts.get_mut(node.dir as usize + 1) {
-                *next += 1;
+            if let Some(next) = starts.get_mut((node.dir as usize).saturating_add(1)) {
+                *next = next.saturating_add(1);
             }
         }
-        let mut sum = 0;
+        let mut sum = 0_u32;
         for start in &mut starts {
-            sum += *start;
+            sum = sum.saturating_add(*start);
             *start = sum;
         }
         tree.starts = starts;
@@ -324,10 +324,14 @@ impl Tree {
         self.nodes.len() as u32
     }
 
-    /// `node` is one of this tree's.
-    pub(super) fn item(&self, node: u32) -> Item<'_> {
+    /// An entry; SourceChanged if there is none of this number.
+    pub(super) fn item(&self, node: u32) -> Result<Item<'_>, CrossingError> {
         let at = node as usize;
-        let found = &self.nodes[at];
+        let found = self.nodes.get(at).ok_or(CrossingError::SourceChanged)?;
+        Ok(self.show(at, found))
+    }
+
+    fn show(&self, at: usize, found: &Node) -> Item<'_> {
         Item {
             dir: found.dir,
             name: OsStr::from_bytes(self.names.get(at)),
@@ -339,23 +343,23 @@ impl Tree {
     }
 
     pub(super) fn items(&self) -> impl Iterator<Item = Item<'_>> {
-        (0..self.len()).map(|node| self.item(node))
+        self.nodes.iter().enumerate().map(|(at, found)| self.show(at, found))
     }
 
     pub(super) fn path(&self, node: u32) -> PathBuf {
-        let item = self.item(node);
-        self.dirs.path(item.dir).join(item.name)
+        self.item(node)
+            .map_or_else(|_| PathBuf::new(), |item| self.dirs.path(item.dir).join(item.name))
     }
 
     /// What a directory holds.
     pub(super) fn children(&self, number: u32) -> std::ops::Range<u32> {
         let at = |number: usize| self.starts.get(number).copied().unwrap_or(0);
-        at(number as usize)..at(number as usize + 1)
+        at(number as usize)..at((number as usize).saturating_add(1))
     }
 
     /// The number of the directory that a node is.
     pub(super) fn number_of(&self, node: u32) -> Option<u32> {
-        self.dir_nodes.binary_search(&node).ok().map(|at| at as u32 + 1)
+        u32::try_from(self.dir_nodes.binary_search(&node).ok()?).ok()?.checked_add(1)
     }
 
     /// The node of a directory; none for the top.
@@ -383,11 +387,10 @@ impl Tree {
     pub(super) fn check<S: Storage>(&self, storage: &S, top: &S::Dir) -> Result<(), CrossingError> {
         let mut node = 0;
         walk(storage, top, &mut |found| {
-            let same = node < self.len()
-                && self.is(node, found.metadata)
-                && self.item(node).dir == found.dir
-                && self.item(node).name == found.name;
-            node += 1;
+            let known = self.item(node)?;
+            let same =
+                self.is(node, found.metadata) && known.dir == found.dir && known.name == found.name;
+            node = node.saturating_add(1);
             if same { Ok(()) } else { Err(CrossingError::SourceChanged) }
         })?;
         if node == self.len() { Ok(()) } else { Err(CrossingError::SourceChanged) }

@@ -224,7 +224,10 @@ impl<S: Storage> Mover<S> {
         let plan = Plan::of(&trees)?;
         plan.ask(&trees, admit)?;
         let links = plan.links(&trees)?;
-        prepared.progress.files_all.store(plan.entries.len() as u64 + 1, Ordering::Relaxed);
+        prepared
+            .progress
+            .files_all
+            .store((plan.entries.len() as u64).saturating_add(1), Ordering::Relaxed);
         let work = Work {
             mover: self,
             origins: self.origins(&tops, |_| None)?,
