@@ -1,6 +1,6 @@
 //! Memory for reads and writes that go past the page cache.
 
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 
 /// What offsets and lengths of reads and writes past the page cache are multiples of, in bytes. File
 /// systems ask for the sector of their disk, which is no larger.
@@ -29,8 +29,9 @@ impl Buffer {
         }
     }
 
-    fn length(&self) -> usize {
-        self.memory.len().saturating_sub(ALIGNMENT)
+    fn range(&self) -> Range<usize> {
+        let length = self.memory.len().saturating_sub(ALIGNMENT);
+        self.skip..self.skip.saturating_add(length)
     }
 }
 
@@ -38,13 +39,13 @@ impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.memory.get(self.skip..self.skip + self.length()).unwrap_or_default()
+        self.memory.get(self.range()).unwrap_or_default()
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        let range = self.skip..self.skip + self.length();
+        let range = self.range();
         self.memory.get_mut(range).unwrap_or_default()
     }
 }

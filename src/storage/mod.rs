@@ -1,5 +1,5 @@
 //! The durable steps of crossings and of the ledger, behind one trait with two implementations:
-//! [`real`] on a Linux file system and [`simulated`] in memory, which at a crash loses what was not
+//! [`real`] on a Linux file system and, for tests, `simulated` in memory, which at a crash loses what was not
 //! synced, as POSIX allows. Whatever the mover or the ledger does to a disk goes through here, so a
 //! test can cut the power between any two steps.
 //!
@@ -15,6 +15,12 @@ use crate::types::{Handle, Identity, Time};
 
 pub mod buffer;
 pub mod real;
+#[cfg(any(test, fuzzing))]
+#[allow(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    reason = "a disk for tests only, whose numbers are small"
+)]
 pub mod simulated;
 
 /// What kind of thing a name stands for.

@@ -129,7 +129,7 @@ fn grown(call: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Er
                 buffer.truncate(length);
                 return Ok(buffer);
             }
-            Err(Errno::RANGE) => buffer.resize(buffer.len() * 4, 0),
+            Err(Errno::RANGE) => buffer.resize(buffer.len().saturating_mul(4), 0),
             Err(errno) => return Err(errno),
         }
     }

@@ -214,7 +214,7 @@ impl Storage for RealStorage {
                 return Err(Errno::IO);
             }
             bytes = bytes.get(written..).ok_or(Errno::IO)?;
-            offset += written as u64;
+            offset = offset.checked_add(written as u64).ok_or(Errno::FBIG)?;
         }
         Ok(())
     }
