@@ -85,11 +85,11 @@ impl Row {
     /// Upper bound in nanoseconds of the bucket in which the given share of requests is reached.
     fn quantile_ns(&self, per_mille: u64) -> u64 {
         let counts: Vec<u64> = self.buckets.iter().map(|b| b.load(Ordering::Relaxed)).collect();
-        let total: u64 = counts.iter().sum();
+        let total = counts.iter().copied().fold(0, u64::saturating_add);
         let wanted = (total.saturating_mul(per_mille)).div_ceil(1000);
-        let mut seen = 0;
+        let mut seen = 0_u64;
         for (exponent, count) in counts.iter().enumerate() {
-            seen += count;
+            seen = seen.saturating_add(*count);
             if seen >= wanted && *count > 0 {
                 return 1 << exponent;
             }
@@ -122,7 +122,8 @@ impl Stats {
         row.count.fetch_add(1, Ordering::Relaxed);
         row.errors.fetch_add(u64::from(!ok), Ordering::Relaxed);
         row.total_ns.fetch_add(ns, Ordering::Relaxed);
-        let exponent = (64 - ns.saturating_sub(1).leading_zeros() as usize).min(BUCKETS - 1);
+        let exponent = (64_usize.saturating_sub(ns.saturating_sub(1).leading_zeros() as usize))
+            .min(BUCKETS - 1);
         if let Some(bucket) = row.buckets.get(exponent) {
             bucket.fetch_add(1, Ordering::Relaxed);
         }

@@ -18,6 +18,13 @@ struct Line {
     length: u64,
 }
 
+impl Line {
+    /// Offset after it in `denied.jsonl`.
+    fn end(&self) -> u64 {
+        self.start.saturating_add(self.length)
+    }
+}
+
 /// The ledger as it was at the last [`Log::refresh`].
 pub struct Log {
     reader: Reader,
@@ -61,12 +68,12 @@ impl Log {
             let (source, line) = line.map_err(errno)?;
             let length = line.len() as u64;
             if line.windows(DENIED.len()).any(|window| window == DENIED) {
-                let start = self.denied.last().map_or(0, |last| last.start + last.length);
+                let start = self.denied.last().map_or(0, Line::end);
                 self.denied.push(Line { start, source, length });
             }
-            self.searched = source + length;
+            self.searched = source.saturating_add(length);
         }
-        Ok(self.denied.last().map_or(0, |last| last.start + last.length))
+        Ok(self.denied.last().map_or(0, Line::end))
     }
 
     /// Reads the ledger; shorter than asked only at the end.
@@ -81,16 +88,16 @@ impl Log {
     /// Reads the denials; shorter than asked only at the end.
     pub fn read_denied(&mut self, offset: u64, length: usize) -> Result<Vec<u8>, Errno> {
         self.denied_len()?;
-        let first = self.denied.partition_point(|line| line.start + line.length <= offset);
+        let first = self.denied.partition_point(|line| line.end() <= offset);
         let mut bytes = Vec::new();
         for line in self.denied.iter().skip(first) {
-            let skip = (offset + bytes.len() as u64).saturating_sub(line.start);
+            let skip = offset.saturating_add(bytes.len() as u64).saturating_sub(line.start);
             let rest = usize::try_from(line.length.saturating_sub(skip)).unwrap_or(0);
-            let wanted = rest.min(length - bytes.len());
+            let wanted = rest.min(length.saturating_sub(bytes.len()));
             if wanted == 0 {
                 break;
             }
-            bytes.extend(self.read(line.source + skip, wanted)?);
+            bytes.extend(self.read(line.source.saturating_add(skip), wanted)?);
         }
         Ok(bytes)
     }

@@ -76,20 +76,20 @@ impl AuditNode {
             Node::Log => 2,
             Node::Denied => 3,
             Node::Tx => 4,
-            Node::TxFolder(state) => 5 + *state as u64,
+            Node::TxFolder(state) => (*state as u64).saturating_add(5),
             Node::Branches => 8,
             Node::Policy => 9,
             Node::Config => 10,
             Node::Stats => 11,
             Node::Version => 12,
-            Node::Branch(position, _) => return BRANCHES + position,
+            Node::Branch(position, _) => return BRANCHES.saturating_add(*position),
             Node::TxFile(state, txid) => {
                 // The low bits of a ULID are random.
                 let random = u128::from(txid.0) as u64 & ((1 << 57) - 1);
-                return TRANSACTIONS + ((*state as u64) << 57) + random;
+                return TRANSACTIONS.saturating_add((*state as u64) << 57 | random);
             }
         };
-        NUMBERS + fixed
+        NUMBERS.saturating_add(fixed)
     }
 
     fn is_directory(&self) -> bool {

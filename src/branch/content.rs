@@ -78,7 +78,7 @@ impl Branch {
         while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
             match rustix::io::pread(file, rest, offset.saturating_add(done as u64)) {
                 Ok(0) => break,
-                Ok(read) => done += read,
+                Ok(read) => done = done.saturating_add(read),
                 Err(Errno::INTR) => {}
                 Err(_) if done > 0 => break,
                 Err(errno) => return Err(errno),
@@ -99,7 +99,7 @@ impl Branch {
         while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
             match rustix::io::pwrite(file, rest, offset.saturating_add(done as u64)) {
                 Ok(0) => break,
-                Ok(written) => done += written,
+                Ok(written) => done = done.saturating_add(written),
                 Err(Errno::INTR) => {}
                 Err(_) if done > 0 => break,
                 Err(errno) => return Err(errno),

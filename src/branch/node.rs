@@ -96,7 +96,7 @@ impl Branch {
         let mut stat = self.stat(online.root.as_fd())?;
         // Where directories count their children, the private folder is one too many.
         if stat.nlink > 2 && online.private.is_some() {
-            stat.nlink -= 1;
+            stat.nlink = stat.nlink.saturating_sub(1);
         }
         Ok(stat)
     }

@@ -43,7 +43,7 @@ impl SpaceStat {
     /// Adds another file system, in blocks of this one's size.
     pub fn add(&mut self, other: &Self) {
         let (ours, theirs) = (u64::from(self.block_size.max(1)), u64::from(other.block_size));
-        let scaled = |blocks: u64| blocks.saturating_mul(theirs) / ours;
+        let scaled = |blocks: u64| blocks.saturating_mul(theirs).checked_div(ours).unwrap_or(0);
         self.blocks = self.blocks.saturating_add(scaled(other.blocks));
         self.blocks_free = self.blocks_free.saturating_add(scaled(other.blocks_free));
         self.blocks_available =

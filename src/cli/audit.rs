@@ -144,9 +144,10 @@ impl Log {
 /// The whole lines in the next piece, and the offset after them.
 fn whole_lines(log: &Log, offset: u64) -> io::Result<(Vec<u8>, u64)> {
     let mut bytes = log.read_at(offset, PIECE)?;
-    let length = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    let length =
+        bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end.saturating_add(1));
     bytes.truncate(length);
-    Ok((bytes, offset + length as u64))
+    Ok((bytes, offset.saturating_add(length as u64)))
 }
 
 /// Offset at which the last `count` lines begin. Looks at pieces from the end.
@@ -156,11 +157,12 @@ fn last_lines(log: &Log, count: usize) -> io::Result<u64> {
     let mut newlines = count.saturating_add(1);
     while end > 0 {
         let start = end.saturating_sub(PIECE as u64);
-        let piece = log.read_at(start, usize::try_from(end - start).unwrap_or(PIECE))?;
+        let piece =
+            log.read_at(start, usize::try_from(end.saturating_sub(start)).unwrap_or(PIECE))?;
         for (at, _) in piece.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n') {
-            newlines -= 1;
+            newlines = newlines.saturating_sub(1);
             if newlines == 0 {
-                return Ok(start + at as u64 + 1);
+                return Ok(start.saturating_add(at as u64).saturating_add(1));
             }
         }
         end = start;

@@ -42,7 +42,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if let Some(first) = faults.first() {
         let mut failure = Failure { code: ExitCode::Usage, ..Failure::new(first) };
         if faults.len() > 1 {
-            let more = faults.len() - 1;
+            let more = faults.len().saturating_sub(1);
             failure.message =
                 format!("{} (branches that are not fit, beside it: {more})", failure.message);
         }

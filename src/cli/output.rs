@@ -68,7 +68,7 @@ pub fn size(bytes: u64) -> String {
         return format!("{bytes} B");
     }
     let exponent = (bytes.ilog2() / 10).clamp(1, 6);
-    let unit = units.get(exponent as usize - 1).copied().unwrap_or("EiB");
+    let unit = units.get((exponent as usize).saturating_sub(1)).copied().unwrap_or("EiB");
     format!("{:.1} {unit}", bytes as f64 / 1024_f64.powi(exponent as i32))
 }
 

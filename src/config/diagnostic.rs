@@ -78,7 +78,7 @@ impl Diagnostic {
     /// The line of the file that it is about, from 1.
     pub fn line(&self) -> Option<usize> {
         let before = self.text.get(..self.place.as_ref()?.span.start)?;
-        Some(before.matches('\n').count() + 1)
+        Some(before.matches('\n').count().saturating_add(1))
     }
 
     /// Several lines of text without a final newline; with colour for terminals.
@@ -231,17 +231,17 @@ pub(super) fn nearest<'a>(
 fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.chars().count()).collect();
     for (i, from) in a.chars().enumerate() {
-        let mut left = i + 1;
+        let mut left = i.saturating_add(1);
         let mut diagonal = i;
         for (cell, to) in row.iter_mut().skip(1).zip(b.chars()) {
             let above = *cell;
-            let replaced = diagonal + usize::from(from != to);
-            *cell = replaced.min(above + 1).min(left + 1);
+            let replaced = diagonal.saturating_add(usize::from(from != to));
+            *cell = replaced.min(above.saturating_add(1)).min(left.saturating_add(1));
             left = *cell;
             diagonal = above;
         }
         if let Some(first) = row.first_mut() {
-            *first = i + 1;
+            *first = i.saturating_add(1);
         }
     }
     row.last().copied().unwrap_or(0)

@@ -150,7 +150,7 @@ pub fn load_with(
     let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     let text = String::from_utf8(bytes).map_err(|error| {
         let valid = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
-        let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let line = valid.iter().filter(|byte| **byte == b'\n').count().saturating_add(1);
         fail(format!("it is not UTF-8 text: see line {line}"))
     })?;
     let directory = std::path::absolute(path)

@@ -17,7 +17,7 @@ use super::descriptors::{DESCRIPTORS_MAX, receive};
 use super::protocol::{ANSWER_MAX, Answer, REQUEST_MAX, Request, encode};
 use super::socket::listen;
 use crate::sys::peer::peer_of;
-use crate::types::Caller;
+use crate::types::{Caller, after};
 
 /// Time for a peer to send its request, and then to take the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -168,7 +168,7 @@ fn read_line(
     stream: &mut UnixStream,
     descriptors: &mut Vec<OwnedFd>,
 ) -> io::Result<Option<Vec<u8>>> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = after(Instant::now(), PATIENCE);
     let mut line = Vec::new();
     let mut buffer = [0; 4096];
     loop {
@@ -240,7 +240,7 @@ impl Slot {
         if uid != 0 && full {
             return None;
         }
-        used.insert(uid, own + 1);
+        used.insert(uid, own.saturating_add(1));
         Some(Self { slots: Arc::clone(slots), uid })
     }
 }
@@ -249,7 +249,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut used = self.slots.used.lock();
         match used.get_mut(&self.uid) {
-            Some(own) if *own > 1 => *own -= 1,
+            Some(own) if *own > 1 => *own = own.saturating_sub(1),
             _ => {
                 used.remove(&self.uid);
             }

@@ -15,6 +15,7 @@ use crate::branch::{Branch, BranchError, Returning};
 use crate::error::Errno;
 use crate::mover::Mover;
 use crate::storage::real::RealStorage;
+use crate::types::after;
 use crate::vfs::Vfs;
 
 /// Between two probes.
@@ -69,7 +70,7 @@ impl Presence {
 impl Drop for Presence {
     fn drop(&mut self) {
         self.stop = None;
-        let deadline = Instant::now() + STOP_WAIT;
+        let deadline = after(Instant::now(), STOP_WAIT);
         if self.ended.recv_deadline(deadline) == Err(RecvTimeoutError::Timeout) {
             log::warn!("a branch does not answer; what waits for it is given up");
         }
@@ -97,7 +98,7 @@ impl Watcher {
             Ok(()) => self.failures = 0,
             Err(error) if error.is_shortage() => {}
             Err(error) => {
-                self.failures += 1;
+                self.failures = self.failures.saturating_add(1);
                 if self.failures >= FAILURES {
                     self.failures = 0;
                     self.leave(&error);

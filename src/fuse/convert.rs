@@ -79,7 +79,7 @@ pub fn set_time(time: TimeOrNow) -> SetTime {
         Err(before) => {
             let before = before.duration();
             Time {
-                seconds: i64::try_from(before.as_secs()).map_or(i64::MIN, |seconds| -seconds),
+                seconds: i64::try_from(before.as_secs()).map_or(i64::MIN, i64::saturating_neg),
                 nanos: before.subsec_nanos(),
             }
         }

@@ -31,11 +31,13 @@ pub fn peer_of(socket: impl AsFd) -> Result<Caller, Errno> {
     Ok(Caller { uid: found.uid, gid: found.gid, pid: u32::try_from(found.pid).unwrap_or(0) })
 }
 
+const GROUP_BYTES: usize = size_of::<u32>();
+
 /// The peer's supplementary groups when it connected (`SO_PEERGROUPS`).
 pub fn groups_of_peer(socket: impl AsFd) -> Result<Vec<u32>, Errno> {
     let mut groups = vec![0_u32; 64];
     loop {
-        let mut length = (groups.len() * size_of::<u32>()) as libc::socklen_t;
+        let mut length = size_of_val(groups.as_slice()) as libc::socklen_t;
         // SAFETY: the kernel writes at most `length` bytes to the vector, which has that many, and the
         // length that it has or needs to `length`; both outlive the call.
         let result = unsafe {
@@ -47,7 +49,7 @@ pub fn groups_of_peer(socket: impl AsFd) -> Result<Vec<u32>, Errno> {
                 &raw mut length,
             )
         };
-        let count = length as usize / size_of::<u32>();
+        let count = length as usize / GROUP_BYTES;
         if result == 0 {
             groups.truncate(count);
             return Ok(groups);

@@ -58,7 +58,7 @@ pub fn groups_of(uid: u32) -> Result<Vec<u32>, Errno> {
             return Ok(groups);
         }
         // Too few places: the count says how many, but need not (BUGS in getgrouplist(3)).
-        let larger = count.max(groups.len() * 2);
+        let larger = count.max(groups.len().saturating_mul(2));
         if larger > GROUPS_MAX {
             return Err(Errno::OVERFLOW);
         }
@@ -105,7 +105,7 @@ fn entry<T>(
             }
             libc::EINTR => {}
             libc::ERANGE if buffer.len() < BUFFER_BYTES_MAX => {
-                let larger = buffer.len() * 2;
+                let larger = buffer.len().saturating_mul(2);
                 buffer.resize(larger, 0);
             }
             // ERRORS in getpwnam(3): some systems say "not found" with these.

@@ -17,7 +17,7 @@ use crate::policy::{Basis, Decision, Gate, Object};
 use crate::storage::Kind;
 use crate::storage::real::{RealDir, RealStorage};
 use crate::sys::process::exe_of;
-use crate::types::{BranchIndex, Caller, Operation, ViewPath};
+use crate::types::{BranchIndex, Caller, Operation, ViewPath, after};
 use crate::view::locks::{Holder, Lock, LockGuard};
 use crate::view::{Inode, OpenFile};
 
@@ -335,7 +335,7 @@ impl Vfs {
 
     /// Waits until nobody has the source, or anything in it, open for writing.
     pub(super) fn wait_for_writers(&self, inode: &Inode) -> Result<(), Errno> {
-        let deadline = Instant::now() + WRITERS_WAIT;
+        let deadline = after(Instant::now(), WRITERS_WAIT);
         while self.has_writers(inode) {
             if Instant::now() >= deadline {
                 return Err(Errno::BUSY);

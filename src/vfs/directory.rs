@@ -313,7 +313,7 @@ fn each(
             name: &listed.name,
             number: listed.number,
             kind: listed.kind,
-            next: at as u64 + 1,
+            next: (at as u64).saturating_add(1),
         };
         if take(listed, entry) {
             return Ok(HandedOut::Some);

@@ -173,7 +173,7 @@ impl Vfs {
         flags: RenameFlags,
     ) -> Result<(), Errno> {
         let known = RenameFlags::NOREPLACE | RenameFlags::EXCHANGE;
-        if !(flags - known).is_empty() || flags == known {
+        if !known.contains(flags) || flags == known {
             return Err(Errno::INVAL);
         }
         let source = self.site(parent, name, Purpose::Remove)?;

@@ -174,7 +174,7 @@ impl Vfs {
     /// Counts the members' changes of state.
     fn epoch(&self, members: &[BranchIndex]) -> u64 {
         let epoch = |index: &BranchIndex| self.branch(*index).map_or(0, |branch| branch.epoch());
-        members.iter().map(epoch).sum::<u64>() + 1
+        members.iter().map(epoch).fold(1, u64::wrapping_add)
     }
 
     /// Looks by name for the parts of a directory of a pool. ESTALE if there is no directory of its name.

@@ -172,6 +172,6 @@ impl Handles {
 
     /// A number that no other open file, directory or `.audit` file has.
     pub fn number(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed) + 1
+        self.next.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
     }
 }

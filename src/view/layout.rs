@@ -21,7 +21,7 @@ impl LayoutIndex {
 
     /// Inode number: the root's is 1, as the kernel wants it, the others follow.
     pub fn number(self) -> u64 {
-        self.0 as u64 + 1
+        (self.0 as u64).saturating_add(1)
     }
 }
 
@@ -39,22 +39,21 @@ pub struct Folder {
 /// All folders of the layout.
 #[derive(Debug)]
 pub struct Layout {
-    folders: Vec<Folder>,
+    root: Folder,
+    /// From position 1 on.
+    others: Vec<Folder>,
 }
 
 impl Layout {
     /// Lays out branches and pools at their places. The configuration has made sure that places differ.
     pub fn new(places: impl IntoIterator<Item = (ViewPath, Domain)>) -> Self {
         let mut layout = Self {
-            folders: vec![Folder {
-                path: ViewPath::root(),
-                domain: None,
-                children: BTreeMap::new(),
-            }],
+            root: Folder { path: ViewPath::root(), domain: None, children: BTreeMap::new() },
+            others: Vec::new(),
         };
         for (at, domain) in places {
             let index = layout.make(&at);
-            layout.folders[index.0].domain = Some(domain);
+            layout.folder_mut(index).domain = Some(domain);
         }
         layout
     }
@@ -62,20 +61,27 @@ impl Layout {
     fn make(&mut self, at: &ViewPath) -> LayoutIndex {
         let mut here = LayoutIndex::ROOT;
         for name in at.components() {
-            let next = LayoutIndex(self.folders.len());
-            let path = self.folders[here.0].path.join(name);
-            let known = *self.folders[here.0].children.entry(name.to_owned()).or_insert(next);
+            let next = LayoutIndex(self.others.len().saturating_add(1));
+            let folder = self.folder_mut(here);
+            let path = folder.path.join(name);
+            let known = *folder.children.entry(name.to_owned()).or_insert(next);
             if known == next {
-                self.folders.push(Folder { path, domain: None, children: BTreeMap::new() });
+                self.others.push(Folder { path, domain: None, children: BTreeMap::new() });
             }
             here = known;
         }
         here
     }
 
-    /// A folder.
+    /// A folder. Positions come from the layout itself; one that it does not have is the root's.
     pub fn folder(&self, index: LayoutIndex) -> &Folder {
-        &self.folders[index.0]
+        let other = index.0.checked_sub(1).and_then(|at| self.others.get(at));
+        other.unwrap_or(&self.root)
+    }
+
+    fn folder_mut(&mut self, index: LayoutIndex) -> &mut Folder {
+        let other = index.0.checked_sub(1).and_then(|at| self.others.get_mut(at));
+        other.unwrap_or(&mut self.root)
     }
 
     /// The folder of that name directly below.
@@ -85,7 +91,10 @@ impl Layout {
 
     /// All folders with their positions, the root first, parents before children.
     pub fn iter(&self) -> impl Iterator<Item = (LayoutIndex, &Folder)> {
-        self.folders.iter().enumerate().map(|(at, folder)| (LayoutIndex(at), folder))
+        std::iter::once(&self.root)
+            .chain(&self.others)
+            .enumerate()
+            .map(|(at, folder)| (LayoutIndex(at), folder))
     }
 }
 

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::Errno;
+use crate::types::after;
 
 use super::inode::Inode;
 
@@ -108,7 +109,7 @@ impl LockTable {
         alone: Vec<Lock>,
         shared: Vec<Lock>,
     ) -> Result<LockGuard, Errno> {
-        let deadline = Instant::now() + WAIT_MAX;
+        let deadline = after(Instant::now(), WAIT_MAX);
         let mut held = self.0.held.lock();
         loop {
             if at.iter().any(|inode| held.crosses(inode)) {
@@ -132,11 +133,11 @@ impl LockTable {
         let by_crossing = holder == Holder::Crossing;
         for lock in &alone {
             held.locks.insert(lock.clone(), State { shared: 0, by_crossing });
-            held.trees += usize::from(matches!(lock, Lock::Tree(_)));
+            held.trees = held.trees.saturating_add(usize::from(matches!(lock, Lock::Tree(_))));
         }
         for lock in &shared {
             let state = held.locks.entry(lock.clone()).or_default();
-            state.shared += 1;
+            state.shared = state.shared.saturating_add(1);
             state.by_crossing |= by_crossing;
         }
         drop(held);
@@ -160,7 +161,7 @@ impl LockTable {
         guard: &LockGuard,
         inside: impl Fn(u64) -> bool,
     ) -> Result<(), Errno> {
-        let deadline = Instant::now() + WAIT_MAX;
+        let deadline = after(Instant::now(), WAIT_MAX);
         let mut held = self.0.held.lock();
         loop {
             let others = held.locks.iter().filter(|(lock, _)| !guard.alone.contains(lock));
@@ -181,11 +182,11 @@ impl LockTable {
         let mut held = self.0.held.lock();
         for lock in alone {
             held.locks.remove(lock);
-            held.trees -= usize::from(matches!(lock, Lock::Tree(_)));
+            held.trees = held.trees.saturating_sub(usize::from(matches!(lock, Lock::Tree(_))));
         }
         for lock in shared {
             if let Some(state) = held.locks.get_mut(lock) {
-                state.shared -= 1;
+                state.shared = state.shared.saturating_sub(1);
                 if state.shared == 0 {
                     held.locks.remove(lock);
                 }

@@ -126,7 +126,7 @@ impl InodeTable {
                 vacant.insert(Arc::clone(&inode));
                 break inode;
             }
-            number = FIRST_NUMBER.max((number + 1) & NUMBER_MASK);
+            number = FIRST_NUMBER.max(number.wrapping_add(1) & NUMBER_MASK);
             self.displaced.insert(first.clone(), number);
         };
         entry.insert(number);

@@ -110,12 +110,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             }
             Err(failure) => last = Some(totals.fail(last, failure)),
             Ok(Ended::Crossed(crossed)) => {
-                totals.moved += 1;
-                totals.bytes += crossed.bytes;
+                totals.moved = totals.moved.saturating_add(1);
+                totals.bytes = totals.bytes.saturating_add(crossed.bytes);
                 tell(args, source, target, Some(&crossed), one.elapsed())?;
             }
             Ok(Ended::Renamed) => {
-                totals.moved += 1;
+                totals.moved = totals.moved.saturating_add(1);
                 tell(args, source, target, None, one.elapsed())?;
             }
         }
@@ -132,7 +132,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 impl Totals {
     /// Counts a failure. The one before is printed: the last is left to `main`.
     fn fail(&mut self, before: Option<Failure>, failure: Failure) -> Failure {
-        self.failed += 1;
+        self.failed = self.failed.saturating_add(1);
         if let Some(before) = before {
             eprintln!("{before}");
         }

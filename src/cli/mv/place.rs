@@ -66,8 +66,9 @@ struct Split {
 
 fn split(path: &Path) -> Option<Split> {
     let bytes = path.as_os_str().as_bytes();
-    let end = bytes.iter().rposition(|byte| *byte != b'/')? + 1;
-    let begin = bytes.iter().take(end).rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
+    let end = bytes.iter().rposition(|byte| *byte != b'/')?.saturating_add(1);
+    let begin =
+        bytes.iter().take(end).rposition(|byte| *byte == b'/').map_or(0, |at| at.saturating_add(1));
     let name = OsStr::from_bytes(bytes.get(begin..end)?);
     if name == "." || name == ".." {
         return None;
