@@ -1,14 +1,15 @@
 //! An inode that the kernel knows: where it lies now, and by which names it was found.
 //!
 //! An inode holds no descriptor. It is found again by its file handle, or by the chain of names up
-//! to its branch's root.
+//! to its branch's root. The kernel may know millions: what few of them have is in [`Rare`], which is
+//! there only while it is needed.
 //!
-//! Lock order: `place` before `names`; neither is held while a disk is asked, but for `place` in
+//! Lock order: `place` before `ties`; neither is held while a disk is asked, but for `place` in
 //! the switch of a crossing, which is the point of it.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -34,13 +35,13 @@ pub struct Parts {
     /// Where it lies; of a merged directory, the part on the first member that has it.
     pub first: Part,
     /// The other parts of a merged directory, in order of the pool's members.
-    pub more: Vec<Part>,
+    pub more: Box<[Part]>,
 }
 
 impl Parts {
     /// One inode.
     pub fn single(branch: BranchIndex, handle: Handle) -> Self {
-        Self { first: Part { branch, handle }, more: Vec::new() }
+        Self { first: Part { branch, handle }, more: Box::default() }
     }
 
     /// Several, in order of the pool's members; `None` without any.
@@ -51,7 +52,7 @@ impl Parts {
 
     /// The first and the others.
     pub fn iter(&self) -> impl Iterator<Item = &Part> {
-        std::iter::once(&self.first).chain(&self.more)
+        std::iter::once(&self.first).chain(self.more.iter())
     }
 }
 
@@ -75,7 +76,64 @@ pub struct Name {
     /// The directory that has it.
     pub parent: Arc<Inode>,
     /// One component, any bytes.
-    pub name: OsString,
+    pub name: Box<OsStr>,
+}
+
+impl Name {
+    fn is(&self, parent: &Inode, name: &OsStr) -> bool {
+        self.parent.number == parent.number && &*self.name == name
+    }
+}
+
+/// What an inode is tied to.
+#[derive(Debug, Default)]
+struct Ties {
+    /// The name by which it was last found.
+    name: Option<Name>,
+    rare: Option<Box<Rare>>,
+}
+
+/// What most inodes do not have.
+#[derive(Debug, Default)]
+struct Rare {
+    /// Names of a file by which it was found earlier, the newest last.
+    names: Vec<Name>,
+    /// The path it had when its last name went, for rules and records about open unlinked files.
+    unlinked: Option<ViewPath>,
+    opens: Vec<Weak<OpenFile>>,
+}
+
+impl Ties {
+    fn names(&self) -> impl Iterator<Item = &Name> {
+        self.rare.iter().flat_map(|rare| &rare.names).chain(&self.name)
+    }
+
+    fn opens(&self) -> impl Iterator<Item = Arc<OpenFile>> {
+        self.rare.iter().flat_map(|rare| &rare.opens).filter_map(Weak::upgrade)
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// Takes a name away; the newest of the others takes its place.
+    fn remove(&mut self, parent: &Inode, name: &OsStr) {
+        if let Some(rare) = &mut self.rare {
+            rare.names.retain(|known| !known.is(parent, name));
+        }
+        if self.name.as_ref().is_some_and(|known| known.is(parent, name)) {
+            self.name = self.rare.as_mut().and_then(|rare| rare.names.pop());
+        }
+        self.tidy();
+    }
+
+    /// Drops what is there no longer.
+    fn tidy(&mut self) {
+        let needed = |rare: &Rare| {
+            !rare.names.is_empty() || rare.unlinked.is_some() || !rare.opens.is_empty()
+        };
+        self.rare.take_if(|rare| !needed(rare));
+    }
 }
 
 /// An inode that the kernel knows.
@@ -88,13 +146,11 @@ pub struct Inode {
     /// Its folder of the layout, if it is one (a branch's root has one too).
     pub layout: Option<LayoutIndex>,
     place: RwLock<Place>,
-    names: Mutex<Vec<Name>>,
-    /// The path it had when its last name went, for rules and records about open unlinked files.
-    unlinked: Mutex<Option<ViewPath>>,
+    ties: Mutex<Ties>,
     /// References that the kernel holds; changed by the table alone.
     pub(super) lookups: AtomicU64,
-    writers: AtomicUsize,
-    opens: Mutex<Vec<Weak<OpenFile>>>,
+    /// How the table recognises the part that has this number by itself; see there.
+    pub(super) home: AtomicU64,
     /// State of the pool's members ([`super::View`] counts their changes) when the parts were looked for.
     pub epoch: AtomicU64,
     /// Held while an open decides who reads and writes, and is noted: opens must agree.
@@ -114,11 +170,9 @@ impl Inode {
             kind,
             layout,
             place: RwLock::new(place),
-            names: Mutex::new(name.into_iter().collect()),
-            unlinked: Mutex::new(None),
+            ties: Mutex::new(Ties { name, rare: None }),
             lookups: AtomicU64::new(0),
-            writers: AtomicUsize::new(0),
-            opens: Mutex::new(Vec::new()),
+            home: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
             opening: Mutex::new(()),
         }
@@ -141,32 +195,45 @@ impl Inode {
 
     /// The names by which it was found and that are still its own, the newest last.
     pub fn names(&self) -> Vec<Name> {
-        self.names.lock().clone()
+        self.ties.lock().names().cloned().collect()
     }
 
     /// Adds a name; a directory has only one, so that the new one takes the old one's place.
     pub fn add_name(&self, parent: &Arc<Inode>, name: &OsStr) {
-        let mut names = self.names.lock();
-        if self.kind == FileKind::Directory {
-            names.clear();
-        } else {
-            names.retain(|known| !(known.parent.number == parent.number && known.name == name));
+        let mut ties = self.ties.lock();
+        match &mut ties.name {
+            // Found again: its directory may have been forgotten and entered anew meanwhile.
+            Some(newest) if newest.is(parent, name) => {
+                newest.parent = Arc::clone(parent);
+                return;
+            }
+            Some(_) if self.kind != FileKind::Directory => {
+                ties.remove(parent, name);
+                let earlier = ties.name.take();
+                ties.rare().names.extend(earlier);
+            }
+            _ => {}
         }
-        names.push(Name { parent: Arc::clone(parent), name: name.to_owned() });
+        ties.name = Some(Name { parent: Arc::clone(parent), name: name.into() });
+        if let Some(rare) = &mut ties.rare {
+            rare.unlinked = None;
+        }
+        ties.tidy();
     }
 
     /// Takes a name away.
     pub fn remove_name(&self, parent: &Inode, name: &OsStr) {
         let path = parent.path().map(|path| path.join(name));
-        let mut names = self.names.lock();
-        names.retain(|known| !(known.parent.number == parent.number && known.name == name));
-        if names.is_empty() {
-            *self.unlinked.lock() = path;
+        let mut ties = self.ties.lock();
+        ties.remove(parent, name);
+        if ties.name.is_none() {
+            ties.rare().unlinked = path;
+            ties.tidy();
         }
     }
 
     fn newest_name(&self) -> Option<Name> {
-        self.names.lock().last().cloned()
+        self.ties.lock().name.clone()
     }
 
     /// The path by which users see it (the newest, if it has several names); `None` once it is
@@ -187,7 +254,8 @@ impl Inode {
             .filter_map(|name| Some(name.parent.path()?.join(&name.name)))
             .collect();
         if paths.is_empty() {
-            paths.extend(self.unlinked.lock().clone());
+            let ties = self.ties.lock();
+            paths.extend(ties.rare.as_ref().and_then(|rare| rare.unlinked.clone()));
         }
         paths
     }
@@ -195,11 +263,11 @@ impl Inode {
     /// The path relative to its branch's root, the way to it where there are no file handles.
     pub fn path_in_branch(&self) -> Option<PathBuf> {
         let names = self.chain(|inode| inode.layout.is_some())?;
-        Some(names.iter().rev().collect())
+        Some(names.iter().rev().map(|name| &**name).collect())
     }
 
     /// The names from here up to the first inode for which `top` holds, this one's own first.
-    fn chain(&self, top: impl Fn(&Inode) -> bool) -> Option<Vec<OsString>> {
+    fn chain(&self, top: impl Fn(&Inode) -> bool) -> Option<Vec<Box<OsStr>>> {
         let mut names = Vec::new();
         if top(self) {
             return Some(names);
@@ -227,34 +295,48 @@ impl Inode {
 
     /// Notes an open file, so that a crossing can find it.
     pub fn opened(&self, file: &Arc<OpenFile>) {
-        if file.writable {
-            self.writers.fetch_add(1, Ordering::AcqRel);
-        }
-        let mut opens = self.opens.lock();
-        opens.retain(|open| open.strong_count() > 0);
-        opens.push(Arc::downgrade(file));
+        self.ties.lock().rare().opens.push(Arc::downgrade(file));
     }
 
     /// Takes back [`Inode::opened`].
     pub fn closed(&self, file: &OpenFile) {
-        if file.writable {
-            self.writers.fetch_sub(1, Ordering::AcqRel);
+        let mut ties = self.ties.lock();
+        if let Some(rare) = &mut ties.rare {
+            rare.opens.retain(|open| !std::ptr::eq(open.as_ptr(), file));
         }
+        ties.tidy();
     }
 
     /// How many open files could write.
     pub fn writers(&self) -> usize {
-        self.writers.load(Ordering::Acquire)
+        self.open_files().iter().filter(|file| file.writable).count()
     }
 
     /// The files that are open now.
     pub fn open_files(&self) -> Vec<Arc<OpenFile>> {
-        self.opens.lock().iter().filter_map(Weak::upgrade).collect()
+        self.ties.lock().opens().collect()
     }
 }
 
-fn join(names: &[OsString]) -> ViewPath {
-    ViewPath::of_names(names.iter().rev().map(OsString::as_os_str))
+impl Drop for Inode {
+    /// The directories above may go with it, each held by the one below alone: one after the other, for
+    /// a chain can be longer than the stack is deep.
+    fn drop(&mut self) {
+        let ties = std::mem::take(self.ties.get_mut());
+        let earlier = ties.rare.map(|rare| rare.names).unwrap_or_default();
+        for name in earlier.into_iter().chain(ties.name) {
+            let mut above = Some(name.parent);
+            while let Some(parent) = above {
+                // A directory has one name.
+                let alone = Arc::into_inner(parent);
+                above = alone.and_then(|mut inode| Some(inode.ties.get_mut().name.take()?.parent));
+            }
+        }
+    }
+}
+
+fn join(names: &[Box<OsStr>]) -> ViewPath {
+    ViewPath::of_names(names.iter().rev().map(|name| &**name))
 }
 
 impl Place {
@@ -269,5 +351,112 @@ impl Place {
     /// The branch that holds it; of a merged directory, the first.
     pub fn branch(&self) -> Option<BranchIndex> {
         self.parts().map(|parts| parts.first.branch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Caller;
+
+    fn inode(number: u64, kind: FileKind, name: Option<(&Arc<Inode>, &str)>) -> Arc<Inode> {
+        let name = name.map(|(parent, name)| Name {
+            parent: Arc::clone(parent),
+            name: OsStr::new(name).into(),
+        });
+        Arc::new(Inode::new(number, kind, None, Place::Virtual, name))
+    }
+
+    fn root() -> Arc<Inode> {
+        inode(LayoutIndex::ROOT.number(), FileKind::Directory, None)
+    }
+
+    #[track_caller]
+    fn check(inode: &Inode, paths: &[&str]) {
+        let found: Vec<String> = inode.paths().iter().map(ToString::to_string).collect();
+        assert_eq!(found, paths);
+    }
+
+    #[track_caller]
+    fn check_small(inode: &Inode) {
+        assert!(inode.ties.lock().rare.is_none(), "{:?}", inode.ties);
+    }
+
+    #[test]
+    fn a_known_inode_is_small() {
+        assert!(size_of::<Inode>() <= 144, "{} bytes", size_of::<Inode>());
+        let root = root();
+        let file = inode(2, FileKind::File, Some((&root, "a")));
+        check_small(&file);
+        let descriptor = || std::fs::File::open("/dev/null").expect("it is there").into();
+        let caller = Caller { uid: 0, gid: 0, pid: 0 };
+        let open = |writable| {
+            let (file, at) = (Arc::clone(&file), BranchIndex(0));
+            let access = (true, writable);
+            Arc::new(OpenFile::new(file, at, descriptor(), access, false, caller, 0))
+        };
+        let (reads, writes) = (open(false), open(true));
+        file.opened(&reads);
+        file.opened(&writes);
+        assert_eq!((file.open_files().len(), file.writers()), (2, 1));
+        file.closed(&writes);
+        assert_eq!((file.open_files().len(), file.writers()), (1, 0));
+        file.closed(&reads);
+        check_small(&file);
+        file.remove_name(&root, OsStr::new("a"));
+        file.add_name(&root, OsStr::new("b"));
+        check(&file, &["/b"]);
+        check_small(&file);
+    }
+
+    #[test]
+    fn the_newest_name_is_the_path_and_the_others_stay() {
+        let root = root();
+        let file = inode(2, FileKind::File, Some((&root, "a")));
+        for name in ["b", "c", "a"] {
+            file.add_name(&root, OsStr::new(name));
+        }
+        check(&file, &["/b", "/c", "/a"]);
+        assert_eq!(file.path().expect("it has a name").to_string(), "/a");
+        file.remove_name(&root, OsStr::new("a"));
+        check(&file, &["/b", "/c"]);
+        assert_eq!(file.path().expect("it has a name").to_string(), "/c");
+        file.remove_name(&root, OsStr::new("b"));
+        check(&file, &["/c"]);
+        check_small(&file);
+    }
+
+    #[test]
+    fn a_directory_has_one_name() {
+        let root = root();
+        let folder = inode(2, FileKind::Directory, Some((&root, "a")));
+        folder.add_name(&root, OsStr::new("b"));
+        check(&folder, &["/b"]);
+        folder.remove_name(&root, OsStr::new("a"));
+        check(&folder, &["/b"]);
+        folder.remove_name(&root, OsStr::new("b"));
+        assert_eq!(folder.path(), None);
+        check(&folder, &["/b"]);
+    }
+
+    #[test]
+    fn a_name_that_is_found_again_leads_through_its_directory_as_it_is_now() {
+        let root = root();
+        let was = inode(2, FileKind::Directory, Some((&root, "was")));
+        let file = inode(3, FileKind::File, Some((&was, "f")));
+        let anew = inode(2, FileKind::Directory, Some((&root, "now")));
+        file.add_name(&anew, OsStr::new("f"));
+        check(&file, &["/now/f"]);
+    }
+
+    #[test]
+    fn a_chain_longer_than_the_stack_is_deep_goes() {
+        let mut deepest = root();
+        for number in 2..200_000 {
+            deepest = inode(number, FileKind::Directory, Some((&deepest, "d")));
+        }
+        let top = Arc::downgrade(deepest.ancestors().last().expect("it has some"));
+        drop(deepest);
+        assert_eq!(top.strong_count(), 0);
     }
 }

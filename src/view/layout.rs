@@ -6,22 +6,33 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::num::NonZeroU32;
 
 use crate::types::ViewPath;
 
 use super::pool::Domain;
 
-/// Position in the layout; the root is 0.
+/// Position in the layout, counted from 1, which is the root. Each inode has room for one, so it is small.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LayoutIndex(usize);
+pub struct LayoutIndex(NonZeroU32);
 
 impl LayoutIndex {
     /// The root of the view.
-    pub const ROOT: Self = Self(0);
+    pub const ROOT: Self = Self(NonZeroU32::MIN);
 
     /// Inode number: the root's is 1, as the kernel wants it, the others follow.
     pub fn number(self) -> u64 {
-        (self.0 as u64).saturating_add(1)
+        u64::from(self.0.get())
+    }
+
+    /// Of a folder with so many before it; memory ends long before the positions do.
+    fn after(folders: usize) -> Self {
+        Self(NonZeroU32::MIN.saturating_add(u32::try_from(folders).unwrap_or(u32::MAX)))
+    }
+
+    /// Position among those after the root; `None` for the root.
+    fn other(self) -> Option<usize> {
+        self.0.get().checked_sub(2).map(|at| at as usize)
     }
 }
 
@@ -40,7 +51,7 @@ pub struct Folder {
 #[derive(Debug)]
 pub struct Layout {
     root: Folder,
-    /// From position 1 on.
+    /// From position 2 on.
     others: Vec<Folder>,
 }
 
@@ -61,7 +72,7 @@ impl Layout {
     fn make(&mut self, at: &ViewPath) -> LayoutIndex {
         let mut here = LayoutIndex::ROOT;
         for name in at.components() {
-            let next = LayoutIndex(self.others.len().saturating_add(1));
+            let next = LayoutIndex::after(self.others.len().saturating_add(1));
             let folder = self.folder_mut(here);
             let path = folder.path.join(name);
             let known = *folder.children.entry(name.to_owned()).or_insert(next);
@@ -75,12 +86,12 @@ impl Layout {
 
     /// A folder. Positions come from the layout itself; one that it does not have is the root's.
     pub fn folder(&self, index: LayoutIndex) -> &Folder {
-        let other = index.0.checked_sub(1).and_then(|at| self.others.get(at));
+        let other = index.other().and_then(|at| self.others.get(at));
         other.unwrap_or(&self.root)
     }
 
     fn folder_mut(&mut self, index: LayoutIndex) -> &mut Folder {
-        let other = index.0.checked_sub(1).and_then(|at| self.others.get_mut(at));
+        let other = index.other().and_then(|at| self.others.get_mut(at));
         other.unwrap_or(&mut self.root)
     }
 
@@ -94,7 +105,7 @@ impl Layout {
         std::iter::once(&self.root)
             .chain(&self.others)
             .enumerate()
-            .map(|(at, folder)| (LayoutIndex(at), folder))
+            .map(|(at, folder)| (LayoutIndex::after(at), folder))
     }
 }
 

@@ -275,7 +275,7 @@ mod tests {
         let inodes = InodeTable::default();
         let root = inodes.add_folder(LayoutIndex::ROOT, Place::Virtual, None);
         let enter = |byte: u8, parent: &Arc<Inode>| {
-            let handle = Handle { kind: 1, bytes: Box::new([byte]) };
+            let handle = Handle { kind: 1, bytes: [byte].into() };
             let parts = Parts::single(BranchIndex(0), handle);
             inodes.enter(&parts, FileKind::Directory, parent, std::ffi::OsStr::new("d"))
         };

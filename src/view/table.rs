@@ -5,10 +5,15 @@
 //! hashes collide get different numbers, and keep them. A merged directory has the number of its first
 //! part, and keeps it for as long as it is known, also when an earlier part appears.
 //!
+//! Most inodes lie where their number says, so that the number is the way to them and no second map has
+//! their handles; only what is found under another number than its hash is in `by_handle`. Whether the
+//! inode that has the number is at home there is told by a second hash, whose keys nobody knows: two
+//! parts of which both hashes are equal are one.
+//!
 //! Lock order: an inode's place, a shard of `by_handle`, a shard of `by_number`.
 
 use std::ffi::OsStr;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -30,6 +35,8 @@ const FIRST_NUMBER: u64 = 1 << 32;
 #[derive(Debug, Default)]
 pub struct InodeTable {
     by_number: DashMap<u64, Arc<Inode>>,
+    /// Parts of known inodes that have another number than the part's hash: further parts of merged
+    /// directories, folders of the layout, what crossed, what is displaced.
     by_handle: DashMap<Part, u64>,
     /// Numbers that differ from the hash because of a collision; kept for good.
     displaced: DashMap<Part, u64>,
@@ -43,8 +50,22 @@ impl InodeTable {
 
     /// The inode at a place in a branch, if the kernel knows it.
     pub fn find(&self, branch: BranchIndex, handle: &Handle) -> Option<Arc<Inode>> {
-        let number = *self.by_handle.get(&Part { branch, handle: handle.clone() })?;
-        self.get(number)
+        self.find_part(&Part { branch, handle: handle.clone() })
+    }
+
+    fn find_part(&self, part: &Part) -> Option<Arc<Inode>> {
+        let elsewhere = self.by_handle.get(part).map(|number| *number);
+        let at_home = || self.get(hash(part)).filter(|inode| self.is_home(inode, part));
+        elsewhere.and_then(|number| self.get(number)).or_else(at_home)
+    }
+
+    /// Tells parts with one hash apart; never 0.
+    fn check(&self, part: &Part) -> u64 {
+        self.by_handle.hasher().hash_one(part) | 1
+    }
+
+    fn is_home(&self, inode: &Inode, part: &Part) -> bool {
+        inode.home.load(Ordering::Acquire) == self.check(part)
     }
 
     /// Adds a folder of the layout. It is never forgotten.
@@ -61,7 +82,7 @@ impl InodeTable {
             FileKind::Directory,
             Some(layout),
             place,
-            name.map(|(parent, name)| Name { parent: Arc::clone(parent), name: name.to_owned() }),
+            name.map(|(parent, name)| Name { parent: Arc::clone(parent), name: name.into() }),
         ));
         for part in parts.iter().flat_map(Parts::iter) {
             self.by_handle.insert(part.clone(), number);
@@ -92,7 +113,7 @@ impl InodeTable {
         name: &OsStr,
     ) -> Arc<Inode> {
         let inode = loop {
-            let found = parts.iter().find_map(|part| self.find(part.branch, &part.handle));
+            let found = parts.iter().find_map(|part| self.find_part(part));
             if let Some(inode) = found {
                 inode.lookups.fetch_add(1, Ordering::AcqRel);
                 // Else it was just forgotten, and the count with it.
@@ -116,21 +137,36 @@ impl InodeTable {
         {
             return None;
         }
-        let wanted = self.displaced.get(first).map(|number| *number);
-        let mut number = wanted.unwrap_or_else(|| hash(first));
+        let home = hash(first);
+        let mut number = self.displaced.get(first).map_or(home, |number| *number);
         let inode = loop {
-            if let Entry::Vacant(vacant) = self.by_number.entry(number) {
-                let inode = Inode::new(number, kind, None, Place::Branch(parts.clone()), None);
-                inode.lookups.store(1, Ordering::Release);
-                let inode = Arc::new(inode);
-                vacant.insert(Arc::clone(&inode));
-                break inode;
+            match self.by_number.entry(number) {
+                Entry::Vacant(vacant) => {
+                    let inode = Inode::new(number, kind, None, Place::Branch(parts.clone()), None);
+                    inode.lookups.store(1, Ordering::Release);
+                    if number == home {
+                        inode.home.store(self.check(first), Ordering::Release);
+                    }
+                    let inode = Arc::new(inode);
+                    vacant.insert(Arc::clone(&inode));
+                    break inode;
+                }
+                Entry::Occupied(known) if number == home && self.is_home(known.get(), first) => {
+                    return None;
+                }
+                Entry::Occupied(_) => {
+                    number = FIRST_NUMBER.max(number.wrapping_add(1) & NUMBER_MASK);
+                    self.displaced.insert(first.clone(), number);
+                }
             }
-            number = FIRST_NUMBER.max(number.wrapping_add(1) & NUMBER_MASK);
-            self.displaced.insert(first.clone(), number);
         };
-        entry.insert(number);
-        for part in &parts.more {
+        // The shard is let go of: it may be that of another part too.
+        match entry {
+            entry if number != home => drop(entry.insert(number)),
+            Entry::Occupied(forgotten) => drop(forgotten.remove()),
+            Entry::Vacant(free) => drop(free),
+        }
+        for part in parts.more.iter() {
             self.by_handle.insert(part.clone(), number);
         }
         Some(inode)
@@ -149,24 +185,37 @@ impl InodeTable {
         // Somebody may have added it anew meanwhile, under the same number.
         let gone = |known: &u64| *known == number && !self.by_number.contains_key(known);
         for part in inode.place().parts().into_iter().flat_map(Parts::iter) {
-            self.by_handle.remove_if(part, |_, known| gone(known));
+            if hash(part) != number {
+                self.by_handle.remove_if(part, |_, known| gone(known));
+            }
         }
     }
 
     /// Notes that an inode lies elsewhere now. The caller holds the inode's switch and stores the
     /// place itself.
     pub fn moved(&self, number: u64, from: &Place, to: &Place) {
+        let inode = self.get(number);
         for part in from.parts().into_iter().flat_map(Parts::iter) {
+            if let Some(inode) = inode.as_ref().filter(|inode| self.is_home(inode, part)) {
+                inode.home.store(0, Ordering::Release);
+            }
             self.by_handle.remove_if(part, |_, known| *known == number);
         }
+        // Nobody would ever take away what is noted of an inode that was forgotten.
+        let Some(inode) = inode else { return };
         for part in to.parts().into_iter().flat_map(Parts::iter) {
-            self.by_handle.insert(part.clone(), number);
+            if hash(part) == number {
+                inode.home.store(self.check(part), Ordering::Release);
+                self.by_handle.remove(part);
+            } else {
+                self.by_handle.insert(part.clone(), number);
+            }
         }
     }
 
     /// The number that an inode of these parts has or would get, for directory listings.
     pub fn number_of(&self, parts: &Parts) -> u64 {
-        let known = parts.iter().find_map(|part| self.by_handle.get(part).map(|number| *number));
+        let known = parts.iter().find_map(|part| self.find_part(part).map(|inode| inode.number));
         known
             .or_else(|| self.displaced.get(&parts.first).map(|number| *number))
             .unwrap_or_else(|| hash(&parts.first))
@@ -201,7 +250,7 @@ mod tests {
     use super::*;
 
     fn handle(byte: u8) -> Handle {
-        Handle { kind: 1, bytes: Box::new([byte]) }
+        Handle { kind: 1, bytes: [byte].into() }
     }
 
     fn table() -> (InodeTable, Arc<Inode>) {
@@ -238,8 +287,10 @@ mod tests {
         let wanted = hash(&Part { branch: BranchIndex(0), handle: handle(9) });
         let squatter = Arc::new(Inode::new(wanted, FileKind::File, None, Place::Gone, None));
         table.by_number.insert(wanted, squatter);
+        assert!(table.find(BranchIndex(0), &handle(9)).is_none());
         let displaced = table.enter(&b(9), FileKind::File, &root, OsStr::new("x")).number;
         assert_ne!(displaced, wanted);
+        assert_eq!(table.find(BranchIndex(0), &handle(9)).expect("entered").number, displaced);
         table.forget(displaced, 1);
         table.by_number.remove(&wanted);
         let again = table.enter(&b(9), FileKind::File, &root, OsStr::new("x")).number;
@@ -259,24 +310,44 @@ mod tests {
         assert!(table.get(number).is_none());
     }
 
-    #[test]
-    fn an_inode_that_moved_is_found_at_its_new_place() {
-        let (table, root) = table();
-        let inode = table.enter(
-            &Parts::single(BranchIndex(0), handle(1)),
-            FileKind::File,
-            &root,
-            OsStr::new("x"),
-        );
-        let to = Place::Branch(Parts::single(BranchIndex(1), handle(2)));
+    #[track_caller]
+    fn move_to(table: &InodeTable, inode: &Inode, to: Parts) {
         let mut place = inode.switch();
+        let to = Place::Branch(to);
         table.moved(inode.number, &place, &to);
         *place = to;
-        drop(place);
-        assert!(table.find(BranchIndex(0), &handle(1)).is_none());
-        assert_eq!(table.find(BranchIndex(1), &handle(2)).expect("moved").number, inode.number);
+    }
+
+    #[test]
+    fn an_inode_that_moved_is_found_where_it_is_and_where_it_came_from_when_it_is_back() {
+        let (table, root) = table();
+        let source = || Parts::single(BranchIndex(0), handle(1));
+        let target = || Parts::single(BranchIndex(1), handle(2));
+        let find = |parts: Parts| table.find(parts.first.branch, &parts.first.handle);
+        let inode = table.enter(&source(), FileKind::File, &root, OsStr::new("x"));
+        assert!(table.by_handle.is_empty(), "its number leads to it");
+        move_to(&table, &inode, target());
+        assert!(find(source()).is_none());
+        assert_eq!(find(target()).expect("moved").number, inode.number);
+        let new = table.enter(&source(), FileKind::File, &root, OsStr::new("x"));
+        assert_ne!(new.number, inode.number);
+        table.forget(new.number, 1);
+        move_to(&table, &inode, source());
+        assert_eq!(find(source()).expect("it is back").number, inode.number);
+        assert!(find(target()).is_none() && table.by_handle.is_empty());
+        move_to(&table, &inode, target());
         table.forget(inode.number, 1);
-        assert!(table.get(inode.number).is_none());
+        assert!(table.get(inode.number).is_none() && table.by_handle.is_empty());
+    }
+
+    #[test]
+    fn a_forgotten_inode_that_moves_leaves_nothing_behind() {
+        let (table, root) = table();
+        let source = Parts::single(BranchIndex(0), handle(1));
+        let inode = table.enter(&source, FileKind::File, &root, OsStr::new("x"));
+        table.forget(inode.number, 1);
+        move_to(&table, &inode, Parts::single(BranchIndex(1), handle(2)));
+        assert!(table.by_handle.is_empty());
     }
 
     #[test]
@@ -289,11 +360,7 @@ mod tests {
         let both = merged(vec![part(0, 4), part(1, 5)]);
         assert_eq!(enter(&both).number, late.number);
         assert_eq!(table.number_of(&both), late.number);
-        let mut place = late.switch();
-        let now = Place::Branch(both);
-        table.moved(late.number, &place, &now);
-        *place = now;
-        drop(place);
+        move_to(&table, &late, both);
         assert_eq!(table.find(BranchIndex(0), &handle(4)).expect("noted").number, late.number);
         table.forget(late.number, 2);
         assert!(table.find(BranchIndex(0), &handle(4)).is_none());
