@@ -6,6 +6,7 @@ pub mod handle;
 pub mod identity;
 pub mod lease;
 pub mod limits;
+pub mod memory;
 pub mod peer;
 pub mod process;
 pub mod users;

@@ -25,6 +25,7 @@ use crate::mover::Mover;
 use crate::policy::{Policy, Principal};
 use crate::stats::Stats;
 use crate::storage::real::RealStorage;
+use crate::sys::memory;
 use crate::types::{BranchIndex, PoolIndex, Time, ViewPath};
 use crate::view::locks::LockGuard;
 use crate::view::{Domain, Inode, Layout, Part, Parts as InodeParts, Place, Pool, View};
@@ -266,9 +267,12 @@ impl Vfs {
         self.prepared.close();
     }
 
-    /// To be called about once a second: drops what was prepared and nobody came for and empties hold
-    /// of what is older than `keep`.
+    /// To be called about once a second: drops what was prepared and nobody came for, empties hold
+    /// of what is older than `keep`, and gives back the memory of what the kernel has forgotten.
     pub fn tend(&self, keep: Duration) {
+        if self.view.inodes.shrink() {
+            memory::give_back();
+        }
         self.renew_folders();
         self.note_offline();
         self.lock_left_open();

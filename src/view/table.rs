@@ -15,7 +15,7 @@
 use std::ffi::OsStr;
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -31,6 +31,9 @@ const NUMBER_MASK: u64 = (1 << 62) - 1;
 /// Below this are the folders of the layout.
 const FIRST_NUMBER: u64 = 1 << 32;
 
+/// Tables with less room than this, in inodes, are left as they are.
+const ROOM_MIN: usize = 4096;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct InodeTable {
@@ -40,6 +43,8 @@ pub struct InodeTable {
     by_handle: DashMap<Part, u64>,
     /// Numbers that differ from the hash because of a collision; kept for good.
     displaced: DashMap<Part, u64>,
+    /// How many inodes there were when [`InodeTable::shrink`] looked.
+    seen: AtomicUsize,
 }
 
 impl InodeTable {
@@ -213,6 +218,19 @@ impl InodeTable {
         }
     }
 
+    /// To be called now and then: gives up room for inodes that were forgotten. Whether it was much; then
+    /// so is what they took themselves. Waits until the kernel has forgotten all that it is about to.
+    pub fn shrink(&self) -> bool {
+        let (known, room) = (self.by_number.len(), self.by_number.capacity());
+        let falling = known < self.seen.swap(known, Ordering::Relaxed);
+        if falling || room < ROOM_MIN || known > room / 4 {
+            return false;
+        }
+        self.by_number.shrink_to_fit();
+        self.by_handle.shrink_to_fit();
+        true
+    }
+
     /// The number that an inode of these parts has or would get, for directory listings.
     pub fn number_of(&self, parts: &Parts) -> u64 {
         let known = parts.iter().find_map(|part| self.find_part(part).map(|inode| inode.number));
@@ -278,6 +296,26 @@ mod tests {
         assert!(table.get(first).is_none());
         let again = table.enter(&b(7), FileKind::File, &root, OsStr::new("x")).number;
         assert_eq!(first, again);
+    }
+
+    #[test]
+    fn a_table_that_was_large_gives_room_back_once_nothing_more_is_forgotten() {
+        let (table, root) = table();
+        let parts = |at: u32| {
+            let bytes = at.to_le_bytes().into();
+            Parts::single(BranchIndex(0), Handle { kind: 1, bytes })
+        };
+        let entered: Vec<u64> = (0..10_000)
+            .map(|at| table.enter(&parts(at), FileKind::File, &root, OsStr::new("x")).number)
+            .collect();
+        let room = table.by_number.capacity();
+        assert!(!table.shrink(), "all are known");
+        entered.iter().skip(100).for_each(|number| table.forget(*number, 1));
+        assert!(!table.shrink(), "there were more a moment ago");
+        assert!(table.shrink());
+        assert!(table.by_number.capacity() < room / 8);
+        assert!(!table.shrink(), "nothing is left to give");
+        assert!(entered.iter().take(100).all(|number| table.get(*number).is_some()));
     }
 
     #[test]
@@ -347,6 +385,22 @@ mod tests {
         let inode = table.enter(&source, FileKind::File, &root, OsStr::new("x"));
         table.forget(inode.number, 1);
         move_to(&table, &inode, Parts::single(BranchIndex(1), handle(2)));
+        assert!(table.by_handle.is_empty());
+    }
+
+    #[test]
+    fn all_parts_of_a_merged_directory_lead_to_it() {
+        let (table, root) = table();
+        let part = |branch, byte| Part { branch: BranchIndex(branch), handle: handle(byte) };
+        for byte in 0..=255 {
+            let parts = Parts::merged([part(0, byte), part(1, byte)]).expect("parts");
+            let entered = table.enter(&parts, FileKind::Directory, &root, OsStr::new("d"));
+            for part in parts.iter() {
+                assert_eq!(table.find_part(part).expect("entered").number, entered.number);
+            }
+            table.forget(entered.number, 1);
+            assert!(parts.iter().all(|part| table.find_part(part).is_none()));
+        }
         assert!(table.by_handle.is_empty());
     }
 
