@@ -20,6 +20,7 @@ mod harness;
 
 mod cli;
 mod crossing;
+mod memory;
 mod mv;
 mod offline;
 mod policy;
