@@ -160,9 +160,12 @@ impl Lanes {
     /// Hands a request to its lane, which may be full: then `job` is called with EAGAIN.
     pub fn hand_on(&self, number: usize, job: impl FnOnce(Result<(), Errno>) + Send + 'static) {
         let Some(lane) = self.lane(number) else { return job(Err(Errno::IO)) };
-        match lane.ordinary.is_full() {
-            true => job(Err(Errno::AGAIN)),
-            false => self.hand_on_surely(number, move || job(Ok(()))),
+        match lane.ordinary.admit() {
+            None => job(Err(Errno::AGAIN)),
+            Some(waiting) => self.hand_on_surely(number, move || {
+                drop(waiting);
+                job(Ok(()));
+            }),
         }
     }
 
@@ -186,9 +189,12 @@ impl Lanes {
         job: impl FnOnce(Result<(), Errno>) + Send + 'static,
     ) {
         let Some(lane) = self.lane(number) else { return job(Err(Errno::IO)) };
-        match lane.heavy.is_full() {
-            true => job(Err(Errno::AGAIN)),
-            false => lane.heavy.run(Box::new(move || job(Ok(())))),
+        match lane.heavy.admit() {
+            None => job(Err(Errno::AGAIN)),
+            Some(waiting) => lane.heavy.run(Box::new(move || {
+                drop(waiting);
+                job(Ok(()));
+            })),
         }
     }
 
@@ -227,16 +233,38 @@ struct Pool {
     threads_max: usize,
     threads: AtomicUsize,
     idle: Arc<AtomicUsize>,
+    /// What was admitted and has not begun.
+    waiting: Arc<AtomicUsize>,
+}
+
+/// A place among those that wait, until it is dropped.
+struct Waiting(Arc<AtomicUsize>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Pool {
     fn new(name: String, threads_max: usize) -> Self {
         let (jobs, queue) = unbounded();
-        Self { name, jobs, queue, threads_max, threads: AtomicUsize::new(0), idle: Arc::default() }
+        Self {
+            name,
+            jobs,
+            queue,
+            threads_max,
+            threads: AtomicUsize::new(0),
+            idle: Arc::default(),
+            waiting: Arc::default(),
+        }
     }
 
-    fn is_full(&self) -> bool {
-        self.queue.len() >= QUEUE
+    /// Room for one more that waits; `None` if there is none.
+    fn admit(&self) -> Option<Waiting> {
+        let before = self.waiting.fetch_add(1, Ordering::AcqRel);
+        let waiting = Waiting(Arc::clone(&self.waiting));
+        (before < QUEUE).then_some(waiting)
     }
 
     fn run(&self, job: Job) {
@@ -340,6 +368,22 @@ mod tests {
         for _ in 0..THREADS + QUEUE {
             assert_eq!(ending.recv_timeout(LONG), Ok(Ok(())), "what was admitted is done");
         }
+    }
+
+    #[test]
+    fn what_is_done_surely_takes_no_room_from_others() {
+        let lanes = Lanes::new(1, 2);
+        let (release, released) = bounded::<()>(0);
+        for _ in 0..THREADS + QUEUE * 2 {
+            let released = released.clone();
+            lanes.hand_on_surely(1, move || drop(released.recv()));
+        }
+        let (ended, ending) = bounded(1);
+        lanes.hand_on(1, move |admitted| {
+            let _ = ended.send(admitted);
+        });
+        drop(release);
+        assert_eq!(ending.recv_timeout(LONG), Ok(Ok(())));
     }
 
     #[test]

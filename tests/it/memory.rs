@@ -37,8 +37,9 @@ fn fill(folder: &Path, files: usize) {
 /// Has the kernel know every file of a folder.
 #[track_caller]
 fn look_at(mount: &Mount, folder: &str, files: usize) {
-    let found = mount.sh(&format!("find {folder} -type f -size -1 -printf . | wc -c")).ok();
-    assert_eq!(found.trim(), files.to_string());
+    let found =
+        mount.sh(&format!("set -o pipefail; find {folder} -type f -size -1 -printf . | wc -c"));
+    assert_eq!(found.ok().trim(), files.to_string());
 }
 
 #[test]
