@@ -13,6 +13,7 @@ use crate::error::Errno;
 use crate::sys::handle::{kernel_handle, open_by_handle};
 use crate::types::{BranchMode, BranchUuid};
 
+use super::directory::leaves_links_uncounted;
 use super::private::{Identified, identify, identify_unchanged};
 use super::{Branch, BranchSpec, Online};
 
@@ -163,6 +164,7 @@ pub(super) fn open_online(
     let root_handle = crate::sys::handle::name_to_handle(root.as_fd(), OsStr::new(""))
         .map_err(io("take the file handle of"))?;
     let by_handle = opens_by_handle(&root);
+    let links_uncounted = leaves_links_uncounted(root.as_fd());
     let identified = if spec.mode == BranchMode::Ro {
         identify_unchanged(spec, &root, known, adopt)?
     } else {
@@ -176,6 +178,7 @@ pub(super) fn open_online(
         device: stat.st_dev,
         file_system: space.f_fsid,
         by_handle,
+        links_uncounted,
         _lock: lock,
         private,
     };

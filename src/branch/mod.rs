@@ -153,6 +153,8 @@ struct Online {
     file_system: u64,
     /// Whether inodes can be opened by their handles.
     by_handle: bool,
+    /// Every directory has one link, whatever is in it.
+    links_uncounted: bool,
     /// Holds the lock that keeps other views out; a read-only branch without `.octroi` has none.
     _lock: Option<OwnedFd>,
     /// The folders in `.octroi`; none in a read-only branch.

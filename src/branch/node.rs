@@ -87,7 +87,11 @@ impl Branch {
     pub fn stat(&self, node: BorrowedFd<'_>) -> Result<Stat, Errno> {
         let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
         let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
-        stat_of(&rustix::fs::statx(node, "", flags, wanted)?)
+        let mut stat = stat_of(&rustix::fs::statx(node, "", flags, wanted)?)?;
+        if stat.kind == FileKind::Directory && stat.nlink == 1 {
+            stat.nlink = self.count_links(node, stat.size);
+        }
+        Ok(stat)
     }
 
     /// Attributes of the branch's root, as if it had no private folder.
