@@ -86,8 +86,9 @@ impl Vfs {
         let kind = found.stat.kind;
         let parent = &site.parent;
         let inode = self.view.inodes.enter(&parts, kind, &parent.inode, &site.name);
-        let pooled = matches!(parent.domain, Domain::Pool(_)) && kind == FileKind::Directory;
-        let stat = if pooled { Stat { nlink: 1, ..found.stat } } else { found.stat };
+        // A member that is offline may have a directory of that name too.
+        let unknown = kind == FileKind::Directory && parent.incomplete;
+        let stat = if unknown { Stat { nlink: 1, ..found.stat } } else { found.stat };
         Attributes { number: inode.number, stat, ttl: TTL }
     }
 

@@ -67,7 +67,8 @@ impl Vfs {
         let stat = match (parent.domain, kind) {
             (Domain::Pool(_), FileKind::Directory) => {
                 let directories = standings.iter().filter(|standing| standing.is_directory());
-                merged_stat(first.found.stat, directories.map(|standing| standing.found.stat))
+                let more = directories.skip(1).map(|standing| standing.found.stat);
+                merged_stat(first.found.stat, more, !parent.incomplete)
             }
             _ => first.found.stat,
         };
@@ -125,8 +126,11 @@ impl Vfs {
 
     /// Attributes of an inode of a branch or the layout.
     pub(super) fn stat(&self, inode: &Arc<Inode>) -> Result<Stat, Errno> {
+        let children =
+            inode.layout.map_or(0, |folder| self.view.layout.folder(folder).children.len());
         if matches!(*inode.place(), Place::Virtual) {
-            return Ok(virtual_stat(self.started));
+            let links = u32::try_from(children).unwrap_or(0).saturating_add(2);
+            return Ok(Stat { nlink: links, ..virtual_stat(self.started) });
         }
         let node = self.node(Arc::clone(inode))?;
         let stat = |part: &OpenPart<'_>| match inode.layout {
@@ -134,11 +138,13 @@ impl Vfs {
             None => part.branch.stat(part.as_fd()),
         };
         let first = stat(&node.first)?;
-        if inode.kind != FileKind::Directory || matches!(node.domain, Domain::Branch(_)) {
+        if inode.kind != FileKind::Directory {
             return Ok(first);
         }
         let more = node.more.iter().map(stat).collect::<Result<Vec<_>, _>>()?;
-        Ok(merged_stat(first, more.into_iter()))
+        let merged = merged_stat(first, more.into_iter(), !node.incomplete);
+        // What the layout shows in a branch may hide folders there.
+        Ok(if children > 0 { Stat { nlink: 1, ..merged } } else { merged })
     }
 
     /// What a symbolic link says.
@@ -184,13 +190,23 @@ impl Vfs {
     }
 }
 
-/// The attributes of a directory of a pool: those of its first part, but the newest times, for a change
-/// may have happened in any part. Its links cannot be counted.
-fn merged_stat(first: Stat, more: impl Iterator<Item = Stat>) -> Stat {
-    let newest = more.fold(first, |newest, part| Stat {
-        mtime: newest.mtime.max(part.mtime),
-        ctime: newest.ctime.max(part.ctime),
-        ..newest
-    });
-    Stat { nlink: 1, ..newest }
+/// The attributes of a directory: those of its first part, but the newest times, for a change may have
+/// happened in any part. `complete` says that no part is out of reach.
+fn merged_stat(first: Stat, more: impl Iterator<Item = Stat>, complete: bool) -> Stat {
+    let mut merged = first;
+    for part in more {
+        merged.mtime = merged.mtime.max(part.mtime);
+        merged.ctime = merged.ctime.max(part.ctime);
+        merged.nlink = merged_links(merged.nlink, part.nlink);
+    }
+    if complete { merged } else { Stat { nlink: 1, ..merged } }
+}
+
+/// Two links, and one for each subdirectory, while one part alone has any; then, or where a part does not
+/// count, one link, which says that they are not counted: those of several parts may be the same ones.
+fn merged_links(one: u32, other: u32) -> u32 {
+    match (one, other) {
+        (2, links) | (links, 2) => links.max(1),
+        _ => 1,
+    }
 }

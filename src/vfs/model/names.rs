@@ -7,7 +7,7 @@ use crate::error::Errno;
 use crate::types::{BranchMode, Placement};
 
 use super::super::{AUDIT_NAME, PRIVATE_NAME};
-use super::tree::{Attr, Errors, Id, Layers, Model, Store};
+use super::tree::{Attr, Directory, Errors, Id, Layers, Model, Object, Store};
 
 /// What a file stays with, when the folder that it should go to cannot be made on its store.
 pub(super) const IN_THE_WAY: [Errno; 3] = [Errno::NOTDIR, Errno::EXIST, Errno::XDEV];
@@ -152,6 +152,27 @@ impl Model {
         let layers = self.layers(parent, name);
         let is_file = |id: &Id| self.directory(*id).is_none();
         layers.values().next().is_some_and(|first| !is_file(first)) && layers.values().any(is_file)
+    }
+
+    /// Links of a directory: two, and one for each folder in it; one where several stores have folders in
+    /// it, or mounts may hide some.
+    pub(super) fn links_of_directory(&self, object: &Object, directory: &Directory) -> u32 {
+        let mounts = directory.mounts.len();
+        if object.domain.is_none() {
+            return 2 + mounts as u32;
+        }
+        let folders_on = |store: &Store| {
+            let below = directory.entries.values().filter_map(|layers| layers.get(store));
+            below.filter(|id| self.directory(**id).is_some()).count() as u32
+        };
+        let folders: Vec<u32> =
+            object.on.keys().map(folders_on).filter(|folders| *folders > 0).collect();
+        match folders[..] {
+            _ if mounts > 0 => 1,
+            [] => 2,
+            [folders] => 2 + folders,
+            [..] => 1,
+        }
     }
 
     pub(super) fn is_pooled(&self, id: Id) -> bool {

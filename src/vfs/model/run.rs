@@ -206,14 +206,9 @@ impl Run {
             return Err(format!("{id} has {} bytes; the model expects {size}", stat.size));
         }
         let links = match model.directory(id) {
-            Some(_) if object.domain.is_none() => stat.nlink,
-            Some(directory) => {
-                let first = object.on.keys().next().copied().unwrap_or_default();
-                let below = directory.entries.values().filter_map(|layers| layers.get(&first));
-                let folders = below.filter(|id| model.directory(**id).is_some()).count() as u32;
-                // One, where a file system does not count, and in pools.
-                if stat.nlink == 1 || model.is_pooled(id) { 1 } else { 2 + folders }
-            }
+            // Where a file system does not count.
+            Some(_) if stat.nlink == 1 && object.domain.is_some() => 1,
+            Some(directory) => model.links_of_directory(object, directory),
             None => model.links(id),
         };
         if stat.nlink != links {

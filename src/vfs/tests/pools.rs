@@ -206,7 +206,7 @@ fn attributes_of_a_merged_directory_are_the_first_parts_and_change_on_all() {
     };
     let request = AttributeRequest { change, size: None, handle: None };
     let now = fixture.vfs.setattr(ROOT, number, &request).expect("changed").stat;
-    assert_eq!((now.mode, now.uid, now.nlink), (0o711, 12, 1));
+    assert_eq!((now.mode, now.uid, now.nlink), (0o711, 12, 2));
     for part in ["one/d", "two/d"] {
         let found = fixture.backing(part).metadata().expect("there");
         assert_eq!(found.permissions().mode() & 0o7777, 0o711, "{part}");
@@ -250,6 +250,37 @@ fn whether_a_merged_directory_has_an_extended_attribute_is_for_its_first_part_to
     fixture.vfs.removexattr(ROOT, number, key).expect("removed");
     assert_eq!(fixture.vfs.getxattr(number, key), Err(Errno::NODATA));
     assert!(kept("three/d").is_err());
+}
+
+#[test]
+fn a_merged_directory_counts_its_subdirectories_while_one_member_has_them() {
+    let fixture = pool(Placement::First);
+    let links = |path: &str| {
+        let number = fixture.number(path);
+        let stat = fixture.vfs.getattr(ROOT, number, None).expect("there").stat;
+        let parent =
+            path.rsplit_once('/').map_or(ROOT_NUMBER, |(parent, _)| fixture.number(parent));
+        let name = path.rsplit('/').next().map(OsStr::new).expect("a name");
+        let found = fixture.vfs.lookup(ROOT, parent, name).expect("there").stat;
+        assert_eq!(stat.nlink, found.nlink, "{path}: getattr and lookup");
+        stat.nlink
+    };
+    assert_eq!(links(POOL), 2, "the members' private folders do not count");
+    fixture.folder("one/d");
+    fixture.folder("three/d/a/b");
+    fixture.folder("three/d/c");
+    fixture.plant("two/d/file", "no directory");
+    assert_eq!([links("pool/d"), links("pool/d/a"), links("pool/d/c")], [4, 3, 2]);
+    fixture.rename(("pool/d/a", "b"), ("pool/d/c", "b")).expect("renamed");
+    assert_eq!([links("pool/d"), links("pool/d/a"), links("pool/d/c")], [4, 2, 3]);
+    fixture.folder("two/d/a");
+    assert_eq!(
+        links("pool/d"),
+        1,
+        "whether those of two members are the same ones takes a listing"
+    );
+    let root = fixture.vfs.getattr(ROOT, ROOT_NUMBER, None).expect("there").stat;
+    assert_eq!(root.nlink, 4, "pool and inbox");
 }
 
 #[test]
