@@ -31,11 +31,22 @@ impl Disk {
     /// An ext4 image mounted at `branches/NAME`.
     #[track_caller]
     pub fn ext4(scene: &Scene, name: &str, size: &str) -> Self {
+        Self::image(scene, name, size, "mkfs.ext4 -q")
+    }
+
+    /// A btrfs image mounted at `branches/NAME`.
+    #[track_caller]
+    pub fn btrfs(scene: &Scene, name: &str, size: &str) -> Self {
+        Self::image(scene, name, size, "mkfs.btrfs -q")
+    }
+
+    #[track_caller]
+    fn image(scene: &Scene, name: &str, size: &str, make: &str) -> Self {
         require_root();
         let path = scene.branch(name);
         let script = format!(
-            "truncate -s {size} {name}.img && mkfs.ext4 -q {name}.img && mount -o loop {name}.img \
-             {name} && rmdir {name}/lost+found && chmod 0777 {name}"
+            "truncate -s {size} {name}.img && {make} {name}.img && mount -o loop {name}.img {name} \
+             && rm -rf {name}/lost+found && chmod 0777 {name}"
         );
         sh(&scene.base().join("branches"), &script).ok();
         Self { path }

@@ -23,6 +23,7 @@ mod crossing;
 mod memory;
 mod mv;
 mod offline;
+mod pjdfstest;
 mod policy;
 mod pool;
 mod posix_attributes;
