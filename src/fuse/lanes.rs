@@ -376,7 +376,9 @@ mod tests {
         let (release, released) = bounded::<()>(0);
         for _ in 0..THREADS + QUEUE * 2 {
             let released = released.clone();
-            lanes.hand_on_surely(1, move || drop(released.recv()));
+            lanes.hand_on_surely(1, move || {
+                let _ = released.recv();
+            });
         }
         let (ended, ending) = bounded(1);
         lanes.hand_on(1, move |admitted| {
