@@ -12,6 +12,10 @@ use rustix::thread::CapabilitiesSecureBits;
 
 use crate::error::{Errno, errno_of};
 
+/// How often a thread tries to be root again, and how long it waits between: a minute in all.
+const RESTORE_TRIES: u32 = 6000;
+const RESTORE_WAIT: std::time::Duration = std::time::Duration::from_millis(10);
+
 thread_local! {
     /// What this thread is when it acts for nobody, learnt at its first [`CallerGuard::assume`].
     static OWN: std::cell::OnceCell<Own> = const { std::cell::OnceCell::new() };
@@ -60,14 +64,19 @@ impl Drop for CallerGuard {
     fn drop(&mut self) {
         rustix::process::umask(self.umask);
         let Some(own) = &self.own else { return };
-        let restored = set_fs_id(libc::SYS_setfsuid, own.uid)
-            .and_then(|()| set_fs_id(libc::SYS_setfsgid, own.gid))
-            .and_then(|()| set_groups(&own.groups));
-        if restored.is_err() {
-            // This thread would go on with somebody else's rights.
-            log::error!("cannot become root again after acting as a caller");
-            std::process::abort();
+        // It fails for want of memory alone, which comes back.
+        for _ in 0..RESTORE_TRIES {
+            let restored = set_fs_id(libc::SYS_setfsuid, own.uid)
+                .and_then(|()| set_fs_id(libc::SYS_setfsgid, own.gid))
+                .and_then(|()| set_groups(&own.groups));
+            if restored.is_ok() {
+                return;
+            }
+            std::thread::sleep(RESTORE_WAIT);
         }
+        // This thread would go on with somebody else's rights.
+        log::error!("cannot become root again after acting as a caller");
+        std::process::abort();
     }
 }
 
