@@ -7,8 +7,8 @@ use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT
 use crate::error::Errno;
 use crate::types::Time;
 
-use super::Branch;
 use super::node::magic_path;
+use super::{Branch, Stat};
 
 /// A time to set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,20 @@ pub struct AttributeChange {
     pub atime: Option<SetTime>,
     /// Time of last write.
     pub mtime: Option<SetTime>,
+}
+
+impl AttributeChange {
+    /// The change that takes this one back. chown(2) may have cleared bits of the mode.
+    pub fn back_to(&self, was: &Stat) -> Self {
+        let chown = self.uid.is_some() || self.gid.is_some();
+        Self {
+            mode: (chown || self.mode.is_some()).then_some(was.mode),
+            uid: self.uid.map(|_| was.uid),
+            gid: self.gid.map(|_| was.gid),
+            atime: self.atime.map(|_| SetTime::At(was.atime)),
+            mtime: self.mtime.map(|_| SetTime::At(was.mtime)),
+        }
+    }
 }
 
 impl Branch {

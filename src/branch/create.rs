@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
-use crate::error::Errno;
+use crate::error::{Errno, errno_name};
 use crate::sys::identity::CallerGuard;
 
 use super::content::OPEN_KEPT;
@@ -33,10 +33,40 @@ impl Branch {
             let mode = Mode::from_bits_truncate(mode & 0o7777);
             rustix::fs::openat2(dir, name, flags, mode, CONFINED)?
         };
-        let stat = self.stat(file.as_fd())?;
-        let handle = crate::sys::handle::name_to_handle(file.as_fd(), OsStr::new(""))?;
-        let node = reopen(file.as_fd(), OFlags::PATH)?;
-        Ok((Found { node, stat, handle }, file))
+        match self.describe(file.as_fd()) {
+            Ok(found) => Ok((found, file)),
+            Err(errno) => Err(self.take_back(dir, name, AtFlags::empty(), errno)),
+        }
+    }
+
+    fn describe(&self, file: BorrowedFd<'_>) -> Result<Found, Errno> {
+        let stat = self.stat(file)?;
+        let handle = crate::sys::handle::name_to_handle(file, OsStr::new(""))?;
+        Ok(Found { node: reopen(file, OFlags::PATH)?, stat, handle })
+    }
+
+    /// Looks at what has just been made.
+    fn look_at_made(
+        &self,
+        dir: BorrowedFd<'_>,
+        name: &OsStr,
+        kind: AtFlags,
+    ) -> Result<Found, Errno> {
+        self.lookup(dir, name).map_err(|errno| self.take_back(dir, name, kind, errno))
+    }
+
+    /// Removes what has just been made and cannot be looked at: to its maker the call has failed, and
+    /// would fail with EEXIST the next time. The caller holds the name's lock, so that it is still what
+    /// was made. Gives the errno to answer.
+    fn take_back(&self, dir: BorrowedFd<'_>, name: &OsStr, kind: AtFlags, why: Errno) -> Errno {
+        if let Err(errno) = rustix::fs::unlinkat(dir, name, kind) {
+            let (branch, name) = (self.name(), name.display());
+            let (why, errno) = (errno_name(why), errno_name(errno));
+            log::warn!(
+                "branch {branch}: {name} was made, and stays though it failed ({why}): {errno}"
+            );
+        }
+        why
     }
 
     /// Makes a directory. EEXIST.
@@ -53,7 +83,7 @@ impl Branch {
             let _caller = creator.assume()?;
             rustix::fs::mkdirat(dir, name, Mode::from_bits_truncate(mode & 0o7777))?;
         }
-        self.lookup(dir, name)
+        self.look_at_made(dir, name, AtFlags::REMOVEDIR)
     }
 
     /// Makes a regular file, fifo, socket or device; `mode` has the type bits. EEXIST.
@@ -76,7 +106,7 @@ impl Branch {
             let mode = Mode::from_bits_truncate(mode & 0o7777);
             rustix::fs::mknodat(dir, name, kind, mode, device)?;
         }
-        self.lookup(dir, name)
+        self.look_at_made(dir, name, AtFlags::empty())
     }
 
     /// Makes a symbolic link that says `text`. EEXIST.
@@ -93,7 +123,7 @@ impl Branch {
             let _caller = creator.assume()?;
             rustix::fs::symlinkat(text, dir, name)?;
         }
-        self.lookup(dir, name)
+        self.look_at_made(dir, name, AtFlags::empty())
     }
 
     /// Gives an inode one more name. EEXIST.
@@ -102,11 +132,12 @@ impl Branch {
         node: BorrowedFd<'_>,
         dir: BorrowedFd<'_>,
         name: &OsStr,
-    ) -> Result<(), Errno> {
+    ) -> Result<Found, Errno> {
         self.check_online()?;
         check_component(name)?;
         let source = magic_path(node);
-        rustix::fs::linkat(rustix::fs::CWD, &source, dir, name, AtFlags::SYMLINK_FOLLOW)
+        rustix::fs::linkat(rustix::fs::CWD, &source, dir, name, AtFlags::SYMLINK_FOLLOW)?;
+        self.look_at_made(dir, name, AtFlags::empty())
     }
 
     /// Removes a name that is not a directory's.

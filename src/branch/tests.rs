@@ -123,7 +123,7 @@ fn a_name_is_one_component_and_never_a_way_out() {
             branch.mkdir(root, name, 0o700, &who).map(drop),
             branch.mknod(root, name, 0o010_600, 0, &who).map(drop),
             branch.symlink(root, name, OsStr::new("t"), &who).map(drop),
-            branch.link(root, root, name),
+            branch.link(root, root, name).map(drop),
             branch.unlink(root, name),
             branch.rmdir(root, name),
             branch.rename((root, OsStr::new("d")), (root, name), RenameFlags::empty()),

@@ -14,6 +14,14 @@ pub use rustix::fs::XattrFlags;
 /// The largest value and list of names that the kernel lets through, in bytes (xattr(7)).
 const VALUE_MAX: usize = 65_536;
 
+/// See [`Branch::xattr_before`].
+#[derive(Debug)]
+pub struct XattrBefore {
+    /// None if there was none.
+    value: Option<Vec<u8>>,
+    mode: Option<u32>,
+}
+
 impl Branch {
     /// One extended attribute of any inode. ENODATA.
     pub fn get_xattr(&self, node: BorrowedFd<'_>, key: &OsStr) -> Result<Vec<u8>, Errno> {
@@ -62,6 +70,37 @@ impl Branch {
         rustix::fs::removexattr(magic_path(node), key)
     }
 
+    /// What an attribute is before it is changed, and with an access ACL the mode, of which it is a part.
+    /// EOPNOTSUPP as for [`Branch::set_xattr`].
+    pub fn xattr_before(&self, node: BorrowedFd<'_>, key: &OsStr) -> Result<XattrBefore, Errno> {
+        check_key(key)?;
+        let value = match self.get_xattr(node, key) {
+            Ok(value) => Some(value),
+            Err(Errno::NODATA) => None,
+            Err(errno) => return Err(errno),
+        };
+        let mode = if is_access_acl(key) { Some(self.stat(node)?.mode) } else { None };
+        Ok(XattrBefore { value, mode })
+    }
+
+    /// Makes an attribute what it was.
+    pub fn restore_xattr(
+        &self,
+        node: BorrowedFd<'_>,
+        key: &OsStr,
+        before: &XattrBefore,
+    ) -> Result<(), Errno> {
+        match &before.value {
+            Some(value) => self.set_xattr(node, key, value, XattrFlags::empty())?,
+            None => match self.remove_xattr(node, key) {
+                Ok(()) | Err(Errno::NODATA) => {}
+                Err(errno) => return Err(errno),
+            },
+        }
+        let Some(mode) = before.mode else { return Ok(()) };
+        rustix::fs::chmod(magic_path(node), rustix::fs::Mode::from_bits_truncate(mode))
+    }
+
     /// What a change of the access ACL leads to: set by somebody outside the file's group it takes the
     /// set-group-id bit, which the kernel does for an ordinary caller and not for the daemon.
     pub fn after_acl(
@@ -72,7 +111,7 @@ impl Branch {
         gid: u32,
         groups: &[u32],
     ) -> Result<(), Errno> {
-        if key.as_bytes() != b"system.posix_acl_access" || uid == 0 {
+        if !is_access_acl(key) || uid == 0 {
             return Ok(());
         }
         let stat = self.stat(node)?;
@@ -82,6 +121,10 @@ impl Branch {
         let mode = rustix::fs::Mode::from_bits_truncate(stat.mode & !0o2000);
         rustix::fs::chmod(magic_path(node), mode)
     }
+}
+
+fn is_access_acl(key: &OsStr) -> bool {
+    key.as_bytes() == b"system.posix_acl_access"
 }
 
 /// The kernel checks who may change an attribute, but leaves `system.*` to the file system

@@ -2,14 +2,16 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::branch::AttributeChange;
+use crate::branch::{AttributeChange, SetTime, Stat};
 use crate::error::Errno;
-use crate::types::{Caller, Operation};
+use crate::types::{Caller, Operation, Time};
 use crate::view::locks::Lock;
 use crate::view::{Inode, OpenFile, Place};
 
 use super::permit::Question;
+use super::site::Node;
 use super::{Attributes, TTL, Vfs};
 
 /// What a setattr asks for.
@@ -41,6 +43,27 @@ impl AttributeRequest {
     }
 }
 
+impl AttributeRequest {
+    /// What becomes of attributes, as far as it can be told without asking.
+    fn done_to(&self, was: Stat) -> Stat {
+        let at = |asked: Option<SetTime>, was: Time| match asked {
+            Some(SetTime::At(time)) => time,
+            Some(SetTime::Now) => super::now(),
+            None => was,
+        };
+        let change = &self.change;
+        Stat {
+            mode: change.mode.unwrap_or(was.mode),
+            uid: change.uid.unwrap_or(was.uid),
+            gid: change.gid.unwrap_or(was.gid),
+            size: self.size.unwrap_or(was.size),
+            atime: at(change.atime, was.atime),
+            mtime: at(change.mtime, was.mtime),
+            ..was
+        }
+    }
+}
+
 impl Vfs {
     /// Changes attributes; all that is asked is decided before any of it is done.
     pub fn setattr(
@@ -64,24 +87,24 @@ impl Vfs {
             self.permit_inode(caller, operation, &inode)?;
         }
         self.ready_to_record()?;
-        let result = self.change(caller, &inode, open.as_ref(), request);
+        let node = self.node(Arc::clone(&inode))?;
+        let was = self.stat_node(&node)?;
+        let result = self.change(caller, &node, open.as_ref(), request);
         self.record_changes(caller, &inode, request, result);
         result?;
-        let stat = match &open {
-            Some(file) => self.branch(file.branch())?.stat(file.descriptor().as_fd())?,
-            None => self.stat(&inode)?,
-        };
-        Ok(Attributes { number, stat, ttl: TTL })
+        // What is done is done, and an error would say that it is not: then the kernel asks again.
+        let now = self.stat_node(&node).map(|stat| (stat, TTL));
+        let (stat, ttl) = now.unwrap_or_else(|_| (request.done_to(was), Duration::ZERO));
+        Ok(Attributes { number, stat, ttl })
     }
 
     fn change(
         &self,
         caller: Caller,
-        inode: &Arc<Inode>,
+        node: &Node<'_>,
         open: Option<&Arc<OpenFile>>,
         request: &AttributeRequest,
     ) -> Result<(), Errno> {
-        let node = self.node(Arc::clone(inode))?;
         if let Some(size) = request.size {
             let kill_set_id = caller.uid != 0;
             let branch = node.first.branch;
@@ -94,7 +117,14 @@ impl Vfs {
                 }
             }
         }
-        node.change_parts(|part| part.branch.set_attributes(part.as_fd(), &request.change))
+        if request.change == AttributeChange::default() {
+            return Ok(());
+        }
+        node.change_parts(
+            |part| part.branch.stat(part.as_fd()),
+            |part| part.branch.set_attributes(part.as_fd(), &request.change),
+            |part, was| part.branch.set_attributes(part.as_fd(), &request.change.back_to(was)),
+        )
     }
 
     fn record_changes(

@@ -151,8 +151,7 @@ impl Vfs {
             return Err(Errno::EXIST);
         }
         self.with_part(&site.parent, node.first.index, |part| {
-            part.branch.link(node.first.as_fd(), part.as_fd(), &site.name)?;
-            part.branch.lookup(part.as_fd(), &site.name)
+            part.branch.link(node.first.as_fd(), part.as_fd(), &site.name)
         })
     }
 

@@ -132,7 +132,12 @@ impl Vfs {
             let links = u32::try_from(children).unwrap_or(0).saturating_add(2);
             return Ok(Stat { nlink: links, ..virtual_stat(self.started) });
         }
-        let node = self.node(Arc::clone(inode))?;
+        self.stat_node(&self.node(Arc::clone(inode))?)
+    }
+
+    /// Attributes of an opened inode.
+    pub(super) fn stat_node(&self, node: &Node<'_>) -> Result<Stat, Errno> {
+        let inode = &node.inode;
         let stat = |part: &OpenPart<'_>| match inode.layout {
             Some(_) => part.branch.stat_root(),
             None => part.branch.stat(part.as_fd()),
@@ -178,8 +183,13 @@ impl Vfs {
             }
             devices.push(device);
             // The view itself answers from memory, whatever one of its branches does: commands ask it.
-            let space =
-                if in_branch.is_some() { branch.statfs().ok() } else { branch.last_space() };
+            let space = match in_branch {
+                None => branch.last_space(),
+                Some(_) => match branch.statfs() {
+                    Err(_) if !branch.is_online() => None,
+                    space => Some(space?),
+                },
+            };
             match (&mut sum, space) {
                 (Some(sum), Some(space)) => sum.add(&space),
                 (None, Some(space)) => sum = Some(space),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::branch::{Branch, FileKind, Found};
-use crate::error::Errno;
+use crate::error::{Errno, errno_name};
 use crate::types::{BranchIndex, Handle, ViewPath};
 use crate::view::{Domain, Inode, LayoutIndex, Part, Parts, Place};
 
@@ -49,12 +49,34 @@ impl<'a> Node<'a> {
         std::iter::once(&self.first).chain(&self.more)
     }
 
-    /// Changes all parts of a directory, the one that users see last: what fails halfway is not seen.
-    pub(super) fn change_parts(
+    /// Changes all parts of a directory, the one that users see last. Where one fails, all that were
+    /// changed, it included, are changed back: `keep` tells what a part was, `back` makes it that again.
+    pub(super) fn change_parts<T>(
         &self,
+        keep: impl Fn(&OpenPart<'a>) -> Result<T, Errno>,
         act: impl Fn(&OpenPart<'a>) -> Result<(), Errno>,
+        back: impl Fn(&OpenPart<'a>, &T) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
-        self.more.iter().rev().chain([&self.first]).try_for_each(act)
+        let mut changed = Vec::new();
+        for part in self.more.iter().rev().chain([&self.first]) {
+            let acted = keep(part).and_then(|was| {
+                changed.push((part, was));
+                act(part)
+            });
+            let Err(errno) = acted else { continue };
+            let failing = part.index;
+            for (part, was) in changed.iter().rev() {
+                // The one that refused the change was not changed, and refuses this one too.
+                if let Err(failed) = back(part, was)
+                    && (failed != errno || part.index != failing)
+                {
+                    let (branch, why) = (part.branch.name(), errno_name(errno));
+                    log::warn!("branch {branch}: a change stays that failed ({why}): {failed}");
+                }
+            }
+            return Err(errno);
+        }
+        Ok(())
     }
 
     /// The part on a branch.

@@ -50,11 +50,12 @@ impl Vfs {
             if !node.more.is_empty() {
                 check_flags(&node.first, key, flags)?;
             }
-            node.change_parts(|part| {
+            let act = |part: &OpenPart<'_>| {
                 let flags = if is_first(node, part) { flags } else { XattrFlags::empty() };
                 part.branch.set_xattr(part.as_fd(), key, value, flags)?;
                 part.branch.after_acl(part.as_fd(), key, caller.uid, caller.gid, &groups)
-            })
+            };
+            change_parts(node, key, act)
         })
     }
 
@@ -64,7 +65,7 @@ impl Vfs {
             if !node.more.is_empty() {
                 check_flags(&node.first, key, XattrFlags::REPLACE)?;
             }
-            node.change_parts(|part| match part.branch.remove_xattr(part.as_fd(), key) {
+            change_parts(node, key, |part| match part.branch.remove_xattr(part.as_fd(), key) {
                 Err(Errno::NODATA) if !is_first(node, part) => Ok(()),
                 result => result,
             })
@@ -106,6 +107,18 @@ fn check_flags(first: &OpenPart<'_>, key: &OsStr, flags: XattrFlags) -> Result<(
         Err(Errno::NODATA) if !flags.contains(XattrFlags::REPLACE) => Ok(()),
         result => result.map(drop),
     }
+}
+
+fn change_parts<'a>(
+    node: &Node<'a>,
+    key: &OsStr,
+    act: impl Fn(&OpenPart<'a>) -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    node.change_parts(
+        |part| part.branch.xattr_before(part.as_fd(), key),
+        act,
+        |part, was| part.branch.restore_xattr(part.as_fd(), key, was),
+    )
 }
 
 fn is_first(node: &Node<'_>, part: &OpenPart<'_>) -> bool {
