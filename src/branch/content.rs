@@ -67,7 +67,9 @@ impl Branch {
         Ok(())
     }
 
-    /// Reads at an offset until the buffer is full or the file ends; gives the number of bytes.
+    /// Reads at an offset until the buffer is full or the file ends; gives the number of bytes. An error
+    /// after a part was read is an error: to FUSE a short read is the end of the file, and users
+    /// would take what is before a bad block for the whole.
     pub fn read_at(
         &self,
         file: BorrowedFd<'_>,
@@ -80,7 +82,6 @@ impl Branch {
                 Ok(0) => break,
                 Ok(read) => done = done.saturating_add(read),
                 Err(Errno::INTR) => {}
-                Err(_) if done > 0 => break,
                 Err(errno) => return Err(errno),
             }
         }
@@ -95,32 +96,28 @@ impl Branch {
         bytes: &[u8],
         offset: u64,
     ) -> Result<usize, Errno> {
-        let mut done = 0;
-        while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
-            match rustix::io::pwrite(file, rest, offset.saturating_add(done as u64)) {
-                Ok(0) => break,
-                Ok(written) => done = done.saturating_add(written),
-                Err(Errno::INTR) => {}
-                Err(_) if done > 0 => break,
-                Err(errno) => return Err(errno),
-            }
+        match write_until(file, bytes, offset) {
+            (0, Err(errno)) => Err(errno),
+            (written, _) => Ok(written),
         }
-        Ok(done)
     }
 
-    /// Writes what was stored through a shared mapping, at its offset also if the file was opened with
-    /// O_APPEND: the kernel writes pages back through any writable handle of the inode, and pwrite(2)
-    /// appends whatever the offset (its BUGS section).
+    /// Writes what was stored through a shared mapping, all of it or it is an error: nobody would try the
+    /// rest again, and the kernel does not look at the length (fs/fuse/file.c, `fuse_writepage_end`).
+    /// At its offset also if the file was opened with O_APPEND: the kernel writes pages back through
+    /// any writable handle of the inode, and pwrite(2) appends whatever the offset (its BUGS section).
     pub fn write_mapped_at(
         &self,
         file: BorrowedFd<'_>,
         bytes: &[u8],
         offset: u64,
     ) -> Result<usize, Errno> {
-        if !rustix::fs::fcntl_getfl(file)?.contains(OFlags::APPEND) {
-            return self.write_at(file, bytes, offset);
-        }
-        self.write_at(reopen(file, OFlags::WRONLY)?.as_fd(), bytes, offset)
+        let (written, result) = if rustix::fs::fcntl_getfl(file)?.contains(OFlags::APPEND) {
+            write_until(reopen(file, OFlags::WRONLY)?.as_fd(), bytes, offset)
+        } else {
+            write_until(file, bytes, offset)
+        };
+        result.map(|()| written)
     }
 
     /// Reserves, punches or zeroes a range.
@@ -176,4 +173,19 @@ impl Branch {
         self.check_online()?;
         rustix::fs::fsync(reopen(node, OFlags::RDONLY | OFlags::DIRECTORY)?)
     }
+}
+
+/// Writes until all is written or a write fails; gives how much was. EIO where the file system takes
+/// nothing and does not say why.
+fn write_until(file: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> (usize, Result<(), Errno>) {
+    let mut done = 0;
+    while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+        match rustix::io::pwrite(file, rest, offset.saturating_add(done as u64)) {
+            Ok(0) => return (done, Err(Errno::IO)),
+            Ok(written) => done = done.saturating_add(written),
+            Err(Errno::INTR) => {}
+            Err(errno) => return (done, Err(errno)),
+        }
+    }
+    (done, Ok(()))
 }

@@ -57,19 +57,27 @@ impl Vfs {
         })?;
         let descriptor = file.descriptor();
         let branch = self.branch_of(&file)?;
-        if kill_set_id {
-            branch.clear_set_id(descriptor.as_fd())?;
-        }
-        let written = if mapped {
-            branch.write_mapped_at(descriptor.as_fd(), bytes, offset)?
-        } else {
-            branch.write_at(descriptor.as_fd(), bytes, offset)?
-        };
-        file.written.fetch_add(written as u64, Ordering::Relaxed);
+        let cleared = if kill_set_id { branch.clear_set_id(descriptor.as_fd()) } else { Ok(()) };
+        let written = cleared.and_then(|()| match mapped {
+            true => branch.write_mapped_at(descriptor.as_fd(), bytes, offset),
+            false => branch.write_at(descriptor.as_fd(), bytes, offset),
+        });
+        self.wrote(&file, caller, Operation::WriteData, written)
+    }
+
+    /// Counts what was written through a handle, and records its first write, also one that failed.
+    fn wrote(
+        &self,
+        file: &OpenFile,
+        caller: Caller,
+        operation: Operation,
+        written: Result<usize, Errno>,
+    ) -> Result<u32, Errno> {
+        file.written.fetch_add(written.unwrap_or(0) as u64, Ordering::Relaxed);
         if !file.wrote.swap(true, Ordering::AcqRel) {
-            self.record_on(&file, caller, Operation::WriteData, Ok(()));
+            self.record_on(file, caller, operation, written.map(drop));
         }
-        u32::try_from(written).map_err(|_| Errno::INVAL)
+        u32::try_from(written?).map_err(|_| Errno::INVAL)
     }
 
     /// The open file of a handle that may still be written.
@@ -158,20 +166,17 @@ impl Vfs {
         self.permit_inode(caller, Operation::CopyFileRange, &to.inode)?;
         let branch = self.branch_of(&to)?;
         let descriptor = to.descriptor();
-        if caller.uid != 0 {
-            branch.clear_set_id(descriptor.as_fd())?;
-        }
-        let copied = branch.copy_range(
-            (from.descriptor().as_fd(), source_offset),
-            (descriptor.as_fd(), target_offset),
-            // The reply has 32 bits, and the kernel copies at most this much at once.
-            length.min(0x7fff_f000) as usize,
-        )?;
-        to.written.fetch_add(copied as u64, Ordering::Relaxed);
-        if !to.wrote.swap(true, Ordering::AcqRel) {
-            self.record_on(&to, caller, Operation::CopyFileRange, Ok(()));
-        }
-        u32::try_from(copied).map_err(|_| Errno::INVAL)
+        let cleared =
+            if caller.uid != 0 { branch.clear_set_id(descriptor.as_fd()) } else { Ok(()) };
+        let copied = cleared.and_then(|()| {
+            branch.copy_range(
+                (from.descriptor().as_fd(), source_offset),
+                (descriptor.as_fd(), target_offset),
+                // The reply has 32 bits, and the kernel copies at most this much at once.
+                length.min(0x7fff_f000) as usize,
+            )
+        });
+        self.wrote(&to, caller, Operation::CopyFileRange, copied)
     }
 
     /// Makes an open file durable.
