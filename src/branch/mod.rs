@@ -139,6 +139,8 @@ pub struct Branch {
     condition: Mutex<Condition>,
     /// A mount point inside the branch has been warned of.
     mount_warned: AtomicBool,
+    /// A change was refused with EROFS since the last probe.
+    refused: AtomicBool,
 }
 
 /// What an online branch holds open.

@@ -15,7 +15,8 @@ use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
-use crate::types::{BranchUuid, Handle};
+use crate::error::Errno;
+use crate::types::{BranchMode, BranchUuid, Handle};
 
 use super::adopt::{BranchError, open_online};
 use super::{Branch, BranchSpec, Online, SpaceStat};
@@ -33,6 +34,11 @@ pub enum Health {
         /// When.
         since: Timestamp,
     },
+    /// Its file system takes no changes any more: somebody mounted it anew, or it met an error.
+    ReadOnly {
+        /// Since when.
+        since: Timestamp,
+    },
     /// It is not there.
     Offline {
         /// Why, in one line.
@@ -48,6 +54,7 @@ impl Health {
         match self {
             Self::Well => (None, None, None),
             Self::NotAnswering { since } => (Some("not answering"), None, Some(since)),
+            Self::ReadOnly { since } => (Some("read-only"), None, Some(since)),
             Self::Offline { why, since } => (Some("offline"), Some(why), Some(since)),
         }
     }
@@ -63,6 +70,19 @@ pub(super) struct Condition {
     probing: Option<(Instant, Timestamp)>,
     /// Space as of the last probe.
     space: Option<SpaceStat>,
+    /// Since when its file system takes no changes, though the branch may be changed.
+    read_only: Option<Timestamp>,
+}
+
+impl Condition {
+    fn of(mark: Mark) -> Self {
+        Self { mark, absence: None, probing: None, space: None, read_only: None }
+    }
+
+    fn note(&mut self, space: SpaceStat, read_only: bool) {
+        self.space = Some(space);
+        self.read_only = read_only.then(|| self.read_only.unwrap_or_else(Timestamp::now));
+    }
 }
 
 /// By what a branch is known again.
@@ -94,15 +114,17 @@ impl Branch {
                 Mark::Root { handle: online.root_handle.clone(), file_system: online.file_system }
             }
         };
-        let space = super::space::space_of(&online.root).ok();
-        let condition = Condition { mark, absence: None, probing: None, space };
+        let mut condition = Condition::of(mark);
+        if let Ok(space) = super::space::space_of(&online.root) {
+            condition.note(space, space.read_only && spec.mode != BranchMode::Ro);
+        }
         Self::new(spec, Some(Arc::new(online)), condition)
     }
 
     /// A branch that is known by its id and is not there.
     pub fn offline(spec: BranchSpec, known: BranchUuid, why: &BranchError) -> Self {
         let absence = Some((one_line(why), Timestamp::now()));
-        let condition = Condition { mark: Mark::Id(known), absence, probing: None, space: None };
+        let condition = Condition { absence, ..Condition::of(Mark::Id(known)) };
         Self::new(spec, None, condition)
     }
 
@@ -113,6 +135,7 @@ impl Branch {
             epoch: AtomicU64::new(0),
             condition: Mutex::new(condition),
             mount_warned: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
         }
     }
 
@@ -135,10 +158,33 @@ impl Branch {
         if let Some((why, since)) = &condition.absence {
             return Health::Offline { why: why.clone(), since: *since };
         }
-        match condition.probing {
-            Some((begun, since)) if begun.elapsed() > ANSWER_MAX => Health::NotAnswering { since },
+        match (condition.probing, condition.read_only) {
+            (Some((begun, since)), _) if begun.elapsed() > ANSWER_MAX => {
+                Health::NotAnswering { since }
+            }
+            (_, Some(since)) => Health::ReadOnly { since },
             _ => Health::Well,
         }
+    }
+
+    /// Whether its file system took no changes at the last probe, though the branch may be changed.
+    pub fn is_read_only(&self) -> bool {
+        self.condition.lock().read_only.is_some()
+    }
+
+    /// Has the next probe find out why a change was refused with EROFS.
+    pub fn was_refused(&self) {
+        self.refused.store(true, Ordering::Release);
+    }
+
+    /// A file system that was mounted read-only says so. ext4 that has met an error (errors=remount-ro)
+    /// need not: it only refuses, and of what can be asked without changing anything fsync(2) alone.
+    fn takes_no_changes(&self, online: &Online, space: &SpaceStat) -> bool {
+        let doubtful = self.refused.swap(false, Ordering::AcqRel) || self.is_read_only();
+        if self.spec.mode == BranchMode::Ro || space.read_only {
+            return space.read_only && self.spec.mode != BranchMode::Ro;
+        }
+        doubtful && rustix::fs::fsync(&online.root) == Err(Errno::ROFS)
     }
 
     /// Space of its file system as of the last probe; none while it is offline.
@@ -152,19 +198,17 @@ impl Branch {
         let Some(online) = self.online.load_full() else { return Ok(()) };
         self.condition.lock().probing = Some((Instant::now(), Timestamp::now()));
         let probed = online.probe(&self.spec);
+        let probed = probed.map(|space| (space, self.takes_no_changes(&online, &space)));
         let mut condition = self.condition.lock();
         condition.probing = None;
-        if let Ok(space) = probed {
-            condition.space = Some(space);
-        }
-        probed.map(drop)
+        probed.map(|(space, read_only)| condition.note(space, read_only))
     }
 
     /// Takes the branch offline: from now on it answers EIO.
     pub fn go_offline(&self, why: &BranchError) {
         let mut condition = self.condition.lock();
         condition.absence = Some((one_line(why), Timestamp::now()));
-        condition.space = None;
+        (condition.space, condition.read_only) = (None, None);
         self.online.store(None);
         self.epoch.fetch_add(1, Ordering::Release);
     }
@@ -203,7 +247,9 @@ impl Branch {
     pub fn come_online(&self, returning: Returning) {
         let mut condition = self.condition.lock();
         condition.absence = None;
-        condition.space = super::space::space_of(&returning.0.root).ok();
+        if let Ok(space) = super::space::space_of(&returning.0.root) {
+            condition.note(space, space.read_only && self.spec.mode != BranchMode::Ro);
+        }
         self.online.store(Some(Arc::new(returning.0)));
         self.epoch.fetch_add(1, Ordering::Release);
     }

@@ -61,8 +61,10 @@ fn open_private(spec: &BranchSpec, root: &OwnedFd) -> Result<Option<OwnedFd>, Br
     Ok(Some(folder))
 }
 
+/// Held by a descriptor that cannot write: one that can would keep the file system from being mounted
+/// read-only, and could not be had where it is.
 fn take_lock(spec: &BranchSpec, folder: &OwnedFd) -> Result<OwnedFd, BranchError> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let lock = rustix::fs::openat2(folder, "lock", flags, Mode::RUSR | Mode::WUSR, CONFINED)
         .map_err(private_io(spec, "open", "lock"))?;
     hold_lock(spec, lock, FlockOperation::NonBlockingLockExclusive)

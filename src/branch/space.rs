@@ -2,6 +2,8 @@
 
 use std::os::fd::OwnedFd;
 
+use rustix::fs::StatVfsMountFlags;
+
 use crate::error::Errno;
 
 use super::Branch;
@@ -23,6 +25,8 @@ pub struct SpaceStat {
     pub files_free: u64,
     /// Longest name in bytes.
     pub name_max: u32,
+    /// Nothing can be changed.
+    pub read_only: bool,
 }
 
 impl Default for SpaceStat {
@@ -35,6 +39,7 @@ impl Default for SpaceStat {
             files: 0,
             files_free: 0,
             name_max: 255,
+            read_only: false,
         }
     }
 }
@@ -59,6 +64,12 @@ impl Branch {
     pub fn statfs(&self) -> Result<SpaceStat, Errno> {
         space_of(&self.online()?.root)
     }
+
+    /// Space of the branch's file system for something new. EROFS where it takes no changes.
+    pub fn space_for_changes(&self) -> Result<SpaceStat, Errno> {
+        let space = self.statfs()?;
+        if space.read_only || self.is_read_only() { Err(Errno::ROFS) } else { Ok(space) }
+    }
 }
 
 /// Space of the file system of an open directory.
@@ -73,5 +84,6 @@ pub(super) fn space_of(directory: &OwnedFd) -> Result<SpaceStat, Errno> {
         files: stat.f_files,
         files_free: stat.f_ffree,
         name_max: narrow(stat.f_namemax),
+        read_only: stat.f_flag.contains(StatVfsMountFlags::RDONLY),
     })
 }

@@ -45,6 +45,7 @@ impl Presence {
             let name = format!("branch-{}", branch.name());
             let (_, said, _) = branch.health().fault();
             let mut watcher = Watcher {
+                read_only: false,
                 branch,
                 vfs: Arc::clone(vfs),
                 mover: Arc::clone(mover),
@@ -84,6 +85,8 @@ struct Watcher {
     mover: Arc<Mover<RealStorage>>,
     /// Probes that failed in a row.
     failures: u32,
+    /// The log was told that its file system takes no changes.
+    read_only: bool,
     /// The last reason why it cannot be online that the log was told.
     said: String,
 }
@@ -95,7 +98,10 @@ impl Watcher {
 
     fn probe(&mut self) {
         match self.branch.probe() {
-            Ok(()) => self.failures = 0,
+            Ok(()) => {
+                self.failures = 0;
+                self.tell_read_only();
+            }
             Err(error) if error.is_shortage() => {}
             Err(error) => {
                 self.failures = self.failures.saturating_add(1);
@@ -104,6 +110,19 @@ impl Watcher {
                     self.leave(&error);
                 }
             }
+        }
+    }
+
+    fn tell_read_only(&mut self) {
+        let now = self.branch.is_read_only();
+        if std::mem::replace(&mut self.read_only, now) == now {
+            return;
+        }
+        let name = self.branch.name();
+        if now {
+            log::error!("branch {name} is read-only: its file system takes no changes");
+        } else {
+            log::warn!("branch {name} can be changed again");
         }
     }
 

@@ -13,6 +13,9 @@ pub enum CrossingError {
     /// The branch is not there.
     #[error("branch {branch} is offline")]
     Offline { branch: String },
+    /// Its file system takes no changes, and so it can neither give nor take.
+    #[error("branch {branch} is read-only")]
+    ReadOnly { branch: String },
     /// Nothing has the source's name.
     #[error("the source does not exist")]
     SourceGone,
@@ -128,6 +131,7 @@ impl CrossingError {
             | Self::InDoubt { .. }
             | Self::LeftOpen { .. }
             | Self::Dead { .. } => Errno::IO,
+            Self::ReadOnly { .. } => Errno::ROFS,
             Self::Cancelled => Errno::CANCELED,
             Self::UndoImpossible { .. } => Errno::INVAL,
             Self::Ledger { errno } | Self::Io { errno, .. } => *errno,

@@ -40,6 +40,20 @@ impl<S: Storage> Mover<S> {
         Ok(found)
     }
 
+    /// Whether a branch can give and take: its file system may have become read-only. Before the decision
+    /// that is an error, after it something to put back.
+    pub(super) fn check_writable(&self, branch: BranchIndex) -> Result<(), CrossingError> {
+        let branch = self.branch(branch)?;
+        let read_only = self
+            .storage
+            .is_read_only(&branch.root)
+            .map_err(CrossingError::io("ask for the state of", &branch.name))?;
+        match read_only {
+            true => Err(CrossingError::ReadOnly { branch: branch.name.clone() }),
+            false => Ok(()),
+        }
+    }
+
     /// What stands at a target's name, if something of the kind `arriving` may replace it.
     pub(super) fn look_at_target(
         &self,

@@ -135,7 +135,9 @@ impl<S: Storage> Mover<S> {
     ) -> Result<Prepared<S>, CrossingError> {
         let txid = record.txid;
         let mut parts = Vec::with_capacity(request.sources.len());
+        self.check_writable(request.target.branch)?;
         for source in &request.sources {
+            self.check_writable(source.name.branch)?;
             parts.push(self.look_at_part(source, txid)?);
         }
         let (Some(first), Some(source)) = (parts.first_mut(), request.sources.first()) else {
@@ -147,7 +149,10 @@ impl<S: Storage> Mover<S> {
         }
         let targets = std::iter::once(&request.target).chain(&request.target_shadows);
         for target in targets {
-            self.look_at_target(&target.place(), &kind, request.no_replace)?;
+            let there = self.look_at_target(&target.place(), &kind, request.no_replace)?;
+            if there.is_some() {
+                self.check_writable(target.branch)?;
+            }
         }
         let mut opened = None;
         if kind == Kind::File {

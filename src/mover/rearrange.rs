@@ -102,6 +102,7 @@ impl<S: Storage> Mover<S> {
         for name in request.displace.iter().filter(goes).chain(old_names) {
             let branch = self.branch(name.branch)?;
             let Some(found) = self.look_at(name)? else { continue };
+            self.check_writable(name.branch)?;
             let from = branch.in_tree(name);
             moves::check_empty(&*self.storage, &from.1, &found)?;
             let position = held.entry(name.branch).or_insert(0_usize);
@@ -116,6 +117,7 @@ impl<S: Storage> Mover<S> {
                 return Err(CrossingError::io("rename on one branch", &target.view)(Errno::XDEV));
             }
             let found = self.look_at(source)?.ok_or(CrossingError::SourceGone)?;
+            self.check_writable(source.branch)?;
             let (from, to) = (branch.in_tree(source), branch.in_tree(target));
             let free = plan.moves.iter().any(|earlier| earlier.step.from == to.0);
             if !free && self.look_at(target)?.is_some() {

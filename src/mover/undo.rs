@@ -52,6 +52,7 @@ impl<S: Storage> Mover<S> {
             let at = self.spot(home)?;
             self.look_at_target(&at.1, &Kind::File, true)?;
             let branch = self.branch_of(home)?;
+            self.check_writable(branch.index)?;
             targets.push(TargetEnd { branch: branch.index, at, hold: branch.in_hold(record.txid) });
         }
         let at = self.spot(&applied.to)?;
@@ -63,6 +64,7 @@ impl<S: Storage> Mover<S> {
             self.check_held(undone, held)?;
         }
         let branch = self.branch_of(&applied.to)?;
+        self.check_writable(branch.index)?;
         let hold = branch.in_hold(record.txid);
         let part = Part { branch: branch.index, at, hold, found, lease: None, tree: None };
         self.announce(&record, "prepare");

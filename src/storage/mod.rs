@@ -204,6 +204,8 @@ pub trait Storage: Send + Sync + 'static {
     /// How many files an ordinary user can still make on the file system of `dir`; `u64::MAX` where
     /// it has no such limit.
     fn free_inodes(&self, dir: &Self::Dir) -> Result<u64, Errno>;
+    /// Whether the file system of `dir` is mounted read-only.
+    fn is_read_only(&self, dir: &Self::Dir) -> Result<bool, Errno>;
     /// Opens a file of `create_file` once more, for reading and writing past the page cache: what is
     /// read comes from the disk, what is written went there (and is durable after `sync_file`, not
     /// before). `None` where the file system cannot.

@@ -23,7 +23,7 @@ use crate::view::{Inode, OpenFile};
 
 use super::Vfs;
 use super::permit::Question;
-use super::place::passes_on;
+use super::place::{passes_on, takes_nothing};
 use super::remove::Occupied;
 use super::site::{OpenPart, Site};
 use super::switch::is_below;
@@ -119,7 +119,7 @@ impl Vfs {
         let admit = self.admission(caller, source, target, gates)?;
         let mut full = None;
         let mut errno = Errno::NOSPC;
-        for branch in self.candidates(&target.parent) {
+        for branch in self.candidates(&target.parent)? {
             let name = match self.with_part(&target.parent, branch, |part| name_of(target, part)) {
                 Err(refused) if passes_on(refused) => {
                     errno = refused;
@@ -138,7 +138,7 @@ impl Vfs {
             };
             match self.mover.prepare_watched(request, watch) {
                 Ok(prepared) => return Ok(prepared),
-                Err(error) if matches!(error.errno(), Errno::NOSPC | Errno::DQUOT) => {
+                Err(error) if takes_nothing(error.errno()) => {
                     full = Some(error);
                 }
                 Err(error) => {
@@ -367,6 +367,10 @@ impl Vfs {
     ) -> Errno {
         let path = &source.site.path;
         log::warn!("crossing of {path} to {}: {error}", target.path);
+        if error.errno() == Errno::ROFS {
+            self.was_refused(source.first.index);
+            self.was_refused(target.parent.first.index);
+        }
         let refused = error.is_denial();
         let gate = gate.filter(|_| refused);
         let decision = Decision {

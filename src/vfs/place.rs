@@ -15,7 +15,7 @@ use super::site::{Node, OpenPart, Site};
 
 impl Vfs {
     /// Makes something at a site, where a pool's member cannot take it on the next. EEXIST if any member has
-    /// the name; ENOSPC if all are full.
+    /// the name; ENOSPC if all are full, EROFS if they are read-only.
     pub(super) fn place_new<T>(
         &self,
         site: &Site<'_>,
@@ -29,7 +29,7 @@ impl Vfs {
             return Err(Errno::EXIST);
         }
         let mut full = Errno::NOSPC;
-        for branch in self.candidates(parent) {
+        for branch in self.candidates(parent)? {
             match self.with_part(parent, branch, &act) {
                 Ok(made) => return Ok((branch, made)),
                 Err(errno) if passes_on(errno) => full = errno,
@@ -39,23 +39,34 @@ impl Vfs {
         Err(full)
     }
 
-    /// The members that something new in a directory of a pool may go to, in the order to try.
-    pub(super) fn candidates(&self, parent: &Node<'_>) -> Vec<BranchIndex> {
+    /// The members that something new in a directory of a pool may go to, in the order to try. One that
+    /// cannot tell its space, or is read-only, is left out; an error where that leaves none.
+    pub(super) fn candidates(&self, parent: &Node<'_>) -> Result<Vec<BranchIndex>, Errno> {
         let Some((_, Pool { members, place, .. })) = self.view.pool_of(parent.first.index) else {
-            return vec![parent.first.index];
+            return Ok(vec![parent.first.index]);
         };
-        let candidate = |index: &BranchIndex| {
-            let branch = self.branch(*index).ok()?;
-            // A member that cannot even tell its space is not given anything new.
-            let space = branch.statfs().ok()?;
-            Some(Candidate {
-                branch: *index,
-                free: space.blocks_available.saturating_mul(space.block_size.into()),
-                min_free: branch.spec().min_free,
-                has_folder: parent.part_on(*index).is_some(),
-            })
-        };
-        placement(*place, &members.iter().filter_map(candidate).collect::<Vec<_>>())
+        let (mut candidates, mut why) = (Vec::new(), None);
+        for index in members {
+            match self.candidate(parent, *index) {
+                Ok(candidate) => candidates.push(candidate),
+                Err(errno) => why = Some(errno),
+            }
+        }
+        match why {
+            Some(errno) if candidates.is_empty() => Err(errno),
+            _ => Ok(placement(*place, &candidates)),
+        }
+    }
+
+    fn candidate(&self, parent: &Node<'_>, index: BranchIndex) -> Result<Candidate, Errno> {
+        let branch = self.branch(index)?;
+        let space = branch.space_for_changes()?;
+        Ok(Candidate {
+            branch: index,
+            free: space.blocks_available.saturating_mul(space.block_size.into()),
+            min_free: branch.spec().min_free,
+            has_folder: parent.part_on(index).is_some(),
+        })
     }
 
     /// Acts in the part of a directory on a branch, which is made if it is not there yet.
@@ -147,8 +158,14 @@ impl Vfs {
     }
 }
 
-/// Whether the next member is to be tried: this one is full, cannot hold the folder's attributes, or has
-/// something else where the folder should be made, hidden behind the directory of an earlier member.
+/// Whether the next member is to be tried: this one is full or has become read-only, cannot hold the
+/// folder's attributes, or has something else where the folder should be made, hidden behind the
+/// directory of an earlier member.
 pub(super) fn passes_on(errno: Errno) -> bool {
-    matches!(errno, Errno::NOSPC | Errno::DQUOT | Errno::OPNOTSUPP | Errno::NOTDIR)
+    takes_nothing(errno) || matches!(errno, Errno::OPNOTSUPP | Errno::NOTDIR)
+}
+
+/// Whether a member is full or has become read-only.
+pub(super) fn takes_nothing(errno: Errno) -> bool {
+    matches!(errno, Errno::NOSPC | Errno::DQUOT | Errno::ROFS)
 }

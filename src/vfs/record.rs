@@ -6,7 +6,7 @@ use crate::error::{Errno, errno_name};
 use crate::ledger::record::{OperationRecord, Verdict};
 use crate::ledger::{Durability, Record};
 use crate::sys::process::exe_of;
-use crate::types::{Operation, Verb};
+use crate::types::{BranchIndex, Operation, Verb};
 
 use super::Vfs;
 use super::permit::Question;
@@ -43,6 +43,11 @@ impl Vfs {
                 (RecordLevel::Mutations, Durability::Group)
             }
         };
+        if result == Err(Errno::ROFS)
+            && let Some(branch) = question.branch
+        {
+            self.was_refused(branch);
+        }
         if self.record >= needed {
             let record = self.operation_record(operation, question, result);
             self.append(Record::Operation(Box::new(record)), durability);
@@ -73,6 +78,12 @@ impl Vfs {
             written: None,
             count: None,
         }
+    }
+
+    /// An allowed change met EROFS: the branch, or a member of its pool, may have become read-only.
+    pub(super) fn was_refused(&self, index: BranchIndex) {
+        let members = self.view.members(self.view.domain(index)).into_iter();
+        members.filter_map(|index| self.branch(index).ok()).for_each(|branch| branch.was_refused());
     }
 
     /// Hands a record to the ledger. What was done is done: a ledger that fails now is logged, and

@@ -14,8 +14,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, FallocateFlags, FileType, Mode, OFlags, RawDir, RenameFlags, SeekFrom, Timespec,
-    Timestamps,
+    AtFlags, FallocateFlags, FileType, Mode, OFlags, RawDir, RenameFlags, SeekFrom,
+    StatVfsMountFlags, Timespec, Timestamps,
 };
 
 use super::{Kind, Metadata, Readback, Storage, Xattrs};
@@ -382,6 +382,11 @@ impl Storage for RealStorage {
         // btrfs and others without a table of inodes say that they have none in all.
         Ok(if stat.f_files == 0 { u64::MAX } else { stat.f_favail })
     }
+
+    fn is_read_only(&self, dir: &RealDir) -> Result<bool, Errno> {
+        Ok(rustix::fs::fstatvfs(dir)?.f_flag.contains(StatVfsMountFlags::RDONLY))
+    }
+
     fn open_direct(&self, file: &RealFile) -> Result<Option<RealFile>, Errno> {
         readback::open_direct(file.as_fd(), OFlags::RDWR)
     }

@@ -464,6 +464,12 @@ impl Storage for SimulatedStorage {
         Ok(state.free_inodes(state.inode(dir.inode)?.device))
     }
 
+    fn is_read_only(&self, dir: &SimulatedDir) -> Result<bool, Errno> {
+        let state = self.step("is_read_only", OsStr::new(""))?;
+        state.inode(dir.inode)?;
+        Ok(false)
+    }
+
     fn open_direct(&self, file: &SimulatedFile) -> Result<Option<SimulatedFile>, Errno> {
         let state = self.step("open_direct", OsStr::new(""))?;
         let direct = state.options(state.inode(file.inode)?.device).direct;
