@@ -101,10 +101,11 @@ pub fn serve(launch: &Launch, live: impl FnOnce(&Live)) -> Result<(), DaemonErro
     let state = State::open(&loaded.config.state, &loaded.config.view, &mountpoint)?;
     // A signal from here on ends in a clean stop, not in the middle of a mount.
     let signals = stop::Signals::new()?;
-    prepare_process(&mut notices);
+    let open_max = prepare_process(&mut notices);
 
     let assembled = assemble::assemble(&loaded, launch, &state.path, &mut notices)?;
     let (vfs, ledger) = (assembled.vfs, assembled.ledger);
+    vfs.set_open_max(open_max);
     let uid = rustix::process::geteuid().as_raw();
     let record = mount_record(&mountpoint, uid, MountEvent::Mounted);
     let policy = PolicyRecord { sha256: loaded.sha256.clone(), generation: 1, uid };
@@ -168,17 +169,19 @@ fn absolute(path: &Path) -> Result<PathBuf, DaemonError> {
     }
 }
 
-/// Limits, capabilities and what happens when a thread panics; before there are other threads.
-fn prepare_process(notices: &mut Vec<String>) {
+/// Limits, capabilities and what happens when a thread panics; before there are other threads. Gives how
+/// many files users may have open.
+fn prepare_process(notices: &mut Vec<String>) -> usize {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         PANICS.fetch_add(1, Ordering::Relaxed);
         usual(info);
         log::error!("a thread failed, which is a bug: {info}");
     }));
-    if let Err(errno) = limits::raise_open_files() {
+    let limit = limits::raise_open_files().unwrap_or_else(|errno| {
         notices.push(format!("cannot raise the limit of open files: {errno}"));
-    }
+        limits::open_files()
+    });
     if let Err(errno) = limits::drop_resource_capability() {
         notices.push(format!("cannot give up CAP_SYS_RESOURCE: {errno}"));
     }
@@ -189,6 +192,7 @@ fn prepare_process(notices: &mut Vec<String>) {
                 .to_owned(),
         );
     }
+    limits::open_files_for_users(limit)
 }
 
 fn mount(

@@ -13,6 +13,12 @@ use crate::vfs::{Attributes, Opened, Vfs};
 use super::convert::attributes;
 use super::reply::GENERATION;
 
+/// Whether it may take the next one.
+fn is_shortage(error: &std::io::Error) -> bool {
+    let shortages = [libc::ENOMEM, libc::EMFILE, libc::ENFILE];
+    error.raw_os_error().is_some_and(|number| shortages.contains(&number))
+}
+
 /// Registrations by inode, and by the handles that keep them.
 #[derive(Debug, Default)]
 pub struct Backings {
@@ -36,10 +42,16 @@ impl Backings {
             None => match register(descriptor) {
                 Ok(backing) => Arc::new(backing),
                 Err(error) => {
-                    log::warn!(
-                        "the kernel takes no backing files ({error}): reads and writes go through octroi"
-                    );
-                    vfs.set_kernel_io(false);
+                    vfs.not_passed_through(opened.handle);
+                    if is_shortage(&error) {
+                        log::warn!("the kernel does not take a backing file now: {error}");
+                    } else {
+                        log::warn!(
+                            "the kernel takes no backing files ({error}): reads and writes go \
+                             through octroi"
+                        );
+                        vfs.set_kernel_io(false);
+                    }
                     return None;
                 }
             },

@@ -13,6 +13,22 @@ pub fn raise_open_files() -> Result<Option<u64>, Errno> {
     Ok(maximum)
 }
 
+/// How many descriptors may be open now; `None` for no limit.
+pub fn open_files() -> Option<u64> {
+    getrlimit(Resource::Nofile).current
+}
+
+/// Descriptors that are kept back for what the daemon itself opens: those of requests under way, of
+/// crossings, of the ledger, of the control socket.
+const RESERVE: u64 = 1024;
+
+/// How many files users may have open, given how many descriptors may be open in all: so many are left
+/// that the daemon goes on working when users open all they can.
+pub fn open_files_for_users(limit: Option<u64>) -> usize {
+    let Some(limit) = limit else { return usize::MAX };
+    usize::try_from(limit.saturating_sub(RESERVE.min(limit / 2))).unwrap_or(usize::MAX)
+}
+
 /// Gives CAP_SYS_RESOURCE up, under which the daemon would write into blocks reserved for root and over
 /// quotas. Capabilities are a thread's: to be called before others are started, which inherit them.
 pub fn drop_resource_capability() -> Result<(), Errno> {
@@ -31,6 +47,14 @@ mod tests {
     fn the_soft_limit_becomes_the_hard_one() {
         let hard = raise_open_files().expect("raising to the hard limit is always allowed");
         assert_eq!(getrlimit(Resource::Nofile).current, hard);
+    }
+
+    #[test]
+    fn the_daemon_keeps_descriptors_for_itself() {
+        for (limit, users) in [(1 << 20, (1 << 20) - 1024), (4096, 3072), (1024, 512), (0, 0)] {
+            assert_eq!(open_files_for_users(Some(limit)), users);
+        }
+        assert_eq!(open_files_for_users(None), usize::MAX);
     }
 
     #[test]

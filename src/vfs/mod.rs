@@ -11,7 +11,7 @@
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -26,7 +26,7 @@ use crate::policy::{Policy, Principal};
 use crate::stats::Stats;
 use crate::storage::real::RealStorage;
 use crate::sys::memory;
-use crate::types::{BranchIndex, PoolIndex, Time, ViewPath};
+use crate::types::{BranchIndex, Caller, PoolIndex, Time, ViewPath};
 use crate::view::locks::LockGuard;
 use crate::view::{Domain, Inode, Layout, Part, Parts as InodeParts, Place, Pool, View};
 
@@ -151,6 +151,10 @@ pub struct Vfs {
     left_open: Mutex<Vec<(ViewPath, LockGuard)>>,
     started: Time,
     kernel_io: AtomicBool,
+    /// Files that may be open at once.
+    open_max: AtomicUsize,
+    /// The log was told that so many are open.
+    open_all: AtomicBool,
 }
 
 impl Vfs {
@@ -186,6 +190,8 @@ impl Vfs {
             left_open: Mutex::default(),
             started: now(),
             kernel_io: AtomicBool::new(true),
+            open_max: AtomicUsize::new(usize::MAX),
+            open_all: AtomicBool::new(false),
         };
         vfs.enter_folders();
         vfs.lock_names(parts.locked);
@@ -261,6 +267,34 @@ impl Vfs {
         self.kernel_io.store(able, Ordering::Release);
     }
 
+    /// At most so many files are open at once, each of which keeps a descriptor. Without this call there is
+    /// no limit.
+    pub fn set_open_max(&self, files: usize) {
+        self.open_max.store(files, Ordering::Release);
+    }
+
+    /// ENFILE if as many files are open as may be. The last sixteenth is root's: somebody must be able to
+    /// look.
+    fn room_to_open(&self, caller: Caller) -> Result<(), Errno> {
+        let all = self.open_max.load(Ordering::Acquire);
+        let max = if caller.uid == 0 { all } else { all.saturating_sub(all / 16) };
+        let open = self.view.handles.open_files();
+        if open < max {
+            return Ok(());
+        }
+        if !self.open_all.swap(true, Ordering::AcqRel) {
+            log::warn!("{open} files are open, as many as may be; more are refused with ENFILE");
+        }
+        Err(Errno::NFILE)
+    }
+
+    /// The log is told again when half have been closed.
+    fn note_room(&self) {
+        if self.view.handles.open_files() < self.open_max.load(Ordering::Acquire) / 2 {
+            self.open_all.store(false, Ordering::Release);
+        }
+    }
+
     /// Ends what waits for its rename, or is prepared for one, and can wait no longer. Called before
     /// the ledger is closed.
     pub fn shut_down(&self) {
@@ -277,6 +311,7 @@ impl Vfs {
         self.note_offline();
         self.lock_left_open();
         self.expire_prepared_as_usual();
+        self.note_room();
         let purged = self.mover.purge(jiff::Timestamp::now(), keep);
         if purged.failed > 0 {
             log::warn!(

@@ -95,6 +95,7 @@ impl Vfs {
             });
         }
         let access = Access::of(flags)?;
+        self.room_to_open(caller)?;
         // Before the decision: else a crossing could take the file, between the two, to where it must
         // not be written. Reading keeps nobody out, and looks at the place again in the end.
         let content = vec![Lock::Content(number)];
@@ -167,8 +168,8 @@ impl Vfs {
         let known = Arc::clone(&inode);
         let _agreed = known.opening.lock();
         let others = inode.open_files();
-        let through_daemon = others.iter().any(|open| !open.passthrough);
-        let through_kernel = others.iter().any(|open| open.passthrough);
+        let through_daemon = others.iter().any(|open| !open.is_passthrough());
+        let through_kernel = others.iter().any(|open| open.is_passthrough());
         // Once the kernel has the backing file of an inode, every open must name it: this one then
         // reads and writes past the page cache, by the daemon.
         let passthrough = if stays { through_kernel } else { !through_daemon };
@@ -191,6 +192,14 @@ impl Vfs {
         }
     }
 
+    /// The kernel would not take the backing file of an open that was to be passed through: it reads and
+    /// writes by the daemon, and so do those that come while it is open.
+    pub fn not_passed_through(&self, handle: u64) {
+        if let Some(file) = self.view.handles.file(handle) {
+            file.passthrough.store(false, Ordering::Release);
+        }
+    }
+
     /// Makes a regular file and opens it in one step; opens it if it has come to be meanwhile and
     /// O_EXCL does not forbid that.
     pub fn create(
@@ -204,6 +213,7 @@ impl Vfs {
     ) -> Result<(Attributes, Opened), Errno> {
         let site = self.site(parent, name, Purpose::Add)?;
         let access = Access::of(flags)?;
+        self.room_to_open(caller)?;
         let question = site.question(caller, false);
         let mut generation = self.permit(Operation::Create, &question)?.generation;
         for operation in access.operations() {

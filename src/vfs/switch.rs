@@ -124,7 +124,7 @@ impl Vfs {
         if open.is_empty() {
             return Ok(());
         }
-        if open.iter().any(|file| file.passthrough) {
+        if open.iter().any(|file| file.is_passthrough()) {
             return Err(Errno::BUSY);
         }
         let branch = self.branch(part.branch)?;

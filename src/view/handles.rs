@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 use parking_lot::{Mutex, RwLock};
@@ -26,7 +26,7 @@ pub struct OpenFile {
     /// Opened for writing.
     pub writable: bool,
     /// The kernel reads and writes the backing file itself.
-    pub passthrough: bool,
+    pub passthrough: AtomicBool,
     /// Who opened it.
     pub opener: Caller,
     /// Generation of the policy that last allowed writing; 0 for none.
@@ -53,7 +53,7 @@ impl OpenFile {
             backing: RwLock::new((branch, Arc::new(descriptor))),
             readable,
             writable,
-            passthrough,
+            passthrough: AtomicBool::new(passthrough),
             opener,
             generation: AtomicU64::new(generation),
             wrote: AtomicBool::new(false),
@@ -69,6 +69,11 @@ impl OpenFile {
     /// The branch that it lies in.
     pub fn branch(&self) -> BranchIndex {
         self.backing.read().0
+    }
+
+    /// Whether the kernel reads and writes the backing file itself.
+    pub fn is_passthrough(&self) -> bool {
+        self.passthrough.load(Ordering::Acquire)
     }
 
     /// After a crossing that moved the inode itself to another branch.
@@ -113,6 +118,7 @@ pub struct OpenDirectory {
 #[derive(Debug, Default)]
 pub struct Handles {
     next: AtomicU64,
+    open_files: AtomicUsize,
     files: DashMap<u64, Arc<OpenFile>>,
     directories: DashMap<u64, Arc<OpenDirectory>>,
 }
@@ -124,7 +130,13 @@ impl Handles {
         file.inode.opened(&file);
         let number = self.number();
         self.files.insert(number, Arc::clone(&file));
+        self.open_files.fetch_add(1, Ordering::Relaxed);
         (number, file)
+    }
+
+    /// How many files are open.
+    pub fn open_files(&self) -> usize {
+        self.open_files.load(Ordering::Relaxed)
     }
 
     /// Adds an open directory.
@@ -161,6 +173,7 @@ impl Handles {
     /// Closes a file.
     pub fn remove_file(&self, number: u64) -> Option<Arc<OpenFile>> {
         let (_, file) = self.files.remove(&number)?;
+        self.open_files.fetch_sub(1, Ordering::Relaxed);
         file.inode.closed(&file);
         Some(file)
     }
