@@ -59,12 +59,14 @@ impl<S: Storage> Mover<S> {
 
     /// Ends what can be ended of the transactions that are open and not under way.
     pub(super) fn recover_open(&self, recovery: &mut Recovery) {
-        for record in self.left_open() {
-            if record.step == Step::Commit {
-                self.complete(&record, recovery);
-            } else {
-                self.roll_back(&record, recovery);
-            }
+        self.left_open().iter().for_each(|record| self.recover_one(record, recovery));
+    }
+
+    pub(super) fn recover_one(&self, record: &CrossingRecord, recovery: &mut Recovery) {
+        if record.step == Step::Commit {
+            self.complete(record, recovery);
+        } else {
+            self.roll_back(record, recovery);
         }
     }
 
@@ -289,9 +291,12 @@ impl Recovery {
     }
 }
 
-/// Errors that say nothing about the transaction: the next recovery may find the disk well.
+/// Errors that say nothing about the transaction: the next recovery may find the disk well, and what the
+/// daemon had run out of.
 pub(super) fn is_disk_trouble(error: &CrossingError) -> bool {
     let gone = [Errno::NODEV, Errno::NXIO, Errno::NOTCONN, Errno::SHUTDOWN, Errno::STALE];
-    let unwell = [Errno::IO, Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::NOMEM];
-    gone.contains(&error.errno()) || unwell.contains(&error.errno())
+    let unwell = [Errno::IO, Errno::NOSPC, Errno::DQUOT, Errno::ROFS];
+    let shortages = [Errno::NOMEM, Errno::MFILE, Errno::NFILE];
+    let errno = error.errno();
+    gone.contains(&errno) || unwell.contains(&errno) || shortages.contains(&errno)
 }

@@ -37,10 +37,30 @@ fn nothing_crosses_while_a_branch_is_away() {
     }
 }
 
+/// What brings a branch back to health.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Healed {
+    /// It was away.
+    Returned,
+    /// It works again.
+    Itself,
+}
+
 /// Two calls of a crossing fail, as those of a dying disk. What that leaves open is ended when the
 /// branch is back, without a restart.
 #[test]
 fn what_a_failing_disk_left_open_is_ended_when_it_returns() {
+    fails_and_heals(Errno::IO, Healed::Returned);
+}
+
+/// The same of a disk that errs for a while, or a daemon that has run out of something.
+#[test]
+fn what_a_passing_fault_left_open_is_ended_when_it_is_tried_again() {
+    fails_and_heals(Errno::IO, Healed::Itself);
+    fails_and_heals(Errno::MFILE, Healed::Itself);
+}
+
+fn fails_and_heals(errno: Errno, healed: Healed) {
     let (mut waited, mut ended) = (0, false);
     for step in 0..STEPS_MAX {
         for second in 1..4 {
@@ -48,7 +68,7 @@ fn what_a_failing_disk_left_open_is_ended_when_it_returns() {
             let request = world.request("f", "sub/g");
             let first = world.disk.steps() + step;
             for step in [first, first + second] {
-                world.disk.fail_at(step, Fault::Errno(Errno::IO));
+                world.disk.fail_at(step, Fault::Errno(errno));
             }
             let outcome = world.cross_as(request);
             ended = world.disk.steps() <= first;
@@ -56,16 +76,27 @@ fn what_a_failing_disk_left_open_is_ended_when_it_returns() {
             if !both_failed || world.mover.ledger.accepts_mutations().is_err() {
                 continue;
             }
-            let context = format!("step {step} and {second} later: {outcome:?}");
-            let open = world.mover.left_open();
+            let context = format!("{errno:?} at step {step} and {second} later: {outcome:?}");
+            let mut open = world.mover.left_open();
             waited += open.len();
+            assert!(!matches!(outcome, Err(CrossingError::Dead { .. })), "{context}");
             if matches!(outcome, Err(CrossingError::LeftOpen { .. })) {
                 assert_eq!(open.len(), 1, "{context}");
             }
-            let branch = leave(&world, 1);
-            let recovery = world.mover.branch_returned(branch);
+            let unsynced = world.mover.unsynced.lock().clone();
+            let recovery = match healed {
+                Healed::Returned => world.mover.branch_returned(leave(&world, 1)),
+                Healed::Itself => {
+                    open.retain(|record| !unsynced.contains(&record.txid));
+                    world.mover.retry_left_open()
+                }
+            };
             assert!(recovery.left_open.is_empty(), "{context}: {recovery:?}");
-            assert!(world.mover.left_open().is_empty(), "{context}");
+            let unended = world.mover.left_open();
+            let waits = |record: &CrossingRecord| {
+                healed == Healed::Itself && unsynced.contains(&record.txid)
+            };
+            assert!(unended.iter().all(waits), "{context}: {unended:?}");
             assert_eq!(
                 recovery.completed.len() + recovery.reverted.len() + recovery.aborted.len(),
                 open.len(),
@@ -77,7 +108,9 @@ fn what_a_failing_disk_left_open_is_ended_when_it_returns() {
                 crossed || ends == (Some(new_content()), Some(OLD.to_vec())),
                 "{context}: neither before nor after"
             );
-            assert!(world.private(1, "stage").is_empty(), "{context}: a copy was left");
+            if healed == Healed::Returned {
+                assert!(world.private(1, "stage").is_empty(), "{context}: a copy was left");
+            }
         }
         if ended {
             assert!(waited > 3, "only {waited} crossings were left open in {step} steps");
