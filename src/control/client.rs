@@ -54,16 +54,21 @@ impl Client {
     /// Finds the daemon that serves a mount. A socket of somebody who is neither the mounting user nor
     /// root is passed over.
     pub fn find(mount: &ViewMount) -> Result<Self, ClientError> {
+        let mut refused = None;
         for socket in candidates(&mount.name, mount.owner) {
-            let Ok((Answer::Hello(hello), peer)) = exchange(&socket, &Request::Hello) else {
-                continue;
-            };
+            let Ok((answer, peer)) = exchange(&socket, &Request::Hello) else { continue };
             let trusted = peer == mount.owner || peer == 0;
-            if trusted && hello.view == mount.name && hello.mountpoint == mount.mountpoint {
-                return Ok(Self { socket, hello });
+            let ours =
+                |hello: &Hello| hello.view == mount.name && hello.mountpoint == mount.mountpoint;
+            match answer {
+                Answer::Hello(hello) if trusted && ours(&hello) => {
+                    return Ok(Self { socket, hello });
+                }
+                Answer::Failed { why } if trusted => refused = Some(ClientError::Refused(why)),
+                _ => {}
             }
         }
-        Err(ClientError::Absent { view: mount.name.clone() })
+        Err(refused.unwrap_or_else(|| ClientError::Absent { view: mount.name.clone() }))
     }
 
     /// Asks to prepare what this process will rename: `source` in the first folder, to `target` in the
@@ -164,7 +169,11 @@ fn exchange(socket: &Path, request: &Request) -> Result<(Answer, u32), ClientErr
     stream.set_read_timeout(timeout).map_err(failed)?;
     stream.set_write_timeout(Some(TIMEOUT)).map_err(failed)?;
     let peer = peer_of(&stream).map_err(|errno| failed(errno.into()))?.uid;
-    stream.write_all(&line).map_err(failed)?;
+    match stream.write_all(&line) {
+        // It has answered without asking, that it has no room.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        written => written.map_err(failed)?,
+    }
     let mut answer = Vec::new();
     BufReader::new(stream.take(ANSWER_MAX as u64))
         .read_until(b'\n', &mut answer)

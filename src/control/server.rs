@@ -113,21 +113,27 @@ fn begin(stream: UnixStream, room: &Room, service: &Arc<dyn Service>) {
         Err(errno) => return log::warn!("cannot tell who asks on the control socket: {errno}"),
     };
     let Some(slot) = Slot::take(&room.requests, peer.uid) else {
-        // Fits into the socket's buffer; a peer that does not read must not hold up the others.
-        if stream.set_nonblocking(true).is_ok() {
-            let _ = send(&stream, &busy());
-        }
-        return;
+        return refuse(&stream);
     };
     let service = Arc::clone(service);
     let moves = Arc::clone(&room.moves);
+    let stream = Arc::new(stream);
+    let connection = Arc::clone(&stream);
     let started = std::thread::Builder::new().name("control-request".into()).spawn(move || {
-        if let Err(error) = serve(stream, peer, &*service, slot, &moves) {
+        if let Err(error) = serve(&connection, peer, &*service, slot, &moves) {
             log::debug!("a control connection of user {} ended: {error}", peer.uid);
         }
     });
     if let Err(error) = started {
         log::warn!("cannot start a thread for a control request: {error}");
+        refuse(&stream);
+    }
+}
+
+/// Fits into the socket's buffer; a peer that does not read must not hold up the others.
+fn refuse(stream: &UnixStream) {
+    if stream.set_nonblocking(true).is_ok() {
+        let _ = send(stream, &busy());
     }
 }
 
@@ -136,7 +142,7 @@ fn busy() -> Answer {
 }
 
 fn serve(
-    mut stream: UnixStream,
+    stream: &UnixStream,
     peer: Caller,
     service: &dyn Service,
     slot: Slot,
@@ -144,7 +150,7 @@ fn serve(
 ) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut descriptors = Vec::new();
-    let line = match read_line(&mut stream, &mut descriptors)? {
+    let line = match read_line(stream, &mut descriptors)? {
         Some(line) => line,
         None => return Ok(()),
     };
@@ -152,22 +158,19 @@ fn serve(
         Ok(request @ Request::Move { .. }) => match Slot::take(moves, peer.uid) {
             Some(_room) => {
                 drop(slot);
-                return service.converse(peer, request, descriptors, &stream);
+                return service.converse(peer, request, descriptors, stream);
             }
             None => busy(),
         },
         Ok(request) => service.answer(peer, request),
         Err(error) => Answer::Failed { why: format!("the request is not understood: {error}") },
     };
-    send(&stream, &answer)
+    send(stream, &answer)
 }
 
 /// A line without its newline; `None` if the peer closed without one. Too long or too slow is an
 /// error.
-fn read_line(
-    stream: &mut UnixStream,
-    descriptors: &mut Vec<OwnedFd>,
-) -> io::Result<Option<Vec<u8>>> {
+fn read_line(stream: &UnixStream, descriptors: &mut Vec<OwnedFd>) -> io::Result<Option<Vec<u8>>> {
     let deadline = after(Instant::now(), PATIENCE);
     let mut line = Vec::new();
     let mut buffer = [0; 4096];
