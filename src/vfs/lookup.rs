@@ -126,13 +126,16 @@ impl Vfs {
 
     /// Attributes of an inode of a branch or the layout.
     pub(super) fn stat(&self, inode: &Arc<Inode>) -> Result<Stat, Errno> {
-        let children =
-            inode.layout.map_or(0, |folder| self.view.layout.folder(folder).children.len());
         if matches!(*inode.place(), Place::Virtual) {
-            let links = u32::try_from(children).unwrap_or(0).saturating_add(2);
+            let links = u32::try_from(self.layout_children(inode)).unwrap_or(0).saturating_add(2);
             return Ok(Stat { nlink: links, ..virtual_stat(self.started) });
         }
         self.stat_node(&self.node(Arc::clone(inode))?)
+    }
+
+    /// How many folders of the layout are directly below an inode.
+    fn layout_children(&self, inode: &Inode) -> usize {
+        inode.layout.map_or(0, |folder| self.view.layout.folder(folder).children.len())
     }
 
     /// Attributes of an opened inode.
@@ -149,7 +152,7 @@ impl Vfs {
         let more = node.more.iter().map(stat).collect::<Result<Vec<_>, _>>()?;
         let merged = merged_stat(first, more.into_iter(), !node.incomplete);
         // What the layout shows in a branch may hide folders there.
-        Ok(if children > 0 { Stat { nlink: 1, ..merged } } else { merged })
+        Ok(if self.layout_children(inode) > 0 { Stat { nlink: 1, ..merged } } else { merged })
     }
 
     /// What a symbolic link says.

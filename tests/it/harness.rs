@@ -231,10 +231,16 @@ impl Scene {
     /// Mounts with more arguments.
     #[track_caller]
     pub fn mount_with(&self, arguments: &[&str]) -> Mount {
+        self.mount_by(Command::new(OCTROI), arguments)
+    }
+
+    /// Mounts by a command that becomes the program, such as prlimit.
+    #[track_caller]
+    pub fn mount_by(&self, mut command: Command, arguments: &[&str]) -> Mount {
         let log = self.base().join("daemon.log");
         let stderr = fs::File::options().create(true).append(true).open(&log).expect("a log");
         let stdout = stderr.try_clone().expect("a log");
-        let child = Command::new(OCTROI)
+        let child = command
             .args(["mount", "--foreground"])
             .args(arguments)
             .arg(self.config())

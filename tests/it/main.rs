@@ -17,9 +17,13 @@
 mod compare;
 mod disk;
 mod harness;
+mod strace;
 
 mod cli;
 mod crossing;
+mod faults;
+mod faults_crossing;
+mod faults_disk;
 mod memory;
 mod mv;
 mod offline;
