@@ -38,15 +38,7 @@ impl Branch {
 
     /// Sets the length of an open file; one that is open for reading only (`O_RDONLY | O_TRUNC`) is
     /// opened once more for it.
-    pub fn truncate(
-        &self,
-        file: BorrowedFd<'_>,
-        length: u64,
-        kill_set_id: bool,
-    ) -> Result<(), Errno> {
-        if kill_set_id {
-            self.clear_set_id(file)?;
-        }
+    pub fn truncate(&self, file: BorrowedFd<'_>, length: u64) -> Result<(), Errno> {
         match rustix::fs::ftruncate(file, length) {
             Err(Errno::INVAL | Errno::BADF) => {
                 rustix::fs::ftruncate(self.open_file(file, OFlags::WRONLY)?, length)
@@ -55,13 +47,21 @@ impl Branch {
         }
     }
 
-    /// Takes set-user-id, and set-group-id where the group may execute, from a file: what a write or truncate
-    /// by somebody without CAP_FSETID does (inode(7)). The daemon, being root, would keep them.
-    pub fn clear_set_id(&self, file: BorrowedFd<'_>) -> Result<(), Errno> {
-        let mode = self.stat(file)?.mode;
-        let group_executes = mode & 0o010 != 0;
-        let cleared = mode & !0o4000 & if group_executes { !0o2000 } else { !0 };
-        if cleared != mode {
+    /// Takes set-user-id and set-group-id from a file: what a write, truncate or chown by somebody without
+    /// CAP_FSETID does. The daemon, being root, would keep them. Set-group-id without the right of the
+    /// group to execute, which once meant mandatory locking, stays where `in_group` says that whoever
+    /// it is belongs to the file's group (fs/attr.c, `setattr_should_drop_sgid`).
+    pub fn clear_set_id(
+        &self,
+        file: BorrowedFd<'_>,
+        in_group: impl FnOnce(u32) -> bool,
+    ) -> Result<(), Errno> {
+        let stat = self.stat(file)?;
+        let mut cleared = stat.mode & !0o4000;
+        if cleared & 0o2000 != 0 && (cleared & 0o010 != 0 || !in_group(stat.gid)) {
+            cleared &= !0o2000;
+        }
+        if cleared != stat.mode {
             rustix::fs::chmod(magic_path(file), Mode::from_bits_truncate(cleared))?;
         }
         Ok(())
@@ -127,11 +127,7 @@ impl Branch {
         mode: FallocateMode,
         offset: u64,
         length: u64,
-        kill_set_id: bool,
     ) -> Result<(), Errno> {
-        if kill_set_id {
-            self.clear_set_id(file)?;
-        }
         rustix::fs::fallocate(file, mode, offset, length)
     }
 

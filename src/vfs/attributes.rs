@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::branch::{AttributeChange, SetTime, Stat};
+use crate::branch::{AttributeChange, FileKind, SetTime, Stat};
 use crate::error::Errno;
 use crate::types::{Caller, Operation, Time};
 use crate::view::locks::Lock;
@@ -106,16 +106,21 @@ impl Vfs {
         request: &AttributeRequest,
     ) -> Result<(), Errno> {
         if let Some(size) = request.size {
-            let kill_set_id = caller.uid != 0;
             let branch = node.first.branch;
-            match open {
-                Some(file) => branch.truncate(file.descriptor().as_fd(), size, kill_set_id)?,
+            let descriptor = match open {
+                Some(file) => file.descriptor(),
                 None => {
                     let flags = rustix::fs::OFlags::WRONLY;
-                    let descriptor = branch.open_file(node.first.as_fd(), flags)?;
-                    branch.truncate(descriptor.as_fd(), size, kill_set_id)?;
+                    Arc::new(branch.open_file(node.first.as_fd(), flags)?)
                 }
-            }
+            };
+            self.clear_set_id(caller, branch, descriptor.as_fd())?;
+            branch.truncate(descriptor.as_fd(), size)?;
+        }
+        let chown = request.change.uid.is_some() || request.change.gid.is_some();
+        if chown && node.inode.kind != FileKind::Directory {
+            // Below us it is root who changes the owner, and keeps more than the caller may.
+            self.clear_set_id(caller, node.first.branch, node.first.as_fd())?;
         }
         if request.change == AttributeChange::default() {
             return Ok(());
@@ -136,7 +141,7 @@ impl Vfs {
     ) {
         let Some(path) = inode.paths().pop() else { return };
         let branch = inode.place().branch();
-        let is_directory = inode.kind == crate::branch::FileKind::Directory;
+        let is_directory = inode.kind == FileKind::Directory;
         let question = Question { caller, path: &path, branch, is_directory, target: None };
         for operation in request.operations() {
             self.record(operation, &question, result);

@@ -1,11 +1,12 @@
 //! Reading and writing open files, and making what was written durable.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::branch::{Branch, FallocateMode, Whence};
 use crate::error::Errno;
+use crate::sys::process::groups_of_thread;
 use crate::types::{Caller, Operation};
 use crate::view::{Invalidation, OpenFile};
 
@@ -22,6 +23,26 @@ impl Vfs {
 
     fn branch_of(&self, file: &OpenFile) -> Result<&Arc<Branch>, Errno> {
         self.branch(file.branch())
+    }
+
+    /// Takes the set-id bits that somebody who is not root may not keep on what they change.
+    pub(super) fn clear_set_id(
+        &self,
+        caller: Caller,
+        branch: &Branch,
+        file: BorrowedFd<'_>,
+    ) -> Result<(), Errno> {
+        if caller.uid == 0 {
+            return Ok(());
+        }
+        branch.clear_set_id(file, |gid| self.is_in_group(caller, gid))
+    }
+
+    /// Whether a group is the caller's by the user database, or held by the calling process.
+    fn is_in_group(&self, caller: Caller, gid: u32) -> bool {
+        caller.gid == gid
+            || self.identities.groups(caller.uid).is_ok_and(|groups| groups.contains(&gid))
+            || groups_of_thread(caller.pid).is_ok_and(|groups| groups.contains(&gid))
     }
 
     /// Reads up to `size` bytes; fewer only at the end.
@@ -57,7 +78,10 @@ impl Vfs {
         })?;
         let descriptor = file.descriptor();
         let branch = self.branch_of(&file)?;
-        let cleared = if kill_set_id { branch.clear_set_id(descriptor.as_fd()) } else { Ok(()) };
+        let cleared = match kill_set_id {
+            true => branch.clear_set_id(descriptor.as_fd(), |gid| self.is_in_group(caller, gid)),
+            false => Ok(()),
+        };
         let written = cleared.and_then(|()| match mapped {
             true => branch.write_mapped_at(descriptor.as_fd(), bytes, offset),
             false => branch.write_at(descriptor.as_fd(), bytes, offset),
@@ -128,13 +152,10 @@ impl Vfs {
         let file = self.writable(caller, handle, Operation::Fallocate)?;
         self.permit_inode(caller, Operation::Fallocate, &file.inode)?;
         let descriptor = file.descriptor();
-        let result = self.branch_of(&file)?.fallocate(
-            descriptor.as_fd(),
-            mode,
-            offset,
-            length,
-            caller.uid != 0,
-        );
+        let branch = self.branch_of(&file)?;
+        let result = self
+            .clear_set_id(caller, branch, descriptor.as_fd())
+            .and_then(|()| branch.fallocate(descriptor.as_fd(), mode, offset, length));
         self.record_on(&file, caller, Operation::Fallocate, result);
         result
     }
@@ -166,8 +187,7 @@ impl Vfs {
         self.permit_inode(caller, Operation::CopyFileRange, &to.inode)?;
         let branch = self.branch_of(&to)?;
         let descriptor = to.descriptor();
-        let cleared =
-            if caller.uid != 0 { branch.clear_set_id(descriptor.as_fd()) } else { Ok(()) };
+        let cleared = self.clear_set_id(caller, branch, descriptor.as_fd());
         let copied = cleared.and_then(|()| {
             branch.copy_range(
                 (from.descriptor().as_fd(), source_offset),

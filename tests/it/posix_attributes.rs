@@ -31,6 +31,18 @@ fn writing_clears_set_id_bits_of_those_who_are_not_root() {
     );
 }
 
+/// Without the right of the group to execute it the bit once meant mandatory locking.
+#[test]
+fn set_group_id_without_execution_goes_too_for_who_is_not_of_the_group() {
+    same_script(
+        "as() { setpriv --reuid=nobody --regid=nogroup --groups=games \"$@\"; }
+         for group in bin games nogroup; do for f in write cut chgrp; do
+             printf 12345678 >$f; chown nobody:$group $f; chmod 2666 $f; done
+             as sh -c 'printf x >>write; truncate -s 3 cut'; as chgrp nogroup chgrp
+             stat -c \"$group %a %s %n\" write cut chgrp; rm write cut chgrp; done",
+    );
+}
+
 #[test]
 fn owners_change_as_the_kernel_allows() {
     same_script(
