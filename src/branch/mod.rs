@@ -35,7 +35,7 @@ pub use content::{FallocateMode, Whence};
 pub use create::RenameFlags;
 pub use presence::{Health, Returning};
 pub use space::SpaceStat;
-pub use xattr::XattrFlags;
+pub use xattr::{XattrFlags, is_acl};
 
 use presence::Condition;
 

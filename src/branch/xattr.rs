@@ -131,9 +131,13 @@ fn is_access_acl(key: &OsStr) -> bool {
 /// (fs/xattr.c, `xattr_permission`), and below us that would ask the daemon's rights: of these only
 /// ACLs, which FUSE itself guards, are let through.
 fn check_key(key: &OsStr) -> Result<(), Errno> {
-    match key.as_bytes() {
-        b"system.posix_acl_access" | b"system.posix_acl_default" => Ok(()),
-        other if other.starts_with(b"system.") => Err(Errno::OPNOTSUPP),
-        _ => Ok(()),
+    if key.as_bytes().starts_with(b"system.") && !is_acl(key) {
+        return Err(Errno::OPNOTSUPP);
     }
+    Ok(())
+}
+
+/// Whether an attribute is an access control list.
+pub fn is_acl(key: &OsStr) -> bool {
+    matches!(key.as_bytes(), b"system.posix_acl_access" | b"system.posix_acl_default")
 }

@@ -38,6 +38,20 @@ fn the_first_member_wins_and_directories_merge() {
 }
 
 #[test]
+fn an_access_list_that_is_not_there_is_removed_from_a_merged_directory() {
+    let fixture = pool(Placement::First);
+    for member in ["one/d", "two/d"] {
+        fixture.folder(member);
+    }
+    let number = fixture.number("pool/d");
+    for list in ["system.posix_acl_access", "system.posix_acl_default"] {
+        assert_eq!(fixture.vfs.removexattr(ROOT, number, OsStr::new(list)), Ok(()), "{list}");
+    }
+    let other = fixture.vfs.removexattr(ROOT, number, OsStr::new("user.a"));
+    assert_eq!(other, Err(Errno::NODATA));
+}
+
+#[test]
 fn numbers_of_a_listing_are_those_of_looking_up() {
     let fixture = pool(Placement::First);
     fixture.folder("two/d");
