@@ -57,6 +57,7 @@ impl Vfs {
         *place = now;
         self.note_names(source, target, inode, &crossed);
         drop(place);
+        self.give_up_directories(&crossed);
         if gone {
             self.forget_names(&source.site, target);
         }
@@ -167,6 +168,19 @@ impl Vfs {
         }
         inode.remove_name(&source.site.parent.inode, &source.site.name);
         inode.add_name(&target.parent.inode, &target.name);
+    }
+
+    /// To the kernel a directory that was replaced is dead while anybody has it, and nothing can be made in
+    /// it. Should an undo bring it back, it is found by another number.
+    fn give_up_directories(&self, crossed: &Crossed) {
+        for (branch, handle) in &crossed.displaced {
+            let Some(displaced) = self.view.inodes.find(*branch, handle) else { continue };
+            if displaced.kind == FileKind::Directory {
+                let mut place = displaced.switch();
+                self.view.inodes.moved(displaced.number, &place, &Place::Gone);
+                *place = Place::Gone;
+            }
+        }
     }
 
     /// Has the kernel look both names up again.

@@ -350,6 +350,19 @@ fn undo_takes_back_everything() {
     });
 }
 
+/// The kernel takes a directory that was replaced for dead while anybody has it.
+#[test]
+fn a_directory_that_undo_brings_back_can_be_used_though_somebody_has_it_open() {
+    on_each(|_, mount| {
+        mount.sh("mkdir inbox/d review/d; echo x >inbox/d/f").ok();
+        let held = File::open(mount.path("review/d")).expect("open");
+        mount.sh("mv -T inbox/d review/d && $OCTROI undo review/d").ok();
+        assert_eq!(mount.sh("ls review/d; cat inbox/d/f").ok(), "x\n");
+        mount.sh("mkdir review/d/new && ls review/d && rmdir review/d/new review/d").ok();
+        drop(held);
+    });
+}
+
 #[test]
 fn undo_is_refused_with_a_reason_and_changes_nothing() {
     let scene = Scene::lab();
