@@ -2,30 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::Path;
 
 use crate::branch::FileKind;
+use crate::error::{Errno, errno_name};
 
-use super::files::same_bytes;
-use super::run::{ROOT, Run, Verdict, is_private};
-use super::tree::{Attr, Body, Id, Store};
+use super::effects::same_bytes;
+use super::lists::Entry;
+use super::run::{ROOT, Run};
+use super::tree::{Body, Id, Store, Verdict};
 
 impl Run {
     /// Compares the view, what is open and all stores with the model.
     pub(super) fn compare(&mut self) -> Verdict {
         self.check_open_files()?;
         self.compare_folder(self.world.model.root)?;
-        for domain in 0..self.world.model.domains.len() {
-            let root = self.world.model.domains[domain].root;
-            for store in self.world.model.domains[domain].stores.clone() {
-                let path = self.world.backing[store].clone();
-                let mut inodes = BTreeMap::new();
-                self.compare_store(store, root, &path, &mut inodes)?;
-                self.compare_private(&path)?;
-            }
-        }
+        self.world.stores().compare()?;
+        (0..self.world.backing.len()).try_for_each(|store| self.compare_private(store))?;
         let in_use = self.in_use();
         self.world.model.collect(&in_use);
         Ok(())
@@ -36,8 +28,11 @@ impl Run {
         let number = self.number(id)?;
         let handle = self.world.vfs.opendir(ROOT, number);
         let handle = handle.map_err(|errno| format!("opendir of {id}: {errno}"))?;
-        let listed = self.entries(handle, 0, usize::MAX, false);
+        let listed = self.whole_listing(id, handle);
         self.world.vfs.releasedir(handle);
+        if self.world.model.is_dark(id) {
+            return self.compare_dark(id, listed);
+        }
         let mut listed: BTreeMap<OsString, (u64, FileKind)> =
             listed?.into_iter().map(|entry| (entry.name, (entry.number, entry.kind))).collect();
         let own = listed.remove(OsStr::new(".")).map(|(number, _)| number);
@@ -50,7 +45,10 @@ impl Run {
             return Err(format!("{id} lists {:?}; the model has {:?}", names.0, names.1));
         }
         for (name, child) in wanted {
-            self.look(id, &name, true)?;
+            if self.look(id, &name, true)?.is_none() {
+                // Its branch is offline.
+                continue;
+            }
             let (number, kind) = listed[&name];
             let wanted = (self.number(child)?, self.world.model.object(child).kind());
             if (number, kind) != wanted {
@@ -62,12 +60,38 @@ impl Run {
         Ok(())
     }
 
+    /// A directory that is offline: nothing of it is listed; the folders of the layout in it are served.
+    fn compare_dark(&mut self, id: Id, listed: Verdict<Vec<Entry>>) -> Verdict {
+        if listed != Err(format!("reading a directory gave {}", errno_name(Errno::IO))) {
+            return Err(format!("{id} is offline and lists {listed:?}"));
+        }
+        for (name, child) in self.world.model.listing(id) {
+            if self.look(id, &name, true)?.is_some() {
+                self.compare_object(child)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A listing from start to end. Where a member is offline it is what there is, and then an error.
+    fn whole_listing(&self, id: Id, handle: u64) -> Verdict<Vec<Entry>> {
+        let entries = self.entries(handle, 0, usize::MAX, false)?;
+        if self.world.model.is_incomplete(id) {
+            let end = entries.last().map_or(0, |entry| entry.next);
+            if self.world.vfs.readdir(handle, end, &mut |_| false) != Err(Errno::IO) {
+                return Err(format!("the listing of {id} ends, though a member is offline"));
+            }
+        }
+        Ok(entries)
+    }
+
     /// Something with its content; a reference is held meanwhile.
     fn compare_object(&mut self, id: Id) -> Verdict {
         let number = self.number(id)?;
         let vfs = &self.world.vfs;
         let object = self.world.model.object(id);
-        let xattrs = object.attr().map(|attr| attr.xattrs.clone()).unwrap_or_default();
+        let attr = self.world.model.attr(id);
+        let xattrs = attr.map(|attr| attr.all_xattrs()).unwrap_or_default();
         let keys = vfs.listxattr(ROOT, number).map_err(|errno| format!("listxattr: {errno}"))?;
         let mut found = BTreeMap::new();
         for key in keys {
@@ -95,97 +119,16 @@ impl Run {
         }
     }
 
-    /// What a store has of a directory, hidden names included, and nothing else.
-    fn compare_store(
-        &self,
-        store: Store,
-        id: Id,
-        path: &Path,
-        inodes: &mut BTreeMap<u64, Id>,
-    ) -> Verdict {
-        let model = &self.world.model;
-        let mut wanted: BTreeMap<OsString, Id> = BTreeMap::new();
-        if let Some(directory) = model.directory(id) {
-            let entries = directory.entries.iter();
-            wanted.extend(entries.filter_map(|(name, on)| Some((name.clone(), *on.get(&store)?))));
-        }
-        let is_root = model.domains.iter().any(|domain| domain.root == id);
-        let mut found = names_in(path)?;
-        found.retain(|name| !is_root || !is_private(name));
-        if !found.iter().eq(wanted.keys()) {
-            let wanted: Vec<_> = wanted.keys().collect();
-            return Err(format!("{} holds {found:?}; the model has {wanted:?}", path.display()));
-        }
-        for (name, child) in wanted {
-            let path = path.join(&name);
-            let inode = self.compare_stored(store, child, &path)?;
-            if *inodes.entry(inode).or_insert(child) != child {
-                return Err(format!("{} is a link to something else", path.display()));
-            }
-            if model.directory(child).is_some() {
-                self.compare_store(store, child, &path, inodes)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// One file of a store; gives its inode number there.
-    fn compare_stored(&self, store: Store, id: Id, path: &Path) -> Verdict<u64> {
-        let object = self.world.model.object(id);
-        let failed = |error: std::io::Error| format!("{}: {error}", path.display());
-        let found = std::fs::symlink_metadata(path).map_err(failed)?;
-        let Some(attr) = object.on.get(&store) else {
-            return Err(format!("{} is on store {store}, against the model", path.display()));
-        };
-        let Attr { mode, uid, gid, .. } = attr;
-        let is = (found.permissions().mode() & 0o7777, found.uid(), found.gid());
-        if is != (*mode, *uid, *gid) {
-            let wanted = (mode, uid, gid);
-            return Err(format!("{} is {is:?}; the model expects {wanted:?}", path.display()));
-        }
-        let kind = found.file_type();
-        let as_expected = match &object.body {
-            Body::File(bytes) if kind.is_file() => std::fs::read(path).map_err(failed)? == *bytes,
-            Body::Symlink(text) if kind.is_symlink() => {
-                std::fs::read_link(path).map_err(failed)?.as_os_str() == text
-            }
-            Body::Directory(_) => kind.is_dir(),
-            Body::Special(FileKind::Fifo, _) => kind.is_fifo(),
-            Body::Special(FileKind::Socket, _) => kind.is_socket(),
-            Body::Special(_, rdev) => kind.is_char_device() && found.rdev() == *rdev,
-            Body::File(_) | Body::Symlink(_) => false,
-        };
-        if !as_expected {
-            return Err(format!("{} is not what the model holds of {id}", path.display()));
-        }
-        Ok(found.ino())
-    }
-
     /// Nothing is left in stage; hold keeps what crossings replaced until it is purged.
-    fn compare_private(&self, store: &Path) -> Verdict {
-        let private = store.join(OsStr::from_bytes(b".octroi"));
-        let stage = names_in(&private.join("stage"))?;
+    fn compare_private(&self, store: Store) -> Verdict {
+        let [stage, hold] = self.world.stores().private(store)?;
         if !stage.is_empty() {
-            return Err(format!("{} has {stage:?} in stage", store.display()));
+            return Err(format!("store {store} has {stage:?} in stage"));
         }
         let purged = self.world.model.objects.values().all(|object| object.held == 0);
-        let hold = names_in(&private.join("hold"))?;
         if self.purged && purged && !hold.is_empty() {
-            return Err(format!("{} has {hold:?} in hold after a purge", store.display()));
+            return Err(format!("store {store} has {hold:?} in hold after a purge"));
         }
         Ok(())
     }
-}
-
-/// The names in a directory, in order; none where there is no directory.
-fn names_in(path: &Path) -> Verdict<Vec<OsString>> {
-    let entries = match std::fs::read_dir(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(|error| format!("{}: {error}", path.display()))?,
-    };
-    let names = entries.map(|entry| entry.map(|entry| entry.file_name()));
-    let mut names: Vec<OsString> =
-        names.collect::<Result<_, _>>().map_err(|error| format!("{}: {error}", path.display()))?;
-    names.sort();
-    Ok(names)
 }

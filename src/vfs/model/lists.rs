@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 
 use crate::branch::FileKind;
+use crate::error::errno_name;
 
 use super::operation::Slot;
-use super::run::{ROOT, Run, Verdict};
-use super::tree::Id;
+use super::run::{ROOT, Run};
+use super::tree::{Id, Verdict};
 
 /// An open directory.
 #[derive(Debug, Clone)]
@@ -24,7 +25,7 @@ pub(super) struct List {
 }
 
 /// An entry of a listing.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
     pub name: OsString,
     pub number: u64,
@@ -35,6 +36,10 @@ pub(super) struct Entry {
 impl Run {
     pub(super) fn list(&mut self, at: &[OsString], slot: Slot) -> Verdict {
         let Some(id) = self.walk(at, false)? else { return Ok(()) };
+        if self.world.model.is_dark(id) || self.world.model.is_incomplete(id) {
+            // Listed by the comparison of everything.
+            return Ok(());
+        }
         let errors = match self.world.model.directory(id) {
             Some(_) => vec![],
             None => vec![crate::error::Errno::NOTDIR],
@@ -168,7 +173,7 @@ impl Run {
         } else {
             vfs.readdir(handle, offset, &mut take)
         };
-        result.map_err(|errno| format!("reading a directory gave {errno}"))?;
+        result.map_err(|errno| format!("reading a directory gave {}", errno_name(errno)))?;
         numbers.into_iter().for_each(|number| vfs.forget(number, 1));
         Ok(entries)
     }

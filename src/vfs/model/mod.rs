@@ -2,37 +2,52 @@
 //! kernel would and to a plain tree in memory that says what POSIX and the design want; after each the
 //! results are compared, and now and then everything.
 //!
-//! - [`tree`], [`names`], [`rename`]: the tree, and the errors that each operation may give.
-//! - [`world`]: the view over temporary branches, and the model of the same.
-//! - [`operation`]: what operations there are, and how a run chooses them.
-//! - [`run`], [`attributes`], [`files`], [`lists`]: the driver, which is the kernel to the view.
-//! - [`plant`]: what others do to the stores of pools meanwhile.
+//! - [`tree`], [`acl`], [`names`], [`rename`], [`effects`]: the tree, the errors that each operation may
+//!   give, and what it does.
+//! - [`operation`], [`dice`]: what operations there are, and how a run chooses them.
+//! - [`layout`], [`stores`]: the branches and pools of a run, and what lies in them.
+//! - [`world`]: the view over them.
+//! - [`run`], [`attributes`], [`files`], [`lists`], [`crossings`]: the driver, which is the kernel to the view.
+//! - [`plant`], [`offline`]: what others do to the stores of pools meanwhile, and branches that come and go.
 //! - [`compare`]: the whole tree, and what lies in the branches.
+//!
+//! The files of the first three know nothing of [`super::Vfs`]: `tests/it/model` takes them as they are
+//! and does the operations by system calls through a mount.
 //!
 //! A run that fails prints its seed and the shortest part of it that still fails.
 //! `OCTROI_MODEL_SEEDS=FIRST-LAST` runs other seeds, `OCTROI_MODEL_STEPS=N` longer ones.
 
+mod acl;
 mod attributes;
 mod compare;
+mod crossings;
+mod dice;
+mod effects;
 mod files;
+mod layout;
 mod lists;
 mod names;
+mod offline;
 mod operation;
 mod plant;
 mod rename;
 mod run;
+mod stores;
 mod tree;
 mod world;
 
 use std::time::{Duration, Instant};
 
-use operation::{Dice, Op};
+use dice::Dice;
+use operation::Op;
 use run::Run;
 
 /// Operations between two comparisons of everything.
 const COMPARE_EVERY: usize = 50;
 /// Operations that mostly fill the stores.
 const EARLY: usize = 30;
+/// Runs, one for each seed.
+const SEEDS: u64 = 72;
 /// Operations of a run.
 const STEPS: usize = 1000;
 /// How long a failing run may be shortened.
@@ -60,7 +75,7 @@ fn perform(layout: u64, ops: impl IntoIterator<Item = Op>) -> Result<(), (usize,
 /// One run; the operations are chosen by what the model is at the time.
 fn run_seed(seed: u64, steps: usize) {
     let mut dice = Dice::new(seed);
-    let layout = seed % world::LAYOUT_COUNT;
+    let layout = seed % layout::LAYOUT_COUNT;
     let mut run = Run::new(layout);
     let mut ops = Vec::new();
     for step in 0..steps {
@@ -129,7 +144,7 @@ fn run_quarter(quarter: u64) {
             let (first, last) = text.split_once('-')?;
             Some((first.parse().ok()?, last.parse().ok()?))
         })
-        .unwrap_or((1, 56));
+        .unwrap_or((1, SEEDS));
     (first..=last).filter(|seed| seed % 4 == quarter).for_each(|seed| run_seed(seed, steps));
 }
 

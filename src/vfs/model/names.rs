@@ -5,9 +5,9 @@ use std::ffi::OsStr;
 use crate::branch::FileKind;
 use crate::error::Errno;
 use crate::types::{BranchMode, Placement};
+use crate::vfs::{AUDIT_NAME, PRIVATE_NAME};
 
-use super::super::{AUDIT_NAME, PRIVATE_NAME};
-use super::tree::{Attr, Directory, Errors, Id, Layers, Model, Object, Store};
+use super::tree::{Directory, Errors, Id, Layers, Model, Object, Store};
 
 /// What a file stays with, when the folder that it should go to cannot be made on its store.
 pub(super) const IN_THE_WAY: [Errno; 3] = [Errno::NOTDIR, Errno::EXIST, Errno::XDEV];
@@ -42,6 +42,9 @@ impl Model {
             None | Some(BranchMode::Ro) => errors.push(Errno::ROFS),
             Some(_) => {}
         }
+        if self.is_dark(parent) {
+            errors.push(Errno::IO);
+        }
         errors
     }
 
@@ -57,9 +60,7 @@ impl Model {
         if is_content && self.mode_of(parent) == Some(BranchMode::GatesOnly) {
             errors.push(Errno::ACCESS);
         }
-        if let Some(attr) = self.object(parent).attr()
-            && !may_write(attr, uid)
-        {
+        if self.attr(parent).is_some_and(|attr| !attr.allows(uid, 0o3)) {
             errors.push(Errno::ACCESS);
         }
         if self.child(parent, name).is_some() {
@@ -79,7 +80,7 @@ impl Model {
             None => errors.push(Errno::NOENT),
             Some(id) if self.directory(id).is_some() => errors.push(Errno::ISDIR),
             // What a file hides nobody has seen, and nobody may lose.
-            Some(_) if self.layers(parent, name).values().any(|id| self.is_full(*id)) => {
+            Some(_) if self.near_layers(parent, name).values().any(|id| self.is_full(*id)) => {
                 errors.push(Errno::NOTEMPTY);
             }
             Some(_) => {}
@@ -93,8 +94,13 @@ impl Model {
             None => errors.push(Errno::NOENT),
             Some(id) => match self.directory(id) {
                 None => errors.push(Errno::NOTDIR),
-                Some(found) if !found.entries.is_empty() => errors.push(Errno::NOTEMPTY),
+                Some(found) if !found.entries.is_empty() => {
+                    errors.push(Errno::NOTEMPTY);
+                    errors.extend(self.is_incomplete(parent).then_some(Errno::IO));
+                }
                 Some(_) if self.hides_file(parent, name) => errors.push(Errno::NOTEMPTY),
+                // Nobody knows what an offline member has in it.
+                Some(_) if self.is_incomplete(parent) => errors.push(Errno::IO),
                 Some(_) => {}
             },
         }
@@ -103,17 +109,19 @@ impl Model {
 
     /// Why attributes cannot be changed; `is_content` for what gates-only denies.
     pub(super) fn change_errors(&self, id: Id, is_content: bool) -> Errors {
-        match self.mode_of(id) {
+        let mut errors = match self.mode_of(id) {
             None | Some(BranchMode::Ro) => vec![Errno::ROFS],
             Some(BranchMode::GatesOnly) if is_content => vec![Errno::ACCESS],
             Some(_) => vec![],
-        }
+        };
+        errors.extend(self.is_dark(id).then_some(Errno::IO));
+        errors
     }
 
     pub(super) fn open_errors(&self, id: Id, writes: bool) -> Errors {
         match self.object(id).kind() {
             FileKind::File if writes => self.change_errors(id, true),
-            FileKind::File => vec![],
+            FileKind::File => self.is_dark(id).then_some(Errno::IO).into_iter().collect(),
             FileKind::Directory => vec![Errno::ISDIR],
             _ => vec![Errno::INVAL],
         }
@@ -130,6 +138,9 @@ impl Model {
         if self.is_gone(id) {
             errors.push(Errno::NOENT);
         }
+        if self.is_dark(id) {
+            errors.push(Errno::IO);
+        }
         if self.object(id).on.keys().any(|store| self.is_blocked(parent, *store)) {
             errors.extend(IN_THE_WAY);
         }
@@ -142,6 +153,20 @@ impl Model {
         found.cloned().unwrap_or_default()
     }
 
+    /// What the stores that can be reached have under a name.
+    pub(super) fn near_layers(&self, parent: Id, name: &OsStr) -> Layers {
+        let mut layers = self.layers(parent, name);
+        layers.retain(|store, _| !self.away.contains(store));
+        layers
+    }
+
+    /// Whether a name is on nothing but stores that are offline.
+    pub(super) fn is_ghost(&self, parent: Id, name: &OsStr) -> bool {
+        self.is_pooled(parent)
+            && !self.layers(parent, name).is_empty()
+            && self.near_layers(parent, name).is_empty()
+    }
+
     /// Whether it is a directory with something in it, on any store.
     pub(super) fn is_full(&self, id: Id) -> bool {
         self.directory(id).is_some_and(|found| !found.entries.is_empty())
@@ -149,7 +174,7 @@ impl Model {
 
     /// Whether a directory stands before a file of its name.
     pub(super) fn hides_file(&self, parent: Id, name: &OsStr) -> bool {
-        let layers = self.layers(parent, name);
+        let layers = self.near_layers(parent, name);
         let is_file = |id: &Id| self.directory(*id).is_none();
         layers.values().next().is_some_and(|first| !is_file(first)) && layers.values().any(is_file)
     }
@@ -198,7 +223,8 @@ impl Model {
             return self.domains[domain].stores.clone();
         };
         let stores = self.domains[domain].stores.iter().copied();
-        let able: Vec<Store> = stores.filter(|store| !self.is_blocked(parent, *store)).collect();
+        let near = stores.filter(|store| !self.away.contains(store));
+        let able: Vec<Store> = near.filter(|store| !self.is_blocked(parent, *store)).collect();
         let first = |found: Option<&Store>| found.copied().into_iter().collect();
         match place {
             Placement::First => first(able.first()),
@@ -219,14 +245,4 @@ impl Model {
         }
         all
     }
-}
-
-pub(super) fn may_write(attr: &Attr, uid: u32) -> bool {
-    let bits = match () {
-        () if uid == 0 => return true,
-        () if attr.uid == uid => attr.mode >> 6,
-        () if attr.gid == uid => attr.mode >> 3,
-        () => attr.mode,
-    };
-    bits & 0o3 == 0o3
 }

@@ -19,7 +19,7 @@ impl Model {
         let both = RenameFlags::NOREPLACE | RenameFlags::EXCHANGE;
         let mut errors = self.remove_errors(from.0, from.1);
         errors.extend(self.remove_errors(to.0, to.1));
-        if flags == both {
+        if flags == both || flags.contains(RenameFlags::WHITEOUT) {
             errors.push(Errno::INVAL);
         }
         let Some(source) = self.child(from.0, from.1) else {
@@ -58,8 +58,11 @@ impl Model {
         if self.ancestors(to.0).contains(&source) {
             errors.push(Errno::INVAL);
         }
-        let moving = self.layers(from.0, from.1);
-        let replaced = self.layers(to.0, to.1);
+        if self.directory(source).is_some() && self.is_incomplete(source) {
+            errors.push(Errno::IO);
+        }
+        let moving = self.near_layers(from.0, from.1);
+        let replaced = self.near_layers(to.0, to.1);
         let several = moving.len() > 1 || replaced.keys().any(|store| !moving.contains_key(store));
         if several && exchange {
             errors.push(Errno::INVAL);
@@ -83,7 +86,7 @@ impl Model {
 
     /// Why what a target hides cannot be replaced.
     fn hidden_errors(&self, source: Id, to: Spot<'_>) -> Errors {
-        let layers = self.layers(to.0, to.1);
+        let layers = self.near_layers(to.0, to.1);
         let full = layers.values().any(|id| self.is_full(*id));
         let file = self.directory(source).is_some() && self.hides_file(to.0, to.1);
         if full || file { vec![Errno::NOTEMPTY] } else { vec![] }
@@ -225,7 +228,7 @@ impl Model {
         let domain = self.object(to.0).domain;
         for id in self.below(source) {
             let object = self.object_mut(id);
-            let attr = object.attr().cloned().unwrap_or_default();
+            let attr = object.on.values().next().cloned().unwrap_or_default();
             object.on = BTreeMap::from([(store, attr)]);
             object.domain = domain;
             if let Body::Directory(directory) = &mut object.body {

@@ -2,27 +2,23 @@
 //! that it was given and gives them back), and compares what comes of it with the model.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
 
-use crate::branch::{AttributeChange, FileKind, RenameFlags, SetTime, Stat, XattrFlags};
+use crate::branch::{FileKind, RenameFlags, XattrFlags};
 use crate::error::{Errno, errno_name};
-use crate::types::{Caller, Time};
+use crate::types::Caller;
 
-use super::super::{AUDIT_NAME, Attributes, PRIVATE_NAME};
+use super::super::{AUDIT_NAME, Attributes};
+use super::crossings::Crossed;
 use super::files::Handle;
 use super::lists::List;
-use super::names::may_write;
 use super::operation::{FILES_MAX, LISTS_MAX, Op, split};
-use super::tree::{Body, Directory, Errors, Id, Object, Store};
+use super::tree::{Body, Directory, Errors, Id, Object, Verdict};
 use super::world::World;
-
-/// What a disagreement is: which, in words.
-pub(super) type Verdict<T = ()> = Result<T, String>;
 
 pub(super) const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 1 };
 
 /// Somebody; no thread has this id.
-fn caller(uid: u32) -> Caller {
+pub(super) fn caller(uid: u32) -> Caller {
     if uid == 0 { ROOT } else { Caller { uid, gid: uid, pid: u32::MAX } }
 }
 
@@ -33,6 +29,8 @@ pub(super) struct Run {
     pub lists: [Option<List>; LISTS_MAX],
     /// Nothing has crossed since hold was emptied.
     pub purged: bool,
+    /// What crossed since then and may be taken back.
+    pub crossed: Vec<Crossed>,
 }
 
 impl Run {
@@ -40,7 +38,8 @@ impl Run {
         let mut world = World::new(layout);
         let root = world.model.root;
         world.model.object_mut(root).number = Some(1);
-        Self { world, files: Default::default(), lists: Default::default(), purged: true }
+        let (files, lists) = Default::default();
+        Self { world, files, lists, purged: true, crossed: Vec::new() }
     }
 
     /// Does one operation. What cannot be done now (nothing is open there, say) is left out.
@@ -56,20 +55,22 @@ impl Run {
             },
             Op::Unlink { at } => self.unlink(at),
             Op::Rmdir { at } => self.rmdir(at),
-            Op::Rename { from, to, flags } => self.rename(from, to, *flags),
-            Op::Chmod { at, mode } => {
-                let change = AttributeChange { mode: Some(*mode), ..Default::default() };
-                self.change(at, change)
+            Op::Rename { from, to, flags } => self.rename(from, to, *flags, false),
+            Op::Move { from, to, no_replace } => {
+                let flags = if *no_replace { RenameFlags::NOREPLACE } else { RenameFlags::empty() };
+                self.rename(from, to, flags, true)
             }
-            Op::Chown { at, uid, gid } => {
-                let (uid, gid) = (Some(*uid), Some(*gid));
-                self.change(at, AttributeChange { uid, gid, ..Default::default() })
-            }
-            Op::Utimes { at, seconds } => {
-                let time = SetTime::At(Time { seconds: *seconds, nanos: 250 });
-                let (atime, mtime) = (Some(time), Some(time));
-                self.change(at, AttributeChange { atime, mtime, ..Default::default() })
-            }
+            Op::Undo { back } => self.undo(*back),
+            Op::Chmod { at, mode } => match self.walk(at, false)? {
+                Some(id) => self.chmod(id, *mode),
+                None => Ok(()),
+            },
+            Op::Chown { at, uid, gid } => self.chown(at, *uid, *gid),
+            Op::Utimes { at, seconds } => self.utimes(at, *seconds),
+            Op::SetAcl { at, default, acl } => self.set_acl(at, *default, *acl),
+            Op::GetXattr { at, key } => self.get_xattr(at, key),
+            Op::Readlink { at } => self.readlink(at),
+            Op::Space { at } => self.space(at),
             Op::SetXattr { at, key, value, create, replace } => {
                 let mut flags = XattrFlags::empty();
                 flags.set(XattrFlags::CREATE, *create);
@@ -79,6 +80,8 @@ impl Run {
             Op::RemoveXattr { at, key } => self.remove_xattr(at, key),
             Op::Forget { at, all } => self.forget(at, *all),
             Op::Plant { at, nth, text } => self.plant(at, *nth, *text),
+            Op::Leave { nth } => self.leave(*nth),
+            Op::Return => self.come_back(),
             Op::Purge => self.purge(),
             Op::Refresh => self.refresh(),
             Op::List { at, slot } => self.list(at, *slot),
@@ -141,6 +144,7 @@ impl Run {
             None if name.len() > 255 => vec![Errno::NAMETOOLONG],
             None => vec![Errno::NOENT],
         };
+        let errors = self.lookup_errors(parent, name, child, errors);
         match (self.judge(&what, &errors, result)?, child) {
             (Some(attributes), Some(id)) => {
                 self.note(id, &attributes)?;
@@ -183,43 +187,7 @@ impl Run {
         if let Some((other, _)) = model.objects.iter().find(same) {
             return Err(format!("{id} has the number of {other}"));
         }
-        self.check_stat(id, &attributes.stat)
-    }
-
-    fn check_stat(&self, id: Id, stat: &Stat) -> Verdict {
-        let model = &self.world.model;
-        let object = model.object(id);
-        let (mode, uid, gid) =
-            object.attr().map_or((0o755, 0, 0), |attr| (attr.mode, attr.uid, attr.gid));
-        let rdev = match &object.body {
-            Body::Special(_, rdev) => *rdev,
-            _ => 0,
-        };
-        let wanted = (object.kind(), mode, uid, gid, rdev);
-        let found = (stat.kind, stat.mode, stat.uid, stat.gid, stat.rdev);
-        if wanted != found {
-            return Err(format!("{id} is {found:?}; the model expects {wanted:?}"));
-        }
-        if let Some(size) = object.size()
-            && size != stat.size
-        {
-            return Err(format!("{id} has {} bytes; the model expects {size}", stat.size));
-        }
-        let links = match model.directory(id) {
-            // Where a file system does not count.
-            Some(_) if stat.nlink == 1 && object.domain.is_some() => 1,
-            Some(directory) => model.links_of_directory(object, directory),
-            None => model.links(id),
-        };
-        if stat.nlink != links {
-            return Err(format!("{id} has {} links; the model expects {links}", stat.nlink));
-        }
-        match object.attr().and_then(|attr| attr.mtime) {
-            Some(time) if time != stat.mtime => {
-                Err(format!("{id} was written at {}; the model expects {time}", stat.mtime))
-            }
-            _ => Ok(()),
-        }
+        model.check_stat(id, &attributes.stat)
     }
 
     /// The directory of a way, looked up as far as needed, if it is one that can be named.
@@ -228,51 +196,31 @@ impl Run {
         Ok(found.filter(|id| self.world.model.directory(*id).is_some()))
     }
 
-    /// As [`Run::folder`], where a user may make something on all stores that have it or on none.
-    pub(super) fn folder_for(&mut self, uid: u32, way: &[OsString]) -> Verdict<Option<Id>> {
-        let found = self.folder(way)?;
-        let model = &self.world.model;
-        Ok(found.filter(|id| {
-            let mut may = model.object(*id).on.values().map(|attr| may_write(attr, uid));
-            let first = may.next();
-            may.all(|other| Some(other) == first)
-        }))
-    }
-
-    /// On which store something new was made, by looking: one that placement may choose.
-    pub(super) fn placed(&self, parent: Id, name: &OsStr) -> Verdict<Store> {
-        let store = self.found_on(parent, name)?;
-        let places = self.world.model.places(parent);
-        if places.contains(&store) {
-            return Ok(store);
+    /// As [`Run::folder`], to make a name in. A user may do so on all stores that have it or on none;
+    /// and the kernel looks first whether it is there.
+    pub(super) fn folder_for(
+        &mut self,
+        uid: u32,
+        way: &[OsString],
+        name: &OsStr,
+    ) -> Verdict<Option<Id>> {
+        let Some(id) = self.folder(way)? else { return Ok(None) };
+        if self.world.model.is_ghost(id, name) {
+            return self.look(id, name, true).map(|_| None);
         }
-        Err(format!("{name:?} was made on store {store}; the model expects one of {places:?}"))
-    }
-
-    /// The one store that has a name.
-    fn found_on(&self, parent: Id, name: &OsStr) -> Verdict<Store> {
-        let model = &self.world.model;
-        let stores = model.object(parent).domain.map(|at| model.domains[at].stores.clone());
-        let below: std::path::PathBuf = model.path_in_domain(parent).iter().collect();
-        let there = |store: &Store| {
-            let path = self.world.backing[*store].join(&below).join(name);
-            path.symlink_metadata().is_ok()
-        };
-        let found: Vec<Store> = stores.unwrap_or_default().into_iter().filter(there).collect();
-        match found[..] {
-            [store] => Ok(store),
-            _ => Err(format!("{name:?} is on the stores {found:?}")),
-        }
+        let mut may = self.world.model.object(id).on.values().map(|attr| attr.allows(uid, 0o3));
+        let first = may.next();
+        Ok(may.all(|other| Some(other) == first).then_some(id))
     }
 
     fn made(
         &mut self,
         (parent, name): (Id, &OsStr),
         body: Body,
-        owner: (u32, u32),
+        owner: (u32, u32, u32),
         attributes: &Attributes,
     ) -> Verdict<Id> {
-        let store = self.placed(parent, name)?;
+        let store = self.world.stores().placed(parent, name)?;
         let id = self.world.model.make((parent, name), body, store, owner);
         self.note(id, attributes)?;
         Ok(id)
@@ -281,7 +229,7 @@ impl Run {
     pub(super) fn made_file(
         &mut self,
         spot: (Id, &OsStr),
-        owner: (u32, u32),
+        owner: (u32, u32, u32),
         attributes: &Attributes,
     ) -> Verdict<Id> {
         self.made(spot, Body::File(Vec::new()), owner, attributes)
@@ -289,13 +237,13 @@ impl Run {
 
     fn mkdir(&mut self, at: &[OsString], uid: u32, mode: u32) -> Verdict {
         let (folder, name) = split(at);
-        let Some(parent) = self.folder_for(uid, folder)? else { return Ok(()) };
+        let Some(parent) = self.folder_for(uid, folder, name)? else { return Ok(()) };
         let errors = self.world.model.add_errors(parent, name, uid, false);
         let number = self.number(parent)?;
         let result = self.world.vfs.mkdir(caller(uid), number, name, mode, 0o002);
         if let Some(attributes) = self.judge("mkdir", &errors, result)? {
             let body = Body::Directory(Directory::default());
-            self.made((parent, name), body, (uid, mode & !0o002), &attributes)?;
+            self.made((parent, name), body, (uid, mode, 0o002), &attributes)?;
         } else {
             self.settle(parent);
         }
@@ -304,7 +252,7 @@ impl Run {
 
     fn mknod(&mut self, at: &[OsString], kind: FileKind) -> Verdict {
         let (folder, name) = split(at);
-        let Some(parent) = self.folder(folder)? else { return Ok(()) };
+        let Some(parent) = self.folder_for(0, folder, name)? else { return Ok(()) };
         let errors = self.world.model.add_errors(parent, name, 0, true);
         let (bits, rdev) = match kind {
             FileKind::File => (libc::S_IFREG, 0),
@@ -319,7 +267,7 @@ impl Run {
                 FileKind::File => Body::File(Vec::new()),
                 kind => Body::Special(kind, rdev),
             };
-            self.made((parent, name), body, (0, 0o644), &attributes)?;
+            self.made((parent, name), body, (0, 0o644, 0o022), &attributes)?;
         } else {
             self.settle(parent);
         }
@@ -328,12 +276,12 @@ impl Run {
 
     fn symlink(&mut self, at: &[OsString], uid: u32, text: &str) -> Verdict {
         let (folder, name) = split(at);
-        let Some(parent) = self.folder_for(uid, folder)? else { return Ok(()) };
+        let Some(parent) = self.folder_for(uid, folder, name)? else { return Ok(()) };
         let errors = self.world.model.add_errors(parent, name, uid, true);
         let number = self.number(parent)?;
         let result = self.world.vfs.symlink(caller(uid), number, name, OsStr::new(text));
         if let Some(attributes) = self.judge("symlink", &errors, result)? {
-            self.made((parent, name), Body::Symlink(text.into()), (uid, 0o777), &attributes)?;
+            self.made((parent, name), Body::Symlink(text.into()), (uid, 0o777, 0), &attributes)?;
         } else {
             self.settle(parent);
         }
@@ -342,12 +290,12 @@ impl Run {
 
     pub(super) fn link(&mut self, id: Id, to: &[OsString]) -> Verdict {
         let (folder, name) = split(to);
-        let Some(parent) = self.folder(folder)? else { return Ok(()) };
+        let Some(parent) = self.folder_for(0, folder, name)? else { return Ok(()) };
         let errors = self.world.model.link_errors(id, parent, name);
         let (number, into) = (self.number(id)?, self.number(parent)?);
         let result = self.world.vfs.link(ROOT, number, into, name);
         if let Some(attributes) = self.judge("link", &errors, result)? {
-            let store = self.found_on(parent, name)?;
+            let store = self.world.stores().found_on(parent, name)?;
             if !self.world.model.object(id).on.contains_key(&store) {
                 return Err(format!("{name:?} was linked to {id} on store {store}"));
             }
@@ -378,43 +326,6 @@ impl Run {
         let result = self.world.vfs.rmdir(ROOT, self.number(parent)?, name);
         if self.judge("rmdir", &errors, result)?.is_some() {
             self.world.model.take(parent, name);
-        }
-        Ok(())
-    }
-
-    fn rename(&mut self, from: &[OsString], to: &[OsString], flags: RenameFlags) -> Verdict {
-        let ((folder, name), (new_folder, new_name)) = (split(from), split(to));
-        let Some(parent) = self.folder(folder)? else { return Ok(()) };
-        let Some(new_parent) = self.folder(new_folder)? else { return Ok(()) };
-        // The kernel looks up both names before it renames.
-        for (parent, name) in [(parent, name), (new_parent, new_name)] {
-            self.look(parent, name, false)?;
-        }
-        let model = &self.world.model;
-        let (source, target) = ((parent, name), (new_parent, new_name));
-        let crossing = model.object(parent).domain != model.object(new_parent).domain;
-        if crossing && let Some(source) = model.child(parent, name) {
-            // A crossing would wait a second for them, and be refused.
-            let moving = model.below(source);
-            self.close_writers(&moving);
-        }
-        let errors = self.world.model.rename_errors(source, target, flags);
-        let numbers = (self.number(parent)?, self.number(new_parent)?);
-        let result = self.world.vfs.rename(ROOT, (numbers.0, name), (numbers.1, new_name), flags);
-        let denial = self.world.vfs.denials.last(0, None).filter(|_| crossing && result.is_err());
-        let reason = denial.and_then(|denial| denial.decision.reason);
-        let what = match reason {
-            Some(reason) => format!("crossing ({reason})"),
-            None if crossing => "crossing".to_owned(),
-            None => "rename".to_owned(),
-        };
-        if self.judge(&what, &errors, result)?.is_some() {
-            let store = crossing.then(|| self.placed(new_parent, new_name)).transpose()?;
-            self.purged &= !crossing;
-            self.world.model.rename(source, target, flags, store);
-        } else {
-            self.settle(new_parent);
-            self.settle(parent);
         }
         Ok(())
     }
@@ -455,19 +366,8 @@ impl Run {
         above.collect()
     }
 
-    fn purge(&mut self) -> Verdict {
-        self.world.vfs.tend(std::time::Duration::ZERO);
-        for object in self.world.model.objects.values_mut() {
-            object.held = 0;
-        }
-        let in_use = self.in_use();
-        self.world.model.collect(&in_use);
-        self.purged = true;
-        Ok(())
-    }
-
     /// Gives back everything that is not open; what comes next is looked up.
-    fn refresh(&mut self) -> Verdict {
+    pub(super) fn refresh(&mut self) -> Verdict {
         let in_use = self.in_use();
         let known: Vec<(Id, u64)> = self
             .world
@@ -479,9 +379,4 @@ impl Run {
             .collect();
         known.into_iter().try_for_each(|(id, lookups)| self.give_back(id, lookups))
     }
-}
-
-/// Whether a name of a branch's root is the view's own and not the model's.
-pub(super) fn is_private(name: &OsStr) -> bool {
-    name.as_bytes() == PRIVATE_NAME.as_bytes()
 }

@@ -8,12 +8,14 @@
 //! Each operation has a function that gives every errno it may fail with; none of them means that it
 //! must succeed, several that POSIX leaves the choice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 
 use crate::branch::FileKind;
 use crate::error::Errno;
 use crate::types::{BranchMode, Placement, Time};
+
+use super::acl::Acl;
 
 /// An object; stays the same over renames and crossings.
 pub(super) type Id = usize;
@@ -23,6 +25,9 @@ pub(super) type Store = usize;
 pub(super) type Layers = BTreeMap<Store, Id>;
 /// The ways in which an operation may fail.
 pub(super) type Errors = Vec<Errno>;
+
+/// What a disagreement is: which, in words.
+pub(super) type Verdict<T = ()> = Result<T, String>;
 
 /// A user who has nothing but what the modes of directories give to everybody.
 pub(super) const USER: u32 = 54_242;
@@ -34,10 +39,14 @@ pub(super) struct Attr {
     pub gid: u32,
     /// Known only while it is what was set.
     pub mtime: Option<Time>,
+    pub acl: Option<Acl>,
+    /// What new entries of a directory inherit.
+    pub default: Option<Acl>,
+    /// All others.
     pub xattrs: BTreeMap<OsString, Vec<u8>>,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Directory {
     pub entries: BTreeMap<OsString, Layers>,
     /// Folders of the layout, which hide entries.
@@ -46,7 +55,7 @@ pub(super) struct Directory {
     pub parent: Option<(Id, OsString)>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Body {
     File(Vec<u8>),
     Directory(Directory),
@@ -79,10 +88,6 @@ impl Object {
             Body::Symlink(_) => FileKind::Symlink,
             Body::Special(kind, _) => *kind,
         }
-    }
-
-    pub(super) fn attr(&self) -> Option<&Attr> {
-        self.on.values().next()
     }
 
     pub(super) fn size(&self) -> Option<u64> {
@@ -128,6 +133,8 @@ pub(super) struct Model {
     pub domains: Vec<Domain>,
     pub gates: Vec<ModelGate>,
     pub root: Id,
+    /// Stores that are offline.
+    pub away: BTreeSet<Store>,
     next: Id,
 }
 
@@ -173,7 +180,40 @@ impl Model {
         if let Some(mount) = directory.mounts.get(name) {
             return Some(*mount);
         }
-        directory.entries.get(name).and_then(|layers| layers.values().next()).copied()
+        directory.entries.get(name).and_then(|layers| self.seen(layers))
+    }
+
+    /// What users see of a name. What lies outside pools is known also while it cannot be reached.
+    fn seen(&self, layers: &Layers) -> Option<Id> {
+        let first = layers.iter().find(|(store, _)| !self.away.contains(store));
+        let alone = layers.values().next().filter(|id| !self.is_pooled(**id));
+        first.map(|(_, id)| *id).or(alone.copied())
+    }
+
+    /// Whether nothing of its branch can be reached.
+    pub(super) fn is_dark(&self, id: Id) -> bool {
+        let object = self.object(id);
+        object.domain.is_some() && object.on.keys().all(|store| self.away.contains(store))
+    }
+
+    /// Whether it is in a pool of which a member is offline.
+    pub(super) fn is_incomplete(&self, id: Id) -> bool {
+        let Some(domain) = self.object(id).domain else { return false };
+        self.is_pooled(id) && self.domains[domain].stores.iter().any(|at| self.away.contains(at))
+    }
+
+    /// Attributes as users see them: those of the first store that can be reached.
+    pub(super) fn attr(&self, id: Id) -> Option<&Attr> {
+        let on = &self.object(id).on;
+        let first = on.iter().find(|(store, _)| !self.away.contains(store));
+        first.map(|(_, attr)| attr).or(on.values().next())
+    }
+
+    /// Changes attributes on every store that can be reached.
+    pub(super) fn on_each(&mut self, id: Id, change: impl Fn(&mut Attr)) {
+        let away = self.away.clone();
+        let on = self.object_mut(id).on.iter_mut();
+        on.filter(|(store, _)| !away.contains(store)).for_each(|(_, attr)| change(attr));
     }
 
     /// All names of a directory that users see.
@@ -234,18 +274,18 @@ impl Model {
         (parent, name): (Id, &OsStr),
         body: Body,
         store: Store,
-        (uid, mode): (u32, u32),
+        (uid, mode, umask): (u32, u32, u32),
     ) -> Id {
         self.spread(parent, store);
         let above = self.object(parent).on.get(&store).cloned().unwrap_or_default();
         let inherits = above.mode & 0o2000 != 0;
         let is_directory = matches!(body, Body::Directory(_));
-        let attr = Attr {
-            mode: if inherits && is_directory { mode | 0o2000 } else { mode },
-            uid,
-            gid: if inherits { above.gid } else { uid },
-            ..Attr::default()
+        let mut attr = match body {
+            Body::Symlink(_) => Attr { mode, ..Attr::default() },
+            _ => above.inherited(mode, umask, is_directory),
         };
+        attr.mode |= if inherits && is_directory { 0o2000 } else { 0 };
+        (attr.uid, attr.gid) = (uid, if inherits { above.gid } else { uid });
         let domain = self.object(parent).domain;
         let id = self.add(domain, body, BTreeMap::from([(store, attr)]));
         if is_directory {
@@ -264,7 +304,7 @@ impl Model {
             return;
         };
         self.spread(parent, store);
-        let attr = self.object(id).attr().cloned().unwrap_or_default();
+        let attr = self.attr(id).cloned().unwrap_or_default();
         self.object_mut(id).on.insert(store, attr);
         self.put(parent, &name, store, id);
     }
@@ -276,9 +316,16 @@ impl Model {
         self.touch(parent);
     }
 
-    /// Takes a name away on all stores.
+    /// Takes a name away on all stores that can be reached.
     pub(super) fn take(&mut self, parent: Id, name: &OsStr) -> Layers {
-        let layers = self.directory_mut(parent).entries.remove(name).unwrap_or_default();
+        let away = self.away.clone();
+        let directory = self.directory_mut(parent);
+        let all = directory.entries.remove(name).unwrap_or_default();
+        let (kept, layers): (Layers, Layers) =
+            all.into_iter().partition(|(store, _)| away.contains(store));
+        if !kept.is_empty() {
+            directory.entries.insert(name.to_owned(), kept);
+        }
         self.touch(parent);
         for id in layers.values() {
             if let Body::Directory(directory) = &mut self.object_mut(*id).body {

@@ -1,11 +1,7 @@
 //! A view over real temporary branches, and the model of it.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use std::collections::BTreeMap;
 
 use crate::audit_dir::AuditDir;
 use crate::branch::{Branch, BranchSpec};
@@ -15,82 +11,14 @@ use crate::policy::{
     BranchFacts, Gate, GateTerms, PathPatterns, Policy, PolicySource, Principal, Verify,
 };
 use crate::storage::real::{RealDir, RealStorage};
-use crate::types::{BranchIndex, BranchIo, BranchMode, Placement, ViewPath};
+use crate::types::{BranchIndex, BranchIo, ViewPath};
 use crate::view::Pool;
 
 use super::super::tests::{NoState, end};
 use super::super::{Parts, RecordLevel, Vfs};
-use super::plant::plant;
-use super::tree::{Attr, Body, Directory, Domain, Id, Model, ModelGate, Store};
-
-/// A domain to build: where it appears, its mode, where something new goes if it is a pool, and for
-/// each store whether it lies on the memory file system or on that of temporary files. Crossings between
-/// two of one file system are renames, others are copies.
-struct DomainPlan {
-    at: &'static str,
-    mode: BranchMode,
-    place: Option<Placement>,
-    stores: &'static [Disk],
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Disk {
-    Memory,
-    Temporary,
-}
-
-const fn branch(at: &'static str, mode: BranchMode, stores: &'static [Disk; 1]) -> DomainPlan {
-    DomainPlan { at, mode, place: None, stores }
-}
-
-const fn pool(
-    at: &'static str,
-    mode: BranchMode,
-    place: Placement,
-    stores: &'static [Disk],
-) -> DomainPlan {
-    DomainPlan { at, mode, place: Some(place), stores }
-}
-
-const MEMORY: Disk = Disk::Memory;
-const OTHER: Disk = Disk::Temporary;
-
-const LAYOUTS: [[DomainPlan; 4]; 4] = [
-    [
-        branch("/a", BranchMode::Rw, &[MEMORY]),
-        branch("/b", BranchMode::Rw, &[OTHER]),
-        branch("/d", BranchMode::GatesOnly, &[MEMORY]),
-        branch("/r", BranchMode::Ro, &[MEMORY]),
-    ],
-    [
-        pool("/a", BranchMode::Rw, Placement::First, &[MEMORY, MEMORY, MEMORY]),
-        branch("/b", BranchMode::Rw, &[MEMORY]),
-        pool("/d", BranchMode::GatesOnly, Placement::MostFree, &[MEMORY, MEMORY]),
-        pool("/r", BranchMode::Ro, Placement::First, &[MEMORY, MEMORY]),
-    ],
-    [
-        branch("/", BranchMode::Rw, &[MEMORY]),
-        branch("/b", BranchMode::Rw, &[MEMORY]),
-        branch("/d/a", BranchMode::GatesOnly, &[OTHER]),
-        branch("/r", BranchMode::Ro, &[MEMORY]),
-    ],
-    [
-        pool("/", BranchMode::Rw, Placement::MostFree, &[MEMORY, OTHER, MEMORY]),
-        pool("/b", BranchMode::Rw, Placement::SameDirectory, &[MEMORY, MEMORY]),
-        branch("/d/a", BranchMode::GatesOnly, &[MEMORY]),
-        branch("/r", BranchMode::Ro, &[MEMORY]),
-    ],
-];
-
-/// How many layouts there are to choose from.
-pub(super) const LAYOUT_COUNT: u64 = LAYOUTS.len() as u64;
-
-fn gates() -> Vec<ModelGate> {
-    let all = |from, to| ModelGate { from, to, suffix: "", text_only: false, max_size: None };
-    let strict =
-        |from| ModelGate { suffix: ".c", text_only: true, max_size: Some(2000), ..all(from, 2) };
-    vec![all(0, 1), all(1, 0), strict(0), strict(1), all(2, 0)]
-}
+use super::layout::{Disk, gate_pattern, lay_out, plans};
+use super::stores::Stores;
+use super::tree::{Model, ModelGate, Store};
 
 /// The view, its branches and the model.
 pub(super) struct World {
@@ -98,48 +26,32 @@ pub(super) struct World {
     pub model: Model,
     /// The directories of the stores.
     pub backing: Vec<PathBuf>,
+    layout: u64,
     _folders: Vec<tempfile::TempDir>,
 }
 
 impl World {
     pub(super) fn new(layout: u64) -> Self {
-        let plans = &LAYOUTS[(layout % LAYOUT_COUNT) as usize];
         let temporary = tempfile::tempdir().expect("a temporary directory");
         let memory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
         let memory = memory.expect("a folder in memory");
-        let mut model = Model::default();
-        model.root = model.add(None, Body::Directory(Directory::default()), BTreeMap::new());
-        model.object_mut(model.root).fixed = true;
-        model.gates = gates();
-        let mut backing = Vec::new();
+        let (model, backing) = lay_out(layout, memory.path(), temporary.path());
         let (mut branches, mut pools) = (Vec::new(), Vec::new());
         let (mut facts, mut ends) = (Vec::new(), Vec::new());
-        for (at_domain, plan) in plans.iter().enumerate() {
+        for (at_domain, plan) in plans(layout).iter().enumerate() {
             let at = ViewPath::parse(Path::new(plan.at)).expect("a path");
-            let stores = plan.stores.iter().map(|disk| {
-                let folder = if *disk == Disk::Memory { &memory } else { &temporary };
-                let store = backing.len();
-                let path = folder.path().join(format!("store{store}"));
-                std::fs::create_dir(&path).expect("mkdir");
-                backing.push(path);
-                store
-            });
-            let stores: Vec<Store> = stores.collect();
-            let root = model.add_domain(at_domain, &at, plan, &stores);
+            let stores = model.domains[at_domain].stores.clone();
             let pool: Option<Arc<str>> = plan.place.map(|_| format!("pool{at_domain}").into());
             if let (Some(name), Some(place)) = (&pool, plan.place) {
                 let members = stores.iter().map(|store| BranchIndex(*store as u16)).collect();
                 pools.push(Pool { name: name.to_string(), at: at.clone(), members, place });
             }
             for store in stores {
-                let path = &backing[store];
-                model.object_mut(root).on.insert(store, attr_of(path));
-                fill(&mut model, root, store, path, plan.mode);
                 let name = format!("store{store}");
                 let spec = BranchSpec {
                     index: BranchIndex(store as u16),
                     name: name.clone(),
-                    path: path.clone(),
+                    path: backing[store].clone(),
                     mode: plan.mode,
                     io: BranchIo::Checked,
                     min_free: 0,
@@ -181,7 +93,19 @@ impl World {
             locked: Vec::new(),
         };
         let vfs = Vfs::new(parts).0;
-        Self { vfs, model, backing, _folders: vec![temporary, memory] }
+        Self { vfs, model, backing, layout, _folders: vec![temporary, memory] }
+    }
+}
+
+impl World {
+    /// On which file system a store lies.
+    pub(super) fn disk(&self, store: Store) -> Disk {
+        let mut disks = plans(self.layout).iter().flat_map(|plan| plan.stores);
+        *disks.nth(store).expect("a store of the layout")
+    }
+
+    pub(super) fn stores(&self) -> Stores<'_> {
+        Stores { model: &self.model, backing: &self.backing }
     }
 }
 
@@ -195,74 +119,17 @@ impl Drop for World {
     }
 }
 
-impl Model {
-    fn add_domain(
-        &mut self,
-        index: usize,
-        at: &ViewPath,
-        plan: &DomainPlan,
-        stores: &[Store],
-    ) -> Id {
-        let mut here = self.root;
-        for name in at.components() {
-            here = match self.directory_mut(here).mounts.get(name).copied() {
-                Some(known) => known,
-                None => self.add_folder(here, name),
-            };
-        }
-        self.object_mut(here).domain = Some(index);
-        let (mode, place) = (plan.mode, plan.place);
-        self.domains.push(Domain { mode, stores: stores.to_vec(), place, root: here });
-        here
-    }
-
-    fn add_folder(&mut self, parent: Id, name: &OsStr) -> Id {
-        let parent_link = Some((parent, name.to_owned()));
-        let body = Body::Directory(Directory { parent: parent_link, ..Directory::default() });
-        let id = self.add(None, body, BTreeMap::new());
-        self.object_mut(id).fixed = true;
-        self.directory_mut(parent).mounts.insert(name.to_owned(), id);
-        id
-    }
-}
-
-/// What lies in a branch before the view is mounted: something under names that folders of the layout
-/// hide, and content that nobody can put into a branch that is read-only.
-fn fill(model: &mut Model, root: Id, store: Store, path: &Path, mode: BranchMode) {
-    let hidden: Vec<OsString> = model.directory_mut(root).mounts.keys().cloned().collect();
-    for name in hidden {
-        plant(model, (root, &name), store, &path.join(&name), None);
-    }
-    if mode == BranchMode::Ro {
-        let (folder, file) = (OsStr::new("a"), OsStr::new("c.c"));
-        let text = format!("fixed on {store}");
-        let id = plant(model, (root, folder), store, &path.join("a"), None);
-        plant(model, (id, file), store, &path.join("a/c.c"), Some(&text));
-        plant(model, (root, file), store, &path.join("c.c"), Some(&text));
-        let own = OsString::from(format!("own{store}"));
-        plant(model, (id, &own), store, &path.join("a").join(&own), Some(&text));
-    }
-}
-
-/// What a file system says of something that was made outside the view.
-pub(super) fn attr_of(path: &Path) -> Attr {
-    let found = std::fs::symlink_metadata(path).expect("metadata");
-    let mode = found.permissions().mode() & 0o7777;
-    Attr { mode, uid: found.uid(), gid: found.gid(), ..Attr::default() }
-}
-
 fn policy_gate(model: &Model, gate: &ModelGate) -> Gate {
     let branches = |domain: usize| {
         let stores = model.domains[domain].stores.iter();
         stores.map(|store| BranchIndex(*store as u16)).collect()
     };
-    let pattern = if gate.suffix.is_empty() { "**" } else { "**/*.c" };
     Gate {
         name: format!("gate{}{}", gate.from, gate.to).into(),
         from: branches(gate.from),
         to: branches(gate.to),
         who: vec![Principal::Anyone],
-        paths: PathPatterns::new(vec![pattern.to_owned()]).expect("a glob"),
+        paths: PathPatterns::new(vec![gate_pattern(gate).to_owned()]).expect("a glob"),
         terms: Arc::new(GateTerms {
             types: if gate.text_only { vec!["text/plain".to_owned()] } else { vec![] },
             max_size: gate.max_size,
