@@ -14,6 +14,9 @@
     reason = "tests fail by panicking"
 )]
 
+// By the library's own names, for the files of its model that are shared with it.
+use octroi::{branch, error, types, vfs};
+
 mod compare;
 mod disk;
 mod harness;
@@ -25,6 +28,7 @@ mod faults;
 mod faults_crossing;
 mod faults_disk;
 mod memory;
+mod model;
 mod mv;
 mod offline;
 mod pjdfstest;
