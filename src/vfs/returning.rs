@@ -17,6 +17,8 @@ impl Vfs {
     /// To be called when a branch has come online again, its transactions recovered.
     pub fn branch_returned(&self, index: BranchIndex) {
         self.renew_folders();
+        // Else what was noted of it would count again, should it leave before the next look.
+        self.note_offline();
         self.lock_left_open();
         self.give_up_old_files(index);
     }
