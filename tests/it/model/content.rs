@@ -216,7 +216,7 @@ impl Run {
         }
         let errors = self.open_errors(parent, id, uid, Access::Write);
         let Place { base, path } = self.place(parent, name);
-        let flags = OFlags::WRONLY | OFlags::NOFOLLOW;
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let result = self.by(uid, || {
             let file = rustix::fs::openat(base, &path, flags, Mode::empty())?;
             rustix::fs::ftruncate(&file, size)

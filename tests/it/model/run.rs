@@ -66,7 +66,7 @@ impl Run {
         let passthrough = (model.domains[1].place.is_none()).then_some(1);
         scene.configure(&configuration(layout, &model, &backing, passthrough));
         let mount = scene.mount();
-        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(mount.root(), flags, Mode::empty()).expect("the root");
         let (files, lists) = Default::default();
         let _folders = vec![temporary, memory];
@@ -265,7 +265,8 @@ impl Run {
         let removed = self.lists.iter().flatten().filter(|list| self.model.is_gone(list.id));
         for list in removed {
             let made = rustix::fs::mkdirat(&list.descriptor, "new", Mode::RWXU);
-            if made != Err(Errno::NOENT) {
+            // Which of the two depends on whether it was removed or its crossing gave it up.
+            if !matches!(made, Err(Errno::NOENT | Errno::STALE)) {
                 return Err(format!("mkdir in a directory that was removed gave {made:?}"));
             }
         }
@@ -308,12 +309,14 @@ pub(super) fn stat_at(base: BorrowedFd<'_>, path: &Path, flags: AtFlags) -> Resu
 }
 
 pub(super) fn flags(access: Access) -> OFlags {
-    match access {
-        Access::Read => OFlags::RDONLY,
-        Access::Write => OFlags::WRONLY,
-        Access::Both => OFlags::RDWR,
-        Access::Append => OFlags::WRONLY | OFlags::APPEND,
-    }
+    // Else the daemons of other tests inherit it.
+    OFlags::CLOEXEC
+        | match access {
+            Access::Read => OFlags::RDONLY,
+            Access::Write => OFlags::WRONLY,
+            Access::Both => OFlags::RDWR,
+            Access::Append => OFlags::WRONLY | OFlags::APPEND,
+        }
 }
 
 /// The configuration of a layout.

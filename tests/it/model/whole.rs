@@ -18,7 +18,7 @@ use super::tree::{Body, Id, Verdict};
 /// How long the kernel may go on to use a number that was given up: until names are asked for again.
 const NAMES_WAIT: std::time::Duration = std::time::Duration::from_secs(2);
 
-const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW);
+const DIRECTORY: OFlags = OFlags::CLOEXEC.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW);
 
 impl Run {
     /// Opens a directory; calls in it name it by this from then on.
@@ -153,7 +153,7 @@ impl Run {
             self.compare_xattrs(child, &self.path(id, &name))?;
             match &self.model.object(child).body {
                 Body::File(bytes) => {
-                    let flags = OFlags::RDONLY | OFlags::NOFOLLOW;
+                    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                     let file = rustix::fs::openat(folder, path, flags, Mode::empty());
                     let mut buffer = vec![0; bytes.len() + 1];
                     let read = rustix::io::pread(file.map_err(failed)?, &mut buffer[..], 0);
