@@ -47,6 +47,11 @@ fn render(status: &Status) -> String {
         None => text.push_str("ledger: records\n"),
         Some(why) => text.push_str(&format!("ledger: nothing may be changed: {}\n", plain(why))),
     }
+    let known = status.known;
+    text.push_str(&format!(
+        "known: {} inodes; open: {} files, {} directories\n",
+        known.inodes, known.files, known.directories
+    ));
     if status.panics > 0 {
         let panics = status.panics;
         text.push_str(&format!("{panics} threads failed; mount again, and see octroi.log\n"));

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::policy::Considered;
 use crate::types::{BranchIo, BranchMode, BranchUuid, Operation, TxId, ViewPath};
+use crate::view::Known;
 
 /// Longest request, newline included.
 pub const REQUEST_MAX: usize = 64 * 1024;
@@ -170,6 +171,9 @@ pub struct Status {
     pub generation: u64,
     /// Why nothing may be changed just now, if so.
     pub ledger: Option<String>,
+    /// Inodes that the kernel knows, files and directories that are open.
+    #[serde(default)]
+    pub known: Known,
     /// Threads that failed since the mount; more than none is a bug, and a reason to remount.
     pub panics: u64,
     /// In order of the configuration.

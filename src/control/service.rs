@@ -99,6 +99,7 @@ impl ViewService {
             started: self.started.to_string(),
             generation: self.vfs.policy_generation(),
             ledger: self.vfs.ledger_fault().map(|errno| errno_name(errno).to_owned()),
+            known: self.vfs.known(),
             panics: self.panics.load(Ordering::Relaxed),
             branches: self.branches(),
             active: self.vfs.active_crossings().iter().map(|found| active(found)).collect(),

@@ -149,6 +149,10 @@ impl Vfs {
         Some(file.read_at(offset, size as usize))
     }
 
+    pub(super) fn open_audit_files(&self) -> usize {
+        self.audit.open.len()
+    }
+
     pub(super) fn is_audit_handle(&self, handle: u64) -> bool {
         self.audit.open.contains_key(&handle)
     }

@@ -11,7 +11,7 @@ use crate::error::Errno;
 use crate::mover::{Journal, Progress};
 use crate::policy::{Considered, Decision, Object, Subject};
 use crate::types::{BranchIndex, Caller, Operation, ViewPath};
-use crate::view::LayoutIndex;
+use crate::view::{Known, LayoutIndex};
 
 use super::{Denial, Vfs};
 
@@ -44,6 +44,12 @@ impl Vfs {
             found.map_or_else(ViewPath::root, |(_, folder)| folder.path.clone())
         };
         self.branches.iter().enumerate().map(|(index, b)| (place(index), Arc::clone(b))).collect()
+    }
+
+    /// How much the kernel knows and has open, files of `.audit` included.
+    pub fn known(&self) -> Known {
+        let known = self.view.known();
+        Known { files: known.files.saturating_add(self.open_audit_files()), ..known }
     }
 
     /// Generation of the policy in force.

@@ -165,6 +165,11 @@ impl Handles {
         self.files.iter().map(|file| Arc::clone(&file)).collect()
     }
 
+    /// How many files and how many directories are open.
+    pub fn count(&self) -> (usize, usize) {
+        (self.files.len(), self.directories.len())
+    }
+
     /// An open directory.
     pub fn directory(&self, number: u64) -> Option<Arc<OpenDirectory>> {
         self.directories.get(&number).map(|directory| Arc::clone(&directory))

@@ -41,6 +41,17 @@ pub enum Invalidation {
     },
 }
 
+/// How much is known and open: what the daemon keeps for the kernel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Known {
+    /// Inodes that the kernel knows, and the folders of the layout.
+    pub inodes: usize,
+    /// Open files.
+    pub files: usize,
+    /// Open directories.
+    pub directories: usize,
+}
+
 /// State of one view.
 #[derive(Debug)]
 pub struct View {
@@ -92,6 +103,12 @@ impl View {
                 self.pools.get(usize::from(at)).map(|pool| pool.members.clone()).unwrap_or_default()
             }
         }
+    }
+
+    /// How much is known and open. Others may be adding and removing while it counts.
+    pub fn known(&self) -> Known {
+        let (files, directories) = self.handles.count();
+        Known { inodes: self.inodes.count(), files, directories }
     }
 
     /// Asks the transport to have the kernel forget something, once the request is answered. Without

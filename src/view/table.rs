@@ -177,6 +177,11 @@ impl InodeTable {
         Some(inode)
     }
 
+    /// How many inodes there are.
+    pub fn count(&self) -> usize {
+        self.by_number.len()
+    }
+
     /// Gives back references; the inode goes with the last.
     pub fn forget(&self, number: u64, count: u64) {
         let Some(inode) = self.get(number) else { return };

@@ -82,6 +82,9 @@ fn status_tells_of_branches_and_answers_in_json() {
     let refused =
         mount.sh_as("nobody", &format!("$OCTROI status --view {}", scene.name())).refused();
     assert!(refused.contains("root"), "{refused}");
+    let count = "exec 3<inbox/f 4<inbox/d 5<.audit/log.jsonl; \
+                 $OCTROI status --json | jq -c '.known | [.inodes > 5, .files, .directories]'";
+    assert_eq!(mount.sh(&format!("echo x >inbox/f; mkdir inbox/d; {count}")).ok(), "[true,2,1]\n");
     mount.unmount();
 }
 
