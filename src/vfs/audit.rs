@@ -65,6 +65,12 @@ impl Vfs {
         Ok(Attributes { number: inode.number, stat, ttl: Duration::ZERO })
     }
 
+    /// Drops what is kept of a node whose inode is forgotten.
+    pub(super) fn forget_audit(&self, number: u64) {
+        // A look-up adds the inode first and the node then: it cannot have added this one.
+        self.audit.nodes.remove_if(&number, |_, _| self.view.inodes.get(number).is_none());
+    }
+
     fn audit_node(&self, inode: &Inode) -> Result<AuditNode, Errno> {
         self.audit.nodes.get(&inode.number).map(|node| node.clone()).ok_or(Errno::STALE)
     }
@@ -159,5 +165,32 @@ impl Vfs {
 
     pub(super) fn release_audit(&self, handle: u64) -> bool {
         self.audit.open.remove(&handle).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vfs::tests::fixture::{Fixture, READ, ROOT, ROOT_NUMBER};
+
+    #[test]
+    fn a_node_goes_with_the_last_reference_of_the_kernel() {
+        let fixture = Fixture::new(vec![]);
+        let vfs = &fixture.vfs;
+        let before = vfs.known();
+        let look_up = |parent, name| vfs.lookup(ROOT, parent, OsStr::new(name)).expect(name).number;
+        let folder = look_up(ROOT_NUMBER, ".audit");
+        let log = look_up(folder, "log.jsonl");
+        assert_eq!(look_up(folder, "log.jsonl"), log);
+        let opened = vfs.open(ROOT, log, READ).expect("readable");
+        assert_eq!(vfs.known().files, before.files + 1);
+        assert_eq!(vfs.known().inodes, before.inodes + 2);
+        vfs.release(opened.handle);
+        vfs.forget(log, 1);
+        assert!(vfs.getattr(ROOT, log, None).is_ok(), "one reference is left");
+        vfs.forget(log, 1);
+        vfs.forget(folder, 1);
+        assert_eq!(vfs.known(), before);
+        assert!(vfs.audit.nodes.is_empty());
     }
 }

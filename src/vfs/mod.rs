@@ -262,6 +262,7 @@ impl Vfs {
     /// The kernel no longer needs an inode for `count` of the times it was told of it.
     pub fn forget(&self, number: u64, count: u64) {
         self.view.inodes.forget(number, count);
+        self.forget_audit(number);
     }
 
     /// Whether the transport can have the kernel read and write backing files by itself; if not, all

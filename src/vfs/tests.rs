@@ -11,7 +11,7 @@ use crate::view::locks::{Holder, Lock};
 
 mod crossings;
 mod faults;
-mod fixture;
+pub(super) mod fixture;
 mod moves;
 mod pools;
 
