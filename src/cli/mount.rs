@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::daemon::{self, DaemonError, Launch, detach};
-use crate::fuse::MountOptions;
+use crate::fuse::{self, MountOptions};
 
 use super::failure::{ExitCode, Failure};
 use super::output::plain;
@@ -93,9 +93,31 @@ fn serve_reporting(launch: &Launch) -> Result<(), Failure> {
     served.map_err(failure)
 }
 
+/// Standard error, without what is only noise.
+struct Log(env_logger::Logger);
+
+impl log::Log for Log {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if !fuse::is_noise(record) {
+            self.0.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
+}
+
 fn start_log() {
     let env = env_logger::Env::default().default_filter_or("info");
-    env_logger::Builder::from_env(env).target(env_logger::Target::Stderr).init();
+    let log = env_logger::Builder::from_env(env).target(env_logger::Target::Stderr).build();
+    log::set_max_level(log.filter());
+    // It fails when there is a log already, and then that one serves.
+    let _ = log::set_boxed_logger(Box::new(Log(log)));
 }
 
 fn failure(error: DaemonError) -> Failure {

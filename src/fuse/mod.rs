@@ -16,8 +16,11 @@ mod convert;
 mod lanes;
 mod mount;
 mod negotiate;
+mod noise;
 mod reply;
 mod serve;
+
+pub use noise::is_noise;
 
 /// Threads that read requests.
 const WORKERS: usize = 8;

@@ -116,6 +116,12 @@ pub fn octroi<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(arguments: I) -> Ended
     run(Command::new("timeout").args(["-k", "5", "60", OCTROI]).args(arguments))
 }
 
+/// Where cargo keeps what it downloads and installs.
+pub fn cargo_home() -> PathBuf {
+    let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME")).join(".cargo");
+    std::env::var_os("CARGO_HOME").map_or_else(home, PathBuf::from)
+}
+
 /// Fails the test when it does not run as root.
 #[track_caller]
 pub fn require_root() {

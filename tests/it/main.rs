@@ -27,6 +27,7 @@ mod crossing;
 mod faults;
 mod faults_crossing;
 mod faults_disk;
+mod integrity;
 mod memory;
 mod model;
 mod mv;

@@ -3,15 +3,12 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::harness::{Scene, require_root, sh};
+use crate::harness::{Scene, cargo_home, require_root, sh};
 
 /// A tar of real files: the sources of this project's dependencies as cargo keeps
 /// them, which are there wherever this was built.
 fn sources(scene: &Scene, count: u32) -> PathBuf {
-    let home = std::env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("HOME")).join(".cargo"));
-    let registry = home.join("registry/src");
+    let registry = cargo_home().join("registry/src");
     let archive = scene.base().join("sources.tar");
     let script = format!(
         "cd */ && find . -type f -size -300k | sort | head -{count} | tar cf {} -T -",
@@ -143,30 +140,6 @@ fn cargo_builds_and_its_program_runs() {
             .current_dir(&krate)
             .env_remove("CARGO_TARGET_DIR");
         assert_eq!(crate::harness::run(&mut cargo).ok(), "9\n", "the change was not noticed");
-    }
-    mount.unmount();
-}
-
-#[test]
-fn sqlite_with_concurrent_writers_keeps_its_integrity() {
-    let scene = Scene::with(&["work", "fast"], BOTH_KINDS);
-    let mount = scene.mount();
-    for branch in ["work", "fast"] {
-        for journal in ["delete", "wal"] {
-            let script = format!(
-                "set -e; db={journal}.db; sqlite3 $db 'pragma journal_mode={journal}; create table t(writer, n, data)' >/dev/null
-                 for w in 1 2 3 4; do (for n in $(seq 25); do
-                     sqlite3 -cmd '.timeout 60000' $db \"begin immediate; insert into t values($w, $n, randomblob(3000)); commit\" || exit 1
-                 done) & pids+=($!); done
-                 for pid in ${{pids[@]}}; do wait $pid; done
-                 sqlite3 $db 'pragma integrity_check; select count(*), count(distinct writer * 100 + n) from t; vacuum; pragma integrity_check'"
-            );
-            assert_eq!(
-                sh(&mount.path(branch), &script).ok(),
-                "ok\n100|100\nok\n",
-                "{branch} {journal}"
-            );
-        }
     }
     mount.unmount();
 }
