@@ -2,7 +2,6 @@
 //! once: short forms of what `scripts/prove` runs for hours.
 
 use std::fs;
-use std::path::Path;
 use std::thread;
 
 use crate::harness::{Mount, Scene, cargo_home, require_root, sh};
@@ -54,10 +53,6 @@ fn unmount_quietly(scene: &Scene, mount: Mount) {
     assert!(trouble.is_empty(), "{} lines, such as {}", trouble.len(), trouble[0]);
 }
 
-fn drop_caches() {
-    sh(Path::new("/"), "sync; echo 3 >/proc/sys/vm/drop_caches").ok();
-}
-
 #[test]
 fn random_operations_and_mappings_read_what_was_written() {
     let scene = three_kinds();
@@ -92,7 +87,9 @@ fn eight_jobs_read_back_the_blocks_that_they_wrote() {
         )
     };
     in_all_places(&mount, &fio("--do_verify=1"), |_, _| ());
-    drop_caches();
+    // Again without what the kernel has of it.
+    mount.unmount();
+    let mount = scene.mount();
     in_all_places(&mount, &fio("--verify_only=1"), |_, _| ());
     unmount_quietly(&scene, mount);
 }
@@ -108,7 +105,9 @@ fn eight_writers_of_a_database_lose_no_row() {
         done) & pids+=($!); done
         for pid in ${pids[@]}; do wait $pid; done; done";
     in_all_places(&mount, script, |_, _| ());
-    drop_caches();
+    // Again without what the kernel has of it.
+    mount.unmount();
+    let mount = scene.mount();
     let look = "for db in delete.db wal.db; do sqlite3 $db 'pragma integrity_check; select count(*), \
                 count(distinct writer * 100 + n), sum(length(data)) from t; vacuum; pragma integrity_check'; done";
     in_all_places(&mount, look, |place, out| {
