@@ -145,7 +145,8 @@ class View:
         name = "prove-" + os.urandom(6).hex()
         with open(self.config, "w") as file:
             file.write(f'[view]\nname = "{name}"\nstate = "{self.state}"\n{self.body}')
-        self.kernel_before = len(kernel_log())
+        self.hung_before = hung_tasks()
+        self.began = time.clock_gettime(time.CLOCK_MONOTONIC)
         try:
             self.mount()
         except BaseException:
@@ -199,9 +200,9 @@ class View:
             if branch["fault"]:
                 raise Failed(f"branch {branch['name']} is {branch['fault']}: {branch['why']}")
         trouble = [line for line in self.log().splitlines() if DAEMON_TROUBLE.search(line)]
-        trouble += [
-            line for line in kernel_log()[self.kernel_before:] if KERNEL_TROUBLE.search(line)
-        ]
+        trouble += [line for line in kernel_log(self.began) if KERNEL_TROUBLE.search(line)]
+        if hung_tasks() != self.hung_before:
+            trouble.append(f"{hung_tasks() - self.hung_before} tasks of this machine hung for minutes")
         if trouble:
             raise Failed("\n".join(trouble[:20]))
 
@@ -287,10 +288,24 @@ def place(folder, name):
         yield view, view.path(top)
 
 
-def kernel_log():
-    """Lines of the kernel's log; none where it may not be read."""
-    ended = subprocess.run(["dmesg"], check=False, text=True, capture_output=True)
-    return ended.stdout.splitlines()
+def sysctl(name):
+    try:
+        with open(f"/proc/sys/kernel/{name}") as file:
+            return int(file.read())
+    except FileNotFoundError:
+        return None
+
+
+def hung_tasks():
+    """How many there were, where the kernel counts them; its log tells of the first ten only."""
+    return sysctl("hung_task_detect_count")
+
+
+def kernel_log(since):
+    """Lines of the kernel's log of later than so many seconds after it started."""
+    lines = run("dmesg").splitlines()
+    stamps = [re.match(r"(?:<\d+>)?\[ *(\d+\.\d+)\]", line) for line in lines]
+    return [line for line, stamp in zip(lines, stamps) if stamp and float(stamp.group(1)) > since]
 
 
 def interrupt(*_):
@@ -346,6 +361,8 @@ def part(main):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         sys.exit(f"{NAME}: is running already in {work_folder()}")
+    if hung_tasks() is None and sysctl("hung_task_warnings") == 0:
+        sys.exit(f"{NAME}: the kernel tells of no more hung tasks: sysctl kernel.hung_task_warnings=-1")
     # So that what is mounted is unmounted.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
