@@ -31,10 +31,18 @@
 //! - No durable step of `mover` or `ledger` goes round `storage`, so that the simulated disk sees all.
 
 #![deny(unsafe_code)]
-// The same files are linted as what users get, where this does not hold.
+// Tests and fuzzers fail by panicking. The same files are linted without tests too, as what users get.
 #![cfg_attr(
-    test,
-    allow(clippy::arithmetic_side_effects, clippy::string_slice, clippy::unreachable)
+    any(test, fuzzing),
+    allow(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
 )]
 
 pub mod error;

@@ -16,11 +16,6 @@ use crate::types::{Handle, Identity, Time};
 pub mod buffer;
 pub mod real;
 #[cfg(any(test, fuzzing))]
-#[allow(
-    clippy::arithmetic_side_effects,
-    clippy::indexing_slicing,
-    reason = "a disk for tests only, whose numbers are small"
-)]
 pub mod simulated;
 
 /// What kind of thing a name stands for.
