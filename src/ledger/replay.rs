@@ -128,6 +128,11 @@ fn cut_torn<S: Storage>(
     match end {
         Some((seq, true)) if reached >= seq => {
             let kept = scanned.entries.iter().take_while(|entry| entry.seq < seq).count();
+            // Its version record was durable before anything followed, so that it is void in no case.
+            if kept == 0 {
+                let why = format!("the next segment begins with seq {seq}, which is before it");
+                return Err(damaged(number, 1, why));
+            }
             scanned.good = match scanned.entries.get(kept) {
                 Some(_) => length_of(storage, dir, number, kept)?,
                 None => scanned.good,

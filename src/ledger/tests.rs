@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use super::record::{MountEvent, MountRecord, OperationRecord, Verdict};
+use super::record::{MountEvent, MountRecord, OperationRecord, Verdict, VersionRecord};
 use super::*;
 use crate::storage::real::{RealDir, RealStorage};
 use crate::storage::simulated::{DeviceOptions, Fault, Names, SimulatedDir, SimulatedStorage};
@@ -159,6 +159,22 @@ fn a_position_that_no_ledger_reaches_is_damage() {
     let first = encode::line(u64::MAX, time, None, &encode::body(&version).unwrap());
     std::fs::write(&path, [first, last].concat()).unwrap();
     assert!(matches!(open(&storage, &dir).map(drop), Err(LedgerError::Damaged { line: 1, .. })));
+}
+
+#[test]
+fn a_segment_that_begins_before_the_one_it_follows_voids_nothing() {
+    let (folder, storage, dir) = written(true);
+    let first = std::fs::read(folder.path().join("00000001.jsonl")).unwrap();
+    let version = first.split(|byte| *byte == b'\n').next().unwrap();
+    let Record::Version(version) = encode::decode(version).unwrap().entry.record else {
+        unreachable!()
+    };
+    let version = Record::Version(VersionRecord { after_failed_sync: true, ..version });
+    let time = jiff::Timestamp::UNIX_EPOCH;
+    let second = encode::line(0, time, Some(0), &encode::body(&version).unwrap());
+    std::fs::write(folder.path().join("00000002.jsonl"), second).unwrap();
+    assert!(matches!(open(&storage, &dir).map(drop), Err(LedgerError::Damaged { line: 1, .. })));
+    assert_eq!(std::fs::read(folder.path().join("00000001.jsonl")).unwrap(), first);
 }
 
 #[test]
