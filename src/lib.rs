@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! 8  main.rs              parse, run, print the error, exit
-//! 7  cli                  one file a subcommand: control client, config, ledger reader
+//! 7  cli  fuzzing         one file a subcommand: control client, config, ledger reader; fuzz targets
 //! 6  daemon               wire it up: lock, recover, build, serve, signals, unmount
 //! 5  fuse  control        transports: requests become a caller and owned arguments for vfs
 //! 4  vfs                  the operations: facts, decide, act, record
@@ -71,3 +71,5 @@ pub mod fuse;
 pub mod daemon;
 
 pub mod cli;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;

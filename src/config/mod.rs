@@ -12,6 +12,8 @@ mod accounts;
 mod branches;
 mod diagnostic;
 mod ends;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod keys;
 mod paths;
 mod places;
@@ -147,6 +149,16 @@ pub fn load_with(
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(fail("it is larger than 1 MiB, so it is no configuration".to_owned()));
     }
+    load_bytes(path, bytes, resolve)
+}
+
+/// [`load_with`] with what stands in the file.
+fn load_bytes(
+    path: &Path,
+    bytes: Vec<u8>,
+    resolve: &dyn Fn(Account<'_>) -> Result<Option<u32>, Errno>,
+) -> Result<Loaded, ConfigErrors> {
+    let fail = |why: String| ConfigErrors::from(Diagnostic::about_file(path, why));
     let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     let text = String::from_utf8(bytes).map_err(|error| {
         let valid = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();

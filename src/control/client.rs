@@ -85,8 +85,7 @@ impl Client {
         let stream = UnixStream::connect(&self.socket).map_err(failed)?;
         stream.set_write_timeout(Some(TIMEOUT)).map_err(failed)?;
         descriptors::send(&stream, &line, &[source_folder, target_folder]).map_err(failed)?;
-        stream.set_nonblocking(true).map_err(failed)?;
-        Ok(MoveClient { stream, received: Vec::new() })
+        MoveClient::new(stream).map_err(failed)
     }
 
     /// Asks.
@@ -124,6 +123,11 @@ impl AsFd for MoveClient {
 }
 
 impl MoveClient {
+    pub(super) fn new(stream: UnixStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(Self { stream, received: Vec::new() })
+    }
+
     /// The next answer, without waiting.
     pub fn receive(&mut self) -> Result<Received, ClientError> {
         loop {
@@ -164,20 +168,22 @@ impl MoveClient {
 fn exchange(socket: &Path, request: &Request) -> Result<(Answer, u32), ClientError> {
     let failed = |error| ClientError::Io { socket: socket.to_owned(), error };
     let line = encode(request).map_err(|error| failed(error.into()))?;
-    let mut stream = UnixStream::connect(socket).map_err(failed)?;
+    let stream = UnixStream::connect(socket).map_err(failed)?;
     let timeout = if matches!(request, Request::Undo { .. }) { None } else { Some(TIMEOUT) };
     stream.set_read_timeout(timeout).map_err(failed)?;
     stream.set_write_timeout(Some(TIMEOUT)).map_err(failed)?;
     let peer = peer_of(&stream).map_err(|errno| failed(errno.into()))?.uid;
-    match stream.write_all(&line) {
+    match (&stream).write_all(&line) {
         // It has answered without asking, that it has no room.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
         written => written.map_err(failed)?,
     }
+    read_answer(stream).map_err(failed)?.map(|answer| (answer, peer))
+}
+
+/// The one answer of a connection.
+pub(super) fn read_answer(stream: UnixStream) -> io::Result<Result<Answer, ClientError>> {
     let mut answer = Vec::new();
-    BufReader::new(stream.take(ANSWER_MAX as u64))
-        .read_until(b'\n', &mut answer)
-        .map_err(failed)?;
-    let answer = serde_json::from_slice(&answer).map_err(|_| ClientError::NotUnderstood)?;
-    Ok((answer, peer))
+    BufReader::new(stream.take(ANSWER_MAX as u64)).read_until(b'\n', &mut answer)?;
+    Ok(serde_json::from_slice(&answer).map_err(|_| ClientError::NotUnderstood))
 }

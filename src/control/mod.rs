@@ -7,6 +7,8 @@
 
 pub mod client;
 pub mod descriptors;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod mounts;
 pub mod moves;
 pub mod protocol;

@@ -141,6 +141,15 @@ fn busy() -> Answer {
     Answer::Failed { why: "too many requests at once; try again".to_owned() }
 }
 
+/// One connection without limits of number.
+#[cfg(any(test, fuzzing))]
+pub(super) fn serve_alone(stream: UnixStream, peer: Caller, service: &dyn Service) {
+    let slots = Arc::new(Slots::new(1, 1));
+    let slot = Slot::take(&slots, peer.uid).expect("the first");
+    // A client that breaks off is an error here, and nothing more.
+    let _ = serve(&stream, peer, service, slot, &Arc::new(Slots::new(1, 1)));
+}
+
 fn serve(
     stream: &UnixStream,
     peer: Caller,

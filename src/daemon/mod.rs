@@ -27,6 +27,8 @@ use crate::vfs::Vfs;
 mod assemble;
 mod audit_source;
 pub mod detach;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod mountpoint;
 mod presence;
 pub mod state;

@@ -13,6 +13,8 @@ use crate::view::Invalidation;
 mod adapter;
 mod backing;
 mod convert;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod lanes;
 mod mount;
 mod negotiate;

@@ -34,6 +34,8 @@ use crate::storage::Storage;
 
 mod denials;
 mod encode;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod reader;
 pub mod record;
 mod replay;

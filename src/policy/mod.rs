@@ -12,6 +12,8 @@ use crate::types::{BranchIndex, BranchMode, Operation, ViewPath};
 mod domain;
 mod engine;
 mod explain;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 #[cfg(test)]
 mod tests;
 

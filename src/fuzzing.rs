@@ -1,0 +1,111 @@
+//! The fuzz targets. `fuzz/` feeds them bytes without end, the test here what is in `fuzz/corpus`: both
+//! run the same code. A target fails by a panic or by not coming back.
+//!
+//! Each module has what is made of the bytes in a file `fuzzing.rs` of its own, which tests and fuzzers
+//! alone compile.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::OnceLock;
+
+use crate::control::protocol::{Answer, Request};
+use crate::control::{Service, ViewService};
+use crate::daemon::fuzzing::{Folder, Scene};
+use crate::mover::Journal;
+use crate::types::Caller;
+
+/// A name, which is also that of its folder in `fuzz/corpus`, and what is fed.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: [Target; 5] = [
+    ("config", crate::config::fuzzing::run),
+    ("rules", crate::policy::fuzzing::run),
+    ("ledger", ledger),
+    ("control", control),
+    ("requests", requests),
+];
+
+/// Segments of a ledger, up to the transactions that recovery would meet.
+pub fn ledger(data: &[u8]) {
+    let folder = Folder::new();
+    let mut journal = Journal::default();
+    crate::ledger::fuzzing::run(data, &folder.0, &mut |entry| journal.apply(entry));
+}
+
+/// A peer of the control socket, and a daemon that answers.
+pub fn control(data: &[u8]) {
+    crate::control::fuzzing::run(data, &Late::default());
+}
+
+/// Requests of the kernel.
+pub fn requests(data: &[u8]) {
+    let scene = Scene::new();
+    crate::fuse::fuzzing::run(data, scene.vfs());
+    scene.check_isolation();
+}
+
+/// A view that is made only when somebody asks something that can be understood.
+#[derive(Default)]
+struct Late(OnceLock<(Scene, ViewService)>);
+
+impl Late {
+    fn service(&self) -> &ViewService {
+        let made = self.0.get_or_init(|| {
+            let scene = Scene::new();
+            let service = scene.service();
+            (scene, service)
+        });
+        &made.1
+    }
+}
+
+impl Service for Late {
+    fn answer(&self, peer: Caller, request: Request) -> Answer {
+        self.service().answer(peer, request)
+    }
+
+    fn converse(
+        &self,
+        peer: Caller,
+        request: Request,
+        descriptors: Vec<OwnedFd>,
+        stream: &UnixStream,
+    ) -> std::io::Result<()> {
+        self.service().converse(peer, request, descriptors, stream)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::mpsc::{RecvTimeoutError, channel};
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Far more than any input needs: what takes longer hangs.
+    const PATIENCE: Duration = Duration::from_secs(120);
+
+    #[test]
+    fn no_input_of_the_corpus_fails() {
+        for (name, target) in TARGETS {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
+            let inputs = std::fs::read_dir(&folder).expect("each target has a corpus");
+            let mut inputs: Vec<_> = inputs.map(|entry| entry.expect("listed").path()).collect();
+            inputs.sort();
+            assert!(inputs.len() >= 5, "{name} has a corpus of {}", inputs.len());
+            for input in inputs {
+                let data = std::fs::read(&input).expect("read");
+                let (done, wait) = channel();
+                let thread = std::thread::spawn(move || {
+                    target(&data);
+                    let _ = done.send(());
+                });
+                let ended = wait.recv_timeout(PATIENCE);
+                assert_ne!(ended, Err(RecvTimeoutError::Timeout), "{} hangs", input.display());
+                assert!(thread.join().is_ok(), "{} fails", input.display());
+            }
+        }
+    }
+}
