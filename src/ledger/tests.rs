@@ -186,7 +186,7 @@ fn the_last_number_of_a_segment_has_no_successor() {
     assert_eq!(paths, ["/a", "/b", "/c"]);
     ledger.close().unwrap();
     std::fs::copy(folder.path().join(last), folder.path().join(first)).unwrap();
-    assert!(matches!(open(&storage, &dir).map(drop), Err(LedgerError::Damaged { line: 0, .. })));
+    assert!(matches!(open(&storage, &dir).map(drop), Err(LedgerError::Damaged { .. })));
 }
 
 #[test]
