@@ -200,8 +200,8 @@ impl Vfs {
         }
     }
 
-    /// Makes a regular file and opens it in one step; opens it if it has come to be meanwhile and
-    /// O_EXCL does not forbid that.
+    /// Makes a regular file and opens it in one step. EEXIST with O_EXCL, else ESTALE, for a name that is
+    /// taken: on that the kernel looks it up, and opens what it finds.
     pub fn create(
         &self,
         caller: Caller,
@@ -220,7 +220,7 @@ impl Vfs {
             generation = self.permit(operation, &question)?.generation;
         }
         self.ready_to_record()?;
-        let lock = self.lock_new(&site)?;
+        let _lock = self.lock_new(&site)?;
         let result = self.place_new(&site, |part| {
             self.as_caller(caller, umask, |creator| {
                 part.branch.create(part.as_fd(), &site.name, mode, access.backing, creator)
@@ -228,10 +228,9 @@ impl Vfs {
         });
         let exclusive = OFlags::from_bits_retain(flags).contains(OFlags::EXCL);
         let (branch, (found, descriptor)) = match result {
-            Err(Errno::EXIST) if !exclusive => {
-                drop(lock);
-                return self.open_existing(caller, &site, flags);
-            }
+            // It has come to be since the kernel looked, which takes what this answers for new and asks
+            // nobody whether the caller may open it: it shall look again.
+            Err(Errno::EXIST) if !exclusive => return Err(Errno::STALE),
             result => {
                 let ended = result.as_ref().map(drop).map_err(|errno| *errno);
                 self.record(Operation::Create, &question, ended);
@@ -245,23 +244,6 @@ impl Vfs {
         let opened =
             self.opened(Opening { caller, inode, branch, descriptor, access, generation, stays });
         Ok((attributes, opened))
-    }
-
-    fn open_existing(
-        &self,
-        caller: Caller,
-        site: &super::site::Site<'_>,
-        flags: u32,
-    ) -> Result<(Attributes, Opened), Errno> {
-        let child = self.find_child(&site.parent.inode, &site.name)?;
-        let number = child.inode.number;
-        match self.open(caller, number, flags) {
-            Ok(opened) => Ok((Attributes { number, stat: child.stat, ttl: child.ttl }, opened)),
-            Err(errno) => {
-                self.view.inodes.forget(number, 1);
-                Err(errno)
-            }
-        }
     }
 
     /// Closes an open file and records what was written through it.

@@ -108,13 +108,9 @@ impl Run {
         let there = self.world.model.child(parent, name);
         let mut errors = self.world.model.add_errors(parent, name, uid, true);
         if !exclusive && there.is_some_and(|id| !self.world.model.object(id).fixed) {
-            // Found by a look-up that came too late, and opened. The kernel checks who may.
-            if uid != 0 {
-                return Ok(());
-            }
-            errors.retain(|errno| *errno != Errno::EXIST);
-            let opening = there.map(|id| self.world.model.open_errors(id, access.writes()));
-            errors.extend(opening.unwrap_or_default());
+            // Found by a look-up that came too late: the kernel looks again, and checks who may open it.
+            let taken = errors.iter_mut().filter(|errno| **errno == Errno::EXIST);
+            taken.for_each(|errno| *errno = Errno::STALE);
         }
         let flags = flags(access) | OFlags::CREATE;
         let flags = if exclusive { flags | OFlags::EXCL } else { flags };
@@ -124,13 +120,7 @@ impl Run {
             self.settle(parent);
             return Ok(());
         };
-        let id = match there {
-            Some(id) => {
-                self.note(id, &attributes)?;
-                id
-            }
-            None => self.made_file((parent, name), (uid, mode, 0o022), &attributes)?,
-        };
+        let id = self.made_file((parent, name), (uid, mode, 0o022), &attributes)?;
         self.keep(id, access, slot, &opened);
         Ok(())
     }

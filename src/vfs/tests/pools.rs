@@ -128,8 +128,8 @@ fn a_name_on_any_member_is_taken() {
     assert_eq!(vfs.symlink(ROOT, parent, name, name).map(drop).err(), Some(Errno::EXIST));
     let other = fixture.put(POOL, "b", "b");
     assert_eq!(vfs.link(ROOT, other, parent, name).map(drop).err(), Some(Errno::EXIST));
-    let (_, opened) = vfs.create(ROOT, parent, name, 0o644, 0, WRITE).expect("opened");
-    vfs.release(opened.handle);
+    let taken = vfs.create(ROOT, parent, name, 0o644, 0, WRITE).map(drop);
+    assert_eq!(taken.err(), Some(Errno::STALE), "what is there is not opened as if it were new");
     assert!(!fixture.has("one/a"));
 }
 
