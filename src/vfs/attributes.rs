@@ -78,7 +78,7 @@ impl Vfs {
         }
         // A file that is open for writing is not crossing; its handle need not ask.
         let open = request.handle.and_then(|handle| self.view.handles.file(handle));
-        let open = open.filter(|file| file.writable);
+        let open = open.filter(|file| file.writable && file.inode.number == number);
         let content = if open.is_some() { vec![] } else { vec![Lock::Content(number)] };
         // Before the decision, as for opening: else a crossing could take the inode, between the two, to
         // where it must not be changed.

@@ -117,6 +117,7 @@ impl Vfs {
             return self.audit_attributes(caller, &inode);
         }
         let open = handle.and_then(|handle| self.view.handles.file(handle));
+        let open = open.filter(|file| file.inode.number == number);
         let stat = match open {
             Some(file) => self.branch(file.branch())?.stat(file.descriptor().as_fd())?,
             None => self.stat(&inode)?,
