@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::Errno;
@@ -175,6 +176,7 @@ pub(super) fn open_online(
         uuid,
         root: Arc::new(root),
         root_handle,
+        root_path: ArcSwapOption::empty(),
         device: stat.st_dev,
         file_system: space.f_fsid,
         by_handle,

@@ -1,10 +1,11 @@
 //! Finding inodes: by a name in a directory, by a handle, by a path below the root. One component at a
 //! time or by openat2(2) with every way out shut.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
@@ -13,7 +14,7 @@ use crate::error::Errno;
 use crate::sys::handle::{name_to_handle, open_by_handle};
 use crate::types::{Handle, Time};
 
-use super::{Branch, FileKind, Found, Stat};
+use super::{Branch, FileKind, Found, Online, Stat};
 
 /// Nothing leads out: no link is followed, no mount point entered, `..` goes nowhere.
 pub(super) const CONFINED: ResolveFlags = ResolveFlags::BENEATH
@@ -26,16 +27,24 @@ const NODE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC)
 impl Branch {
     /// Opens (`O_PATH`) the inode of a handle, wherever in the branch it lies now. Where handles cannot be
     /// opened, by the path that `path` gives (relative to the root, empty for the root), and then
-    /// ESTALE if something else stands there. ESTALE also for an inode that is gone.
+    /// ESTALE if something else stands there. ESTALE also for an inode that is gone, and for a directory
+    /// that was moved out of the branch: a handle would find it wherever it went. A file has no one
+    /// place, and is what it was when it was found.
     pub fn open_node(
         &self,
         handle: &Handle,
+        kind: FileKind,
         path: impl FnOnce() -> PathBuf,
     ) -> Result<OwnedFd, Errno> {
         let online = self.online.load();
         let online = online.as_ref().ok_or(Errno::IO)?;
         if online.by_handle && handle.kind != Handle::SYNTHETIC {
-            return open_by_handle(online.root.as_fd(), handle, NODE);
+            let node = open_by_handle(online.root.as_fd(), handle, NODE)?;
+            let movable = kind == FileKind::Directory && *handle != online.root_handle;
+            if movable && !online.contains(node.as_fd())? {
+                return Err(Errno::STALE);
+            }
+            return Ok(node);
         }
         let path = path();
         let path = if path.as_os_str().is_empty() { PathBuf::from(".") } else { path };
@@ -130,6 +139,56 @@ fn confined_errno(errno: Errno) -> Errno {
         Errno::XDEV | Errno::LOOP => Errno::ACCESS,
         other => other,
     }
+}
+
+impl Online {
+    /// Whether a directory lies in the branch, by the kernel's own path of it.
+    fn contains(&self, directory: BorrowedFd<'_>) -> Result<bool, Errno> {
+        let path = |node| rustix::fs::readlink(magic_path(node), Vec::new());
+        let below = |root: &CStr, path: &CStr| {
+            let root = root.to_bytes().strip_suffix(b"/").unwrap_or(root.to_bytes());
+            path.to_bytes().strip_prefix(root).is_some_and(|below| below.starts_with(b"/"))
+        };
+        let looked = path(directory).and_then(|path_now| {
+            if self.root_path.load().as_deref().is_some_and(|root| below(root, &path_now)) {
+                return Ok(true);
+            }
+            // A folder above the branch may have been renamed.
+            let root = path(self.root.as_fd())?;
+            let contained = below(&root, &path_now);
+            if contained {
+                self.root_path.store(Some(Arc::new(root)));
+            }
+            Ok(contained)
+        });
+        match looked {
+            // Longer than the kernel tells.
+            Err(Errno::NAMETOOLONG) => climbs_to(self.root.as_fd(), directory),
+            looked => looked,
+        }
+    }
+}
+
+/// Whether a directory lies below another, step by step upwards.
+fn climbs_to(root: BorrowedFd<'_>, directory: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let up = |from: BorrowedFd<'_>| {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat(from, "..", flags, Mode::empty())
+    };
+    let identity =
+        |node: BorrowedFd<'_>| rustix::fs::fstat(node).map(|stat| (stat.st_dev, stat.st_ino));
+    let sought = identity(root)?;
+    let mut here = up(directory)?;
+    let mut known = identity(here.as_fd())?;
+    while known != sought {
+        let above = up(here.as_fd())?;
+        let next = identity(above.as_fd())?;
+        if next == known {
+            return Ok(false);
+        }
+        (here, known) = (above, next);
+    }
+    Ok(true)
 }
 
 /// The path by which the kernel reaches what a descriptor has open, also if it is `O_PATH`, without

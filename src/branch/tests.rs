@@ -6,7 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 
 use super::*;
 
@@ -156,7 +156,7 @@ fn links_are_shown_and_never_followed() {
     std::fs::write(fixture.path("dir/file"), "ours").expect("write");
     let dir = fixture.found("dir");
     let file = branch.lookup(dir.node.as_fd(), name).expect("found");
-    let open = || branch.open_node(&file.handle, || "dir/file".into()).map(drop);
+    let open = || branch.open_node(&file.handle, FileKind::File, || "dir/file".into()).map(drop);
     open().expect("it is where it was");
     std::fs::rename(fixture.path("dir"), fixture.path("moved")).expect("rename");
     symlink(&secret, fixture.path("dir")).expect("symlink");
@@ -170,12 +170,16 @@ fn an_inode_is_found_again_and_another_is_never_taken_for_it() {
         let first = fixture.found("a");
         let path = || PathBuf::from("a");
         {
-            let again = fixture.branch.open_node(&first.handle, path).expect("it is there");
+            let again = fixture
+                .branch
+                .open_node(&first.handle, first.stat.kind, path)
+                .expect("it is there");
             let stat = fixture.branch.stat(again.as_fd()).expect("stat");
             assert_eq!(stat.inode, first.stat.inode);
         }
         let root = fixture.branch.root_handle().expect("online");
-        let root = fixture.branch.open_node(&root, PathBuf::new).expect("the root");
+        let root =
+            fixture.branch.open_node(&root, FileKind::Directory, PathBuf::new).expect("the root");
         assert_eq!(
             fixture.branch.lookup(root.as_fd(), OsStr::new("a")).expect("a").handle,
             first.handle
@@ -184,7 +188,10 @@ fn an_inode_is_found_again_and_another_is_never_taken_for_it() {
         drop(first);
         std::fs::write(fixture.path("b"), "second").expect("write");
         std::fs::rename(fixture.path("b"), fixture.path("a")).expect("rename");
-        assert_eq!(fixture.branch.open_node(&handle, path).err(), Some(Errno::STALE));
+        assert_eq!(
+            fixture.branch.open_node(&handle, FileKind::File, path).err(),
+            Some(Errno::STALE)
+        );
     }
 }
 
@@ -427,7 +434,7 @@ fn a_mount_point_inside_a_branch_is_not_entered() {
     assert_eq!(branch.lookup(fixture.root(), name).err(), Some(Errno::ACCESS));
     assert_eq!(branch.rmdir(fixture.root(), name), Err(Errno::BUSY));
     // The directory below it is the branch's still, for who knows it.
-    let again = branch.open_node(&inside.handle, || "d".into());
+    let again = branch.open_node(&inside.handle, FileKind::Directory, || "d".into());
     let again = again.expect("by its handle");
     assert!(branch.lookup(again.as_fd(), OsStr::new("below")).is_ok());
 }
@@ -445,4 +452,40 @@ fn an_offline_branch_answers_eio() {
     assert_eq!(offline.unlink(root, name), Err(Errno::IO));
     assert_eq!(offline.statfs().err(), Some(Errno::IO));
     assert_eq!(offline.stage().err(), Some(Errno::IO));
+}
+
+#[test]
+fn a_directory_that_was_moved_out_of_the_branch_is_not_found_by_its_handle() {
+    for fixture in [Fixture::new(), Fixture::new().without_handles()] {
+        let outside = tempfile::tempdir_in(fixture.path("..")).expect("a directory outside");
+        // Deeper than the kernel tells the path of.
+        let deep = fixture.path("deep");
+        std::fs::create_dir(&deep).expect("mkdir");
+        let mut here: OwnedFd = std::fs::File::open(&deep).expect("open").into();
+        let long = "x".repeat(200);
+        for _ in 0..30 {
+            rustix::fs::mkdirat(&here, &*long, Mode::RWXU).expect("mkdir");
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+            here = rustix::fs::openat(&here, &*long, flags, Mode::empty()).expect("open");
+        }
+        let bottom = crate::sys::handle::name_to_handle(here.as_fd(), OsStr::new(""));
+        let top = fixture.found("deep");
+        let open = |handle: &Handle, path: &str| {
+            fixture.branch.open_node(handle, FileKind::Directory, || path.into()).map(drop)
+        };
+        let by_handle = fixture.branch.online().expect("online").by_handle;
+        let bottom = bottom.expect("a handle");
+        assert_eq!(open(&top.handle, "deep"), Ok(()));
+        let found = if by_handle { Ok(()) } else { Err(Errno::STALE) };
+        assert_eq!(open(&bottom, "deep"), found);
+        std::fs::rename(&deep, fixture.path("other")).expect("rename");
+        assert_eq!(open(&top.handle, "other"), Ok(()), "it is in the branch");
+        std::fs::rename(fixture.path("other"), outside.path().join("d")).expect("rename");
+        let gone = |errno| [Errno::STALE, Errno::NOENT].contains(&errno);
+        assert!(open(&top.handle, "deep").is_err_and(gone));
+        assert!(open(&bottom, "deep").is_err_and(gone));
+        std::fs::rename(outside.path().join("d"), fixture.path("other")).expect("rename");
+        assert_eq!(open(&top.handle, "other"), Ok(()), "it is back");
+        assert_eq!(open(&bottom, "other"), found);
+    }
 }

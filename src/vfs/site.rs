@@ -146,7 +146,7 @@ impl Vfs {
     fn open_part(&self, inode: &Inode, part: &Part) -> Result<OpenPart<'_>, Errno> {
         let branch = self.branch(part.branch)?;
         let path = || inode.path_in_branch().unwrap_or_default();
-        let descriptor = match branch.open_node(&part.handle, path) {
+        let descriptor = match branch.open_node(&part.handle, inode.kind, path) {
             // Without file handles an unlinked file is still there for who has it open.
             Err(Errno::NOENT | Errno::STALE) => match inode.open_files().first() {
                 Some(file) => rustix::io::fcntl_dupfd_cloexec(&*file.descriptor(), 3)?,

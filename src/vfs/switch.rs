@@ -130,7 +130,7 @@ impl Vfs {
         }
         let branch = self.branch(part.branch)?;
         let path = || inode.path_in_branch().unwrap_or_default();
-        let node = branch.open_node(&part.handle, path)?;
+        let node = branch.open_node(&part.handle, inode.kind, path)?;
         for file in open {
             file.repoint(branch.open_file(node.as_fd(), rustix::fs::OFlags::RDONLY)?, part.branch);
         }
