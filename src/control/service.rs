@@ -15,8 +15,8 @@ use crate::error::{Errno, errno_name};
 use crate::mover::{Progress, Transaction, TransactionState};
 use crate::policy::{Basis, Considered, Decision};
 use crate::sys::identity::CallerGuard;
-use crate::types::{BranchMode, Caller, TxId, ViewPath};
-use crate::vfs::Vfs;
+use crate::types::{BranchMode, Caller, Operation, TxId, ViewPath};
+use crate::vfs::{UndoError, Vfs};
 
 use super::moves;
 use super::protocol::{
@@ -53,10 +53,8 @@ impl Service for ViewService {
             Request::Explain { uid, operation, path, target } => {
                 let uid = uid.unwrap_or(peer.uid);
                 if uid == peer.uid || self.vfs.is_privileged(peer.uid) {
-                    let asked = self.vfs.explain(uid, operation, &path, target.as_ref());
-                    asked
-                        .map(|(decision, list)| Answer::Explain(explanation(&decision, list)))
-                        .map_err(groups_unknown)
+                    let asked = self.explain(peer, uid, operation, &path, target.as_ref());
+                    asked.map(|(decision, list)| Answer::Explain(explanation(&decision, list)))
                 } else {
                     Err(not_permitted("explain for other users"))
                 }
@@ -136,10 +134,8 @@ impl ViewService {
         let Some(denial) = self.vfs.last_denial(peer.uid, path) else {
             return Ok(Answer::Why { denial: None });
         };
-        let (_, considered) = self
-            .vfs
-            .explain(peer.uid, denial.operation, &denial.path, denial.target.as_ref())
-            .map_err(groups_unknown)?;
+        let (operation, target) = (denial.operation, denial.target.as_ref());
+        let (_, considered) = self.explain(peer, peer.uid, operation, &denial.path, target)?;
         Ok(Answer::Why {
             denial: Some(Box::new(DenialReport {
                 time: denial.time.to_string(),
@@ -151,11 +147,36 @@ impl ViewService {
         })
     }
 
+    /// What the policy says for a user, told to a peer who may ask that.
+    fn explain(
+        &self,
+        peer: Caller,
+        uid: u32,
+        operation: Operation,
+        path: &ViewPath,
+        target: Option<&ViewPath>,
+    ) -> Result<(Decision, Vec<Considered>), String> {
+        let visible = self.check_known(peer, path).is_ok();
+        self.vfs.explain(uid, operation, path, target, visible).map_err(groups_unknown)
+    }
+
+    /// Whether a peer may know what is at a path.
+    fn check_known(&self, peer: Caller, path: &ViewPath) -> Result<(), Errno> {
+        if self.vfs.is_privileged(peer.uid) { Ok(()) } else { self.check_visible(peer, path, "") }
+    }
+
+    /// Whether a peer may know what is in a folder.
+    fn check_entered(&self, peer: Caller, folder: &ViewPath) -> Result<(), Errno> {
+        if self.vfs.is_privileged(peer.uid) {
+            Ok(())
+        } else {
+            self.check_visible(peer, folder, ".")
+        }
+    }
+
     fn locate(&self, peer: Caller, path: &ViewPath) -> Answered {
         let privileged = self.vfs.is_privileged(peer.uid);
-        if !privileged {
-            self.check_visible(peer, path).map_err(|errno| errno.to_string())?;
-        }
+        self.check_known(peer, path).map_err(|errno| errno.to_string())?;
         let located = self.vfs.locate(path).map_err(|errno| errno.to_string())?;
         let history = self.vfs.with_journal(|journal| {
             // Others' hold what a caller who may stat the path may still not know: where the file came
@@ -163,7 +184,7 @@ impl ViewService {
             let history = journal.history(path).into_iter();
             let history = history.filter(|(_, found)| privileged || found.record.uid == peer.uid);
             let history = history.take(TRANSACTIONS_MAX);
-            history.map(|(txid, found)| report(txid, found)).collect()
+            history.map(|(txid, found)| report(txid, found, privileged)).collect()
         });
         Ok(Answer::Where(Location {
             branch: located.branch,
@@ -172,11 +193,11 @@ impl ViewService {
         }))
     }
 
-    /// Whether a caller could stat a path: tried in the caller's name, through the mount, so that the
-    /// kernel decides.
-    fn check_visible(&self, peer: Caller, path: &ViewPath) -> Result<(), Errno> {
+    /// Whether a caller could stat a path, or with `.` for its end, what is in it: tried in the caller's
+    /// name, through the mount, so that the kernel decides.
+    fn check_visible(&self, peer: Caller, path: &ViewPath, end: &str) -> Result<(), Errno> {
         let groups = self.vfs.groups_of(peer)?;
-        let below = path.as_path().strip_prefix("/").map_err(|_| Errno::INVAL)?;
+        let below = path.as_path().strip_prefix("/").map_err(|_| Errno::INVAL)?.join(end);
         let _guard = CallerGuard::assume(peer.uid, peer.gid, &groups, 0o077)?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let root = &self.hello.mountpoint;
@@ -200,7 +221,7 @@ impl ViewService {
                 (all || found.record.uid == peer.uid) && !is_running(*txid)
             });
             seen.take(limit.min(TRANSACTIONS_MAX))
-                .map(|(txid, found)| report(txid, found))
+                .map(|(txid, found)| report(txid, found, all))
                 .collect()
         });
         running.sort_by_key(|found| std::cmp::Reverse((found.began, found.txid)));
@@ -211,14 +232,15 @@ impl ViewService {
     }
 
     fn transaction(&self, peer: Caller, txid: TxId) -> Answered {
-        let may = |uid: u32| uid == peer.uid || self.vfs.is_privileged(peer.uid);
+        let privileged = self.vfs.is_privileged(peer.uid);
+        let may = |uid: u32| uid == peer.uid || privileged;
         let running = self.vfs.active_crossings().into_iter().find(|found| found.txid == txid);
         if let Some(running) = running.filter(|found| may(found.uid)) {
             return Ok(Answer::Transaction(Box::new(running_report(&running))));
         }
         let found = self.vfs.with_journal(|journal| {
             let found = journal.get(txid).filter(|found| may(found.record.uid));
-            found.map(|found| report(txid, found))
+            found.map(|found| report(txid, found, privileged))
         });
         // Another's looks like none, so that ids cannot be probed.
         let found = found.ok_or("there is no such transaction, or it is another user's")?;
@@ -226,7 +248,15 @@ impl ViewService {
     }
 
     fn undo(&self, peer: Caller, txid: Option<TxId>, path: Option<&ViewPath>) -> Answered {
-        let plan = self.vfs.prepare_undo(peer, txid, path).map_err(|error| error.to_string())?;
+        let failed = |error: UndoError| error.to_string();
+        let plan = self.vfs.plan_undo(peer, txid, path).map_err(failed)?;
+        // Its author may not be allowed to look there any more.
+        let folders = [plan.source.parent(), plan.target.parent()];
+        for folder in folders.into_iter().flatten() {
+            let name = |errno| UndoError::Name { path: folder.clone(), errno };
+            self.check_entered(peer, &folder).map_err(name).map_err(failed)?;
+        }
+        let plan = self.vfs.prepare_undo(peer, Some(plan.txid), None).map_err(failed)?;
         Ok(Answer::Undo(UndoReport { txid: plan.txid, source: plan.source, target: plan.target }))
     }
 }
@@ -295,7 +325,10 @@ fn running_report(progress: &Progress) -> TransactionReport {
     }
 }
 
-fn report(txid: TxId, found: &Transaction) -> TransactionReport {
+/// A transaction that has ended. Its author may have moved what only others can read: the hash of the
+/// content, and a reason that may name what is inside, are for the privileged. `octroi why` tells
+/// the author what can be told.
+fn report(txid: TxId, found: &Transaction, privileged: bool) -> TransactionReport {
     let record = &found.record;
     let state = match found.state {
         TransactionState::Active => "active",
@@ -316,14 +349,14 @@ fn report(txid: TxId, found: &Transaction) -> TransactionReport {
         source: record.source.clone(),
         target: record.target.clone(),
         branches: record.branches.clone(),
-        sha256: record.sha256.clone(),
+        sha256: record.sha256.clone().filter(|_| privileged),
         size: record.size,
         readback: record.readback.clone(),
         undoes: record.undoes,
         undone_by: found.undone_by,
         rearrangement: record.rearrangement,
         undoable: found.is_undoable(),
-        reason: found.reason.clone(),
+        reason: found.reason.clone().filter(|_| privileged),
         result: found.result.clone(),
     }
 }

@@ -148,10 +148,7 @@ impl Vfs {
             }
         }
         let Some(error) = full else { return Err(errno.into()) };
-        Err(Refused {
-            errno: self.crossing_failed(caller, source, target, gates.first(), &error),
-            why: Some(error.to_string()),
-        })
+        Err(self.crossing_failed(caller, source, target, gates.first(), &error))
     }
 
     /// Somebody else has the file or a folder above it.
@@ -356,7 +353,7 @@ impl Vfs {
     }
 
     /// A crossing that the rules allowed and that failed all the same. The mover has recorded how it
-    /// ended; what the gate refused is a denial like any other. Gives the caller's errno.
+    /// ended; what the gate refused is a denial like any other. Gives what the caller is told.
     pub(super) fn crossing_failed(
         &self,
         caller: Caller,
@@ -364,7 +361,7 @@ impl Vfs {
         target: &Site<'_>,
         gate: Option<&Gate>,
         error: &CrossingError,
-    ) -> Errno {
+    ) -> Refused {
         let path = &source.site.path;
         log::warn!("crossing of {path} to {}: {error}", target.path);
         if error.errno() == Errno::ROFS {
@@ -381,11 +378,12 @@ impl Vfs {
         };
         let (question, _) = source.sides(caller, target);
         if refused {
-            self.deny(Operation::MoveSource, &question, &decision);
-        } else {
-            self.remember_failure(Operation::MoveSource, &question, decision);
+            self.record_denial(Operation::MoveSource, &question, &decision);
         }
-        error.errno()
+        let why = self.told(caller, source, error);
+        let told = Decision { reason: Some(Arc::from(why.as_str())), ..decision };
+        self.remember_failure(Operation::MoveSource, &question, told);
+        Refused { errno: error.errno(), why: Some(why) }
     }
 }
 

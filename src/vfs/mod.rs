@@ -37,6 +37,7 @@ mod create;
 mod crossing;
 mod directory;
 mod identity;
+mod inside;
 mod lane;
 mod lookup;
 #[cfg(test)]
@@ -55,7 +56,7 @@ mod returning;
 mod site;
 mod switch;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod undo;
 mod xattr;
 
@@ -66,6 +67,7 @@ pub use moves::{MoveError, MoveRequest, NameIn, Readied};
 pub use permit::Denial;
 pub use prepared::{AbortError, PreparedMove};
 pub use record::RecordLevel;
+pub use undo::{UndoError, UndoPlan};
 
 /// How long the kernel may keep names and attributes. Changes that come through the mount are seen at
 /// once all the same; this bounds how late changes from outside are.

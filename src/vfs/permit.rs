@@ -132,8 +132,19 @@ impl Vfs {
         last.ok_or(Errno::STALE)
     }
 
-    /// Records a denial and gives its errno.
+    /// Records a denial, keeps it for the caller, and gives its errno.
     pub(super) fn deny(
+        &self,
+        operation: Operation,
+        question: &Question<'_>,
+        decision: &Decision,
+    ) -> Errno {
+        self.remember_failure(operation, question, decision.clone());
+        self.record_denial(operation, question, decision)
+    }
+
+    /// Records a denial and gives its errno.
+    pub(super) fn record_denial(
         &self,
         operation: Operation,
         question: &Question<'_>,
@@ -148,7 +159,6 @@ impl Vfs {
             | Basis::Default
             | Basis::Error => Errno::ACCESS,
         };
-        self.remember_failure(operation, question, decision.clone());
         let record = self.operation_record(operation, question, Err(errno));
         let record = crate::ledger::record::OperationRecord {
             decision: Verdict::Denied,

@@ -67,20 +67,23 @@ impl Vfs {
         self.denials.last(uid, path)
     }
 
-    /// What the policy in force would decide, and everything it considers. A path that does not exist
-    /// counts as a file. The error is that of looking up the caller's groups.
+    /// What the policy in force would decide, and everything it considers. A path that does not exist, or
+    /// that the asker may not look at, counts as a file. The error is that of looking up the caller's
+    /// groups.
     pub fn explain(
         &self,
         uid: u32,
         operation: Operation,
         path: &ViewPath,
         target: Option<&ViewPath>,
+        visible: bool,
     ) -> Result<(Decision, Vec<Considered>), Errno> {
         let groups = self.identities.groups(uid)?;
         // The primary group is one of them, and rules do not tell it from the others.
         let gid = groups.first().copied().unwrap_or(u32::MAX);
         let subject = Subject { uid, gid, groups };
-        let is_directory = self.walk(path).is_ok_and(|inode| inode.kind == FileKind::Directory);
+        let found = visible.then(|| self.walk(path));
+        let is_directory = matches!(found, Some(Ok(inode)) if inode.kind == FileKind::Directory);
         let object = Object { path, branch: self.branch_of_path(path), is_directory };
         let target =
             target.map(|path| Object { path, branch: self.branch_of_path(path), is_directory });

@@ -44,7 +44,7 @@ impl Vfs {
                     self.lose_descendants(inode);
                     self.forget_names(&source.site, target);
                 }
-                return Err(self.crossing_failed(caller, source, target, None, &error));
+                return Err(self.crossing_failed(caller, source, target, None, &error).errno);
             }
         };
         let mut groups = crossed.moved.chunk_by(is_one_inode);

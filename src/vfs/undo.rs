@@ -10,6 +10,7 @@ use crate::types::{BranchMode, Caller, Operation, TxId, ViewPath};
 use crate::view::locks::LockGuard;
 
 use super::Vfs;
+use super::inside::HIDDEN;
 use super::permit::Question;
 use super::prepared::{POLICY_CHANGED, What};
 use super::remove::Occupied;
@@ -43,6 +44,9 @@ pub enum UndoError {
     /// The mover refused.
     #[error(transparent)]
     Crossing(#[from] CrossingError),
+    /// The mover refused because of something that the caller may not know of.
+    #[error("{0}: {HIDDEN}")]
+    Inside(ViewPath),
     /// What crossed was moved on or removed.
     #[error("nothing is at {0} any more")]
     Gone(ViewPath),
@@ -104,14 +108,20 @@ impl Vfs {
         let exe = exe_of(caller.pid);
         let admit = self.rules_below(caller, &source, &target);
         let admit = admit.map_err(name_error(&plan.source))?;
-        let prepared = self.mover.prepare_undo(caller, exe, privileged, plan.txid, &admit)?;
+        let prepared = self.mover.prepare_undo(caller, exe, privileged, plan.txid, &admit);
+        let prepared = prepared.map_err(|error| match self.may_know(caller, &source) {
+            true => UndoError::Crossing(error),
+            false => UndoError::Inside(plan.source.clone()),
+        })?;
         let txid = prepared.txid;
         let undo = PreparedUndo { prepared, generation, _locks: locks };
         self.prepared.insert(key, txid, What::Undo(undo), false);
         Ok(plan)
     }
 
-    fn plan_undo(
+    /// What would be taken back, for a caller who may: see [`Vfs::prepare_undo`]. Looks at nothing but
+    /// the journal.
+    pub fn plan_undo(
         &self,
         caller: Caller,
         txid: Option<TxId>,

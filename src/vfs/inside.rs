@@ -1,0 +1,68 @@
+//! What a message may say of the inside of a directory that somebody moves: rename(2) asks nobody to be
+//! able to look into it, so that names and contents below may be others' secrets.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use crate::branch::{Branch, FileKind};
+use crate::error::Errno;
+use crate::mover::CrossingError;
+use crate::sys::identity::CallerGuard;
+use crate::types::Caller;
+
+use super::Vfs;
+use super::remove::Occupied;
+
+/// What is told instead.
+pub(super) const HIDDEN: &str =
+    "something in the directory, where you may not look, keeps it from moving";
+
+impl Vfs {
+    /// Why a crossing failed, as its caller may know it.
+    pub(super) fn told(
+        &self,
+        caller: Caller,
+        source: &Occupied<'_>,
+        error: &CrossingError,
+    ) -> String {
+        if self.may_know(caller, source) { error.to_string() } else { HIDDEN.to_owned() }
+    }
+
+    /// Whether a caller may be told what is inside of what is moved.
+    pub(super) fn may_know(&self, caller: Caller, source: &Occupied<'_>) -> bool {
+        !source.is_directory() || self.is_privileged(caller.uid) || self.sees(caller, source)
+    }
+
+    /// Whether a caller can list every directory of what is moved.
+    fn sees(&self, caller: Caller, source: &Occupied<'_>) -> bool {
+        source.standings().all(|standing| {
+            let top = || Ok((self.branch(standing.index)?, source.part(standing)?.as_fd()));
+            let looked = top().and_then(|(branch, folder)| {
+                let groups = self.identities.groups(caller.uid)?;
+                let _caller = CallerGuard::assume(caller.uid, caller.gid, &groups, 0o077)?;
+                let folder = folder.try_clone_to_owned().map_err(|_| Errno::MFILE)?;
+                list_all(branch, folder, source.site.name.clone())
+            });
+            looked.is_ok()
+        })
+    }
+}
+
+/// Lists a directory and all below it, as whoever this thread is. Open are those on the way only.
+fn list_all(branch: &Branch, folder: OwnedFd, name: OsString) -> Result<(), Errno> {
+    let mut left = vec![(Arc::new(folder), name)];
+    while let Some((folder, name)) = left.pop() {
+        let found = branch.lookup(folder.as_fd(), &name)?;
+        if found.stat.kind != FileKind::Directory {
+            continue;
+        }
+        let folder = Arc::new(found.node);
+        for entry in branch.read_dir(folder.as_fd())? {
+            if matches!(entry.kind, Some(FileKind::Directory) | None) {
+                left.push((Arc::clone(&folder), entry.name));
+            }
+        }
+    }
+    Ok(())
+}
