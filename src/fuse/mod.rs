@@ -21,6 +21,8 @@ mod negotiate;
 mod noise;
 mod reply;
 mod serve;
+#[cfg(test)]
+mod tests;
 
 pub use noise::is_noise;
 

@@ -11,7 +11,7 @@ use crate::view::locks::{Holder, Lock};
 
 mod crossings;
 mod faults;
-pub(super) mod fixture;
+pub(crate) mod fixture;
 mod moves;
 mod pools;
 

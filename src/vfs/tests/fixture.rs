@@ -15,13 +15,13 @@ use crate::storage::real::RealDir;
 use crate::types::{BranchIo, BranchMode, Caller, Operation};
 use crate::vfs::*;
 
-pub(in crate::vfs) const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 1 };
-pub(in crate::vfs) const ROOT_NUMBER: u64 = 1;
-pub(in crate::vfs) const WRITE: u32 = libc::O_WRONLY as u32;
-pub(in crate::vfs) const READ: u32 = libc::O_RDONLY as u32;
+pub(crate) const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 1 };
+pub(crate) const ROOT_NUMBER: u64 = 1;
+pub(crate) const WRITE: u32 = libc::O_WRONLY as u32;
+pub(crate) const READ: u32 = libc::O_RDONLY as u32;
 
 /// Nothing to show in `.audit` but the ledger.
-pub(in crate::vfs) struct NoState;
+pub(crate) struct NoState;
 
 impl crate::audit_dir::AuditSource for NoState {
     fn branches(&self) -> Vec<(String, serde_json::Value)> {
@@ -39,12 +39,12 @@ impl crate::audit_dir::AuditSource for NoState {
 }
 
 /// A view of three branches: `/inbox` (rw), `/archive` (gates-only), `/fixed` (ro).
-pub(in crate::vfs) struct Fixture {
-    pub(in crate::vfs) dir: tempfile::TempDir,
-    pub(in crate::vfs) vfs: Arc<Vfs>,
+pub(crate) struct Fixture {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) vfs: Arc<Vfs>,
 }
 
-pub(in crate::vfs) fn rule(name: &str, operations: &[Operation], path: &str) -> Rule {
+pub(crate) fn rule(name: &str, operations: &[Operation], path: &str) -> Rule {
     Rule {
         name: name.into(),
         denies: true,
@@ -55,7 +55,7 @@ pub(in crate::vfs) fn rule(name: &str, operations: &[Operation], path: &str) -> 
     }
 }
 
-pub(in crate::vfs) fn gate(name: &str, from: u16, to: u16) -> Gate {
+pub(crate) fn gate(name: &str, from: u16, to: u16) -> Gate {
     Gate {
         name: name.into(),
         from: Arc::new([BranchIndex(from)]),
@@ -71,7 +71,7 @@ pub(in crate::vfs) fn gate(name: &str, from: u16, to: u16) -> Gate {
 }
 
 impl Fixture {
-    pub(in crate::vfs) fn new(rules: Vec<Rule>) -> Self {
+    pub(crate) fn new(rules: Vec<Rule>) -> Self {
         let modes = [
             ("inbox", BranchMode::Rw),
             ("archive", BranchMode::GatesOnly),
@@ -82,7 +82,7 @@ impl Fixture {
     }
 
     /// Branches in order, of which those of a pool appear at its place.
-    pub(in crate::vfs) fn build(
+    pub(crate) fn build(
         modes: &[(&str, BranchMode)],
         pools: Vec<Pool>,
         rules: Vec<Rule>,
@@ -142,17 +142,17 @@ impl Fixture {
         Self { dir, vfs: Vfs::new(parts).0 }
     }
 
-    pub(in crate::vfs) fn backing(&self, path: &str) -> PathBuf {
+    pub(crate) fn backing(&self, path: &str) -> PathBuf {
         self.dir.path().join(path)
     }
 
-    pub(in crate::vfs) fn number(&self, path: &str) -> u64 {
+    pub(crate) fn number(&self, path: &str) -> u64 {
         path.split('/').fold(ROOT_NUMBER, |parent, name| {
             self.vfs.lookup(ROOT, parent, OsStr::new(name)).expect(path).number
         })
     }
 
-    pub(in crate::vfs) fn put(&self, folder: &str, name: &str, text: &str) -> u64 {
+    pub(crate) fn put(&self, folder: &str, name: &str, text: &str) -> u64 {
         let parent = self.number(folder);
         let (made, opened) =
             self.vfs.create(ROOT, parent, OsStr::new(name), 0o644, 0o022, WRITE).expect("created");
@@ -161,7 +161,7 @@ impl Fixture {
         made.number
     }
 
-    pub(in crate::vfs) fn rename(&self, from: (&str, &str), to: (&str, &str)) -> Result<(), Errno> {
+    pub(crate) fn rename(&self, from: (&str, &str), to: (&str, &str)) -> Result<(), Errno> {
         let from = (self.number(from.0), OsStr::new(from.1));
         let to = (self.number(to.0), OsStr::new(to.1));
         // As the kernel does, which asks for no name that it has not looked up.
@@ -169,7 +169,7 @@ impl Fixture {
         self.vfs.rename(ROOT, from, to, RenameFlags::empty())
     }
 
-    pub(in crate::vfs) fn read(&self, number: u64) -> Result<Vec<u8>, Errno> {
+    pub(crate) fn read(&self, number: u64) -> Result<Vec<u8>, Errno> {
         let opened = self.vfs.open(ROOT, number, READ)?;
         let bytes = self.vfs.read(opened.handle, 0, 4096);
         self.vfs.release(opened.handle);
@@ -178,22 +178,22 @@ impl Fixture {
 }
 
 impl Fixture {
-    pub(in crate::vfs) fn plant(&self, path: &str, text: &str) {
+    pub(crate) fn plant(&self, path: &str, text: &str) {
         let path = self.backing(path);
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("mkdir");
         std::fs::write(path, text).expect("planted");
     }
 
-    pub(in crate::vfs) fn folder(&self, path: &str) {
+    pub(crate) fn folder(&self, path: &str) {
         std::fs::create_dir_all(self.backing(path)).expect("mkdir");
     }
 
-    pub(in crate::vfs) fn has(&self, path: &str) -> bool {
+    pub(crate) fn has(&self, path: &str) -> bool {
         self.backing(path).symlink_metadata().is_ok()
     }
 
     /// The names in a directory of the view, sorted.
-    pub(in crate::vfs) fn names(&self, path: &str) -> Vec<String> {
+    pub(crate) fn names(&self, path: &str) -> Vec<String> {
         let handle = self.vfs.opendir(ROOT, self.number(path)).expect("opened");
         let mut names = Vec::new();
         let listed = self.vfs.readdir(handle, 0, &mut |entry| {
@@ -207,19 +207,19 @@ impl Fixture {
         names
     }
 
-    pub(in crate::vfs) fn text(&self, path: &str) -> String {
+    pub(crate) fn text(&self, path: &str) -> String {
         String::from_utf8(self.read(self.number(path)).expect("read")).expect("UTF-8")
     }
 
-    pub(in crate::vfs) fn unlink(&self, folder: &str, name: &str) -> Result<(), Errno> {
+    pub(crate) fn unlink(&self, folder: &str, name: &str) -> Result<(), Errno> {
         self.vfs.unlink(ROOT, self.number(folder), OsStr::new(name))
     }
 
-    pub(in crate::vfs) fn rmdir(&self, folder: &str, name: &str) -> Result<(), Errno> {
+    pub(crate) fn rmdir(&self, folder: &str, name: &str) -> Result<(), Errno> {
         self.vfs.rmdir(ROOT, self.number(folder), OsStr::new(name))
     }
 
-    pub(in crate::vfs) fn mkdir(&self, folder: &str, name: &str) -> Result<u64, Errno> {
+    pub(crate) fn mkdir(&self, folder: &str, name: &str) -> Result<u64, Errno> {
         let parent = self.number(folder);
         Ok(self.vfs.mkdir(ROOT, parent, OsStr::new(name), 0o755, 0)?.number)
     }
@@ -232,7 +232,7 @@ impl Drop for Fixture {
     }
 }
 
-pub(in crate::vfs) fn end(branch: &Branch) -> Option<MoverBranch<RealStorage>> {
+pub(crate) fn end(branch: &Branch) -> Option<MoverBranch<RealStorage>> {
     Some(MoverBranch {
         index: branch.spec().index,
         uuid: branch.uuid()?,
