@@ -34,6 +34,7 @@ mod presence;
 pub mod state;
 mod stop;
 pub mod unmount;
+mod unprivileged;
 
 use presence::Presence;
 use state::State;
@@ -104,6 +105,9 @@ pub fn serve(launch: &Launch, live: impl FnOnce(&Live)) -> Result<(), DaemonErro
     // A signal from here on ends in a clean stop, not in the middle of a mount.
     let signals = stop::Signals::new()?;
     let open_max = prepare_process(&mut notices);
+    if !rustix::process::geteuid().is_root() {
+        notices.extend(unprivileged::differences(&loaded.config, &launch.options));
+    }
 
     let assembled = assemble::assemble(&loaded, launch, &state.path, &mut notices)?;
     let (vfs, ledger) = (assembled.vfs, assembled.ledger);
@@ -186,13 +190,6 @@ fn prepare_process(notices: &mut Vec<String>) -> usize {
     });
     if let Err(errno) = limits::drop_resource_capability() {
         notices.push(format!("cannot give up CAP_SYS_RESOURCE: {errno}"));
-    }
-    if !rustix::process::geteuid().is_root() {
-        notices.push(
-            "not root: the view can do only what you can; files of other owners keep neither owner \
-             nor device nodes when they cross, and io = \"passthrough\" is as \"checked\""
-                .to_owned(),
-        );
     }
     limits::open_files_for_users(limit)
 }
