@@ -300,7 +300,7 @@ fn what_others_own_crosses_within_one_file_system_only() {
     let digest = || {
         sh(
             &view.branches(),
-            "find inbox -name .octroi -prune -o -printf '%p %y %m %u %s %T@\\n' | sort",
+            "find inbox -mindepth 1 -name .octroi -prune -o -printf '%p %y %m %u %s %T@\\n' | sort",
         )
         .ok()
     };
@@ -335,10 +335,10 @@ fn what_others_own_crosses_within_one_file_system_only() {
 fn nobody_else_gets_in_without_allow_other() {
     let view = View::new(&["inbox", "other", "review"], LAB);
     view.mount("");
-    view.user("echo secret-of-the-user >mnt/inbox/f; chmod 666 mnt/inbox/f; mv mnt/inbox/f mnt/review/f; $OCTROI undo; mkdir -m 777 mnt/inbox/d").ok();
+    view.user("echo secret-of-the-user >mnt/inbox/f; chmod 666 mnt/inbox/f; mv mnt/inbox/f mnt/review/f && (cd mnt && $OCTROI undo) && mkdir -m 777 mnt/inbox/d").ok();
     let before = sh(
         &view.branches(),
-        "find . -name .octroi -prune -o -printf '%p %y %m %u %s %A@ %T@ %C@\\n' | sort",
+        "find . -name .octroi -prune -o -type f -printf '%A@ ' -printf '%p %y %m %u %s %T@ %C@\\n' -o -printf '%p %y %m %u %T@ %C@\\n' | sort",
     )
     .ok();
     for attempt in [
@@ -387,7 +387,7 @@ fn nobody_else_gets_in_without_allow_other() {
     assert!(!listed.out.contains("/inbox/f"), "{listed:?}");
     let now = sh(
         &view.branches(),
-        "find . -name .octroi -prune -o -printf '%p %y %m %u %s %A@ %T@ %C@\\n' | sort",
+        "find . -name .octroi -prune -o -type f -printf '%A@ ' -printf '%p %y %m %u %s %T@ %C@\\n' -o -printf '%p %y %m %u %T@ %C@\\n' | sort",
     )
     .ok();
     assert_eq!(now, before, "something was touched (left: now)");
@@ -425,7 +425,7 @@ fn a_directory_swapped_for_a_link_leads_nowhere_without_handles() {
             rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)
                 .expect("exchanged");
             swaps += 1;
-            if swaps % 64 == 0 {
+            if swaps.is_multiple_of(64) {
                 thread::sleep(Duration::from_millis(1));
             }
         }

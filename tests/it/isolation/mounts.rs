@@ -113,13 +113,13 @@ fn is_not_entered(other_disk: bool, before_the_view: bool) {
             "{attempt}: mv must not copy and delete: {said}"
         );
     }
+    trial.end();
     // The names are there, the rest of the branch is as usable as ever.
     let listed =
         mount.sh("ls -1 inbox; cat inbox/d/g; echo x >inbox/t/deep/n; rm inbox/t/deep/n").ok();
     for name in ["bound", "memory", "file", "self", "inner"] {
         assert!(listed.contains(name), "{listed}");
     }
-    trial.end();
     mount.unmount();
     drop(mounted);
     let under = sh(&scene.branch("inbox"), "cat file bound/under; ls memory").ok();

@@ -93,7 +93,7 @@ fn nothing_leads_out(swap: fn(&Path, usize)) {
         }
         (swapping.join().expect("swapped"), rounds)
     });
-    assert!(swaps > DIRECTORIES && rounds > DIRECTORIES, "{swaps} swaps, {rounds} rounds");
+    assert!(swaps > DIRECTORIES && rounds > 2, "{swaps} swaps, {rounds} rounds");
     assert!(succeeded.into_inner() > 0, "nothing was ever done inside");
     outside.untouched();
     mount.sh("echo alive >inbox/alive && cat inbox/alive").ok();

@@ -125,8 +125,9 @@ fn a_descriptor_of_what_crossed_gives_no_more_rights_there() {
             assert!(linked.is_err());
         }
         assert_eq!(mount.sh("cat review/f; ls inbox").ok(), "mine\nd\nsub\n");
+        drop((reader, path));
         mount.unmount();
-        drop((reader, path, disk));
+        drop(disk);
     }
 }
 

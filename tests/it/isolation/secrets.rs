@@ -100,7 +100,9 @@ fn why_a_tree_does_not_cross_is_told_without_names_that_its_owner_cannot_see() {
 
 #[test]
 fn questions_about_what_one_cannot_see_are_answered_alike() {
-    let (scene, _) = planted(false, VIEW);
+    // Of a directory the gate asks for no name of its own.
+    let gate = "[gates.submit]\npaths = [\"**/*.csv\"]\n";
+    let (scene, _) = planted(false, &VIEW.replace("[gates.submit]\n", gate));
     let mount = scene.mount();
     let ask = |script: &str, name: &str| {
         let ended = mount.sh_as("nobody", &format!("{} 2>&1; true", script.replace('N', name)));
