@@ -162,7 +162,11 @@ impl ViewService {
 
     /// Whether a peer may know what is at a path.
     fn check_known(&self, peer: Caller, path: &ViewPath) -> Result<(), Errno> {
-        if self.vfs.is_privileged(peer.uid) { Ok(()) } else { self.check_visible(peer, path, "") }
+        if self.vfs.is_privileged(peer.uid) {
+            Ok(())
+        } else {
+            self.check_visible(peer, path, false)
+        }
     }
 
     /// Whether a peer may know what is in a folder.
@@ -170,7 +174,7 @@ impl ViewService {
         if self.vfs.is_privileged(peer.uid) {
             Ok(())
         } else {
-            self.check_visible(peer, folder, ".")
+            self.check_visible(peer, folder, true)
         }
     }
 
@@ -193,11 +197,12 @@ impl ViewService {
         }))
     }
 
-    /// Whether a caller could stat a path, or with `.` for its end, what is in it: tried in the caller's
-    /// name, through the mount, so that the kernel decides.
-    fn check_visible(&self, peer: Caller, path: &ViewPath, end: &str) -> Result<(), Errno> {
+    /// Whether a caller could stat a path, or what is in it: tried in the caller's name, through the
+    /// mount, so that the kernel decides.
+    fn check_visible(&self, peer: Caller, path: &ViewPath, inside: bool) -> Result<(), Errno> {
         let groups = self.vfs.groups_of(peer)?;
-        let below = path.as_path().strip_prefix("/").map_err(|_| Errno::INVAL)?.join(end);
+        let below = path.as_path().strip_prefix("/").map_err(|_| Errno::INVAL)?;
+        let below = if inside { below.join(".") } else { below.to_owned() };
         let _guard = CallerGuard::assume(peer.uid, peer.gid, &groups, 0o077)?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let root = &self.hello.mountpoint;

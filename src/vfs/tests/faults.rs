@@ -68,7 +68,10 @@ fn by_design(pooled: bool, operation: &str, call: &str, errno: Errno) -> bool {
         | ("change of a directory", "statx") => true,
         // An entry that cannot be looked at is listed all the same.
         ("readdir", "name_to_handle_at") => true,
-        ("readdirplus", "name_to_handle_at" | "openat2" | "statx" | "open_by_handle_at") => true,
+        (
+            "readdirplus",
+            "name_to_handle_at" | "openat2" | "statx" | "open_by_handle_at" | "readlinkat",
+        ) => true,
         // After the decision on a rename over several members a sync that fails takes nothing back.
         ("rename" | "rename over a file" | "rename of a directory", _) if pooled => {
             ["fsync", "name_to_handle_at", "unlinkat"].contains(&call)
