@@ -252,7 +252,8 @@ impl Vfs {
             return;
         }
         let Some(file) = self.view.handles.remove_file(handle) else { return };
-        if !file.wrote.load(Ordering::Acquire) || self.record < RecordLevel::Mutations {
+        let written = file.written.load(Ordering::Relaxed);
+        if written == 0 || self.record < RecordLevel::Mutations {
             return;
         }
         let Some(path) = file.inode.paths().pop() else { return };
@@ -260,7 +261,7 @@ impl Vfs {
         let caller = file.opener;
         let question = Question { caller, path: &path, branch, is_directory: false, target: None };
         let mut record = self.operation_record(Operation::WriteData, &question, Ok(()));
-        record.written = Some(file.written.load(Ordering::Relaxed));
+        record.written = Some(written);
         self.append(Record::Operation(Box::new(record)), Durability::Group);
     }
 }

@@ -284,6 +284,20 @@ fn a_branch_that_does_not_answer_is_shown_and_not_offline() {
 /// More than there are threads that read requests.
 const STUCK: usize = 60;
 
+/// Stops a daemon; a thread that is doing something stops a moment after the signal was sent.
+#[track_caller]
+fn stop(server: &Mount) {
+    server.signal(Signal::STOP);
+    let threads = PathBuf::from(format!("/proc/{}/task", server.pid()));
+    let stopped = |thread: fs::DirEntry| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+    };
+    wait_for("all threads to stop", || {
+        fs::read_dir(&threads).expect("it lives").flatten().all(stopped)
+    });
+}
+
 #[test]
 fn a_branch_that_hangs_holds_up_nobody_else() {
     let Stacked { below, above } = Stacked::new();
@@ -295,7 +309,7 @@ fn a_branch_that_hangs_holds_up_nobody_else() {
     }
     // What the kernel knows of them is old by then.
     std::thread::sleep(TTL + TTL / 2);
-    server.signal(Signal::STOP);
+    stop(&server);
     let waiting: Vec<_> = names
         .iter()
         .enumerate()
