@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::{Config, Session, SessionACL};
+use rustix::io::retry_on_intr;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair, sockopt,
 };
@@ -186,7 +187,8 @@ impl Kernel {
         caller.iter().for_each(|id| bytes.extend(id.to_le_bytes()));
         bytes.extend([0; 4]);
         bytes.extend(body);
-        send(self.socket.as_fd(), &bytes, SendFlags::NOSIGNAL).expect("the session listens");
+        let sent = retry_on_intr(|| send(self.socket.as_fd(), &bytes, SendFlags::NOSIGNAL));
+        sent.expect("the session listens");
         let count = body.get(..4).map_or(0, |count| u32_at(count, 0));
         let silent = match opcode {
             FORGET => body.len() >= 8,
@@ -199,7 +201,8 @@ impl Kernel {
     }
 
     fn take_reply(&mut self, opcode: u32, node: u64, body: &[u8]) {
-        let received = recv(self.socket.as_fd(), &mut self.reply, RecvFlags::empty());
+        let flags = RecvFlags::empty();
+        let received = retry_on_intr(|| recv(self.socket.as_fd(), &mut *self.reply, flags));
         let length = match received {
             Ok((_, length)) => length,
             Err(errno) => panic!("no reply to opcode {opcode} on node {node}, {body:?}: {errno}"),
