@@ -20,6 +20,7 @@ use crate::stats::Request as Kind;
 use crate::vfs::{AttributeRequest, Vfs};
 
 use super::convert::{attributes, caller, decode_device, joined, kind, set_time, whence_of};
+use super::lanes::Heavy;
 use super::negotiate::negotiate;
 use super::reply::{GENERATION, answer, at, data, entry, open_flags, shown, sized, space, wrote};
 use super::serve::{Adapter, Job};
@@ -37,14 +38,7 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _request: &Request, number: INodeNo, count: u64) {
-        // Asks no disk, and there may be a million of them.
-        match self.vfs.lane(number.0) {
-            Some(_) => self.vfs.forget(number.0, count),
-            None => {
-                let vfs = Arc::clone(&self.vfs);
-                self.run_surely(None, move || vfs.forget(number.0, count));
-            }
-        }
+        self.give_back(number, count);
     }
 
     fn getattr(
@@ -168,7 +162,7 @@ impl Filesystem for Adapter {
             vfs.rename(caller, (parent.0, &name), (new_parent.0, &new_name), flags)
         };
         if self.vfs.is_transaction(source, target) {
-            self.serve_heavy((source, Kind::Rename), reply, act);
+            self.serve_heavy((source, Kind::Rename), Heavy::Rename, reply, act);
         } else {
             self.serve((source, Kind::Rename), reply, answer, act);
         }
@@ -234,7 +228,7 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let act = move |vfs: &Vfs| vfs.read(handle.0, offset, size);
-        self.serve(self.at(number, Kind::Read), reply, data, act);
+        self.serve(self.open_at(handle, number, Kind::Read), reply, data, act);
     }
 
     fn write(
@@ -255,7 +249,8 @@ impl Filesystem for Adapter {
             caller.pid = 0;
         }
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        self.serve_write(number, bytes, reply, move |vfs, bytes| {
+        let lane = self.vfs.lane_of_handle(handle.0, number.0);
+        self.serve_write(lane, (bytes, caller.pid == 0), reply, move |vfs, bytes| {
             vfs.write(caller, handle.0, offset, bytes, kill)
         });
     }
@@ -281,13 +276,17 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        let (job, backings) = (Job::new(&self.vfs, Kind::Release), Arc::clone(&self.backings));
-        self.run_surely(self.vfs.lane(number.0), move || {
+        let (lane, kind) = self.open_at(handle, number, Kind::Release);
+        let job = Job::new(&self.vfs, kind);
+        // Before the file counts as closed: a crossing may then give its inode another backing file.
+        self.backings.release(handle.0);
+        // At once, for crossings wait for it; what may take long is left to the lane.
+        let closed = self.vfs.close(handle.0);
+        self.run_surely(lane, move || {
             let released = job.done(Ok(()), |vfs| {
-                vfs.release(handle.0);
+                vfs.closed(closed);
                 Ok(())
             });
-            backings.release(handle.0);
             answer(reply, released);
         });
     }
@@ -301,7 +300,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let act = move |vfs: &Vfs| vfs.fsync(handle.0, data_only);
-        self.serve_heavy(self.at(number, Kind::Fsync), reply, act);
+        self.serve_heavy(self.open_at(handle, number, Kind::Fsync), Heavy::Sync, reply, act);
     }
 
     fn opendir(&self, request: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -380,7 +379,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let at = self.at(number, Kind::Fsyncdir);
-        self.serve_heavy(at, reply, move |vfs| vfs.fsyncdir(handle.0));
+        self.serve_heavy(at, Heavy::Sync, reply, move |vfs| vfs.fsyncdir(handle.0));
     }
 
     fn statfs(&self, _request: &Request, number: INodeNo, reply: ReplyStatfs) {
@@ -444,7 +443,7 @@ impl Filesystem for Adapter {
         let caller = caller(request);
         let mode = FallocateMode::from_bits_retain(mode as u32);
         let act = move |vfs: &Vfs| vfs.fallocate(caller, handle.0, offset, length, mode);
-        self.serve(self.at(number, Kind::Fallocate), reply, answer, act);
+        self.serve(self.open_at(handle, number, Kind::Fallocate), reply, answer, act);
     }
 
     /// There are none. Answered here because fuser warns of each one that is not.
@@ -475,7 +474,7 @@ impl Filesystem for Adapter {
             let offset = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
             vfs.seek(handle.0, offset, whence_of(whence)?)
         };
-        self.serve(self.at(number, Kind::Lseek), reply, at, act);
+        self.serve(self.open_at(handle, number, Kind::Lseek), reply, at, act);
     }
 
     fn copy_file_range(
@@ -492,8 +491,9 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let (caller, source) = (caller(request), (source_handle.0, source_offset));
-        let (lane, written) = (self.vfs.lane(target.0), (target_handle.0, target_offset));
+        let at = self.open_at(target_handle, target, Kind::CopyFileRange);
+        let written = (target_handle.0, target_offset);
         let act = move |vfs: &Vfs| vfs.copy_file_range(caller, source, written, length);
-        self.serve((lane, Kind::CopyFileRange), reply, wrote, act);
+        self.serve(at, reply, wrote, act);
     }
 }

@@ -91,7 +91,7 @@ pub fn run(data: &[u8], vfs: &Arc<Vfs>) {
 
 /// As [`super::Mounted`] does, with one worker.
 fn serve(vfs: Arc<Vfs>, device: OwnedFd) {
-    let adapter = Adapter::new(vfs, 1);
+    let adapter = Adapter::new(vfs, 1).expect("threads");
     let mut config = Config::default();
     config.n_threads = Some(1);
     let session = Session::from_fd(adapter, device, SessionACL::All, config).expect("agreed");

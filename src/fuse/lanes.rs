@@ -7,11 +7,16 @@
 //!   that hangs then holds threads of its own lane and no others;
 //! - where all request threads but one are busy: the last one only reads and hands on, so that the first
 //!   requests to a branch that begins to hang cannot hold them all;
-//! - always, for what is slow by nature: syncing, and renames that are transactions.
+//! - always, for what is slow by nature, which has threads of its own in each lane: syncing, and renames
+//!   that are transactions. The kernel holds locks of the whole mount for a rename, so that it must
+//!   not wait behind syncs either.
 //!
 //! A lane has a bound on what waits in it ([`QUEUE`], [`BYTES_MAX`]); beyond it requests are refused with
-//! EAGAIN: waiting would hold the thread that reads for all.
+//! EAGAIN: waiting would hold the thread that reads for all. What the kernel writes back from its page
+//! cache is never refused: nobody would hear of it, and the kernel bounds it by its own dirty limit.
 
+use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -26,15 +31,27 @@ const SLOW: Duration = Duration::from_millis(20);
 const SLOW_FOR: Duration = Duration::from_secs(1);
 /// Threads of a lane for ordinary requests.
 const THREADS: usize = 16;
-/// Threads of a lane for what is slow by nature.
-const HEAVY_THREADS: usize = 8;
-/// Requests that may wait in a lane, of either sort.
-const QUEUE: usize = 4096;
+/// Threads of a lane for syncing.
+const SYNC_THREADS: usize = 8;
+/// Threads of a lane for renames that are transactions. The kernel lets few through at a time.
+const RENAME_THREADS: usize = 4;
+/// Requests that may wait in a lane, of each sort. More than the kernel has under way without a caller
+/// ([`super::negotiate`]), so that reading ahead alone cannot fill it.
+const QUEUE: usize = 1 << 17;
 /// Bytes of written data that may wait in a lane.
 const BYTES_MAX: usize = 256 << 20;
 
 /// What is left to do of a request.
 type Job = Box<dyn FnOnce() + Send>;
+
+/// What a request is slow by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heavy {
+    /// Syncing.
+    Sync,
+    /// A rename that is a transaction.
+    Rename,
+}
 
 /// The lanes of a view.
 pub struct Lanes {
@@ -48,8 +65,25 @@ pub struct Lanes {
 struct Lane {
     pace: Arc<Pace>,
     ordinary: Pool,
-    heavy: Pool,
+    syncs: Pool,
+    renames: Pool,
     bytes: Arc<AtomicUsize>,
+}
+
+impl Lane {
+    fn new(number: usize) -> io::Result<Self> {
+        Ok(Self {
+            pace: Arc::default(),
+            ordinary: Pool::new(format!("lane-{number}"), THREADS)?,
+            syncs: Pool::new(format!("sync-{number}"), SYNC_THREADS)?,
+            renames: Pool::new(format!("rename-{number}"), RENAME_THREADS)?,
+            bytes: Arc::default(),
+        })
+    }
+
+    fn pools(&self) -> [&Pool; 3] {
+        [&self.ordinary, &self.syncs, &self.renames]
+    }
 }
 
 /// How a lane does. Times are nanoseconds since [`Lanes::start`].
@@ -68,9 +102,9 @@ impl Pace {
         if now < self.slow_until.load(Ordering::Relaxed) {
             return true;
         }
-        let moved = self.moved.load(Ordering::Relaxed);
-        let stuck =
-            self.running.load(Ordering::Relaxed) > 0 && now.saturating_sub(moved) > nanos(SLOW);
+        let running = self.running.load(Ordering::Acquire);
+        let moved = self.moved.load(Ordering::Acquire);
+        let stuck = running > 0 && now.saturating_sub(moved) > nanos(SLOW);
         if stuck {
             self.note_slow(now);
         }
@@ -82,14 +116,16 @@ impl Pace {
     }
 
     fn begin(&self, now: u64) {
-        if self.running.fetch_add(1, Ordering::Relaxed) == 0 {
-            self.moved.store(now, Ordering::Relaxed);
+        // In this order: a lane that was idle for long would else look stuck for a moment.
+        if self.running.load(Ordering::Acquire) == 0 {
+            self.moved.store(now, Ordering::Release);
         }
+        self.running.fetch_add(1, Ordering::AcqRel);
     }
 
     fn end(&self, begun: u64, now: u64) {
-        self.running.fetch_sub(1, Ordering::Relaxed);
-        self.moved.store(now, Ordering::Relaxed);
+        self.moved.store(now, Ordering::Release);
+        self.running.fetch_sub(1, Ordering::AcqRel);
         if now.saturating_sub(begun) > nanos(SLOW) {
             self.note_slow(now);
         }
@@ -116,35 +152,29 @@ impl Drop for Passing<'_> {
 }
 
 impl Lanes {
-    /// `count` lanes, and one more (the first) for what belongs to no branch; `readers` threads
-    /// read requests.
-    pub fn new(count: usize, readers: usize) -> Self {
-        let lane = |number| Lane {
-            pace: Arc::default(),
-            ordinary: Pool::new(format!("lane-{number}"), THREADS),
-            heavy: Pool::new(format!("heavy-{number}"), HEAVY_THREADS),
-            bytes: Arc::default(),
-        };
-        Self {
+    /// `count` lanes; `readers` threads read requests. An error if their first threads cannot be started.
+    pub fn new(count: usize, readers: usize) -> io::Result<Self> {
+        Ok(Self {
             start: Instant::now(),
             readers,
             busy: AtomicUsize::new(0),
-            lanes: (0..=count).map(lane).collect(),
-        }
+            lanes: (0..count).map(Lane::new).collect::<io::Result<_>>()?,
+        })
     }
 
     fn now(&self) -> u64 {
         nanos(self.start.elapsed())
     }
 
-    /// The lane of that number; the first for any that there is not.
-    fn lane(&self, number: usize) -> Option<&Lane> {
-        self.lanes.get(number).or_else(|| self.lanes.first())
+    /// Whether nothing is left to do in any lane.
+    pub fn are_idle(&self) -> bool {
+        let pools = self.lanes.iter().flat_map(Lane::pools);
+        pools.map(|pool| pool.unfinished.load(Ordering::Acquire)).sum::<usize>() == 0
     }
 
     /// Whether the thread that read a request may do it itself. `None`: it is to be handed on.
     pub fn pass(&self, number: usize) -> Option<Passing<'_>> {
-        let lane = self.lane(number)?;
+        let lane = self.lanes.get(number)?;
         let now = self.now();
         if lane.pace.is_slow(now) {
             return None;
@@ -159,7 +189,7 @@ impl Lanes {
 
     /// Hands a request to its lane, which may be full: then `job` is called with EAGAIN.
     pub fn hand_on(&self, number: usize, job: impl FnOnce(Result<(), Errno>) + Send + 'static) {
-        let Some(lane) = self.lane(number) else { return job(Err(Errno::IO)) };
+        let Some(lane) = self.lanes.get(number) else { return job(Err(Errno::IO)) };
         match lane.ordinary.admit() {
             None => job(Err(Errno::AGAIN)),
             Some(waiting) => self.hand_on_surely(number, move || {
@@ -169,10 +199,9 @@ impl Lanes {
         }
     }
 
-    /// Hands on what is to be done also where the lane is full: there is not more of it than is open or
-    /// known.
+    /// Hands on what is to be done also where the lane is full: something else bounds it.
     pub fn hand_on_surely(&self, number: usize, job: impl FnOnce() + Send + 'static) {
-        let Some(lane) = self.lane(number) else { return job() };
+        let Some(lane) = self.lanes.get(number) else { return job() };
         let (pace, start) = (Arc::clone(&lane.pace), self.start);
         lane.ordinary.run(Box::new(move || {
             let begun = nanos(start.elapsed());
@@ -186,12 +215,17 @@ impl Lanes {
     pub fn hand_on_heavy(
         &self,
         number: usize,
+        heavy: Heavy,
         job: impl FnOnce(Result<(), Errno>) + Send + 'static,
     ) {
-        let Some(lane) = self.lane(number) else { return job(Err(Errno::IO)) };
-        match lane.heavy.admit() {
+        let Some(lane) = self.lanes.get(number) else { return job(Err(Errno::IO)) };
+        let pool = match heavy {
+            Heavy::Sync => &lane.syncs,
+            Heavy::Rename => &lane.renames,
+        };
+        match pool.admit() {
             None => job(Err(Errno::AGAIN)),
-            Some(waiting) => lane.heavy.run(Box::new(move || {
+            Some(waiting) => pool.run(Box::new(move || {
                 drop(waiting);
                 job(Ok(()));
             })),
@@ -200,7 +234,7 @@ impl Lanes {
 
     /// A copy of data to be written that waits in a lane. EAGAIN if too much of it does.
     pub fn keep(&self, number: usize, bytes: &[u8]) -> Result<Kept, Errno> {
-        let waiting = &self.lane(number).ok_or(Errno::IO)?.bytes;
+        let waiting = &self.lanes.get(number).ok_or(Errno::IO)?.bytes;
         let before = waiting.fetch_add(bytes.len(), Ordering::Relaxed);
         let mut kept = Kept { bytes: Vec::new(), size: bytes.len(), waiting: Arc::clone(waiting) };
         if before.saturating_add(bytes.len()) > BYTES_MAX {
@@ -225,14 +259,16 @@ impl Drop for Kept {
     }
 }
 
-/// Threads with one queue, started when they are needed. They end with the pool.
+/// Threads with one queue, started when they are needed, the first at once: so there is one whatever the
+/// system then allows. They end with the pool.
 struct Pool {
     name: String,
     jobs: Sender<Job>,
     queue: Receiver<Job>,
     threads_max: usize,
     threads: AtomicUsize,
-    idle: Arc<AtomicUsize>,
+    /// What waits or is being done.
+    unfinished: Arc<AtomicUsize>,
     /// What was admitted and has not begun.
     waiting: Arc<AtomicUsize>,
 }
@@ -247,17 +283,19 @@ impl Drop for Waiting {
 }
 
 impl Pool {
-    fn new(name: String, threads_max: usize) -> Self {
+    fn new(name: String, threads_max: usize) -> io::Result<Self> {
         let (jobs, queue) = unbounded();
-        Self {
+        let pool = Self {
             name,
             jobs,
             queue,
             threads_max,
-            threads: AtomicUsize::new(0),
-            idle: Arc::default(),
+            threads: AtomicUsize::new(1),
+            unfinished: Arc::default(),
             waiting: Arc::default(),
-        }
+        };
+        pool.start()?;
+        Ok(pool)
     }
 
     /// Room for one more that waits; `None` if there is none.
@@ -268,42 +306,29 @@ impl Pool {
     }
 
     fn run(&self, job: Job) {
+        let unfinished = self.unfinished.fetch_add(1, Ordering::AcqRel).saturating_add(1);
         // Both ends of the queue are here, so that it takes whatever comes.
-        if let Err(refused) = self.jobs.send(job) {
-            return (refused.0)();
+        let _ = self.jobs.send(job);
+        let wanted = unfinished.min(self.threads_max);
+        let more = |threads: usize| (threads < wanted).then(|| threads.saturating_add(1));
+        if self.threads.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
+            && let Err(error) = self.start()
+        {
+            self.threads.fetch_sub(1, Ordering::AcqRel);
+            log::warn!("cannot start another thread {}: {error}", self.name);
         }
-        self.staff();
     }
 
-    /// Starts another thread if what waits is more than what idle ones can take.
-    fn staff(&self) {
-        if self.queue.len() <= self.idle.load(Ordering::Acquire) {
-            return;
-        }
-        if self.threads.fetch_add(1, Ordering::AcqRel) >= self.threads_max {
-            self.threads.fetch_sub(1, Ordering::AcqRel);
-            return;
-        }
-        let (queue, idle) = (self.queue.clone(), Arc::clone(&self.idle));
+    fn start(&self) -> io::Result<()> {
+        let (queue, unfinished) = (self.queue.clone(), Arc::clone(&self.unfinished));
         let work = move || {
-            loop {
-                idle.fetch_add(1, Ordering::AcqRel);
-                let job = queue.recv();
-                idle.fetch_sub(1, Ordering::AcqRel);
-                let Ok(job) = job else { return };
-                job();
+            for job in queue {
+                // A panic, which is a bug and was logged, does not cost the thread.
+                let _ = std::panic::catch_unwind(AssertUnwindSafe(job));
+                unfinished.fetch_sub(1, Ordering::AcqRel);
             }
         };
-        let Err(error) = std::thread::Builder::new().name(self.name.clone()).spawn(work) else {
-            return;
-        };
-        log::warn!("cannot start thread {}: {error}", self.name);
-        if self.threads.fetch_sub(1, Ordering::AcqRel) == 1
-            && let Ok(job) = self.queue.try_recv()
-        {
-            // There is nobody else to do it.
-            job();
-        }
+        std::thread::Builder::new().name(self.name.clone()).spawn(work).map(drop)
     }
 }
 
@@ -312,11 +337,15 @@ mod tests {
     use super::*;
     use crossbeam_channel::bounded;
 
+    fn lanes(count: usize, readers: usize) -> Lanes {
+        Lanes::new(count + 1, readers).expect("threads")
+    }
+
     const LONG: Duration = Duration::from_secs(10);
 
     #[test]
     fn a_lane_that_is_stuck_is_not_passed_and_others_are() {
-        let lanes = Lanes::new(2, 8);
+        let lanes = lanes(2, 8);
         let stuck = lanes.pass(1).expect("nothing is slow yet");
         std::thread::sleep(SLOW + SLOW / 2);
         assert!(lanes.pass(1).is_none(), "one request has been in it for too long");
@@ -329,7 +358,7 @@ mod tests {
 
     #[test]
     fn one_thread_always_reads() {
-        let lanes = Lanes::new(1, 3);
+        let lanes = lanes(1, 3);
         let first = lanes.pass(1).expect("two are free");
         let second = lanes.pass(0).expect("one is free");
         assert!(lanes.pass(1).is_none());
@@ -339,7 +368,7 @@ mod tests {
 
     #[test]
     fn jobs_run_beside_each_other_and_a_full_lane_refuses() {
-        let lanes = Lanes::new(1, 2);
+        let lanes = lanes(1, 2);
         let (begun, beginning) = unbounded();
         let (release, released) = bounded::<()>(0);
         let (ended, ending) = unbounded();
@@ -360,7 +389,7 @@ mod tests {
         (0..=QUEUE).for_each(|_| hand_on());
         assert_eq!(ending.recv_timeout(LONG), Ok(Err(Errno::AGAIN)));
         let (free, freed) = bounded(1);
-        lanes.hand_on_heavy(1, move |admitted| {
+        lanes.hand_on_heavy(1, Heavy::Sync, move |admitted| {
             let _ = free.send(admitted);
         });
         assert_eq!(freed.recv_timeout(LONG), Ok(Ok(())), "syncing has threads of its own");
@@ -372,7 +401,7 @@ mod tests {
 
     #[test]
     fn what_is_done_surely_takes_no_room_from_others() {
-        let lanes = Lanes::new(1, 2);
+        let lanes = lanes(1, 2);
         let (release, released) = bounded::<()>(0);
         for _ in 0..THREADS + QUEUE * 2 {
             let released = released.clone();
@@ -389,8 +418,31 @@ mod tests {
     }
 
     #[test]
+    fn each_job_has_a_thread_of_its_own_while_there_may_be_more() {
+        let lanes = lanes(1, 2);
+        for _ in 0..200 {
+            let (release, released) = bounded::<()>(0);
+            let (begun, beginning) = bounded(THREADS);
+            for _ in 0..THREADS {
+                let (begun, released) = (begun.clone(), released.clone());
+                lanes.hand_on_surely(1, move || {
+                    let _ = begun.send(());
+                    let _ = released.recv();
+                });
+            }
+            for _ in 0..THREADS {
+                beginning.recv_timeout(LONG).expect("none waits for another");
+            }
+            drop(release);
+            while !lanes.are_idle() {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    #[test]
     fn data_that_waits_is_bounded() {
-        let lanes = Lanes::new(1, 2);
+        let lanes = lanes(1, 2);
         let block = vec![0; BYTES_MAX / 2];
         let kept = [lanes.keep(1, &block), lanes.keep(1, &block)].map(|kept| kept.expect("room"));
         assert_eq!(lanes.keep(1, b"x").err(), Some(Errno::AGAIN));

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, SessionACL};
@@ -28,6 +29,11 @@ pub use noise::is_noise;
 
 /// Threads that read requests.
 const WORKERS: usize = 8;
+
+/// How long requests that were read may take after the mount is gone.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// How often it is looked whether they are done.
+const DRAIN_POLL: Duration = Duration::from_millis(5);
 
 /// How to mount; all false is the default.
 #[derive(Debug, Clone, Default)]
@@ -74,6 +80,7 @@ impl MountOptions {
 /// A mounted view. It serves until it is unmounted.
 pub struct Mounted {
     session: BackgroundSession,
+    lanes: Arc<lanes::Lanes>,
 }
 
 impl Mounted {
@@ -86,32 +93,40 @@ impl Mounted {
     ) -> io::Result<Self> {
         let config = options.config(&vfs.name);
         let name = vfs.name.clone();
-        let adapter = serve::Adapter::new(vfs, WORKERS);
+        let adapter = serve::Adapter::new(vfs, WORKERS)?;
+        let lanes = Arc::clone(&adapter.lanes);
         if !rustix::process::geteuid().is_root() {
             // Unmounts by itself when it is dropped.
-            return Self::serve(Session::new(adapter, mountpoint, &config)?, invalidations);
+            return Self::serve(Session::new(adapter, mountpoint, &config)?, invalidations, lanes);
         }
         let device = mount::mount_as_root(&name, mountpoint, options)?;
         Session::from_fd(adapter, device, config.acl, config)
-            .and_then(|session| Self::serve(session, invalidations))
+            .and_then(|session| Self::serve(session, invalidations, lanes))
             .inspect_err(|_| detach(mountpoint))
     }
 
     fn serve(
         session: Session<serve::Adapter>,
         invalidations: Receiver<Invalidation>,
+        lanes: Arc<lanes::Lanes>,
     ) -> io::Result<Self> {
         let notifier = session.notifier();
         // Ends when the view is dropped.
         std::thread::Builder::new()
             .name("forget".into())
             .spawn(move || forget_all(&notifier, &invalidations))?;
-        Ok(Self { session: session.spawn()? })
+        Ok(Self { session: session.spawn()?, lanes })
     }
 
-    /// Serves until the mount is gone, by umount(8) or `fusermount3 -u`.
+    /// Serves until the mount is gone, by umount(8) or `fusermount3 -u`, and what was read is done; but
+    /// what a branch that hangs holds is waited for no longer than [`DRAIN_MAX`].
     pub fn wait(self) -> io::Result<()> {
-        self.session.join()
+        let ended = self.session.join();
+        let begun = Instant::now();
+        while !self.lanes.are_idle() && begun.elapsed() < DRAIN_MAX {
+            std::thread::sleep(DRAIN_POLL);
+        }
+        ended
     }
 }
 

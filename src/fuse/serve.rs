@@ -1,11 +1,12 @@
 //! How a request is done: on the thread that read it or on one of its lane, counted, and answered.
 
 use std::ffi::OsStr;
+use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
-use fuser::{INodeNo, ReplyEmpty, ReplyWrite};
+use fuser::{FileHandle, INodeNo, ReplyEmpty, ReplyWrite};
 
 use crate::error::Errno;
 use crate::stats::Request as Kind;
@@ -13,35 +14,35 @@ use crate::vfs::Vfs;
 
 use super::backing::Backings;
 use super::convert::errno;
-use super::lanes::Lanes;
+use super::lanes::{Heavy, Lanes};
 use super::reply::{answer, wrote};
 
 /// The transport.
 pub struct Adapter {
     pub vfs: Arc<Vfs>,
-    lanes: Lanes,
+    pub lanes: Arc<Lanes>,
     pub backings: Arc<Backings>,
 }
 
 impl Adapter {
     /// The adapter of a view whose requests are read by `readers` threads.
-    pub fn new(vfs: Arc<Vfs>, readers: usize) -> Self {
-        let lanes = Lanes::new(vfs.lanes(), readers);
-        Self { vfs, lanes, backings: Arc::default() }
+    pub fn new(vfs: Arc<Vfs>, readers: usize) -> io::Result<Self> {
+        let lanes = Arc::new(Lanes::new(vfs.lanes(), readers)?);
+        Ok(Self { vfs, lanes, backings: Arc::default() })
     }
 
     /// Does a request on this thread or on one of its lane.
-    pub fn run(&self, lane: Option<usize>, job: impl FnOnce(Result<(), Errno>) + Send + 'static) {
-        match lane.and_then(|lane| self.lanes.pass(lane)) {
+    pub fn run(&self, lane: usize, job: impl FnOnce(Result<(), Errno>) + Send + 'static) {
+        match self.lanes.pass(lane) {
             Some(_passing) => job(Ok(())),
-            None => self.lanes.hand_on(lane.unwrap_or(0), job),
+            None => self.lanes.hand_on(lane, job),
         }
     }
 
     /// Does an operation and replies, on this thread or on one of the lane.
     pub fn serve<R: Send + 'static, T>(
         &self,
-        (lane, kind): (Option<usize>, Kind),
+        (lane, kind): (usize, Kind),
         reply: R,
         answer: impl FnOnce(R, Result<T, fuser::Errno>) + Send + 'static,
         act: impl FnOnce(&Vfs) -> Result<T, Errno> + Send + 'static,
@@ -53,36 +54,54 @@ impl Adapter {
     /// As [`Adapter::serve`], never on this thread: for what is slow by nature.
     pub fn serve_heavy(
         &self,
-        (lane, kind): (Option<usize>, Kind),
+        (lane, kind): (usize, Kind),
+        heavy: Heavy,
         reply: ReplyEmpty,
         act: impl FnOnce(&Vfs) -> Result<(), Errno> + Send + 'static,
     ) {
         let job = Job::new(&self.vfs, kind);
         let job = move |admitted| answer(reply, job.done(admitted, act));
-        self.lanes.hand_on_heavy(lane.unwrap_or(0), job);
+        self.lanes.hand_on_heavy(lane, heavy, job);
     }
 
     /// Does what nobody may refuse on this thread or on one of its lane.
-    pub fn run_surely(&self, lane: Option<usize>, job: impl FnOnce() + Send + 'static) {
-        match lane.and_then(|lane| self.lanes.pass(lane)) {
+    pub fn run_surely(&self, lane: usize, job: impl FnOnce() + Send + 'static) {
+        match self.lanes.pass(lane) {
             Some(_passing) => job(),
-            None => self.lanes.hand_on_surely(lane.unwrap_or(0), job),
+            None => self.lanes.hand_on_surely(lane, job),
         }
     }
 
-    /// Writes. Only what has to wait is copied.
+    /// Gives references of the kernel back, on this thread unless it would have to wait: it asks no disk, and
+    /// there may be a million of them.
+    pub fn give_back(&self, number: INodeNo, count: u64) {
+        if self.vfs.is_switching(number.0) {
+            let vfs = Arc::clone(&self.vfs);
+            self.run_surely(self.vfs.lane(number.0), move || vfs.forget(number.0, count));
+        } else {
+            self.vfs.forget(number.0, count);
+        }
+    }
+
+    /// Writes. Only what has to wait is copied. What is `written_back` from the page cache is never
+    /// refused for want of room: nobody would hear of it.
     pub fn serve_write(
         &self,
-        number: INodeNo,
-        bytes: &[u8],
+        lane: usize,
+        (bytes, written_back): (&[u8], bool),
         reply: ReplyWrite,
         act: impl FnOnce(&Vfs, &[u8]) -> Result<u32, Errno> + Send + 'static,
     ) {
-        let (lane, job) = (self.vfs.lane(number.0), Job::new(&self.vfs, Kind::Write));
-        if let Some(_passing) = lane.and_then(|lane| self.lanes.pass(lane)) {
+        let job = Job::new(&self.vfs, Kind::Write);
+        if let Some(_passing) = self.lanes.pass(lane) {
             return wrote(reply, job.done(Ok(()), |vfs| act(vfs, bytes)));
         }
-        let lane = lane.unwrap_or(0);
+        if written_back {
+            let bytes = bytes.to_vec();
+            return self.lanes.hand_on_surely(lane, move || {
+                wrote(reply, job.done(Ok(()), |vfs| act(vfs, &bytes)));
+            });
+        }
         match self.lanes.keep(lane, bytes) {
             Ok(kept) => self.lanes.hand_on(lane, move |admitted| {
                 wrote(reply, job.done(admitted, |vfs| act(vfs, &kept.bytes)));
@@ -92,12 +111,17 @@ impl Adapter {
     }
 
     /// A kind of request, and the lane of the inode that it is about.
-    pub fn at(&self, number: INodeNo, kind: Kind) -> (Option<usize>, Kind) {
+    pub fn at(&self, number: INodeNo, kind: Kind) -> (usize, Kind) {
         (self.vfs.lane(number.0), kind)
     }
 
+    /// A kind of request, and the lane of the open file that it is about.
+    pub fn open_at(&self, handle: FileHandle, number: INodeNo, kind: Kind) -> (usize, Kind) {
+        (self.vfs.lane_of_handle(handle.0, number.0), kind)
+    }
+
     /// A kind of request, and the lane of the name that it is about.
-    pub fn named(&self, parent: INodeNo, name: &OsStr, kind: Kind) -> (Option<usize>, Kind) {
+    pub fn named(&self, parent: INodeNo, name: &OsStr, kind: Kind) -> (usize, Kind) {
         (self.vfs.lane_at(parent.0, name), kind)
     }
 }

@@ -107,12 +107,11 @@ impl Vfs {
         if matches!(*parent.place(), Place::Audit) {
             return self.lookup_audit(caller, parent, &listed.name).ok();
         }
-        // Whoever lists a folder of the layout does not wait for the branches below it.
-        if parent
-            .layout
-            .is_some_and(|folder| self.view.layout.child(folder, &listed.name).is_some())
-        {
-            return Some(Attributes { number, stat, ttl: Duration::ZERO });
+        // Whoever lists a folder of the layout does not wait for the branches below it. The kernel takes
+        // what it is told here for what it knows, and asks before it shows it.
+        let child = parent.layout.and_then(|at| self.view.layout.child(at, &listed.name));
+        if let Some(folder) = child.and_then(|child| self.view.inodes.get(child.number())) {
+            return Some(Attributes { number, stat: self.last_stat(&folder), ttl: Duration::ZERO });
         }
         match self.find_child(parent, &listed.name) {
             Ok(child) => {

@@ -153,7 +153,23 @@ impl Vfs {
         let more = node.more.iter().map(stat).collect::<Result<Vec<_>, _>>()?;
         let merged = merged_stat(first, more.into_iter(), !node.incomplete);
         // What the layout shows in a branch may hide folders there.
-        Ok(if self.layout_children(inode) > 0 { Stat { nlink: 1, ..merged } } else { merged })
+        let shown =
+            if self.layout_children(inode) > 0 { Stat { nlink: 1, ..merged } } else { merged };
+        if inode.layout.is_some() {
+            self.roots.insert(inode.number, shown);
+        }
+        Ok(shown)
+    }
+
+    /// Attributes of a folder of the layout as the kernel was last told them, without asking its branch.
+    /// Closed to all for one that was never asked; the kernel asks again before it refuses.
+    pub(super) fn last_stat(&self, folder: &Arc<Inode>) -> Stat {
+        let virtual_one = matches!(folder.try_place().as_deref(), Some(Place::Virtual));
+        if virtual_one && let Ok(stat) = self.stat(folder) {
+            return stat;
+        }
+        let known = self.roots.get(&folder.number).map(|stat| *stat);
+        known.unwrap_or(Stat { mode: 0o1000, ..virtual_stat(self.started) })
     }
 
     /// What a symbolic link says.

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use dashmap::DashMap;
 use parking_lot::Mutex;
 
 use crate::audit_dir::AuditDir;
@@ -153,6 +154,8 @@ pub struct Vfs {
     ticks: AtomicU64,
     /// Names of transactions that wait for an offline branch, each with its lock.
     left_open: Mutex<Vec<(ViewPath, LockGuard)>>,
+    /// Attributes of the roots of branches and pools as they were last told.
+    roots: DashMap<u64, Stat>,
     started: Time,
     kernel_io: AtomicBool,
     /// Files that may be open at once.
@@ -193,6 +196,7 @@ impl Vfs {
             prepared: prepared::PreparedTable::default(),
             ticks: AtomicU64::new(1),
             left_open: Mutex::default(),
+            roots: DashMap::new(),
             started: now(),
             kernel_io: AtomicBool::new(true),
             open_max: AtomicUsize::new(usize::MAX),

@@ -247,11 +247,24 @@ impl Vfs {
     }
 
     /// Closes an open file and records what was written through it.
+    #[cfg(any(test, fuzzing))]
     pub fn release(&self, handle: u64) {
+        let closed = self.close(handle);
+        self.closed(closed);
+    }
+
+    /// Closes an open file: nobody reads or writes it any more. Asks no disk; what comes back is for
+    /// [`Vfs::closed`], which may.
+    pub fn close(&self, handle: u64) -> Option<Arc<OpenFile>> {
         if self.release_audit(handle) {
-            return;
+            return None;
         }
-        let Some(file) = self.view.handles.remove_file(handle) else { return };
+        self.view.handles.remove_file(handle)
+    }
+
+    /// Records what was written through a file that was closed, and lets go of it.
+    pub fn closed(&self, file: Option<Arc<OpenFile>>) {
+        let Some(file) = file else { return };
         let written = file.written.load(Ordering::Relaxed);
         if written == 0 || self.record < RecordLevel::Mutations {
             return;

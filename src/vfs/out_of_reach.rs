@@ -2,6 +2,7 @@
 //! ENOENT, and is not made anew on another member. The kernel forgets the inode with the first
 //! error, so they are noted here when a branch goes offline.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 
@@ -30,14 +31,25 @@ impl Vfs {
         let offline =
             |index: BranchIndex| self.branch(index).is_ok_and(|branch| !branch.is_online());
         noted.names.retain(|_, branch| offline(*branch));
-        let lost = |inode: &Inode| inode.place().branch().filter(|branch| offline(*branch));
+        // What is being switched is looked at the next time: nobody who makes something in this pool is to
+        // wait for a crossing elsewhere.
+        let complete = Cell::new(true);
+        let lost = |inode: &Inode| match inode.try_place() {
+            Some(place) => place.branch().filter(|branch| offline(*branch)),
+            None => {
+                complete.set(false);
+                None
+            }
+        };
         for inode in self.view.inodes.collect(|inode| lost(inode).is_some()) {
             let Some(branch) = lost(&inode) else { continue };
             for Name { parent, name } in inode.names() {
                 noted.names.insert((parent.number, name.into()), branch);
             }
         }
-        noted.epoch = epoch;
+        if complete.get() {
+            noted.epoch = epoch;
+        }
     }
 
     /// Whether a name was last seen on a branch that is offline.

@@ -204,21 +204,26 @@ impl InodeTable {
     /// Notes that an inode lies elsewhere now. The caller holds the inode's switch and stores the
     /// place itself.
     pub fn moved(&self, number: u64, from: &Place, to: &Place) {
+        let stays = |part: &Part| to.parts().is_some_and(|to| to.iter().any(|kept| kept == part));
         let inode = self.get(number);
-        for part in from.parts().into_iter().flat_map(Parts::iter) {
-            if let Some(inode) = inode.as_ref().filter(|inode| self.is_home(inode, part)) {
-                inode.home.store(0, Ordering::Release);
+        // First where it is found from now on, then where it is not: what stays is found all the while.
+        // Nobody would ever take away what is noted of an inode that was forgotten.
+        for part in inode.iter().flat_map(|_| to.parts()).flat_map(Parts::iter) {
+            if hash(part) != number {
+                self.by_handle.insert(part.clone(), number);
             }
+        }
+        let home = to.parts().and_then(|to| to.iter().find(|part| hash(part) == number));
+        if let Some(inode) = &inode {
+            let home = home.map_or(0, |part| self.check(part));
+            inode.home.store(home, Ordering::Release);
+        }
+        if let Some(part) = home {
             self.by_handle.remove_if(part, |_, known| *known == number);
         }
-        // Nobody would ever take away what is noted of an inode that was forgotten.
-        let Some(inode) = inode else { return };
-        for part in to.parts().into_iter().flat_map(Parts::iter) {
-            if hash(part) == number {
-                inode.home.store(self.check(part), Ordering::Release);
-                self.by_handle.remove(part);
-            } else {
-                self.by_handle.insert(part.clone(), number);
+        for part in from.parts().into_iter().flat_map(Parts::iter) {
+            if inode.is_none() || !stays(part) {
+                self.by_handle.remove_if(part, |_, known| *known == number);
             }
         }
     }

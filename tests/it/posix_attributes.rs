@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, XattrFlags};
 
 use crate::compare::{Log, same_as_plain, same_script};
-use crate::harness::Scene;
+use crate::harness::{Scene, require_root};
 
 #[test]
 fn modes_and_umask() {
@@ -237,4 +237,26 @@ fn access_is_checked_as_on_a_plain_directory() {
          chmod 711 d; as 'cat d/f'; as 'ls d'; chmod 444 d/f; as 'test -w d/f'; as 'test -r d/f'
          chmod 777 d; as 'mv d/f d/g'; as 'rm -f d/g'; ls d",
     );
+}
+
+#[test]
+fn listing_the_view_leaves_its_folders_what_they_are() {
+    require_root();
+    let scene = Scene::lab();
+    let mount = scene.mount();
+    mount.sh("chown nobody inbox && chmod 0700 inbox && touch inbox/own").ok();
+    // The kernel keeps what a listing says of a folder that it knows, and asks it of no call on an open
+    // descriptor.
+    let script = "import os
+folder = os.open('inbox', os.O_RDONLY)
+for turn in range(50):
+    list(os.scandir('.'))
+    os.fchmod(folder, 0o700 + turn % 8)
+    list(os.scandir('.'))
+    os.utime(folder, ns=(turn, turn))
+assert os.fstat(folder).st_mtime_ns == 49, os.fstat(folder)";
+    mount.sh_as("nobody", &format!("python3 -c \"{script}\"")).ok();
+    let shown = mount.sh("ls -ld --time-style=+ inbox | cut -d' ' -f1,3").ok();
+    assert_eq!(shown, "drwx-----x nobody\n");
+    mount.unmount();
 }

@@ -113,7 +113,7 @@ impl Kernel {
                 .expect("a pair of sockets");
         set_socket_timeout(&ours, Timeout::Recv, Some(PATIENCE)).expect("a time-out");
         let session = std::thread::spawn(move || {
-            let adapter = Adapter::new(vfs, 2);
+            let adapter = Adapter::new(vfs, 2).expect("threads");
             let mut config = Config::default();
             config.n_threads = Some(1);
             Session::from_fd(adapter, theirs, SessionACL::All, config)?.run()
