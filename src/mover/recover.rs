@@ -59,14 +59,12 @@ impl<S: Storage> Mover<S> {
 
     /// Ends what can be ended of the transactions that are open and not under way.
     pub(super) fn recover_open(&self, recovery: &mut Recovery) {
-        self.left_open().iter().for_each(|record| self.recover_one(record, recovery));
-    }
-
-    pub(super) fn recover_one(&self, record: &CrossingRecord, recovery: &mut Recovery) {
-        if record.step == Step::Commit {
-            self.complete(record, recovery);
-        } else {
-            self.roll_back(record, recovery);
+        for record in self.left_open() {
+            if record.step == Step::Commit {
+                self.complete(&record, recovery);
+            } else {
+                self.roll_back(&record, recovery);
+            }
         }
     }
 

@@ -32,19 +32,6 @@ impl<S: Storage> Mover<S> {
         recovery
     }
 
-    /// Ends what a fault left open whose branches are there: the fault may be over. What could not be
-    /// synced is left to the next start; while the kernel has its pages a second sync proves nothing.
-    pub fn retry_left_open(&self) -> Recovery {
-        let _recovering = self.recovering.lock();
-        let mut recovery = Recovery::default();
-        for record in self.left_open() {
-            if !self.unsynced.lock().contains(&record.txid) {
-                self.recover_one(&record, &mut recovery);
-            }
-        }
-        recovery
-    }
-
     /// The transactions that are open though nobody is at them, oldest first: their names must not be
     /// touched.
     pub fn left_open(&self) -> Vec<CrossingRecord> {

@@ -11,7 +11,7 @@
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -150,8 +150,6 @@ pub struct Vfs {
     denials: permit::Denials,
     out_of_reach: Mutex<out_of_reach::OutOfReach>,
     prepared: prepared::PreparedTable,
-    /// Calls of [`Vfs::tend`].
-    ticks: AtomicU64,
     /// Names of transactions that wait for an offline branch, each with its lock.
     left_open: Mutex<Vec<(ViewPath, LockGuard)>>,
     /// Attributes of the roots of branches and pools as they were last told.
@@ -194,7 +192,6 @@ impl Vfs {
             denials: permit::Denials::default(),
             out_of_reach: Mutex::default(),
             prepared: prepared::PreparedTable::default(),
-            ticks: AtomicU64::new(1),
             left_open: Mutex::default(),
             roots: DashMap::new(),
             started: now(),
@@ -319,7 +316,6 @@ impl Vfs {
         }
         self.renew_folders();
         self.note_offline();
-        self.retry_left_open();
         self.lock_left_open();
         self.expire_prepared_as_usual();
         self.note_room();

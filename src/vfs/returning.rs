@@ -2,16 +2,12 @@
 //! one.
 
 use std::os::fd::AsFd;
-use std::sync::atomic::Ordering;
 
 use crate::types::{BranchIndex, ViewPath};
 use crate::view::Place;
 use crate::view::locks::{Holder, Lock};
 
 use super::Vfs;
-
-/// Between two tries, in calls of [`Vfs::tend`].
-const RETRY_TICKS: u64 = 5;
 
 impl Vfs {
     /// To be called when a branch has come online again, its transactions recovered.
@@ -21,27 +17,6 @@ impl Vfs {
         self.note_offline();
         self.lock_left_open();
         self.give_up_old_files(index);
-    }
-
-    /// Every few seconds: ends what a fault left open that is over.
-    pub(super) fn retry_left_open(&self) {
-        let tick = self.ticks.fetch_add(1, Ordering::Relaxed);
-        if !tick.is_multiple_of(RETRY_TICKS) || self.mover.left_open().is_empty() {
-            return;
-        }
-        let recovery = self.mover.retry_left_open();
-        for txid in &recovery.completed {
-            log::warn!("crossing {txid} was left open by a fault; it is completed");
-        }
-        for txid in &recovery.aborted {
-            log::warn!("crossing {txid} was left open by a fault; it is rolled back");
-        }
-        for (txid, why) in &recovery.reverted {
-            log::warn!("crossing {txid} was left open by a fault and is put back: {why}");
-        }
-        for (txid, why) in &recovery.dead {
-            log::error!("crossing {txid} needs a person; all of it is kept: {why}");
-        }
     }
 
     /// What is still open from before the branch left may be on a file system that is gone for good, and

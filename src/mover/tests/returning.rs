@@ -37,30 +37,15 @@ fn nothing_crosses_while_a_branch_is_away() {
     }
 }
 
-/// What brings a branch back to health.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Healed {
-    /// It was away.
-    Returned,
-    /// It works again.
-    Itself,
-}
-
-/// Two calls of a crossing fail, as those of a dying disk. What that leaves open is ended when the
-/// branch is back, without a restart.
+/// Two calls of a crossing fail, as those of a dying disk, or of a daemon that has run out of
+/// descriptors. What that leaves open is ended when the branch is back, without a restart.
 #[test]
 fn what_a_failing_disk_left_open_is_ended_when_it_returns() {
-    fails_and_heals(Errno::IO, Healed::Returned);
+    fails_and_returns(Errno::IO);
+    fails_and_returns(Errno::MFILE);
 }
 
-/// The same of a disk that errs for a while, or a daemon that has run out of something.
-#[test]
-fn what_a_passing_fault_left_open_is_ended_when_it_is_tried_again() {
-    fails_and_heals(Errno::IO, Healed::Itself);
-    fails_and_heals(Errno::MFILE, Healed::Itself);
-}
-
-fn fails_and_heals(errno: Errno, healed: Healed) {
+fn fails_and_returns(errno: Errno) {
     let (mut waited, mut ended) = (0, false);
     for step in 0..STEPS_MAX {
         for second in 1..4 {
@@ -77,26 +62,15 @@ fn fails_and_heals(errno: Errno, healed: Healed) {
                 continue;
             }
             let context = format!("{errno:?} at step {step} and {second} later: {outcome:?}");
-            let mut open = world.mover.left_open();
+            let open = world.mover.left_open();
             waited += open.len();
             assert!(!matches!(outcome, Err(CrossingError::Dead { .. })), "{context}");
             if matches!(outcome, Err(CrossingError::LeftOpen { .. })) {
                 assert_eq!(open.len(), 1, "{context}");
             }
-            let unsynced = world.mover.unsynced.lock().clone();
-            let recovery = match healed {
-                Healed::Returned => world.mover.branch_returned(leave(&world, 1)),
-                Healed::Itself => {
-                    open.retain(|record| !unsynced.contains(&record.txid));
-                    world.mover.retry_left_open()
-                }
-            };
+            let recovery = world.mover.branch_returned(leave(&world, 1));
             assert!(recovery.left_open.is_empty(), "{context}: {recovery:?}");
-            let unended = world.mover.left_open();
-            let waits = |record: &CrossingRecord| {
-                healed == Healed::Itself && unsynced.contains(&record.txid)
-            };
-            assert!(unended.iter().all(waits), "{context}: {unended:?}");
+            assert!(world.mover.left_open().is_empty(), "{context}");
             assert_eq!(
                 recovery.completed.len() + recovery.reverted.len() + recovery.aborted.len(),
                 open.len(),
@@ -108,9 +82,7 @@ fn fails_and_heals(errno: Errno, healed: Healed) {
                 crossed || ends == (Some(new_content()), Some(OLD.to_vec())),
                 "{context}: neither before nor after"
             );
-            if healed == Healed::Returned {
-                assert!(world.private(1, "stage").is_empty(), "{context}: a copy was left");
-            }
+            assert!(world.private(1, "stage").is_empty(), "{context}: a copy was left");
         }
         if ended {
             assert!(waited > 3, "only {waited} crossings were left open in {step} steps");
