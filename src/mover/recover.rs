@@ -73,19 +73,22 @@ impl<S: Storage> Mover<S> {
         self.inspect_hold(branch, recovery);
     }
 
-    /// Not decided: the copy goes, and the end is recorded.
+    /// Not decided, as far as the journal knows: where the ledger was in doubt, COMMIT may be on its disk.
+    /// So the copy goes only when the end is recorded for good; a copy that stays is swept.
     fn roll_back(&self, record: &CrossingRecord, recovery: &mut Recovery) {
         let [_, target] = &record.branches;
         let Some(branch) = self.online().find(|branch| branch.name == *target) else {
             return recovery.leave_open(record, format!("branch {target} is offline"));
         };
         let (_, staged) = branch.in_stage(record.txid);
-        let removed = remove(&*self.storage, &staged.dir, &staged.name);
         let reason = Some("the daemon stopped before the decision".to_owned());
         let abort = later_step(record, Step::Abort, reason, "EINTR".to_owned());
-        match removed.and_then(|()| self.record(abort, Durability::Sync)) {
-            Ok(()) => recovery.aborted.push(record.txid),
-            Err(error) => recovery.leave_open(record, error.to_string()),
+        if let Err(error) = self.record(abort, Durability::Sync) {
+            return recovery.leave_open(record, error.to_string());
+        }
+        recovery.aborted.push(record.txid);
+        if let Err(error) = remove(&*self.storage, &staged.dir, &staged.name) {
+            log::warn!("crossing {}: the copy stays in stage: {error}", record.txid);
         }
     }
 

@@ -115,3 +115,35 @@ fn a_branch_that_returns_on_another_device_is_probed_anew() {
     world.mover.branch_returned(branch);
     assert_eq!(world.mover.same_filesystem.lock().len(), 0);
 }
+
+/// From some step of the roll-back on every step fails, the ledger's too: until ABORT is durable the copy
+/// stays, for COMMIT may be; afterwards no fault leaves it there for long.
+#[test]
+fn the_copy_goes_only_after_abort_is_durable() {
+    let mut kept = 0;
+    for step in 0..STEPS_MAX {
+        let world = world();
+        std::mem::forget(world.mover.prepare(world.request("f", "sub/g")).unwrap());
+        world.mover.active.lock().clear();
+        let first = world.disk.steps() + step;
+        (first..first + 50).for_each(|step| world.disk.fail_at(step, Fault::Errno(Errno::IO)));
+        let recovery = world.mover.branch_returned(leave(&world, 1));
+        let ended = world.disk.steps() <= first;
+        world.disk.take_faults();
+        let copies = world.private(1, "stage").len();
+        assert!(
+            copies == 1 || !recovery.aborted.is_empty(),
+            "step {step}: the copy is gone, and {recovery:?}"
+        );
+        kept += copies;
+        let after = start(world.disk.crash(step).shared(), false).unwrap();
+        after.mover.recover();
+        assert!(after.private(1, "stage").is_empty(), "step {step}: a copy was left");
+        assert_eq!(after.get(0, "f"), Some(new_content()));
+        if ended {
+            assert!(kept > 1, "the copy was kept {kept} times in {step} steps");
+            return;
+        }
+    }
+    panic!("a recovery does not end");
+}
