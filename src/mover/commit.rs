@@ -136,11 +136,22 @@ impl<S: Storage> Mover<S> {
         let durability = if from_tree { Durability::Sync } else { Durability::Group };
         let done = later_step(commit, Step::Done, None, "ok".to_owned());
         let confirmed =
-            moves::sync(&*self.storage, moves, false).and_then(|()| self.record(done, durability));
+            self.sync_moves(commit, moves, false).and_then(|()| self.record(done, durability));
         if let Err(error) = &confirmed {
             log::error!("crossing {}: made, but not confirmed: {error}", commit.txid);
         }
         confirmed.is_ok()
+    }
+
+    fn sync_moves(
+        &self,
+        commit: &CrossingRecord,
+        moves: &[PlacedMove<S>],
+        taken_back: bool,
+    ) -> Result<(), CrossingError> {
+        moves::sync(&*self.storage, moves, taken_back).inspect_err(|_| {
+            self.unsynced.lock().insert(commit.txid);
+        })
     }
 
     /// Takes back what was moved after the decision, and records how that ended.
@@ -178,8 +189,9 @@ impl<S: Storage> Mover<S> {
             return error;
         }
         let record = later_step(commit, Step::Reverted, Some(why), result);
-        let recorded =
-            moves::sync(storage, moves, true).and_then(|()| self.record(record, Durability::Sync));
+        let recorded = self
+            .sync_moves(commit, moves, true)
+            .and_then(|()| self.record(record, Durability::Sync));
         match recorded {
             // Only a recorded end lets the copy go; without one the next recovery needs it.
             Ok(()) => self.remove_copy(moves),

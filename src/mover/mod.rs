@@ -44,7 +44,7 @@
 //! finds each inode and completes. So does one that a disk lets neither complete nor put back.
 //! Recovery runs at start, and for a branch that comes back while mounted ([`returning`]).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -119,7 +119,7 @@ pub struct MoverBranch<S: Storage> {
 /// tell what is left open from what is under way.
 ///
 /// Lock order: `purging`, which keeps an undo from beginning while what it needs is purged, and
-/// `recovering`, which keeps two recoveries apart; they are held over steps, never together; then `journal`, `active` and `same_filesystem`, which are leaves, never held
+/// `recovering`, which keeps two recoveries apart; they are held over steps, never together; then `journal`, `active`, `unsynced` and `same_filesystem`, which are leaves, never held
 /// together or over a step of storage or ledger.
 pub struct Mover<S: Storage> {
     storage: Arc<S>,
@@ -128,6 +128,9 @@ pub struct Mover<S: Storage> {
     journal: Mutex<Journal>,
     active: Mutex<HashMap<TxId, Arc<Progress>>>,
     same_filesystem: Mutex<HashMap<(BranchIndex, BranchIndex), bool>>,
+    /// Transactions whose moves could not be synced. A second sync would prove nothing while the kernel
+    /// has the pages of the first, so they wait for another mount of the view.
+    unsynced: Mutex<HashSet<TxId>>,
     purging: Mutex<()>,
     recovering: Mutex<()>,
     turns: Turns,
@@ -150,6 +153,7 @@ impl<S: Storage> Mover<S> {
             journal: Mutex::new(journal),
             active: Mutex::default(),
             same_filesystem: Mutex::default(),
+            unsynced: Mutex::default(),
             purging: Mutex::default(),
             recovering: Mutex::default(),
             turns: Turns::new(usize::MAX),

@@ -60,7 +60,9 @@ impl<S: Storage> Mover<S> {
     /// Ends what can be ended of the transactions that are open and not under way.
     pub(super) fn recover_open(&self, recovery: &mut Recovery) {
         for record in self.left_open() {
-            if record.step == Step::Commit {
+            if self.unsynced.lock().contains(&record.txid) {
+                recovery.leave_open(&record, "it could not be synced".to_owned());
+            } else if record.step == Step::Commit {
                 self.complete(&record, recovery);
             } else {
                 self.roll_back(&record, recovery);

@@ -1,5 +1,5 @@
 //! Branches that leave and come back while the view is mounted. What their absence left open is
-//! ended when they return, by the same functions as at start.
+//! ended when they return, by the same functions as at start; what could not be synced waits for a start.
 
 use std::sync::Arc;
 
