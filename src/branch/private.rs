@@ -62,12 +62,19 @@ fn open_private(spec: &BranchSpec, root: &OwnedFd) -> Result<Option<OwnedFd>, Br
 }
 
 /// Held by a descriptor that cannot write: one that can would keep the file system from being mounted
-/// read-only, and could not be had where it is.
+/// read-only, and could not be had where it is. NFS makes a lock of a range of it, which is exclusive
+/// only for who can write: EBADF for others.
 fn take_lock(spec: &BranchSpec, folder: &OwnedFd) -> Result<OwnedFd, BranchError> {
-    let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let lock = rustix::fs::openat2(folder, "lock", flags, Mode::RUSR | Mode::WUSR, CONFINED)
-        .map_err(private_io(spec, "open", "lock"))?;
-    hold_lock(spec, lock, FlockOperation::NonBlockingLockExclusive)
+    let open = |access| {
+        let flags = access | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat2(folder, "lock", flags, Mode::RUSR | Mode::WUSR, CONFINED)
+            .map_err(private_io(spec, "open", "lock"))
+    };
+    let hold = |lock| hold_lock(spec, lock, FlockOperation::NonBlockingLockExclusive);
+    match hold(open(OFlags::RDONLY)?) {
+        Err(BranchError::Io { errno: Errno::BADF, .. }) => hold(open(OFlags::RDWR)?),
+        held => held,
+    }
 }
 
 /// The lock of a branch that is only read: shared, and not made where there is none.
