@@ -33,15 +33,19 @@ struct Own {
 #[derive(Debug)]
 #[must_use]
 pub struct CallerGuard {
-    /// To be restored; `None` if only the umask was changed.
-    own: Option<Own>,
+    own: Own,
     umask: Mode,
+    /// What was changed beside the umask, and is to be restored.
+    groups_changed: bool,
+    gid_changed: bool,
+    uid_changed: bool,
     _thread: PhantomData<*const ()>,
 }
 
 impl CallerGuard {
     /// Makes this thread act as `uid`, `gid` and `groups` with `umask`. A daemon that is not root can
-    /// act as itself alone: EPERM for anybody else.
+    /// act as itself alone: EPERM for anybody else, and for all if the kernel does not let root change
+    /// them. With an error nothing is changed.
     pub fn assume(uid: u32, gid: u32, groups: &[u32], umask: u32) -> Result<Self, Errno> {
         let own = own_identity()?;
         if own.uid != 0 && uid != own.uid {
@@ -49,12 +53,22 @@ impl CallerGuard {
         }
         let changes = own.uid == 0 && (uid, gid) != (own.uid, own.gid);
         let umask = rustix::process::umask(Mode::from_bits_truncate(umask & 0o777));
-        // From here on a failure leaves by dropping the guard, which restores all of it.
-        let guard = Self { own: changes.then_some(own), umask, _thread: PhantomData };
+        let mut guard = Self {
+            own,
+            umask,
+            groups_changed: false,
+            gid_changed: false,
+            uid_changed: false,
+            _thread: PhantomData,
+        };
+        // From here on a failure leaves by dropping the guard, which restores what was changed.
         if changes {
             set_groups(groups)?;
+            guard.groups_changed = true;
             set_fs_id(libc::SYS_setfsgid, gid)?;
+            guard.gid_changed = true;
             set_fs_id(libc::SYS_setfsuid, uid)?;
+            guard.uid_changed = true;
         }
         Ok(guard)
     }
@@ -63,20 +77,37 @@ impl CallerGuard {
 impl Drop for CallerGuard {
     fn drop(&mut self) {
         rustix::process::umask(self.umask);
-        let Some(own) = &self.own else { return };
-        // It fails for want of memory alone, which comes back.
         for _ in 0..RESTORE_TRIES {
-            let restored = set_fs_id(libc::SYS_setfsuid, own.uid)
-                .and_then(|()| set_fs_id(libc::SYS_setfsgid, own.gid))
-                .and_then(|()| set_groups(&own.groups));
-            if restored.is_ok() {
-                return;
+            match self.restore() {
+                Ok(()) => return,
+                // Want of memory, which comes back.
+                Err(Errno::NOMEM | Errno::AGAIN) => std::thread::sleep(RESTORE_WAIT),
+                Err(_) => break,
             }
-            std::thread::sleep(RESTORE_WAIT);
         }
         // This thread would go on with somebody else's rights.
         log::error!("cannot become root again after acting as a caller");
         std::process::abort();
+    }
+}
+
+impl CallerGuard {
+    /// What is still to be restored. ENOMEM if it may be tried again: a thread may always take on its own
+    /// user and group, so that setfsuid(2) and setfsgid(2) fail for want of memory alone.
+    fn restore(&mut self) -> Result<(), Errno> {
+        if self.uid_changed {
+            set_fs_id(libc::SYS_setfsuid, self.own.uid).map_err(|_| Errno::NOMEM)?;
+            self.uid_changed = false;
+        }
+        if self.gid_changed {
+            set_fs_id(libc::SYS_setfsgid, self.own.gid).map_err(|_| Errno::NOMEM)?;
+            self.gid_changed = false;
+        }
+        if self.groups_changed {
+            set_groups(&self.own.groups)?;
+            self.groups_changed = false;
+        }
+        Ok(())
     }
 }
 
@@ -121,6 +152,7 @@ fn set_fs_id(call: libc::c_long, id: u32) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::thread::CapabilitySet;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     #[test]
@@ -149,5 +181,35 @@ mod tests {
         assert_eq!(rustix::process::getgroups().expect("groups"), groups);
         std::fs::create_dir(dir.path().join("ours")).expect("root may");
         assert_eq!(std::fs::metadata(dir.path().join("ours")).expect("there").uid(), 0);
+    }
+
+    /// As in a container that keeps root from changing its groups, or its user.
+    #[test]
+    fn without_the_right_to_change_it_is_refused_at_once_and_nothing_is_changed() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        for missing in [CapabilitySet::SETGID, CapabilitySet::SETUID] {
+            // Capabilities and identity are this thread's alone.
+            let thread = std::thread::spawn(move || {
+                let identity =
+                    || std::fs::read_to_string("/proc/thread-self/status").expect("proc");
+                let lines = |text: &str| -> Vec<String> {
+                    let who = |line: &&str| {
+                        ["Uid", "Gid", "Groups"].iter().any(|of| line.starts_with(of))
+                    };
+                    text.lines().filter(who).map(str::to_owned).collect()
+                };
+                let mut sets = rustix::thread::capabilities(None).expect("capabilities");
+                sets.effective -= missing;
+                rustix::thread::set_capabilities(None, sets).expect("giving up may everybody");
+                let before = lines(&identity());
+                let refused = CallerGuard::assume(65534, 65534, &[4, 5], 0);
+                assert_eq!(refused.err(), Some(Errno::PERM), "without {missing:?}");
+                assert_eq!(lines(&identity()), before, "without {missing:?}");
+                drop(CallerGuard::assume(0, 0, &[], 0).expect("root as itself"));
+            });
+            thread.join().expect("the thread ends");
+        }
     }
 }
