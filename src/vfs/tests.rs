@@ -39,6 +39,25 @@ fn numbers_never_given_are_refused() {
 }
 
 #[test]
+fn one_user_can_open_half_of_the_files_that_may_be_open() {
+    let fixture = Fixture::new(vec![]);
+    let number = fixture.put("inbox", "a", "text");
+    let vfs = &fixture.vfs;
+    vfs.set_open_max(32);
+    let user = |uid| Caller { uid, gid: uid, pid: 7 };
+    let open = |caller| vfs.open(caller, number, READ).map(|opened| opened.handle);
+    let all: Vec<u64> = (0..16).map(|_| open(user(1000)).expect("half")).collect();
+    assert_eq!(open(user(1000)), Err(Errno::NFILE));
+    let others: Vec<u64> = (0..14).map(|_| open(user(1001)).expect("their share")).collect();
+    assert_eq!(open(user(1001)), Err(Errno::NFILE), "the last sixteenth is root's");
+    let roots: Vec<u64> = (0..2).map(|_| open(ROOT).expect("root's share")).collect();
+    assert_eq!(open(ROOT), Err(Errno::NFILE));
+    all.into_iter().chain(others).chain(roots).for_each(|handle| vfs.release(handle));
+    let again: Vec<u64> = (0..16).map(|_| open(user(1000)).expect("all were closed")).collect();
+    again.into_iter().for_each(|handle| vfs.release(handle));
+}
+
+#[test]
 fn names_that_lead_elsewhere_are_refused() {
     let fixture = Fixture::new(vec![]);
     let inbox = fixture.number("inbox");

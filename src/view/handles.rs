@@ -119,6 +119,8 @@ pub struct OpenDirectory {
 pub struct Handles {
     next: AtomicU64,
     open_files: AtomicUsize,
+    /// Open files by the user who opened them; who has none is not in it.
+    open_by: DashMap<u32, usize>,
     files: DashMap<u64, Arc<OpenFile>>,
     directories: DashMap<u64, Arc<OpenDirectory>>,
 }
@@ -131,12 +133,20 @@ impl Handles {
         let number = self.number();
         self.files.insert(number, Arc::clone(&file));
         self.open_files.fetch_add(1, Ordering::Relaxed);
+        let mut open = self.open_by.entry(file.opener.uid).or_default();
+        *open = open.saturating_add(1);
+        drop(open);
         (number, file)
     }
 
     /// How many files are open.
     pub fn open_files(&self) -> usize {
         self.open_files.load(Ordering::Relaxed)
+    }
+
+    /// How many files a user has open.
+    pub fn open_files_of(&self, uid: u32) -> usize {
+        self.open_by.get(&uid).map_or(0, |open| *open)
     }
 
     /// Adds an open directory.
@@ -179,6 +189,10 @@ impl Handles {
     pub fn remove_file(&self, number: u64) -> Option<Arc<OpenFile>> {
         let (_, file) = self.files.remove(&number)?;
         self.open_files.fetch_sub(1, Ordering::Relaxed);
+        self.open_by.remove_if_mut(&file.opener.uid, |_, open| {
+            *open = open.saturating_sub(1);
+            *open == 0
+        });
         file.inode.closed(&file);
         Some(file)
     }
