@@ -1,9 +1,11 @@
-//! What a message may say of the inside of a directory that somebody moves: rename(2) asks nobody to be
-//! able to look into it, so that names and contents below may be others' secrets.
+//! What a message may say of the inside of what somebody moves: rename(2) asks nobody to be able to read a
+//! file or to look into a directory, so that content, and names below, may be others' secrets.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+
+use rustix::fs::{Access, AtFlags};
 
 use crate::branch::{Branch, FileKind};
 use crate::error::Errno;
@@ -26,7 +28,29 @@ impl Vfs {
         source: &Occupied<'_>,
         error: &CrossingError,
     ) -> String {
-        if self.may_know(caller, source) { error.to_string() } else { HIDDEN.to_owned() }
+        match error {
+            CrossingError::TypeNotAllowed { allowed, .. } if !self.may_read(caller, source) => {
+                format!("the gate takes {}, and this is something else", allowed.join(", "))
+            }
+            _ if self.may_know(caller, source) => error.to_string(),
+            _ => HIDDEN.to_owned(),
+        }
+    }
+
+    /// Whether a caller may be told what a file is by its content. Of anything else than files it is no
+    /// secret; what is inside of directories is another question.
+    fn may_read(&self, caller: Caller, source: &Occupied<'_>) -> bool {
+        if source.first.found.stat.kind != FileKind::File || self.is_privileged(caller.uid) {
+            return true;
+        }
+        let reads = || -> Result<(), Errno> {
+            let folder = source.part(&source.first)?.as_fd();
+            let groups = self.identities.groups(caller.uid)?;
+            let _caller = CallerGuard::assume(caller.uid, caller.gid, &groups, 0o077)?;
+            let flags = AtFlags::EACCESS | AtFlags::SYMLINK_NOFOLLOW;
+            rustix::fs::accessat(folder, &source.site.name, Access::READ_OK, flags)
+        };
+        reads().is_ok()
     }
 
     /// Whether a caller may be told what is inside of what is moved.

@@ -99,6 +99,23 @@ fn why_a_tree_does_not_cross_is_told_without_names_that_its_owner_cannot_see() {
 }
 
 #[test]
+fn what_a_file_is_that_the_gate_does_not_take_is_told_who_may_read_it() {
+    let gate = "[gates.submit]\ntypes = [\"image/png\"]\n";
+    let (scene, _) = planted(false, &VIEW.replace("[gates.submit]\n", gate));
+    let mount = scene.mount();
+    for attempt in ["mv inbox/n/secret review/x", "$OCTROI mv inbox/n/secret review/x"] {
+        let told = nothing_is_told(&mount, &format!("{attempt} || echo it did not cross"));
+        assert!(told.contains("it did not cross") && told.contains("image/png"), "{told}");
+        assert!(!told.contains("text/plain"), "the type was told: {told}");
+    }
+    assert!(mount.sh("mv inbox/n/secret review/x; $OCTROI why").ok().contains("text/plain"));
+    mount.sh("chmod 644 inbox/n/secret").ok();
+    let told = mount.sh_as("nobody", "mv inbox/n/secret review/x 2>&1; $OCTROI why").ok();
+    assert!(told.contains("text/plain"), "{told}");
+    mount.unmount();
+}
+
+#[test]
 fn questions_about_what_one_cannot_see_are_answered_alike() {
     // Of a directory the gate asks for no name of its own.
     let gate = "[gates.submit]\npaths = [\"**/*.csv\"]\n";
