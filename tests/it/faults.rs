@@ -307,3 +307,22 @@ fn a_thread_that_cannot_be_started_is_one_request_refused() {
     drop(strace);
     mount.unmount();
 }
+
+/// As flock(2) answers on NFS, where it is a lock of a range.
+#[test]
+fn a_lock_that_is_only_had_for_writing_is_taken_so() {
+    require_root();
+    let scene = Scene::lab();
+    let trace = scene.base().join("trace");
+    let mut command = Command::new("strace");
+    // As a grandchild, so that the daemon is the child. The first lock is that of the view's state.
+    command.args(["-D", "-f", "-e", "signal=none", "-e", "trace=flock,openat2", "-e"]);
+    command.args(["inject=flock:error=EBADF:when=2", "-o"]).arg(&trace).arg(OCTROI);
+    let mount = scene.mount_by(command, &[]);
+    mount.sh("echo text >inbox/f; mv inbox/f review/f; cat review/f").ok();
+    mount.unmount();
+    let lines = std::fs::read_to_string(&trace).expect("strace has written");
+    assert!(lines.contains("INJECTED"), "{lines}");
+    let opened = lines.lines().filter(|line| line.contains("\"lock\", {flags=O_RDWR|O_CREAT"));
+    assert_eq!(opened.count(), 1, "{lines}");
+}
