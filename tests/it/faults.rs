@@ -302,7 +302,7 @@ fn a_thread_that_cannot_be_started_is_one_request_refused() {
     drop(strace);
     ask().ok();
     mount.sh("echo first >inbox/first; mv inbox/first review/first").ok();
-    let strace = Strace::attach(&mount, Some("heavy-"), Some("clone3:error=EAGAIN:when=1+"));
+    let strace = Strace::attach(&mount, Some("rename-"), Some("clone3:error=EAGAIN:when=1+"));
     mount.sh("mv inbox/d review/d; cat review/d/* | wc -l").ok();
     drop(strace);
     mount.unmount();

@@ -28,7 +28,7 @@ const ERRNOS: [(&str, Errno); 6] = [
 ];
 
 /// The threads that renames between branches are made on begin so.
-const CROSSING: &str = "heavy-";
+const CROSSING: &str = "rename-";
 
 /// Cases of one kind of crossing that are tried by default.
 const SOME: usize = 20;
