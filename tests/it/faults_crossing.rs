@@ -126,7 +126,7 @@ impl Lab {
         self.act(&first).expect("it crosses");
         assert!(!self.records().is_empty(), "the ledger is open from here on");
         let name = self.furnish();
-        let strace = Strace::attach(&self.mount, Some(CROSSING), None);
+        let strace = Strace::attach(&self.mount, &[CROSSING], None);
         self.act(&name).expect("it crosses");
         let mut calls = BTreeMap::new();
         let lines = strace.detach();
@@ -141,7 +141,7 @@ impl Lab {
         let (before, open) = (self.ends(&name), descriptors(&self.mount));
         let known = self.records().len();
         let inject = format!("{call}:error={text}:when={nth}");
-        let strace = Strace::attach(&self.mount, Some(CROSSING), Some(&inject));
+        let strace = Strace::attach(&self.mount, &[CROSSING], Some(&inject));
         let result = self.act(&name);
         let lines = strace.detach();
         let injected = lines.iter().find(|line| line.contains("INJECTED"));
@@ -287,7 +287,7 @@ fn in_a_storm_are_whole_when_it_is_over() {
         let name = lab.furnish();
         let before = lab.ends(&name);
         let inject = format!("{call}:error={errno}:when={from}+");
-        let strace = Strace::attach(&lab.mount, Some(CROSSING), Some(&inject));
+        let strace = Strace::attach(&lab.mount, &[CROSSING], Some(&inject));
         let result = lab.act(&name);
         drop(strace);
         tried.push((name, before, format!("{inject}: {result:?}")));

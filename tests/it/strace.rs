@@ -15,6 +15,9 @@ pub const CALLS: &str = "open,openat,openat2,open_by_handle_at,name_to_handle_at
     fchmodat,fchownat,utimensat,setxattr,getxattr,listxattr,removexattr,getdents64,readlinkat,fstatfs,\
     fsync,fdatasync,syncfs,copy_file_range,lseek";
 
+/// The threads that do requests.
+pub const REQUESTS: &[&str] = &["fuser-", "lane-", "sync-", "rename-"];
+
 /// strace, attached to threads of a daemon until it is dropped.
 pub struct Strace {
     child: Child,
@@ -23,14 +26,14 @@ pub struct Strace {
 }
 
 impl Strace {
-    /// Attaches to the threads whose names begin so, to all without a name. `inject` is what strace's option takes:
+    /// Attaches to the threads whose names begin with one of these, to all without names. `inject` is what strace's option takes:
     /// `CALL:error=ERRNO:when=N`, counted by thread.
     #[track_caller]
-    pub fn attach(mount: &Mount, threads: Option<&str>, inject: Option<&str>) -> Self {
+    pub fn attach(mount: &Mount, threads: &[&str], inject: Option<&str>) -> Self {
         // All threads with those that are still to come, or some of those that are there.
         let (threads, follow) = match threads {
-            None => (vec![mount.pid().to_string()], true),
-            Some(name) => (threads_of(mount.pid(), name), false),
+            [] => (vec![mount.pid().to_string()], true),
+            names => (threads_of(mount.pid(), names), false),
         };
         assert!(!threads.is_empty(), "the daemon has no such thread");
         let folder = tempfile::tempdir().expect("a folder");
@@ -94,12 +97,12 @@ pub fn call_of(line: &str) -> &str {
     line.split_once('(').map_or("", |(name, _)| name)
 }
 
-fn threads_of(pid: u32, name: &str) -> Vec<String> {
+fn threads_of(pid: u32, names: &[&str]) -> Vec<String> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the daemon lives");
     let threads = tasks.filter_map(|task| task.ok()?.file_name().into_string().ok());
     let wanted = |thread: &String| {
         let comm = fs::read_to_string(format!("/proc/{pid}/task/{thread}/comm"));
-        comm.is_ok_and(|comm| comm.starts_with(name))
+        comm.is_ok_and(|comm| names.iter().any(|name| comm.starts_with(name)))
     };
     threads.filter(wanted).collect()
 }
