@@ -77,13 +77,12 @@ impl CallerGuard {
 impl Drop for CallerGuard {
     fn drop(&mut self) {
         rustix::process::umask(self.umask);
+        // What could be changed can be changed back, but for want of memory, which comes back too.
         for _ in 0..RESTORE_TRIES {
-            match self.restore() {
-                Ok(()) => return,
-                // Want of memory, which comes back.
-                Err(Errno::NOMEM | Errno::AGAIN) => std::thread::sleep(RESTORE_WAIT),
-                Err(_) => break,
+            if self.restore().is_ok() {
+                return;
             }
+            std::thread::sleep(RESTORE_WAIT);
         }
         // This thread would go on with somebody else's rights.
         log::error!("cannot become root again after acting as a caller");
@@ -92,15 +91,14 @@ impl Drop for CallerGuard {
 }
 
 impl CallerGuard {
-    /// What is still to be restored. ENOMEM if it may be tried again: a thread may always take on its own
-    /// user and group, so that setfsuid(2) and setfsgid(2) fail for want of memory alone.
+    /// Restores what still is to be restored.
     fn restore(&mut self) -> Result<(), Errno> {
         if self.uid_changed {
-            set_fs_id(libc::SYS_setfsuid, self.own.uid).map_err(|_| Errno::NOMEM)?;
+            set_fs_id(libc::SYS_setfsuid, self.own.uid)?;
             self.uid_changed = false;
         }
         if self.gid_changed {
-            set_fs_id(libc::SYS_setfsgid, self.own.gid).map_err(|_| Errno::NOMEM)?;
+            set_fs_id(libc::SYS_setfsgid, self.own.gid)?;
             self.gid_changed = false;
         }
         if self.groups_changed {
