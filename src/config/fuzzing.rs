@@ -24,7 +24,7 @@ pub fn run(data: &[u8]) {
                 warning.line();
             }
             assert!(!loaded.config.branches.is_empty());
-            Policy::new(loaded.config.policy, 1);
+            Policy::new(loaded.config.policy, 1).expect("patterns that compile");
         }
     }
 }

@@ -8,7 +8,7 @@ use super::ends::{self, Ends, Known};
 use super::section::Section;
 use super::values;
 use crate::check;
-use crate::policy::{Gate, GateTerms, PathPatterns, PolicySource, Rule, Verify};
+use crate::policy::{Conditions, Gate, GateTerms, PathPatterns, PolicySource, Rule, Verify};
 
 const WITHIN: [(&str, bool); 2] = [("allow", true), ("deny", false)];
 
@@ -29,6 +29,7 @@ pub(super) fn read<'t>(
     let gates = gates.iter().filter_map(|section| gate(section, known, accounts, report)).collect();
     PolicySource {
         within_allowed: within.unwrap_or(true),
+        observe: false,
         rules,
         gates,
         branches: known.branches.facts(),
@@ -61,8 +62,10 @@ fn rule<'t>(section: &Section<'t>, accounts: &Accounts<'t>, report: &mut Report)
         name: Arc::from(*section.name.get_ref()),
         denies: denies?,
         operations: operations?,
-        who: who?,
+        who: who?.into(),
         paths: paths?,
+        conditions: Conditions::default(),
+        observe: false,
         reason: reason.map(|reason| Arc::from(*reason.get_ref())),
     })
 }
@@ -120,7 +123,7 @@ fn gate<'t>(
         name: Arc::from(*section.name.get_ref()),
         from,
         to,
-        who: who?,
+        who: who?.into(),
         paths: paths?,
         terms: Arc::new(GateTerms { types, max_size, verify }),
     })

@@ -196,7 +196,7 @@ readers = ["curators"]
     assert_eq!(gate.paths.texts(), ["**/*.csv", "{a,b}/*"]);
     assert_eq!(gate.terms.types, ["text/plain", "image/*"]);
     assert_eq!((gate.terms.max_size, gate.terms.verify), (Some(2 << 30), Verify::Stream));
-    assert_eq!(gate.who.last(), Some(&Principal::Anyone));
+    assert_eq!(gate.who.included.last(), Some(&Principal::Anyone));
 
     let [two, one] = policy.rules.as_slice() else { panic!("two rules") };
     assert_eq!((two.name.as_ref(), two.denies, one.denies), ("two", true, false));
@@ -208,9 +208,9 @@ readers = ["curators"]
         !two.operations.contains(&Operation::MoveSource)
             && !two.operations.contains(&Operation::List)
     );
-    assert_eq!(two.who, [Principal::Group(99)]);
+    assert_eq!(two.who.included, [Principal::Group(99)]);
     assert_eq!(one.operations, [Operation::List, Operation::OpenRead, Operation::Exec]);
-    let mut staff = one.who.clone();
+    let mut staff = one.who.included.clone();
     staff.sort_by_key(|principal| format!("{principal:?}"));
     assert_eq!(staff, [Principal::Group(2001), Principal::User(1001), Principal::User(7)]);
     assert_eq!(one.paths.texts(), ["/**"]);

@@ -283,6 +283,7 @@ fn explanation(decision: &Decision, considered: Vec<Considered>) -> Explanation 
         Basis::Mode(BranchMode::Ro) => "mode ro".to_owned(),
         Basis::Mode(BranchMode::GatesOnly) => "mode gates-only".to_owned(),
         Basis::Default => "policy.within".to_owned(),
+        Basis::Label => "the guard of labels".to_owned(),
         Basis::Virtual => "a folder that no branch provides".to_owned(),
         Basis::Error => "an error".to_owned(),
     };

@@ -77,11 +77,13 @@ pub(super) fn assemble(
         mover: Arc::clone(&mover),
         stats: Arc::clone(&stats),
     };
+    let policy = Policy::new(config.policy.clone(), 1)
+        .map_err(|error| DaemonError::Config(format!("cannot compile the policy: {error}")))?;
     let parts = Parts {
         name: config.view.clone(),
         branches,
         pools: config.pools.iter().map(pool).collect(),
-        policy: Policy::new(config.policy.clone(), 1),
+        policy,
         ledger: Arc::clone(&ledger),
         mover: Arc::clone(&mover),
         record: match config.record {

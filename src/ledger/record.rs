@@ -96,6 +96,8 @@ pub enum Verdict {
     Allowed,
     /// The policy refused; nothing happened.
     Denied,
+    /// The policy let it through, and would have refused it without `observe`.
+    Observed,
 }
 
 /// An operation that was decided. Optional fields are left out of the line when empty.

@@ -1,13 +1,17 @@
-//! The engine: a list of rules for each operation, walked in order. Compiled tables come with the
-//! policy issue; what must not change then is said here and tested against a naive evaluator.
+//! The engine: what decides, in which order. [`super::compiled`] says which rules speak.
 //!
 //! An operation inside a branch is decided by the first of these that speaks:
 //!
 //! 1. no branch: reading is allowed, everything else denied ([`Basis::Virtual`]);
 //! 2. the branch's mode: `ro` denies all but reading, `gates-only` what brings content in;
-//! 3. a deny rule that matches caller, operation and path;
-//! 4. an allow rule that does;
+//! 3. a deny rule that matches caller, operation and path, whose conditions hold, and that is not only
+//!    observed: the first in order of declaration;
+//! 4. an allow rule that does: the first in order of declaration;
 //! 5. `policy.within`.
+//!
+//! Under `policy.observe` 3 and 5 deny nothing. What would have denied, by a rule with `observe` or by
+//! `policy.observe`, comes with the decision as [`Observed`]: the first such deny rule, else `within`.
+//! The labels of an object change only by an allow rule ([`Basis::Label`] denies all else).
 //!
 //! Deny rules hold for virtual folders too. A move between branches is decided by modes (`ro` denies
 //! on either side; a gate is what leads into `gates-only`) and deny rules on both sides, and then by
@@ -15,11 +19,15 @@
 //! `within = "deny"` does not close it. A pool is asked about member by member: its members differ
 //! only in the gates that lead out of them, and between them there is nothing to cross.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Basis, Decision, Gate, Object, PolicySource, Principal, Rule, Subject};
-use crate::types::{BranchIndex, BranchMode, Operation, Verb};
+use super::compiled::{Compiled, PathClass, Ruling, SubjectClass};
+use super::{Basis, Decision, Facts, Gate, Object, Observed, PolicySource, Rule, Subject};
+use crate::error::Errno;
+use crate::types::{BranchIndex, BranchMode, Operation, Verb, ViewPath};
 
 /// Stands for any name below a directory.
 const CHILD: &str = "\u{1}";
@@ -34,33 +42,58 @@ fn sheddable() -> impl Iterator<Item = Operation> {
 pub struct Policy {
     pub(super) source: PolicySource,
     generation: u64,
-    /// By operation: positions in `source.rules`, in order of declaration.
-    denying: [Vec<usize>; Operation::ALL.len()],
-    allowing: [Vec<usize>; Operation::ALL.len()],
+    compiled: Compiled,
+    rule_hits: HashMap<Arc<str>, Hits>,
+    gate_hits: HashMap<Arc<str>, Hits>,
     /// By rule: what a person denied by it reads.
     rule_reasons: Vec<Arc<str>>,
     /// By branch: what a person denied by its mode reads.
     mode_reasons: Vec<Arc<str>>,
     virtual_reason: Arc<str>,
     within_reason: Arc<str>,
+    label_reason: Arc<str>,
+}
+
+/// How often a rule or gate decided since the policy came into force.
+#[derive(Debug, Default)]
+pub struct Hits {
+    /// Times.
+    pub count: AtomicU64,
+    /// The last time, in seconds since 1970; 0 for never.
+    pub last: AtomicU64,
+}
+
+impl Hits {
+    fn count(&self) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse).tv_sec;
+        let now = u64::try_from(now).unwrap_or_default();
+        if self.last.load(Ordering::Relaxed) != now {
+            self.last.store(now, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What must be asked again at each write through a handle.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WriteWatch {
+    /// Some condition decides: time, owner or labels may have changed.
+    pub conditions: bool,
+    /// A size is among them, so that every store must be seen before it is done.
+    pub size: bool,
 }
 
 impl Policy {
-    /// Takes a checked source; `generation` counts from 1 within a run.
-    pub fn new(source: PolicySource, generation: u64) -> Self {
-        let speaking = |denies: bool| {
-            Operation::ALL.map(|operation| {
-                let rules = source.rules.iter().enumerate();
-                rules
-                    .filter(|(_, rule)| rule.denies == denies)
-                    .filter(|(_, rule)| rule.operations.contains(&operation))
-                    .map(|(position, _)| position)
-                    .collect()
-            })
-        };
-        Self {
-            denying: speaking(true),
-            allowing: speaking(false),
+    /// Takes a checked source; `generation` counts from 1 within a run. The error is that of a pattern
+    /// that cannot be compiled.
+    pub fn new(mut source: PolicySource, generation: u64) -> Result<Self, globset::Error> {
+        for rule in source.rules.iter_mut().filter(|rule| rule.denies) {
+            rule.observe |= source.observe;
+        }
+        Ok(Self {
+            compiled: Compiled::new(&source.rules)?,
+            rule_hits: hits_by_name(source.rules.iter().map(|rule| &rule.name)),
+            gate_hits: hits_by_name(source.gates.iter().map(|gate| &gate.name)),
             rule_reasons: source.rules.iter().map(rule_reason).collect(),
             mode_reasons: (0..=u16::MAX)
                 .take(source.branches.len())
@@ -68,9 +101,14 @@ impl Policy {
                 .collect(),
             virtual_reason: "no branch provides this folder, so it cannot be changed".into(),
             within_reason: "no rule allows it, and policy.within is \"deny\"".into(),
+            label_reason: format!(
+                "{} is changed only by those whom a rule allows it",
+                super::LABEL
+            )
+            .into(),
             source,
             generation,
-        }
+        })
     }
 
     /// Which of this run's policies this is.
@@ -78,28 +116,143 @@ impl Policy {
         self.generation
     }
 
+    /// What it was made of.
+    pub fn source(&self) -> &PolicySource {
+        &self.source
+    }
+
+    /// Counts what decided an operation that was asked for in earnest.
+    pub fn count(&self, decision: &Decision) {
+        let observed = decision.observed.as_ref().map(|observed| &observed.basis);
+        for basis in [Some(&decision.basis), observed].into_iter().flatten() {
+            if let Some(hits) = self.hits_of(basis) {
+                hits.count();
+            }
+        }
+    }
+
+    /// How often a rule or gate decided.
+    pub fn hits_of(&self, basis: &Basis) -> Option<&Hits> {
+        match basis {
+            Basis::Rule(name) => self.rule_hits.get(name),
+            Basis::Gate(name) => self.gate_hits.get(name),
+            _ => None,
+        }
+    }
+
+    /// How the rules know a caller.
+    pub fn classify_subject(&self, subject: &Subject) -> SubjectClass {
+        self.compiled.subject(subject)
+    }
+
+    /// How the rules know a path.
+    pub fn classify_path(&self, path: &ViewPath) -> PathClass {
+        self.compiled.path(path)
+    }
+
     /// Decides one operation inside a branch (or on a virtual folder). Rename and link ask twice or
     /// more: once for each side, and [`Policy::widens`]. A move between branches is asked of
     /// [`Policy::decide_crossing`]; here its sides are decided as if a gate had been found.
-    pub fn decide(&self, subject: &Subject, operation: Operation, object: Object<'_>) -> Decision {
-        if let Some(denial) = self.denied_by_mode(operation, object) {
+    pub fn decide(
+        &self,
+        subject: &Subject,
+        operation: Operation,
+        object: Object<'_>,
+        facts: &dyn Facts,
+    ) -> Decision {
+        let class = self.classify_path(object.path);
+        self.decide_class(subject, operation, (&class, object.branch), facts)
+    }
+
+    /// [`Policy::decide`] for a path that is classified already.
+    pub fn decide_class(
+        &self,
+        subject: &Subject,
+        operation: Operation,
+        (class, branch): (&PathClass, Option<BranchIndex>),
+        facts: &dyn Facts,
+    ) -> Decision {
+        if let Some(denial) = self.denied_by_mode(operation, branch) {
             return denial;
         }
-        if let Some(position) = self.matching(&self.denying, subject, operation, object) {
-            return self.denied_by_rule(position);
-        }
-        if object.branch.is_none() {
+        let (denied, allowing) = match self.spoken(subject, operation, class, facts) {
+            Ok(spoken) => (spoken.denied, spoken.allowed),
+            Err(_) => return self.fact_missing(),
+        };
+        let observed = match denied {
+            Some((position, true)) => return self.denied_by_rule(position),
+            Some((position, false)) => self.observed_rule(position),
+            None => None,
+        };
+        let decision = self.unless_denied(branch, allowing);
+        let decision = self.guard_labels(decision, facts);
+        Decision { observed: observed.or(decision.observed), ..decision }
+    }
+
+    /// What stands once no deny rule does.
+    fn unless_denied(&self, branch: Option<BranchIndex>, allowing: Option<u32>) -> Decision {
+        if branch.is_none() {
             return self.allowed(Basis::Virtual);
         }
-        if let Some(position) = self.matching(&self.allowing, subject, operation, object)
-            && let Some(rule) = self.source.rules.get(position)
+        if let Some(position) = allowing
+            && let Some(rule) = self.source.rules.get(position as usize)
         {
             return self.allowed(Basis::Rule(rule.name.clone()));
         }
         if self.source.within_allowed {
             return self.allowed(Basis::Default);
         }
-        self.denied(Basis::Default, self.within_reason.clone())
+        self.denied_or_observed(Basis::Default, &self.within_reason)
+    }
+
+    fn guard_labels(&self, decision: Decision, facts: &dyn Facts) -> Decision {
+        let by_rule = matches!(decision.basis, Basis::Rule(_));
+        if decision.allowed && !by_rule && facts.changes_labels() {
+            return self.denied_or_observed(Basis::Label, &self.label_reason);
+        }
+        decision
+    }
+
+    fn denied_or_observed(&self, basis: Basis, reason: &Arc<str>) -> Decision {
+        if !self.source.observe {
+            return self.denied(basis, reason.clone());
+        }
+        let observed = Observed { basis: basis.clone(), reason: reason.clone() };
+        Decision { observed: Some(Box::new(observed)), ..self.allowed(basis) }
+    }
+
+    fn observed_rule(&self, position: u32) -> Option<Box<Observed>> {
+        let rule = self.source.rules.get(position as usize)?;
+        let reason = self.rule_reasons.get(position as usize)?.clone();
+        Some(Box::new(Observed { basis: Basis::Rule(rule.name.clone()), reason }))
+    }
+
+    fn fact_missing(&self) -> Decision {
+        self.denied(Basis::Error, "what a rule asks about the object could not be found out".into())
+    }
+
+    fn observes(
+        &self,
+        subject: &Subject,
+        operation: Operation,
+        object: Object<'_>,
+        facts: &dyn Facts,
+    ) -> Option<Box<Observed>> {
+        let class = self.classify_path(object.path);
+        match self.spoken(subject, operation, &class, facts) {
+            Ok(Spoken { denied: Some((position, false)), .. }) => self.observed_rule(position),
+            _ => None,
+        }
+    }
+
+    fn denied_by_rule(&self, position: u32) -> Decision {
+        let position = position as usize;
+        match (self.source.rules.get(position), self.rule_reasons.get(position)) {
+            (Some(rule), Some(reason)) => {
+                self.denied(Basis::Rule(rule.name.clone()), reason.clone())
+            }
+            _ => self.denied(Basis::Error, "the policy does not know this rule".into()),
+        }
     }
 
     /// The denial of a mode or a deny rule, if there is one: what keeps something below a directory from
@@ -109,11 +262,36 @@ impl Policy {
         subject: &Subject,
         operation: Operation,
         object: Object<'_>,
+        facts: &dyn Facts,
     ) -> Option<Decision> {
-        self.denied_by_mode(operation, object).or_else(|| {
-            let position = self.matching(&self.denying, subject, operation, object)?;
-            Some(self.denied_by_rule(position))
+        self.denied_by_mode(operation, object.branch).or_else(|| {
+            let class = self.classify_path(object.path);
+            match self.spoken(subject, operation, &class, facts) {
+                Ok(Spoken { denied: Some((position, true)), .. }) => {
+                    Some(self.denied_by_rule(position))
+                }
+                Ok(_) => None,
+                Err(_) => Some(self.fact_missing()),
+            }
         })
+    }
+
+    /// What has to be asked again at each write of an object by a subject.
+    pub fn watch_writes(&self, subject: &Subject, class: &PathClass) -> WriteWatch {
+        let subject = self.classify_subject(subject);
+        let cell = self.compiled.cell(&self.source.rules, &subject, class);
+        let mut watch = WriteWatch::default();
+        for operation in [Operation::WriteData, Operation::Fallocate, Operation::CopyFileRange] {
+            let Ruling::Open(at) = cell.ruling(operation) else { continue };
+            for position in
+                cell.open(at).iter().flat_map(|open| open.denies.iter().chain(&open.allows))
+            {
+                let Some(rule) = self.source.rules.get(*position as usize) else { continue };
+                watch.conditions |= !rule.conditions.is_empty();
+                watch.size |= rule.conditions.max_file_size.is_some();
+            }
+        }
+        watch
     }
 
     /// Decides a move between branches: modes and deny rules on both sides, then the first gate in
@@ -125,13 +303,16 @@ impl Policy {
         subject: &Subject,
         source: Object<'_>,
         target: Object<'_>,
+        facts: &dyn Facts,
     ) -> (Decision, Option<&Gate>) {
+        let mut observed = None;
         for (operation, object) in
             [(Operation::MoveSource, source), (Operation::MoveTarget, target)]
         {
-            if let Some(denial) = self.forbids(subject, operation, object) {
+            if let Some(denial) = self.forbids(subject, operation, object, facts) {
                 return (denial, None);
             }
+            observed = observed.or_else(|| self.observes(subject, operation, object, facts));
         }
         let gate = self
             .source
@@ -139,7 +320,10 @@ impl Policy {
             .iter()
             .find(|gate| self.gate_misfit(gate, subject, source, target).is_none());
         match gate {
-            Some(gate) => (self.allowed(Basis::Gate(gate.name.clone())), Some(gate)),
+            Some(gate) => {
+                let allowed = self.allowed(Basis::Gate(gate.name.clone()));
+                (Decision { observed, ..allowed }, Some(gate))
+            }
             None => {
                 let reason = self.no_gate_reason(subject, source, target);
                 (self.denied(Basis::NoGate, reason.into()), None)
@@ -158,7 +342,8 @@ impl Policy {
         source: Object<'_>,
         target: Object<'_>,
     ) -> Option<Decision> {
-        if self.source.rules.is_empty() && self.source.one_domain(source.branch, target.branch) {
+        let one_domain = self.source.one_domain(source.branch, target.branch);
+        if self.source.observe || (self.source.rules.is_empty() && one_domain) {
             return None;
         }
         let shed = self.widens_one(subject, source, target);
@@ -172,39 +357,75 @@ impl Policy {
             .or_else(|| self.named_below(subject, source))
     }
 
+    /// Whatever the facts: each deny rule that speaks of the source must speak of the target too, unless
+    /// that one is denied in any case; and where `within` may deny the source, nothing may allow the
+    /// target that does not allow the source.
     fn widens_one(
         &self,
         subject: &Subject,
         source: Object<'_>,
         target: Object<'_>,
     ) -> Option<Decision> {
-        sheddable()
-            .map(|operation| (operation, self.decide(subject, operation, source)))
-            .find(|(operation, now)| {
-                !now.allowed && self.decide(subject, *operation, target).allowed
-            })
-            .map(|(_, denial)| denial)
+        let class = self.classify_subject(subject);
+        let (from, to) = (self.classify_path(source.path), self.classify_path(target.path));
+        if from == to && self.source.one_domain(source.branch, target.branch) {
+            return None;
+        }
+        let cell = |path| self.compiled.cell(&self.source.rules, &class, path);
+        let (from, to) = (cell(&from), cell(&to));
+        sheddable().find_map(|operation| {
+            let (from, to) = (from.every(operation), to.every(operation));
+            let enforced = |position: &&u32| {
+                self.source.rules.get(**position as usize).is_some_and(|rule| !rule.observe)
+            };
+            let settled = |position: &u32| {
+                let rule = self.source.rules.get(*position as usize);
+                rule.is_some_and(|rule| !rule.observe && rule.conditions.is_empty())
+            };
+            let unspoken =
+                !self.source.within_allowed && target.branch.is_some() && to.allows.is_empty();
+            let closed = unspoken || self.denied_by_mode(operation, target.branch).is_some();
+            if closed || to.denies.iter().any(settled) {
+                return None;
+            }
+            if let Some(shed) = self.denied_by_mode(operation, source.branch) {
+                return Some(shed);
+            }
+            let mut denying = from.denies.iter().filter(enforced);
+            if let Some(shed) = denying.find(|position| !to.denies.contains(position)) {
+                return Some(self.denied_by_rule(*shed));
+            }
+            let may_be_denied = !self.source.within_allowed
+                && source.branch.is_some()
+                && !from.allows.iter().any(settled);
+            let wider = target.branch.is_none()
+                || to.allows.iter().any(|position| !from.allows.contains(position));
+            (may_be_denied && wider)
+                .then(|| self.denied(Basis::Default, self.within_reason.clone()))
+        })
     }
 
     /// A deny rule for the subject that names something below a directory.
     fn named_below(&self, subject: &Subject, directory: Object<'_>) -> Option<Decision> {
         let speaks = |rule: &Rule| {
             rule.denies
+                && !rule.observe
                 && rule.operations.iter().any(|operation| operation.verb() != Verb::Add)
-                && speaks_of(&rule.who, subject)
+                && rule.who.is(subject)
                 && rule.paths.name_below(directory.path)
         };
-        self.source.rules.iter().position(speaks).map(|position| self.denied_by_rule(position))
+        let position = self.source.rules.iter().position(speaks)?;
+        Some(self.denied_by_rule(position as u32))
     }
 
     /// What the mode, or the want of a branch, denies whatever the rules say.
     pub(super) fn denied_by_mode(
         &self,
         operation: Operation,
-        object: Object<'_>,
+        branch: Option<BranchIndex>,
     ) -> Option<Decision> {
         let reads = operation.verb() == Verb::Read;
-        let Some(index) = object.branch else {
+        let Some(index) = branch else {
             return (!reads).then(|| self.denied(Basis::Virtual, self.virtual_reason.clone()));
         };
         let at = usize::from(index.0);
@@ -239,7 +460,7 @@ impl Policy {
         {
             return Some(GateMisfit::Branches);
         }
-        if !speaks_of(&gate.who, subject) {
+        if !gate.who.is(subject) {
             return Some(GateMisfit::Who);
         }
         // Of a directory, the paths speak of what is in it.
@@ -259,38 +480,66 @@ impl Policy {
             .is_some_and(|below| gate.paths.matches(below.as_os_str()))
     }
 
-    fn matching(
+    /// The rules that decide, their conditions asked.
+    fn spoken(
         &self,
-        lists: &[Vec<usize>; Operation::ALL.len()],
         subject: &Subject,
         operation: Operation,
-        object: Object<'_>,
-    ) -> Option<usize> {
-        let path: &OsStr = object.path.as_path().as_os_str();
-        let positions = lists.get(operation as usize)?;
-        positions.iter().copied().find(|position| {
-            self.source
-                .rules
-                .get(*position)
-                .is_some_and(|rule| speaks_of(&rule.who, subject) && rule.paths.matches(path))
-        })
-    }
-
-    fn denied_by_rule(&self, position: usize) -> Decision {
-        match (self.source.rules.get(position), self.rule_reasons.get(position)) {
-            (Some(rule), Some(reason)) => {
-                self.denied(Basis::Rule(rule.name.clone()), reason.clone())
+        class: &PathClass,
+        facts: &dyn Facts,
+    ) -> Result<Spoken, Errno> {
+        let who = self.classify_subject(subject);
+        let cell = self.compiled.cell(&self.source.rules, &who, class);
+        let at = match cell.ruling(operation) {
+            Ruling::Silent => return Ok(Spoken::default()),
+            Ruling::Allow(position) => {
+                return Ok(Spoken { allowed: Some(position), ..Spoken::default() });
             }
-            _ => self.denied(Basis::Error, "the policy does not know this rule".into()),
+            Ruling::Deny(position) => {
+                return Ok(Spoken { denied: Some((position, true)), ..Spoken::default() });
+            }
+            Ruling::Open(at) => at,
+        };
+        let Some(open) = cell.open(at) else { return Ok(Spoken::default()) };
+        let mut denied = None;
+        for position in &open.denies {
+            let Some(rule) = self.source.rules.get(*position as usize) else { continue };
+            let enforced = !rule.observe;
+            if denied.is_some() && !enforced {
+                continue;
+            }
+            if rule.conditions.unmet(true, subject, facts)?.is_none() {
+                denied = Some((*position, enforced));
+                if enforced {
+                    break;
+                }
+            }
         }
+        let mut allowed = None;
+        if !matches!(denied, Some((_, true))) {
+            for position in &open.allows {
+                let Some(rule) = self.source.rules.get(*position as usize) else { continue };
+                if rule.conditions.unmet(false, subject, facts)?.is_none() {
+                    allowed = Some(*position);
+                    break;
+                }
+            }
+        }
+        Ok(Spoken { denied, allowed })
     }
 
     fn allowed(&self, basis: Basis) -> Decision {
-        Decision { allowed: true, basis, reason: None, generation: self.generation }
+        Decision { allowed: true, basis, reason: None, generation: self.generation, observed: None }
     }
 
     fn denied(&self, basis: Basis, reason: Arc<str>) -> Decision {
-        Decision { allowed: false, basis, reason: Some(reason), generation: self.generation }
+        Decision {
+            allowed: false,
+            basis,
+            reason: Some(reason),
+            generation: self.generation,
+            observed: None,
+        }
     }
 
     /// Names the gates that exist from the source's domain, and what kept the ones to the target's from
@@ -334,6 +583,20 @@ impl Policy {
     }
 }
 
+impl WriteWatch {
+    /// Where it could not be found out.
+    pub const ALL: Self = Self { conditions: true, size: true };
+}
+
+/// The rules that decide.
+#[derive(Debug, Default)]
+struct Spoken {
+    /// The deny rule, and whether it is enforced.
+    denied: Option<(u32, bool)>,
+    /// The allow rule.
+    allowed: Option<u32>,
+}
+
 /// What kept a gate from carrying a move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum GateMisfit {
@@ -356,15 +619,6 @@ impl GateMisfit {
             Self::TargetName => "its paths do not match the target's name",
         }
     }
-}
-
-/// Whether any of the principals is this subject.
-pub(super) fn speaks_of(who: &[Principal], subject: &Subject) -> bool {
-    who.iter().any(|principal| match *principal {
-        Principal::Anyone => true,
-        Principal::User(uid) => subject.uid == uid,
-        Principal::Group(gid) => subject.gid == gid || subject.groups.contains(&gid),
-    })
 }
 
 /// What a gates-only branch denies: everything by which bytes could enter it unseen. A rename inside
@@ -397,6 +651,10 @@ fn brings_content(operation: Operation) -> bool {
         | Operation::Utimes
         | Operation::Removexattr => false,
     }
+}
+
+fn hits_by_name<'a>(names: impl Iterator<Item = &'a Arc<str>>) -> HashMap<Arc<str>, Hits> {
+    names.map(|name| (Arc::clone(name), Hits::default())).collect()
 }
 
 fn rule_reason(rule: &Rule) -> Arc<str> {

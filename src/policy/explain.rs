@@ -2,8 +2,7 @@
 //! looked at on the way. The decision comes from the engine's own functions, so that what is said
 //! here and what the mount does cannot part.
 
-use super::engine::speaks_of;
-use super::{Considered, Decision, Object, Policy, Rule, Subject};
+use super::{Considered, Decision, Facts, Object, Policy, Rule, Subject};
 use crate::types::Operation;
 
 impl Policy {
@@ -20,10 +19,11 @@ impl Policy {
         operation: Operation,
         object: Object<'_>,
         target: Option<Object<'_>>,
+        facts: &dyn Facts,
     ) -> (Decision, Vec<Considered>) {
         let Some(target) = target else {
-            let decision = self.decide(subject, operation, object);
-            return (decision, self.considered(subject, operation, object));
+            let decision = self.decide(subject, operation, object, facts);
+            return (decision, self.considered(subject, operation, object, facts));
         };
         let renames = matches!(
             operation,
@@ -33,13 +33,13 @@ impl Policy {
                 | Operation::MoveTarget
         );
         if renames && !self.source.one_domain(object.branch, target.branch) {
-            self.explain_crossing(subject, object, target)
+            self.explain_crossing(subject, object, target, facts)
         } else if renames {
-            self.explain_rename(subject, object, target)
+            self.explain_rename(subject, object, target, facts)
         } else {
-            let decision = self.decide(subject, operation, target);
+            let decision = self.decide(subject, operation, target, facts);
             let decision = self.unless_widened(subject, decision, object, target);
-            (decision, self.considered(subject, operation, target))
+            (decision, self.considered(subject, operation, target, facts))
         }
     }
 
@@ -48,13 +48,14 @@ impl Policy {
         subject: &Subject,
         source: Object<'_>,
         target: Object<'_>,
+        facts: &dyn Facts,
     ) -> (Decision, Vec<Considered>) {
-        let from = self.decide(subject, Operation::RenameSource, source);
-        let to = self.decide(subject, Operation::RenameTarget, target);
+        let from = self.decide(subject, Operation::RenameSource, source, facts);
+        let to = self.decide(subject, Operation::RenameTarget, target, facts);
         let decision = if from.allowed { to } else { from };
         let decision = self.unless_widened(subject, decision, source, target);
-        let mut list = self.considered(subject, Operation::RenameSource, source);
-        list.extend(self.considered(subject, Operation::RenameTarget, target));
+        let mut list = self.considered(subject, Operation::RenameSource, source, facts);
+        list.extend(self.considered(subject, Operation::RenameTarget, target, facts));
         (decision, list)
     }
 
@@ -63,10 +64,11 @@ impl Policy {
         subject: &Subject,
         source: Object<'_>,
         target: Object<'_>,
+        facts: &dyn Facts,
     ) -> (Decision, Vec<Considered>) {
-        let (decision, _) = self.decide_crossing(subject, source, target);
-        let mut list = self.rules_considered(subject, Operation::MoveSource, source);
-        list.extend(self.rules_considered(subject, Operation::MoveTarget, target));
+        let (decision, _) = self.decide_crossing(subject, source, target, facts);
+        let mut list = self.rules_considered(subject, Operation::MoveSource, source, facts);
+        list.extend(self.rules_considered(subject, Operation::MoveTarget, target, facts));
         list.extend(self.source.gates.iter().map(|gate| {
             let from = self.source.end_name(&gate.from);
             let to = self.source.end_name(&gate.to);
@@ -100,8 +102,9 @@ impl Policy {
         subject: &Subject,
         operation: Operation,
         object: Object<'_>,
+        facts: &dyn Facts,
     ) -> Vec<Considered> {
-        let mut list = self.rules_considered(subject, operation, object);
+        let mut list = self.rules_considered(subject, operation, object, facts);
         if object.branch.is_some() {
             let within = if self.source.within_allowed { "allow" } else { "deny" };
             let spoken = list.iter().any(|considered| considered.applies);
@@ -121,8 +124,9 @@ impl Policy {
         subject: &Subject,
         operation: Operation,
         object: Object<'_>,
+        facts: &dyn Facts,
     ) -> Vec<Considered> {
-        let denial = self.denied_by_mode(operation, object);
+        let denial = self.denied_by_mode(operation, object.branch);
         let why = match &denial {
             Some(denial) => denial.reason.as_deref().unwrap_or_default().to_owned(),
             None => match object.branch {
@@ -135,7 +139,7 @@ impl Policy {
         };
         let mode = Considered { what: "mode".to_owned(), applies: denial.is_some(), why };
         let rules = self.source.rules.iter().map(|rule| {
-            let (applies, why) = rule_fit(rule, subject, operation, object);
+            let (applies, why) = rule_fit(rule, subject, operation, object, facts);
             Considered { what: format!("rule {}", rule.name), applies, why }
         });
         std::iter::once(mode).chain(rules).collect()
@@ -147,18 +151,28 @@ fn rule_fit(
     subject: &Subject,
     operation: Operation,
     object: Object<'_>,
+    facts: &dyn Facts,
 ) -> (bool, String) {
     let path = object.path;
     if !rule.operations.contains(&operation) {
         return (false, format!("does not speak of {operation}"));
     }
-    if !speaks_of(&rule.who, subject) {
+    if !rule.who.is(subject) {
         return (false, "is not about this caller".to_owned());
     }
     if !rule.paths.matches(path.as_path().as_os_str()) {
         return (false, format!("no pattern of {} matches {path}", rule.paths.texts().join(", ")));
     }
-    let effect = if rule.denies { "denies" } else { "allows" };
+    match rule.conditions.unmet(rule.denies, subject, facts) {
+        Ok(None) => {}
+        Ok(Some(unmet)) => return (false, unmet.text(rule.denies).to_owned()),
+        Err(errno) => return (true, format!("cannot be decided: {errno}")),
+    }
+    let effect = match (rule.denies, rule.observe) {
+        (true, true) => "would deny (observe)",
+        (true, false) => "denies",
+        (false, _) => "allows",
+    };
     match &rule.reason {
         Some(reason) => (true, format!("{effect} {operation} of {path}: {reason}")),
         None => (true, format!("{effect} {operation} of {path}")),

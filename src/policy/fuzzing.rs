@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{
-    Basis, BranchFacts, Decision, Gate, GateTerms, Object, PathPatterns, Policy, PolicySource,
-    Principal, Rule, Subject, Verify,
+    Basis, BranchFacts, Conditions, Decision, Gate, GateTerms, Given, Object, PathPatterns, Policy,
+    PolicySource, Principal, Rule, Subject, Verify, Who, Window,
 };
 use crate::types::{BranchIndex, BranchMode, Operation, ViewPath};
 
@@ -74,8 +74,37 @@ impl Source<'_> {
         PathPatterns::new(texts).or_else(|_| PathPatterns::new(Vec::new())).expect("no patterns")
     }
 
-    fn who(&mut self) -> Vec<Principal> {
-        (0..self.below(3)).map(|_| self.of(&PRINCIPALS)).collect()
+    fn who(&mut self) -> Who {
+        let some = |bytes: &mut Self, most| {
+            (0..bytes.below(most)).map(|_| bytes.of(&PRINCIPALS)).collect()
+        };
+        Who { included: some(self, 3), excepted: some(self, 2) }
+    }
+
+    fn conditions(&mut self) -> Conditions {
+        let mut conditions = Conditions::default();
+        if self.byte() < 128 {
+            return conditions;
+        }
+        let windows = ["Mon-Fri 08:00-18:00 UTC", "22:00-06:00 UTC"];
+        conditions.when.extend(
+            (0..self.below(2)).map(|_| Window::parse(self.of(&windows)).expect("it is one")),
+        );
+        conditions.max_file_size = (self.byte() < 128).then(|| u64::from(self.byte()));
+        conditions.labels.extend((0..self.below(2)).map(|_| self.of(&["a", "b"]).to_owned()));
+        conditions.owner_is_caller = self.byte() < 64;
+        conditions
+    }
+
+    fn facts(&mut self) -> Given {
+        let hours = i64::from(self.byte());
+        Given {
+            now: jiff::Timestamp::from_second(hours * 3600).expect("a time in 1970"),
+            size_after: (self.byte() < 128).then(|| u64::from(self.byte())),
+            owner: (self.byte() < 128).then(|| self.of(&[0, 1001])),
+            labels: (0..self.below(2)).map(|_| self.of(&["a", "b"]).to_owned()).collect(),
+            changes_labels: self.byte() < 32,
+        }
     }
 
     fn path(&mut self) -> ViewPath {
@@ -105,6 +134,8 @@ fn policy(bytes: &mut Source<'_>) -> (Policy, usize) {
             operations: bytes.operations(),
             who: bytes.who(),
             paths: bytes.patterns(),
+            conditions: bytes.conditions(),
+            observe: denies && bytes.byte() < 32,
             reason: denies.then(|| "not here".into()),
         }
     };
@@ -122,7 +153,9 @@ fn policy(bytes: &mut Source<'_>) -> (Policy, usize) {
     };
     let gates = (0..bytes.below(4)).map(|at| gate(bytes, at)).collect();
     let within_allowed = bytes.byte() < 128;
-    (Policy::new(PolicySource { within_allowed, rules, gates, branches }, 1), count)
+    let observe = bytes.byte() < 32;
+    let source = PolicySource { within_allowed, observe, rules, gates, branches };
+    (Policy::new(source, 1).expect("patterns that were checked"), count)
 }
 
 fn check(decision: &Decision) {
@@ -149,14 +182,15 @@ pub fn run(data: &[u8]) {
         let is_directory = bytes.byte() < 64;
         let source = Object { path: &from, branch: of, is_directory };
         let target = Object { path: &to, branch: at, is_directory };
-        let decision = policy.decide(&subject, operation, source);
+        let facts = &bytes.facts();
+        let decision = policy.decide(&subject, operation, source, facts);
         check(&decision);
-        assert_eq!(policy.explain(&subject, operation, source, None).0, decision);
-        let forbidden = policy.forbids(&subject, operation, source);
+        assert_eq!(policy.explain(&subject, operation, source, None, facts).0, decision);
+        let forbidden = policy.forbids(&subject, operation, source, facts);
         assert!(forbidden.is_none() || !decision.allowed, "{forbidden:?}");
         policy.widens(&subject, source, target);
-        policy.explain(&subject, operation, source, Some(target));
-        let (crossing, gate) = policy.decide_crossing(&subject, source, target);
+        policy.explain(&subject, operation, source, Some(target), facts);
+        let (crossing, gate) = policy.decide_crossing(&subject, source, target, facts);
         check(&crossing);
         assert_eq!(crossing.allowed, gate.is_some());
         assert_eq!(crossing.allowed, matches!(crossing.basis, Basis::Gate(_)));

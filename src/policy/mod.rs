@@ -3,21 +3,31 @@
 //!
 //! The types here are the interface of the engine; [`engine`] decides.
 
-use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::types::{BranchIndex, BranchMode, Operation, ViewPath};
 
+mod compiled;
+mod conditions;
 mod domain;
 mod engine;
 mod explain;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod patterns;
 #[cfg(test)]
 mod tests;
+mod window;
 
-pub use engine::Policy;
+pub use compiled::{PathClass, SubjectClass};
+pub use conditions::{Conditions, Facts, Given, Who};
+pub use engine::{Hits, Policy, WriteWatch};
+pub use patterns::{PATTERN_MAX, PathPatterns, literal_components};
+pub use window::{Window, WindowMistake};
+
+/// The extended attribute that holds an object's labels, separated by commas or blanks.
+pub const LABEL: &str = "user.octroi.label";
 
 /// Who asks, with everything a rule can match.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +68,8 @@ pub enum Basis {
     Default,
     /// A folder that no branch provides.
     Virtual,
+    /// Labels are changed only by those whom a rule allows it.
+    Label,
     /// The facts could not be had (groups unknown): an error denies.
     Error,
 }
@@ -73,6 +85,17 @@ pub struct Decision {
     pub reason: Option<Arc<str>>,
     /// Generation of the policy that decided.
     pub generation: u64,
+    /// What would have denied it, were it not for `observe`.
+    pub observed: Option<Box<Observed>>,
+}
+
+/// A denial that is recorded and not enforced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed {
+    /// What would have decided.
+    pub basis: Basis,
+    /// For people.
+    pub reason: Arc<str>,
 }
 
 /// A user, a group or everybody; names are resolved when the configuration is read.
@@ -95,10 +118,14 @@ pub struct Rule {
     pub denies: bool,
     /// The operations that it speaks of.
     pub operations: Vec<Operation>,
-    /// For whom; roles are resolved.
-    pub who: Vec<Principal>,
+    /// For whom.
+    pub who: Who,
     /// Patterns over view paths; the texts are kept for messages.
     pub paths: PathPatterns,
+    /// What else must hold.
+    pub conditions: Conditions,
+    /// A deny rule that only has it recorded what it would deny.
+    pub observe: bool,
     /// Why, for people. Required for deny.
     pub reason: Option<Arc<str>>,
 }
@@ -112,8 +139,8 @@ pub struct Gate {
     pub from: Arc<[BranchIndex]>,
     /// Where they go: a branch, or all members of a pool, for placement chooses.
     pub to: Arc<[BranchIndex]>,
-    /// For whom; roles are resolved.
-    pub who: Vec<Principal>,
+    /// For whom.
+    pub who: Who,
     /// Patterns over the path below the place of branch or pool in the view, on both sides.
     pub paths: PathPatterns,
     /// What the crossing validates; shared with the mover.
@@ -150,58 +177,13 @@ pub enum Verify {
     Stream,
 }
 
-/// A set of globs compiled together (`*` and `?` do not cross `/`; `**` does; alternatives).
-#[derive(Debug, Clone)]
-pub struct PathPatterns {
-    texts: Vec<String>,
-    set: globset::GlobSet,
-}
-
-impl PathPatterns {
-    /// Compiles patterns; the error names the pattern.
-    pub fn new(texts: Vec<String>) -> Result<Self, globset::Error> {
-        let mut builder = globset::GlobSetBuilder::new();
-        for text in &texts {
-            builder.add(
-                globset::GlobBuilder::new(text)
-                    .literal_separator(true)
-                    .backslash_escape(true)
-                    .build()?,
-            );
-        }
-        Ok(Self { set: builder.build()?, texts })
-    }
-
-    /// Whether any pattern matches these bytes.
-    pub fn matches(&self, path: &OsStr) -> bool {
-        self.set.is_match(path)
-    }
-
-    /// Whether some pattern begins with a path below `directory`: the part before its first wildcard.
-    pub fn name_below(&self, directory: &ViewPath) -> bool {
-        self.texts.iter().any(|text| {
-            let literal: std::path::PathBuf = Path::new(text)
-                .components()
-                .take_while(|part| {
-                    let part = part.as_os_str().as_encoded_bytes();
-                    !part.iter().any(|byte| b"*?[{\\".contains(byte))
-                })
-                .collect();
-            literal != directory.as_path() && literal.starts_with(directory.as_path())
-        })
-    }
-
-    /// As they were written.
-    pub fn texts(&self) -> &[String] {
-        &self.texts
-    }
-}
-
 /// What the engine compiles.
 #[derive(Debug, Clone)]
 pub struct PolicySource {
     /// What no rule speaks of, inside a branch.
     pub within_allowed: bool,
+    /// Nothing is enforced but modes and gates; the rest is recorded.
+    pub observe: bool,
     /// In order of declaration.
     pub rules: Vec<Rule>,
     /// In order of declaration.

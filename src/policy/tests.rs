@@ -33,8 +33,10 @@ fn rule(name: &str, denies: bool, verbs: &[Verb], who: Principal, paths: &[&str]
         name: name.into(),
         denies,
         operations: of_verbs(verbs),
-        who: vec![who],
+        who: vec![who].into(),
         paths: patterns(paths),
+        conditions: Conditions::default(),
+        observe: false,
         reason: denies.then(|| "because".into()),
     }
 }
@@ -49,7 +51,7 @@ fn gate_between(name: &str, from: &[u16], to: &[u16], who: Principal, paths: &[&
         name: name.into(),
         from: end(from),
         to: end(to),
-        who: vec![who],
+        who: vec![who].into(),
         paths: patterns(paths),
         terms: Arc::new(GateTerms { types: vec![], max_size: None, verify: Verify::Stream }),
     }
@@ -66,6 +68,7 @@ fn lab(within_allowed: bool, rules: Vec<Rule>, gates: Vec<Gate>) -> PolicySource
     };
     PolicySource {
         within_allowed,
+        observe: false,
         rules,
         gates,
         branches: vec![
@@ -102,18 +105,19 @@ fn object(path: &ViewPath) -> Object<'_> {
 #[track_caller]
 fn check(policy: &Policy, who: &Subject, operation: Operation, at: &str, wanted: (bool, Basis)) {
     let at = path(at);
-    let decision = policy.decide(who, operation, object(&at));
+    let decision = policy.decide(who, operation, object(&at), &Given::default());
     assert_eq!((decision.allowed, decision.basis.clone()), wanted, "{operation} of {at}");
     assert_eq!(decision.reason.is_some(), !decision.allowed, "{decision:?}");
     assert_eq!(decision.generation, policy.generation());
-    let (explained, considered) = policy.explain(who, operation, object(&at), None);
+    let (explained, considered) =
+        policy.explain(who, operation, object(&at), None, &Given::default());
     assert_eq!(explained, decision);
     assert!(considered.iter().any(|line| line.applies) || branch_of(&at).is_none());
 }
 
 #[test]
 fn modes_deny_what_design_section_5_lists() {
-    let policy = Policy::new(lab(true, vec![], vec![]), 1);
+    let policy = Policy::new(lab(true, vec![], vec![]), 1).expect("patterns that compile");
     let ana = subject(ANA, &[]);
     let content = [
         Operation::OpenWrite,
@@ -146,7 +150,7 @@ fn deny_wins_in_either_order() {
     let deny = rule("no-sh", true, &[Verb::Add], Principal::User(ANA), &["/inbox/**/*.sh"]);
     let allow = rule("add", false, &[Verb::Add], Principal::Anyone, &["/inbox/**"]);
     for rules in [vec![deny.clone(), allow.clone()], vec![allow, deny]] {
-        let policy = Policy::new(lab(false, rules, vec![]), 1);
+        let policy = Policy::new(lab(false, rules, vec![]), 1).expect("patterns that compile");
         let denied = (false, Basis::Rule("no-sh".into()));
         let allowed = (true, Basis::Rule("add".into()));
         check(&policy, &subject(ANA, &[]), Operation::Create, "/inbox/x/run.sh", denied);
@@ -161,7 +165,7 @@ fn deny_wins_in_either_order() {
 fn groups_match_by_primary_and_supplementary() {
     let rules =
         vec![rule("only", true, &[Verb::Read], Principal::Group(CURATORS), &["/inbox/secret/**"])];
-    let policy = Policy::new(lab(true, rules, vec![]), 1);
+    let policy = Policy::new(lab(true, rules, vec![]), 1).expect("patterns that compile");
     let denied = (false, Basis::Rule("only".into()));
     let primary = Subject { uid: BEN, gid: CURATORS, groups: Arc::from([]) };
     check(&policy, &primary, Operation::OpenRead, "/inbox/secret/a", denied.clone());
@@ -173,7 +177,7 @@ fn groups_match_by_primary_and_supplementary() {
 #[test]
 fn a_pattern_of_everything_covers_the_root_and_virtual_folders() {
     let rules = vec![rule("shut", true, &[Verb::Read], Principal::User(BEN), &["/**"])];
-    let policy = Policy::new(lab(true, rules, vec![]), 1);
+    let policy = Policy::new(lab(true, rules, vec![]), 1).expect("patterns that compile");
     for at in ["/", "/lab", "/inbox", "/inbox/a/b"] {
         let denied = (false, Basis::Rule("shut".into()));
         check(&policy, &subject(BEN, &[]), Operation::List, at, denied);
@@ -183,10 +187,10 @@ fn a_pattern_of_everything_covers_the_root_and_virtual_folders() {
 
 #[test]
 fn a_branch_that_the_policy_does_not_know_is_denied() {
-    let policy = Policy::new(lab(true, vec![], vec![]), 1);
+    let policy = Policy::new(lab(true, vec![], vec![]), 1).expect("patterns that compile");
     let at = path("/inbox/a");
     let object = Object { path: &at, branch: Some(BranchIndex(99)), is_directory: false };
-    let decision = policy.decide(&subject(0, &[]), Operation::OpenRead, object);
+    let decision = policy.decide(&subject(0, &[]), Operation::OpenRead, object, &Given::default());
     assert_eq!((decision.allowed, decision.basis), (false, Basis::Error));
 }
 
@@ -200,7 +204,8 @@ fn check_crossing(
     reason: Option<&str>,
 ) {
     let (source, target) = (path(source), path(target));
-    let (decision, gate) = policy.decide_crossing(who, object(&source), object(&target));
+    let (decision, gate) =
+        policy.decide_crossing(who, object(&source), object(&target), &Given::default());
     assert_eq!(decision.basis, wanted);
     assert_eq!(decision.reason.as_deref(), reason);
     assert_eq!(decision.allowed, gate.is_some());
@@ -208,7 +213,8 @@ fn check_crossing(
         assert_eq!(*name, gate.name);
     }
     let asked = Some(object(&target));
-    let (explained, list) = policy.explain(who, Operation::RenameSource, object(&source), asked);
+    let (explained, list) =
+        policy.explain(who, Operation::RenameSource, object(&source), asked, &Given::default());
     assert_eq!(explained, decision);
     assert_eq!(list.iter().any(|line| line.applies && line.what.starts_with("gate ")), {
         policy
@@ -228,7 +234,7 @@ fn crossings_need_a_gate_that_fits_both_names() {
     ];
     // within = deny does not close a gate; a rule does.
     let rules = vec![rule("keep", true, &[Verb::Remove], Principal::Anyone, &["/inbox/keep/*"])];
-    let policy = Policy::new(lab(false, rules, gates), 1);
+    let policy = Policy::new(lab(false, rules, gates), 1).expect("patterns that compile");
     let (ana, curator) = (subject(ANA, &[]), subject(BEN, &[CURATORS]));
     let submit = Basis::Gate("submit".into());
     check_crossing(&policy, &ana, "/inbox/a.csv", "/review/b.csv", submit.clone(), None);
@@ -261,7 +267,7 @@ fn crossings_need_a_gate_that_fits_both_names() {
 fn an_allow_rule_stands_for_no_gate_and_lifts_no_mode() {
     let every = [Verb::Read, Verb::Write, Verb::Add, Verb::Remove, Verb::Attrs];
     let rules = vec![rule("all", false, &every, Principal::Anyone, &["/**"])];
-    let policy = Policy::new(lab(true, rules, vec![]), 1);
+    let policy = Policy::new(lab(true, rules, vec![]), 1).expect("patterns that compile");
     let ana = subject(ANA, &[]);
     let none = "no gate leads from inbox to review; gates from inbox: none";
     check_crossing(&policy, &ana, "/inbox/a", "/review/a", Basis::NoGate, Some(none));
@@ -277,7 +283,7 @@ fn another_name_sheds_no_rule() {
         rule("secret", true, &[Verb::Read], Principal::User(BEN), &["/inbox/secret/**"]),
         rule("final", true, &[Verb::Add], Principal::User(BEN), &["/inbox/final/**"]),
     ];
-    let policy = Policy::new(lab(true, rules, vec![]), 1);
+    let policy = Policy::new(lab(true, rules, vec![]), 1).expect("patterns that compile");
     let (ana, ben) = (subject(ANA, &[]), subject(BEN, &[]));
     let (secret, open) = (path("/inbox/secret/a"), path("/inbox/a"));
     let (other, last) = (path("/inbox/secret/b"), path("/inbox/final/a"));
@@ -289,10 +295,17 @@ fn another_name_sheds_no_rule() {
     // A rule about adding is no property of the file.
     assert_eq!(policy.widens(&ben, object(&last), object(&open)), None);
     for operation in [Operation::Link, Operation::RenameSource] {
-        let (decision, _) = policy.explain(&ben, operation, object(&secret), Some(object(&open)));
+        let (decision, _) = policy.explain(
+            &ben,
+            operation,
+            object(&secret),
+            Some(object(&open)),
+            &Given::default(),
+        );
         assert_eq!(decision, shed);
         let folder = Object { is_directory: true, ..object(&secret) };
-        let (decision, _) = policy.explain(&ben, operation, folder, Some(object(&open)));
+        let (decision, _) =
+            policy.explain(&ben, operation, folder, Some(object(&open)), &Given::default());
         assert_eq!(decision, shed);
     }
 }

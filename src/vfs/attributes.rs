@@ -10,6 +10,7 @@ use crate::types::{Caller, Operation, Time};
 use crate::view::locks::Lock;
 use crate::view::{Inode, OpenFile, Place};
 
+use super::facts::{About, Asked, Size};
 use super::permit::Question;
 use super::site::Node;
 use super::{Attributes, TTL, Vfs};
@@ -83,8 +84,10 @@ impl Vfs {
         // Before the decision, as for opening: else a crossing could take the inode, between the two, to
         // where it must not be changed.
         let _lock = self.view.locks.operation(&[&inode], vec![], content)?;
+        let size = request.size.map_or(Size::Kept, Size::Reaches);
+        let facts = Asked { size, ..Asked::of(About::Inode(self, &inode)) };
         for operation in request.operations() {
-            self.permit_inode(caller, operation, &inode)?;
+            self.permit_inode(caller, operation, &inode, &facts)?;
         }
         self.ready_to_record()?;
         let node = self.node(Arc::clone(&inode))?;

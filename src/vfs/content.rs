@@ -11,6 +11,7 @@ use crate::types::{Caller, Operation};
 use crate::view::{Invalidation, OpenFile};
 
 use super::Vfs;
+use super::facts::{About, Asked, Size};
 use super::permit::Question;
 
 /// The most that one read gives, in bytes: what the kernel asks for at most.
@@ -70,12 +71,18 @@ impl Vfs {
         kill_set_id: bool,
     ) -> Result<u32, Errno> {
         let mapped = caller.pid == 0;
-        let file = self.writable(caller, handle, Operation::WriteData).inspect_err(|_| {
-            if mapped && let Ok(file) = self.file(handle) {
-                // The store is in the page cache already and must not be read from there.
-                self.view.invalidate(Invalidation::Inode { number: file.inode.number });
-            }
-        })?;
+        let length = bytes.len() as u64;
+        let written = |file: &OpenFile| match file.appends {
+            true => Size::Appended(length),
+            false => Size::Reaches(offset.saturating_add(length)),
+        };
+        let file =
+            self.writable(caller, handle, Operation::WriteData, written).inspect_err(|_| {
+                if mapped && let Ok(file) = self.file(handle) {
+                    // The store is in the page cache already and must not be read from there.
+                    self.view.invalidate(Invalidation::Inode { number: file.inode.number });
+                }
+            })?;
         let descriptor = file.descriptor();
         let branch = self.branch_of(&file)?;
         let cleared = match kill_set_id {
@@ -110,15 +117,22 @@ impl Vfs {
         caller: Caller,
         handle: u64,
         operation: Operation,
+        size: impl FnOnce(&OpenFile) -> Size,
     ) -> Result<Arc<OpenFile>, Errno> {
         let file = self.file(handle)?;
         if !file.writable {
             return Err(Errno::BADF);
         }
         let generation = self.policy().generation();
-        if file.generation.load(Ordering::Acquire) != generation {
+        let changed = file.generation.load(Ordering::Acquire) != generation;
+        if changed || operation != Operation::WriteData || file.watched.load(Ordering::Acquire) {
             let who = if caller.pid == 0 { file.opener } else { caller };
-            self.permit_inode(who, operation, &file.inode)?;
+            let facts = Asked { size: size(&file), ..Asked::of(About::Open(self, &file)) };
+            self.permit_inode(who, operation, &file.inode, &facts)?;
+        }
+        if changed {
+            let watch = self.write_watch(file.opener, &file.inode);
+            file.watched.store(watch.conditions, Ordering::Release);
             file.generation.store(generation, Ordering::Release);
         }
         self.ready_to_record()?;
@@ -149,8 +163,8 @@ impl Vfs {
         length: u64,
         mode: FallocateMode,
     ) -> Result<(), Errno> {
-        let file = self.writable(caller, handle, Operation::Fallocate)?;
-        self.permit_inode(caller, Operation::Fallocate, &file.inode)?;
+        let reached = |_: &OpenFile| Size::Reaches(offset.saturating_add(length));
+        let file = self.writable(caller, handle, Operation::Fallocate, reached)?;
         let descriptor = file.descriptor();
         let branch = self.branch_of(&file)?;
         let result = self
@@ -180,11 +194,11 @@ impl Vfs {
         if !from.readable {
             return Err(Errno::BADF);
         }
-        let to = self.writable(caller, target, Operation::CopyFileRange)?;
+        let reached = |_: &OpenFile| Size::Reaches(target_offset.saturating_add(length));
+        let to = self.writable(caller, target, Operation::CopyFileRange, reached)?;
         if self.view.domain(from.branch()) != self.view.domain(to.branch()) {
             return Err(Errno::XDEV);
         }
-        self.permit_inode(caller, Operation::CopyFileRange, &to.inode)?;
         let branch = self.branch_of(&to)?;
         let descriptor = to.descriptor();
         let cleared = self.clear_set_id(caller, branch, descriptor.as_fd());

@@ -11,6 +11,7 @@ use crate::types::{BranchIndex, Caller, Operation};
 use crate::view::locks::Lock;
 use crate::view::{Domain, Parts};
 
+use super::facts::{About, Asked, Size};
 use super::permit::Question;
 use super::site::{Node, OpenPart, Purpose, Site};
 use super::{Attributes, TTL, Vfs};
@@ -70,7 +71,7 @@ impl Vfs {
     ) -> Result<Attributes, Errno> {
         let site = self.site(parent, name, Purpose::Add)?;
         let question = site.question(caller, operation == Operation::Mkdir);
-        self.permit(operation, &question)?;
+        self.permit(operation, &question, &Asked::of(About::New))?;
         self.ready_to_record()?;
         let _lock = self.lock_new(&site)?;
         let result = self
@@ -135,7 +136,8 @@ impl Vfs {
         }
         let source = node.inode.path().ok_or(Errno::NOENT)?;
         let question = Question { target: Some(&source), ..site.question(caller, false) };
-        self.permit(Operation::Link, &question)?;
+        let facts = Asked { size: Size::Whole, ..Asked::of(About::Inode(self, &node.inode)) };
+        self.permit(Operation::Link, &question, &facts)?;
         self.refuse_widening(caller, Operation::Link, &node.inode, &site)?;
         self.ready_to_record()?;
         let result = self.link_at(&node, &site);

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::branch::FileKind;
+use crate::branch::{Branch, FileKind};
 use crate::error::Errno;
 use crate::mover::{Admit, CrossingError, CrossingRequest, Name, Prepared, Progress, SourcePart};
 use crate::policy::{Basis, Decision, Gate, Object};
@@ -22,6 +22,7 @@ use crate::view::locks::{Holder, Lock, LockGuard};
 use crate::view::{Inode, OpenFile};
 
 use super::Vfs;
+use super::facts::{About, Asked, Size};
 use super::permit::Question;
 use super::place::{passes_on, takes_nothing};
 use super::remove::Occupied;
@@ -182,6 +183,7 @@ impl Vfs {
             basis: Basis::Error,
             reason: Some(Arc::from(reason)),
             generation: self.policy().generation(),
+            observed: None,
         };
         self.remember_failure(Operation::MoveSource, &question, decision);
         Refused { errno, why: Some(reason.to_owned()) }
@@ -201,10 +203,12 @@ impl Vfs {
         for standing in source.standings() {
             let is_directory = standing.is_directory();
             let from = Question { branch: Some(standing.index), is_directory, ..from };
-            match policy.decide_crossing(&subject, from.object(), to.object()) {
-                (Decision { allowed: true, .. }, Some(gate)) => gates.push(gate.clone()),
-                (decision, _) => return Err(self.deny(Operation::MoveSource, &from, &decision)),
-            }
+            let facts = Asked { size: Size::Whole, ..Asked::of(About::Standing(self, standing)) };
+            let (decision, gate) =
+                policy.decide_crossing(&subject, from.object(), to.object(), &facts);
+            let gate = gate.cloned();
+            self.settle(Operation::MoveSource, &from, decision)?;
+            gates.extend(gate);
         }
         self.permit_replacing(caller, target)?;
         Ok(gates)
@@ -247,7 +251,10 @@ impl Vfs {
     ) -> Result<Admit, Errno> {
         let policy = self.policy.load_full();
         let subject = self.subject(caller)?;
-        let branches: Vec<_> = source.standings().map(|standing| standing.index).collect();
+        let standings = source.standings();
+        let branches = standings.map(|standing| Ok(Arc::clone(self.branch(standing.index)?)));
+        let branches: Vec<Arc<Branch>> = branches.collect::<Result<_, Errno>>()?;
+        let below = path_of(&source.site)?;
         let (from, to) = (source.site.path.clone(), target.path.clone());
         let to_branch = target.parent.first.index;
         Ok(Arc::new(move |entry| {
@@ -258,15 +265,18 @@ impl Vfs {
             let sides = [
                 (
                     Operation::MoveSource,
-                    Object { path: &source, branch: Some(*branch), is_directory },
+                    Object { path: &source, branch: Some(branch.spec().index), is_directory },
                 ),
                 (
                     Operation::MoveTarget,
                     Object { path: &target, branch: Some(to_branch), is_directory },
                 ),
             ];
+            let at = below.join(entry.path);
+            let size = Size::Whole;
+            let facts = Asked { size, ..Asked::of(About::Entry(branch, entry, &at)) };
             for (operation, object) in sides {
-                if let Some(denial) = policy.forbids(&subject, operation, object) {
+                if let Some(denial) = policy.forbids(&subject, operation, object, &facts) {
                     let why = denial.reason.as_deref().unwrap_or("a rule denies it").to_owned();
                     let path = source.as_path().to_owned();
                     return Err(CrossingError::NotAdmitted { path, why });
@@ -281,7 +291,8 @@ impl Vfs {
         match self.standings(&target.parent, &target.name)?.first() {
             Some(there) => {
                 let question = target.question(caller, there.is_directory());
-                self.permit(Operation::Unlink, &question).map(drop)
+                self.permit(Operation::Unlink, &question, &Asked::of(About::Standing(self, there)))
+                    .map(drop)
             }
             None => Ok(()),
         }
@@ -375,6 +386,7 @@ impl Vfs {
             basis: gate.map_or(Basis::Error, |gate| Basis::Gate(Arc::clone(&gate.name))),
             reason: Some(Arc::from(error.to_string())),
             generation: self.policy().generation(),
+            observed: None,
         };
         let (question, _) = source.sides(caller, target);
         if refused {

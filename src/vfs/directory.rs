@@ -16,6 +16,7 @@ use crate::types::{Caller, Handle, Operation};
 use crate::view::handles::{Listed, Snapshot};
 use crate::view::{Inode, LayoutIndex, OpenDirectory, Part, Parts, Place};
 
+use super::facts::{About, Asked};
 use super::permit::Question;
 use super::site::OpenPart;
 use super::{Attributes, PRIVATE_NAME, Vfs, virtual_stat};
@@ -46,7 +47,12 @@ impl Vfs {
         if matches!(*inode.place(), Place::Audit) {
             self.check_reader(caller)?;
         } else {
-            self.permit_inode(caller, Operation::List, &inode)?;
+            self.permit_inode(
+                caller,
+                Operation::List,
+                &inode,
+                &Asked::of(About::Inode(self, &inode)),
+            )?;
             if let Some(path) = inode.path() {
                 let branch = inode.place().branch();
                 let question =

@@ -37,6 +37,7 @@ mod content;
 mod create;
 mod crossing;
 mod directory;
+mod facts;
 mod identity;
 mod inside;
 mod lane;

@@ -10,10 +10,12 @@ use rustix::fs::OFlags;
 use crate::branch::{Branch, FileKind};
 use crate::error::Errno;
 use crate::ledger::{Durability, Record};
+use crate::policy::WriteWatch;
 use crate::types::{BranchIndex, BranchIo, Caller, Operation};
 use crate::view::locks::Lock;
 use crate::view::{Inode, OpenFile, Place};
 
+use super::facts::{About, Asked};
 use super::permit::Question;
 use super::record::RecordLevel;
 use super::site::{OpenPart, Purpose};
@@ -77,6 +79,7 @@ struct Opening {
     generation: u64,
     /// The daemon reads and writes, whatever the branch says.
     stays: bool,
+    watch: WriteWatch,
 }
 
 impl Vfs {
@@ -103,9 +106,12 @@ impl Vfs {
         let _lock = access.write.then(lock).transpose()?;
         let place = inode.place().clone();
         let mut generation = 0;
+        let facts = Asked::of(About::Inode(self, &inode));
         for operation in access.operations() {
-            generation = self.permit_inode(caller, operation, &inode)?.generation;
+            generation = self.permit_inode(caller, operation, &inode, &facts)?.generation;
         }
+        let watch =
+            if access.write { self.write_watch(caller, &inode) } else { WriteWatch::default() };
         if access.write {
             self.ready_to_record()?;
         }
@@ -132,6 +138,7 @@ impl Vfs {
             access,
             generation,
             stays,
+            watch,
         };
         // A crossing points what is in the table at the target; what comes too late for that must not
         // read on from hold. On ESTALE the kernel tries once more.
@@ -164,7 +171,8 @@ impl Vfs {
     /// Puts an open file into the table. An inode is open either through the kernel or through the
     /// daemon, never both: the kernel answers EIO to a mixture.
     fn opened(&self, opening: Opening) -> Opened {
-        let Opening { caller, inode, branch, descriptor, access, generation, stays } = opening;
+        let Opening { caller, inode, branch, descriptor, access, generation, stays, watch } =
+            opening;
         let known = Arc::clone(&inode);
         let _agreed = known.opening.lock();
         let others = inode.open_files();
@@ -174,7 +182,7 @@ impl Vfs {
         // reads and writes past the page cache, by the daemon.
         let passthrough = if stays { through_kernel } else { !through_daemon };
         let number = inode.number;
-        let file = OpenFile::new(
+        let mut file = OpenFile::new(
             inode,
             branch,
             descriptor,
@@ -183,10 +191,13 @@ impl Vfs {
             caller,
             generation,
         );
+        file.appends = access.backing.contains(OFlags::APPEND);
+        file.watched = watch.conditions.into();
         let (handle, file) = self.view.handles.add_file(file);
         Opened {
             handle,
-            direct_io: stays && through_kernel,
+            // A limit of size is asked about before the bytes are in a cache.
+            direct_io: (stays && through_kernel) || (access.write && watch.size),
             passthrough: passthrough.then(|| file.descriptor()),
             number,
         }
@@ -215,9 +226,10 @@ impl Vfs {
         let access = Access::of(flags)?;
         self.room_to_open(caller)?;
         let question = site.question(caller, false);
-        let mut generation = self.permit(Operation::Create, &question)?.generation;
+        let facts = Asked::of(About::New);
+        let mut generation = self.permit(Operation::Create, &question, &facts)?.generation;
         for operation in access.operations() {
-            generation = self.permit(operation, &question)?.generation;
+            generation = self.permit(operation, &question, &facts)?.generation;
         }
         self.ready_to_record()?;
         let _lock = self.lock_new(&site)?;
@@ -241,8 +253,10 @@ impl Vfs {
         let inode = self.inode(attributes.number)?;
         let set_id = mode & 0o6000 != 0 && caller.uid != 0;
         let stays = set_id || !self.kernel_io_in(self.branch(branch)?);
-        let opened =
-            self.opened(Opening { caller, inode, branch, descriptor, access, generation, stays });
+        let watch = self.write_watch(caller, &inode);
+        let opening =
+            Opening { caller, inode, branch, descriptor, access, generation, stays, watch };
+        let opened = self.opened(opening);
         Ok((attributes, opened))
     }
 

@@ -43,7 +43,7 @@ impl Vfs {
         };
         for inode in self.view.inodes.collect(|inode| lost(inode).is_some()) {
             let Some(branch) = lost(&inode) else { continue };
-            for Name { parent, name } in inode.names() {
+            for Name { parent, name, .. } in inode.names() {
                 noted.names.insert((parent.number, name.into()), branch);
             }
         }

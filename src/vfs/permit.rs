@@ -8,11 +8,12 @@ use dashmap::DashMap;
 use crate::error::Errno;
 use crate::ledger::Durability;
 use crate::ledger::record::Verdict;
-use crate::policy::{Basis, Decision, Object, Subject};
+use crate::policy::{Basis, Decision, Object, Observed, Policy, Subject, WriteWatch};
 use crate::types::{BranchIndex, BranchMode, Caller, Operation, ViewPath};
-use crate::view::Inode;
+use crate::view::{Inode, path_epoch};
 
 use super::Vfs;
+use super::facts::Asked;
 
 /// Denials kept for each user, for `octroi why`.
 const DENIALS_MAX: usize = 32;
@@ -88,16 +89,12 @@ impl Vfs {
         caller: Caller,
         operation: Operation,
         object: Object<'_>,
+        facts: &Asked<'_>,
     ) -> Decision {
         let policy = self.policy();
         match self.subject(caller) {
-            Ok(subject) => policy.decide(&subject, operation, object),
-            Err(_) => Decision {
-                allowed: false,
-                basis: Basis::Error,
-                reason: Some(Arc::from("the caller's groups could not be looked up")),
-                generation: policy.generation(),
-            },
+            Ok(subject) => policy.decide(&subject, operation, object, facts),
+            Err(_) => groups_unknown(&policy),
         }
     }
 
@@ -106,12 +103,28 @@ impl Vfs {
         &self,
         operation: Operation,
         question: &Question<'_>,
+        facts: &Asked<'_>,
     ) -> Result<Decision, Errno> {
-        let decision = self.decide(question.caller, operation, question.object());
-        if decision.allowed {
-            return Ok(decision);
+        let decision = self.decide(question.caller, operation, question.object(), facts);
+        self.settle(operation, question, decision)
+    }
+
+    /// Counts a decision. A denial is recorded, and its errno comes back; so is what only would have been
+    /// denied.
+    pub(super) fn settle(
+        &self,
+        operation: Operation,
+        question: &Question<'_>,
+        decision: Decision,
+    ) -> Result<Decision, Errno> {
+        self.policy().count(&decision);
+        if !decision.allowed {
+            return Err(self.deny(operation, question, &decision));
         }
-        Err(self.deny(operation, question, &decision))
+        if let Some(observed) = &decision.observed {
+            self.record_observed(operation, question, observed);
+        }
+        Ok(decision)
     }
 
     /// Asks for one operation on an inode: by every name it is known by, and any denial wins, so that
@@ -120,16 +133,49 @@ impl Vfs {
         &self,
         caller: Caller,
         operation: Operation,
-        inode: &Inode,
+        inode: &Arc<Inode>,
+        facts: &Asked<'_>,
     ) -> Result<Decision, Errno> {
+        // In this order: see `Inode::classes`.
+        let epoch = path_epoch();
+        let policy = self.policy();
         let branch = inode.place().branch();
-        let is_directory = inode.kind == crate::branch::FileKind::Directory;
-        let mut last = None;
-        for path in inode.paths() {
-            let question = Question { caller, path: &path, branch, is_directory, target: None };
-            last = Some(self.permit(operation, &question)?);
+        let subject = self.subject(caller);
+        let mut allowed = None;
+        for class in inode.classes(epoch, &|path| policy.classify_path(path)) {
+            let decision = match &subject {
+                Ok(subject) => policy.decide_class(subject, operation, (&class, branch), facts),
+                Err(_) => groups_unknown(&policy),
+            };
+            if decision.allowed && decision.observed.is_none() {
+                policy.count(&decision);
+                allowed = Some(decision);
+                continue;
+            }
+            // The name that it was, for the record.
+            let paths = inode.paths();
+            let same = |path: &&ViewPath| policy.classify_path(path) == class;
+            let path = paths.iter().find(same).or(paths.last()).ok_or(Errno::STALE)?;
+            let is_directory = inode.kind == crate::branch::FileKind::Directory;
+            let question = Question { caller, path, branch, is_directory, target: None };
+            allowed = Some(self.settle(operation, &question, decision)?);
         }
-        last.ok_or(Errno::STALE)
+        allowed.ok_or(Errno::STALE)
+    }
+
+    /// What a caller's writes to an inode have to be asked about each time.
+    pub(super) fn write_watch(&self, caller: Caller, inode: &Inode) -> WriteWatch {
+        let epoch = path_epoch();
+        let policy = self.policy();
+        let Ok(subject) = self.subject(caller) else { return WriteWatch::ALL };
+        let classes = inode.classes(epoch, &|path| policy.classify_path(path));
+        classes.iter().map(|class| policy.watch_writes(&subject, class)).fold(
+            WriteWatch::default(),
+            |all, one| WriteWatch {
+                conditions: all.conditions || one.conditions,
+                size: all.size || one.size,
+            },
+        )
     }
 
     /// Records a denial, keeps it for the caller, and gives its errno.
@@ -156,6 +202,7 @@ impl Vfs {
             | Basis::Rule(_)
             | Basis::Gate(_)
             | Basis::NoGate
+            | Basis::Label
             | Basis::Default
             | Basis::Error => Errno::ACCESS,
         };
@@ -173,6 +220,18 @@ impl Vfs {
 }
 
 impl Vfs {
+    /// Records what would have been denied.
+    fn record_observed(&self, operation: Operation, question: &Question<'_>, observed: &Observed) {
+        let record = self.operation_record(operation, question, Ok(()));
+        let record = crate::ledger::record::OperationRecord {
+            decision: Verdict::Observed,
+            rule: rule_of(&observed.basis),
+            reason: Some(observed.reason.to_string()),
+            ..record
+        };
+        self.append(crate::ledger::Record::Operation(Box::new(record)), Durability::Group);
+    }
+
     /// Keeps a denial, or why an allowed crossing failed, for `octroi why`.
     pub(super) fn remember_failure(
         &self,
@@ -188,6 +247,16 @@ impl Vfs {
             decision,
         };
         self.denials.push(question.caller.uid, denial);
+    }
+}
+
+fn groups_unknown(policy: &Policy) -> Decision {
+    Decision {
+        allowed: false,
+        basis: Basis::Error,
+        reason: Some(Arc::from("the caller's groups could not be looked up")),
+        generation: policy.generation(),
+        observed: None,
     }
 }
 

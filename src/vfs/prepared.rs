@@ -261,6 +261,7 @@ impl Vfs {
             basis: Basis::Error,
             reason: Some(Arc::from(why)),
             generation: self.policy().generation(),
+            observed: None,
         };
         let (question, _) = source.sides(caller, target);
         self.remember_failure(Operation::MoveSource, &question, decision);

@@ -13,6 +13,7 @@ use crate::policy::{Considered, Decision, Object, Subject};
 use crate::types::{BranchIndex, Caller, Operation, ViewPath};
 use crate::view::{Known, LayoutIndex};
 
+use super::facts::{About, Asked, Size};
 use super::{Denial, Vfs};
 
 /// Where a path of the view lies.
@@ -82,12 +83,15 @@ impl Vfs {
         // The primary group is one of them, and rules do not tell it from the others.
         let gid = groups.first().copied().unwrap_or(u32::MAX);
         let subject = Subject { uid, gid, groups };
-        let found = visible.then(|| self.walk(path));
-        let is_directory = matches!(found, Some(Ok(inode)) if inode.kind == FileKind::Directory);
+        let found = if visible { self.walk(path).ok() } else { None };
+        let is_directory = found.as_ref().is_some_and(|inode| inode.kind == FileKind::Directory);
+        let about = found.as_ref().map_or(About::New, |inode| About::Inode(self, inode));
+        let size = if target.is_some() { Size::Whole } else { Size::Kept };
+        let facts = Asked { size, ..Asked::of(about) };
         let object = Object { path, branch: self.branch_of_path(path), is_directory };
         let target =
             target.map(|path| Object { path, branch: self.branch_of_path(path), is_directory });
-        Ok(self.policy().explain(&subject, operation, object, target))
+        Ok(self.policy().explain(&subject, operation, object, target, &facts))
     }
 
     /// The branch that a path lies in, or would; of a pool, where the kinds of members do not differ,

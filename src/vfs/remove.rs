@@ -11,6 +11,7 @@ use crate::view::locks::Lock;
 use crate::view::{Inode, Part, Parts};
 
 use super::Vfs;
+use super::facts::{About, Asked, Size};
 use super::permit::Question;
 use super::site::{OpenPart, Purpose, Site, Standing};
 
@@ -85,7 +86,7 @@ impl Vfs {
         let site = self.site(parent, name, Purpose::Remove)?;
         let there = self.occupied(site)?;
         let question = there.site.question(caller, there.is_directory());
-        self.permit(operation, &question)?;
+        self.permit(operation, &question, &Asked::of(About::Standing(self, &there.first)))?;
         self.ready_to_record()?;
         let parent = &there.site.parent;
         let _lock = self.view.locks.operation(&[&parent.inode], there.locks(), vec![])?;
@@ -231,8 +232,10 @@ impl Vfs {
         flags: RenameFlags,
     ) -> Result<(), Errno> {
         let (from, to) = source.sides(caller, target);
-        self.permit(Operation::RenameSource, &from)?;
-        self.permit(Operation::RenameTarget, &to)?;
+        let moved = Asked::of(About::Standing(self, &source.first));
+        let brought = Asked { size: Size::Whole, ..moved };
+        self.permit(Operation::RenameSource, &from, &moved)?;
+        self.permit(Operation::RenameTarget, &to, &brought)?;
         if let Some(inode) = &source.inode {
             self.refuse_widening(caller, Operation::RenameSource, inode, target)?;
         }
@@ -240,13 +243,15 @@ impl Vfs {
         let there = Question { is_directory: replaced.is_directory(), ..to };
         if flags.contains(RenameFlags::EXCHANGE) {
             let back = Question { is_directory: there.is_directory, ..from };
-            self.permit(Operation::RenameSource, &there)?;
-            self.permit(Operation::RenameTarget, &back)?;
+            let moved = Asked::of(About::Standing(self, replaced));
+            let brought = Asked { size: Size::Whole, ..moved };
+            self.permit(Operation::RenameSource, &there, &moved)?;
+            self.permit(Operation::RenameTarget, &back, &brought)?;
             if let Some(inode) = self.view.inodes.find(replaced.index, &replaced.found.handle) {
                 self.refuse_widening(caller, Operation::RenameSource, &inode, &source.site)?;
             }
         } else if !replaced.is(&source.first) {
-            self.permit(Operation::Unlink, &there)?;
+            self.permit(Operation::Unlink, &there, &Asked::of(About::Standing(self, replaced)))?;
         }
         Ok(())
     }

@@ -194,7 +194,7 @@ impl Vfs {
     }
 
     fn forget_all_names(&self, inode: &Inode) {
-        for Name { parent, name } in inode.names() {
+        for Name { parent, name, .. } in inode.names() {
             let name = name.into();
             self.view.invalidate(Invalidation::Entry { parent: parent.number, name });
         }

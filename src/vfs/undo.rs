@@ -10,6 +10,7 @@ use crate::types::{BranchMode, Caller, Operation, TxId, ViewPath};
 use crate::view::locks::LockGuard;
 
 use super::Vfs;
+use super::facts::{About, Asked, Size};
 use super::inside::HIDDEN;
 use super::permit::Question;
 use super::prepared::{POLICY_CHANGED, What};
@@ -170,8 +171,9 @@ impl Vfs {
         target: &Site<'_>,
     ) -> Result<(), Errno> {
         let (from, to) = source.sides(caller, target);
-        self.permit_ungated(Operation::MoveSource, &from)?;
-        self.permit_ungated(Operation::MoveTarget, &to)?;
+        let facts = Asked { size: Size::Whole, ..Asked::of(About::Standing(self, &source.first)) };
+        self.permit_ungated(Operation::MoveSource, &from, &facts)?;
+        self.permit_ungated(Operation::MoveTarget, &to, &facts)?;
         match self.standings(&target.parent, &target.name)?.is_empty() {
             true => Ok(()),
             false => Err(Errno::EXIST),
@@ -196,8 +198,13 @@ impl Vfs {
     }
 
     /// Asks the rules, and lets pass what only wants a gate.
-    fn permit_ungated(&self, operation: Operation, question: &Question<'_>) -> Result<(), Errno> {
-        let decision = self.decide(question.caller, operation, question.object());
+    fn permit_ungated(
+        &self,
+        operation: Operation,
+        question: &Question<'_>,
+        facts: &Asked<'_>,
+    ) -> Result<(), Errno> {
+        let decision = self.decide(question.caller, operation, question.object(), facts);
         let wants_gate = matches!(
             decision.basis,
             Basis::NoGate | Basis::Gate(_) | Basis::Mode(BranchMode::GatesOnly)

@@ -6,10 +6,12 @@ use std::os::unix::ffi::OsStrExt;
 
 use crate::branch::{FileKind, XattrFlags, is_acl};
 use crate::error::Errno;
+use crate::policy::LABEL;
 use crate::types::{Caller, Operation};
 use crate::view::Place;
 
 use super::Vfs;
+use super::facts::{About, Asked};
 use super::permit::Question;
 use super::site::{Node, OpenPart};
 
@@ -46,7 +48,7 @@ impl Vfs {
         flags: XattrFlags,
     ) -> Result<(), Errno> {
         let groups = self.identities.groups(caller.uid).unwrap_or_default();
-        self.change_xattr(caller, number, Operation::Setxattr, |node| {
+        self.change_xattr(caller, number, (Operation::Setxattr, key), |node| {
             if !node.more.is_empty() {
                 check_flags(&node.first, key, flags)?;
             }
@@ -61,7 +63,7 @@ impl Vfs {
 
     /// Removes an extended attribute. ENODATA.
     pub fn removexattr(&self, caller: Caller, number: u64, key: &OsStr) -> Result<(), Errno> {
-        self.change_xattr(caller, number, Operation::Removexattr, |node| {
+        self.change_xattr(caller, number, (Operation::Removexattr, key), |node| {
             // An access list that is not there is removed without an error (fs/posix_acl.c).
             if !node.more.is_empty() && !is_acl(key) {
                 check_flags(&node.first, key, XattrFlags::REPLACE)?;
@@ -77,7 +79,7 @@ impl Vfs {
         &self,
         caller: Caller,
         number: u64,
-        operation: Operation,
+        (operation, key): (Operation, &OsStr),
         act: impl Fn(&Node<'_>) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
         let inode = self.inode(number)?;
@@ -86,7 +88,8 @@ impl Vfs {
         }
         // Before the decision: a crossing must not come between.
         let _lock = self.lock_content(&inode)?;
-        self.permit_inode(caller, operation, &inode)?;
+        let facts = Asked { changes_labels: key == LABEL, ..Asked::of(About::Inode(self, &inode)) };
+        self.permit_inode(caller, operation, &inode, &facts)?;
         self.ready_to_record()?;
         let node = self.node(inode)?;
         let result = act(&node);

@@ -35,6 +35,10 @@ pub struct OpenFile {
     pub wrote: AtomicBool,
     /// Bytes written so far.
     pub written: AtomicU64,
+    /// Opened with O_APPEND.
+    pub appends: bool,
+    /// Each write is asked about.
+    pub watched: AtomicBool,
 }
 
 impl OpenFile {
@@ -58,6 +62,8 @@ impl OpenFile {
             generation: AtomicU64::new(generation),
             wrote: AtomicBool::new(false),
             written: AtomicU64::new(0),
+            appends: false,
+            watched: AtomicBool::new(false),
         }
     }
 

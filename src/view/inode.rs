@@ -7,14 +7,16 @@
 //! Lock order: `place` before `ties`; neither is held while a disk is asked, but for `place` in
 //! the switch of a crossing, which is the point of it.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::branch::FileKind;
+use crate::policy::PathClass;
 use crate::types::{BranchIndex, Handle, ViewPath};
 
 use super::handles::OpenFile;
@@ -77,9 +79,38 @@ pub struct Name {
     pub parent: Arc<Inode>,
     /// One component, any bytes.
     pub name: Box<OsStr>,
+    /// How rules know the path: the class, and in the upper 40 bits the epoch in which that held; 0 for not
+    /// known.
+    class: u64,
+}
+
+/// Counts what changes how rules know paths: a directory that gets another path, and another policy.
+static EPOCH: AtomicU64 = AtomicU64::new(1);
+
+/// The epoch by which classes of paths are kept. To be read before the policy is.
+pub fn path_epoch() -> u64 {
+    EPOCH.load(Ordering::Acquire)
+}
+
+/// Has every class of a path be found anew. To be called once the change is made.
+pub fn renew_classes() {
+    EPOCH.fetch_add(1, Ordering::AcqRel);
+}
+
+const CLASS_BITS: u32 = 24;
+
+fn kept_class(kept: u64, epoch: u64) -> Option<PathClass> {
+    let class = kept & ((1 << CLASS_BITS) - 1);
+    let fresh = kept != 0 && kept >> CLASS_BITS == epoch;
+    fresh.then(|| PathClass::of_number(class as u32))
 }
 
 impl Name {
+    /// A name that was found in a directory.
+    pub fn new(parent: Arc<Inode>, name: &OsStr) -> Self {
+        Self { parent, name: name.into(), class: 0 }
+    }
+
     fn is(&self, parent: &Inode, name: &OsStr) -> bool {
         self.parent.number == parent.number && &*self.name == name
     }
@@ -204,7 +235,10 @@ impl Inode {
         match &mut ties.name {
             // Found again: its directory may have been forgotten and entered anew meanwhile.
             Some(newest) if newest.is(parent, name) => {
-                newest.parent = Arc::clone(parent);
+                if !Arc::ptr_eq(&newest.parent, parent) {
+                    newest.parent = Arc::clone(parent);
+                    newest.class = 0;
+                }
                 return;
             }
             Some(_) if self.kind != FileKind::Directory => {
@@ -214,11 +248,57 @@ impl Inode {
             }
             _ => {}
         }
-        ties.name = Some(Name { parent: Arc::clone(parent), name: name.into() });
+        ties.name = Some(Name::new(Arc::clone(parent), name));
         if let Some(rare) = &mut ties.rare {
             rare.unlinked = None;
         }
         ties.tidy();
+        drop(ties);
+        if self.kind == FileKind::Directory {
+            renew_classes();
+        }
+    }
+
+    /// How rules know it, by each of its names; equal ones once. `epoch` was read ([`path_epoch`]) before
+    /// the policy was that `classify` asks, so that no class outlives what it was found by.
+    pub fn classes(&self, epoch: u64, classify: &dyn Fn(&ViewPath) -> PathClass) -> Vec<PathClass> {
+        let mut classes = Vec::with_capacity(1);
+        let mut seen = HashSet::new();
+        let mut unknown = Vec::new();
+        let mut add = |class: PathClass| {
+            if class.number().is_none_or(|number| seen.insert(number)) {
+                classes.push(class);
+            }
+        };
+        for name in self.ties.lock().names() {
+            match kept_class(name.class, epoch) {
+                Some(class) => add(class),
+                None => unknown.push(name.clone()),
+            }
+        }
+        for name in &unknown {
+            let Some(folder) = name.parent.path() else { continue };
+            let class = classify(&folder.join(&name.name));
+            if let Some(number) = class.number() {
+                self.keep_class(name, epoch << CLASS_BITS | u64::from(number));
+            }
+            add(class);
+        }
+        if classes.is_empty() {
+            classes.extend(self.paths().iter().map(classify));
+        }
+        classes
+    }
+
+    fn keep_class(&self, of: &Name, class: u64) {
+        let mut ties = self.ties.lock();
+        let Ties { name, rare } = &mut *ties;
+        let names = rare.iter_mut().flat_map(|rare| &mut rare.names).chain(name);
+        for name in
+            names.filter(|name| Arc::ptr_eq(&name.parent, &of.parent) && name.name == of.name)
+        {
+            name.class = class;
+        }
     }
 
     /// Takes a name away.
@@ -360,10 +440,7 @@ mod tests {
     use crate::types::Caller;
 
     fn inode(number: u64, kind: FileKind, name: Option<(&Arc<Inode>, &str)>) -> Arc<Inode> {
-        let name = name.map(|(parent, name)| Name {
-            parent: Arc::clone(parent),
-            name: OsStr::new(name).into(),
-        });
+        let name = name.map(|(parent, name)| Name::new(Arc::clone(parent), OsStr::new(name)));
         Arc::new(Inode::new(number, kind, None, Place::Virtual, name))
     }
 
@@ -384,7 +461,7 @@ mod tests {
 
     #[test]
     fn a_known_inode_is_small() {
-        assert!(size_of::<Inode>() <= 144, "{} bytes", size_of::<Inode>());
+        assert!(size_of::<Inode>() <= 152, "{} bytes", size_of::<Inode>());
         let root = root();
         let file = inode(2, FileKind::File, Some((&root, "a")));
         check_small(&file);

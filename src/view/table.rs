@@ -87,7 +87,7 @@ impl InodeTable {
             FileKind::Directory,
             Some(layout),
             place,
-            name.map(|(parent, name)| Name { parent: Arc::clone(parent), name: name.into() }),
+            name.map(|(parent, name)| Name::new(Arc::clone(parent), name)),
         ));
         for part in parts.iter().flat_map(Parts::iter) {
             self.by_handle.insert(part.clone(), number);

@@ -35,7 +35,7 @@ mod plain {
                 let glob = globset::GlobBuilder::new(glob).literal_separator(true).build();
                 glob.unwrap().compile_matcher().is_match(path.as_path())
             });
-            hit |= speaks && matches && about(&rule.who, subject);
+            hit |= speaks && matches && about(&rule.who.included, subject);
         }
         hit
     }
@@ -97,7 +97,7 @@ mod plain {
             !one_place(from_branch, to_branch)
                 && gate.from.contains(&from_branch)
                 && gate.to.contains(&to_branch)
-                && about(&gate.who, subject)
+                && about(&gate.who.included, subject)
                 && gate.paths.matches(inside(from, from_branch).as_os_str())
                 && gate.paths.matches(inside(to, to_branch).as_os_str())
         });
@@ -136,7 +136,7 @@ fn any_rule() -> impl Strategy<Value = Rule> {
     )
         .prop_map(|(denies, operations, who, globs, number)| Rule {
             operations,
-            who,
+            who: who.into(),
             ..rule(&format!("r{number}"), denies, &[], Principal::Anyone, &globs)
         })
 }
@@ -180,23 +180,23 @@ proptest! {
         (source, target) in (any_path(), any_path()),
     ) {
         let lab = lab(within, rules, gates);
-        let policy = Policy::new(lab.clone(), 3);
+        let policy = Policy::new(lab.clone(), 3).expect("patterns that compile");
         let who = Subject { uid, gid, groups: Arc::from([group]) };
         let mut sheds = false;
         for operation in Operation::ALL {
             let wanted = plain::decide(&lab, &who, operation, object(&source));
-            let decision = policy.decide(&who, operation, object(&source));
+            let decision = policy.decide(&who, operation, object(&source), &Given::default());
             prop_assert_eq!(decision.allowed, wanted, "{} of {}", operation, &source);
-            let (explained, _) = policy.explain(&who, operation, object(&source), None);
+            let (explained, _) = policy.explain(&who, operation, object(&source), None, &Given::default());
             prop_assert_eq!(&explained, &decision);
-            let other = policy.decide(&who, operation, of_the_other_member(&source));
+            let other = policy.decide(&who, operation, of_the_other_member(&source), &Given::default());
             prop_assert_eq!(other, decision, "{} of {}", operation, &source);
             let elsewhere = plain::decide(&lab, &who, operation, object(&target));
             sheds |= operation.verb() != Verb::Add && !wanted && elsewhere;
         }
         for target in [object(&target), of_the_other_member(&target)] {
             prop_assert_eq!(policy.widens(&who, object(&source), target).is_some(), sheds);
-            let (decision, gate) = policy.decide_crossing(&who, object(&source), target);
+            let (decision, gate) = policy.decide_crossing(&who, object(&source), target, &Given::default());
             let wanted = plain::crossing(&lab, &who, object(&source), target);
             prop_assert_eq!(gate.map(|gate| gate.name.clone()), wanted.clone());
             prop_assert_eq!(decision.allowed, wanted.is_some());
@@ -211,7 +211,7 @@ proptest! {
     ) {
         let whole_pools = gates.iter().all(|gate| gate.from.len() == 2 || gate.from[0].0 < 4);
         let lab = lab(true, vec![], gates);
-        let policy = Policy::new(lab.clone(), 3);
+        let policy = Policy::new(lab.clone(), 3).expect("patterns that compile");
         let who = Subject { uid, gid, groups: Arc::from([]) };
         let below = |branch: u16, name: &str| {
             path(&format!("{}/{name}", lab.branches[usize::from(branch)].at))
@@ -220,13 +220,13 @@ proptest! {
             let (source, target) = (below(from, &from_name), below(to, &to_name));
             let source = Object { branch: Some(BranchIndex(from)), ..object(&source) };
             let target = Object { branch: Some(BranchIndex(to)), ..object(&target) };
-            let (decision, gate) = policy.decide_crossing(&who, source, target);
+            let (decision, gate) = policy.decide_crossing(&who, source, target, &Given::default());
             let wanted = plain::crossing(&lab, &who, source, target);
             prop_assert_eq!(gate.map(|gate| gate.name.clone()), wanted, "{} to {}", from, to);
             let (from_name, to_name) = (Path::new(&from_name), Path::new(&to_name));
             prop_assert!(gate.is_none_or(|gate| gate.admits(from_name, to_name)));
             let (explained, list) =
-                policy.explain(&who, Operation::MoveSource, source, Some(target));
+                policy.explain(&who, Operation::MoveSource, source, Some(target), &Given::default());
             let renames = lab.branches[usize::from(from)].at == lab.branches[usize::from(to)].at;
             let gates_told = list.iter().any(|one| one.what.starts_with("gate "));
             prop_assert_eq!(gates_told, !renames && !lab.gates.is_empty());

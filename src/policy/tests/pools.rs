@@ -18,7 +18,7 @@ fn policy() -> Policy {
         gate_between("recall", &[DISK1, DISK2], &[0], Principal::User(ANA), all),
         gate_between("retire", &[DISK1], &[3], Principal::Anyone, all),
     ];
-    Policy::new(lab(true, vec![], gates), 1)
+    Policy::new(lab(true, vec![], gates), 1).expect("patterns that compile")
 }
 
 #[track_caller]
@@ -27,7 +27,7 @@ fn check_move(uid: u32, (from, source): (u16, &str), (to, target): (u16, &str), 
     let (source, target) = (of(from, &source), of(to, &target));
     let policy = policy();
     let who = subject(uid, &[]);
-    let (decision, gate) = policy.decide_crossing(&who, source, target);
+    let (decision, gate) = policy.decide_crossing(&who, source, target, &Given::default());
     match gate {
         Some(gate) => assert_eq!(gate.name.as_ref(), wanted),
         None => assert_eq!(decision.reason.as_deref(), Some(wanted)),
@@ -67,12 +67,13 @@ fn nothing_crosses_inside_a_pool() {
     check_move(ANA, (DISK1, "/store/a"), (DISK2, "/store/b"), inside);
     // Not even by a gate that the configuration would not let pass.
     let gates = vec![gate_between("g", &[DISK1], &[DISK2], Principal::Anyone, &["**"])];
-    let policy = Policy::new(lab(true, vec![], gates), 1);
+    let policy = Policy::new(lab(true, vec![], gates), 1).expect("patterns that compile");
     let (source, target) = (path("/store/a"), path("/store/b"));
     let (source, target) = (of(DISK1, &source), of(DISK2, &target));
     let ana = subject(ANA, &[]);
-    assert!(policy.decide_crossing(&ana, source, target).1.is_none());
-    let (decision, list) = policy.explain(&ana, Operation::RenameSource, source, Some(target));
+    assert!(policy.decide_crossing(&ana, source, target, &Given::default()).1.is_none());
+    let (decision, list) =
+        policy.explain(&ana, Operation::RenameSource, source, Some(target), &Given::default());
     assert_eq!((decision.allowed, decision.basis), (true, Basis::Default));
     assert!(list.iter().all(|line| !line.what.starts_with("gate ")));
 }
@@ -81,11 +82,16 @@ fn nothing_crosses_inside_a_pool() {
 fn explanations_name_the_pool() {
     let policy = policy();
     let (ana, at, source) = (subject(ANA, &[]), path("/store/a.csv"), path("/inbox/a.csv"));
-    let denied = policy.decide(&ana, Operation::Create, of(DISK2, &at));
+    let denied = policy.decide(&ana, Operation::Create, of(DISK2, &at), &Given::default());
     let reason = "content enters pool store only through a gate: submit (from inbox)";
     assert_eq!(denied.reason.as_deref(), Some(reason));
-    let (_, list) =
-        policy.explain(&ana, Operation::MoveSource, of(0, &source), Some(of(DISK2, &at)));
+    let (_, list) = policy.explain(
+        &ana,
+        Operation::MoveSource,
+        of(0, &source),
+        Some(of(DISK2, &at)),
+        &Given::default(),
+    );
     let why: Vec<&str> = list.iter().map(|line| line.why.as_str()).collect();
     let wanted = [
         "the mode of branch inbox does not deny move-source",
@@ -103,9 +109,10 @@ fn a_read_only_pool_is_named_too() {
     for branch in &mut source.branches {
         branch.mode = BranchMode::Ro;
     }
-    let policy = Policy::new(source, 1);
+    let policy = Policy::new(source, 1).expect("patterns that compile");
     let at = path("/store/a");
-    let denied = policy.decide(&subject(0, &[]), Operation::Unlink, of(DISK2, &at));
+    let denied =
+        policy.decide(&subject(0, &[]), Operation::Unlink, of(DISK2, &at), &Given::default());
     assert_eq!(denied.reason.as_deref(), Some("pool store is read-only"));
 }
 

@@ -76,13 +76,18 @@ impl World {
             .expect("a new ledger");
         let mover = Mover::new(storage, Arc::clone(&ledger), ends, Journal::default());
         let gates = model.gates.iter().map(|gate| policy_gate(&model, gate)).collect();
-        let source =
-            PolicySource { within_allowed: true, rules: Vec::new(), gates, branches: facts };
+        let source = PolicySource {
+            within_allowed: true,
+            observe: false,
+            rules: Vec::new(),
+            gates,
+            branches: facts,
+        };
         let parts = Parts {
             name: "model".into(),
             branches,
             pools,
-            policy: Policy::new(source, 1),
+            policy: Policy::new(source, 1).expect("patterns that compile"),
             ledger,
             mover,
             record: RecordLevel::Mutations,
@@ -128,7 +133,7 @@ fn policy_gate(model: &Model, gate: &ModelGate) -> Gate {
         name: format!("gate{}{}", gate.from, gate.to).into(),
         from: branches(gate.from),
         to: branches(gate.to),
-        who: vec![Principal::Anyone],
+        who: vec![Principal::Anyone].into(),
         paths: PathPatterns::new(vec![gate_pattern(gate).to_owned()]).expect("a glob"),
         terms: Arc::new(GateTerms {
             types: if gate.text_only { vec!["text/plain".to_owned()] } else { vec![] },

@@ -35,8 +35,14 @@ fn policy(generation: u64) -> Policy {
         BranchFacts { name: name.into(), pool, at, mode: BranchMode::Rw }
     });
     let branches = facts.to_vec();
-    let source = PolicySource { within_allowed: true, rules: Vec::new(), gates: gates(), branches };
-    Policy::new(source, generation)
+    let source = PolicySource {
+        within_allowed: true,
+        observe: false,
+        rules: Vec::new(),
+        gates: gates(),
+        branches,
+    };
+    Policy::new(source, generation).expect("patterns that compile")
 }
 
 fn between(name: &str, from: Vec<BranchIndex>, to: Vec<BranchIndex>) -> Gate {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::branch::{BranchSpec, RenameFlags};
 use crate::mover::{Journal, MoverBranch};
 use crate::policy::{
-    BranchFacts, Gate, GateTerms, PathPatterns, PolicySource, Principal, Rule, Verify,
+    BranchFacts, Conditions, Gate, GateTerms, PathPatterns, PolicySource, Principal, Rule, Verify,
 };
 use crate::storage::real::RealDir;
 use crate::types::{BranchIo, BranchMode, Caller, Operation};
@@ -49,8 +49,10 @@ pub(crate) fn rule(name: &str, operations: &[Operation], path: &str) -> Rule {
         name: name.into(),
         denies: true,
         operations: operations.to_vec(),
-        who: vec![Principal::Anyone],
+        who: vec![Principal::Anyone].into(),
         paths: PathPatterns::new(vec![path.to_owned()]).expect("a glob"),
+        conditions: Conditions::default(),
+        observe: false,
         reason: Some("not here".into()),
     }
 }
@@ -60,7 +62,7 @@ pub(crate) fn gate(name: &str, from: u16, to: u16) -> Gate {
         name: name.into(),
         from: Arc::new([BranchIndex(from)]),
         to: Arc::new([BranchIndex(to)]),
-        who: vec![Principal::Anyone],
+        who: vec![Principal::Anyone].into(),
         paths: PathPatterns::new(vec!["**/*.csv".to_owned()]).expect("a glob"),
         terms: Arc::new(GateTerms {
             types: vec!["text/plain".to_owned()],
@@ -116,8 +118,11 @@ impl Fixture {
             ends.push(end(&branch));
             branches.push((at, Arc::new(branch)));
         }
-        let policy =
-            Policy::new(PolicySource { within_allowed: true, rules, gates, branches: facts }, 1);
+        let policy = Policy::new(
+            PolicySource { within_allowed: true, observe: false, rules, gates, branches: facts },
+            1,
+        )
+        .expect("patterns that compile");
         let state = dir.path().join("state");
         std::fs::create_dir(&state).expect("mkdir");
         let storage = Arc::new(RealStorage);

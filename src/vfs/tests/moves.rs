@@ -160,8 +160,9 @@ fn set_gates(fixture: &Fixture, gates: Vec<Gate>) {
         BranchFacts { name: name.into(), pool: None, at, mode }
     });
     let branches = facts.to_vec();
-    let source = PolicySource { within_allowed: true, rules: Vec::new(), gates, branches };
-    fixture.vfs.policy.store(Arc::new(Policy::new(source, 2)));
+    let source =
+        PolicySource { within_allowed: true, observe: false, rules: Vec::new(), gates, branches };
+    fixture.vfs.policy.store(Arc::new(Policy::new(source, 2).expect("patterns that compile")));
 }
 
 #[test]

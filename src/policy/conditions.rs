@@ -1,0 +1,164 @@
+//! What a rule speaks of besides operation, caller and path, and what decides it: facts that are not the
+//! same at every request.
+
+use jiff::Timestamp;
+
+use super::{Principal, Subject, Window};
+use crate::error::Errno;
+
+/// For whom a rule or gate is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Who {
+    /// Any of these; roles are resolved.
+    pub included: Vec<Principal>,
+    /// But none of these (`!curators`).
+    pub excepted: Vec<Principal>,
+}
+
+impl Who {
+    /// Whether a subject is one of them.
+    pub fn is(&self, subject: &Subject) -> bool {
+        let any = |list: &[Principal]| list.iter().any(|principal| principal.is(subject));
+        any(&self.included) && !any(&self.excepted)
+    }
+}
+
+impl From<Vec<Principal>> for Who {
+    fn from(included: Vec<Principal>) -> Self {
+        Self { included, excepted: Vec::new() }
+    }
+}
+
+impl Principal {
+    /// Whether it is, or holds, a subject.
+    pub fn is(self, subject: &Subject) -> bool {
+        match self {
+            Self::Anyone => true,
+            Self::User(uid) => subject.uid == uid,
+            Self::Group(gid) => subject.gid == gid || subject.groups.contains(&gid),
+        }
+    }
+}
+
+/// All of them must hold for the rule to speak.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Conditions {
+    /// Any of these is open; none: always.
+    pub when: Vec<Window>,
+    /// Bytes. A deny rule speaks only of what makes a file larger than that, an allow rule of all else.
+    pub max_file_size: Option<u64>,
+    /// The object has any of these labels; none: whatever it has.
+    pub labels: Vec<String>,
+    /// The object is the caller's.
+    pub owner_is_caller: bool,
+}
+
+/// What is only known once it is asked, and asked only where a rule needs it.
+pub trait Facts {
+    /// Now.
+    fn now(&self) -> Timestamp;
+    /// Bytes that the file has afterwards, if the operation makes it larger or brings it to a new name.
+    fn size_after(&self) -> Option<u64>;
+    /// Who owns the object; none if it is yet to be made, by the caller.
+    fn owner(&self) -> Result<Option<u32>, Errno>;
+    /// Its labels.
+    fn labels(&self) -> Result<Vec<String>, Errno>;
+    /// Whether the operation changes the labels.
+    fn changes_labels(&self) -> bool;
+}
+
+/// Facts that are known already.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Given {
+    /// See [`Facts::now`].
+    pub now: Timestamp,
+    /// See [`Facts::size_after`].
+    pub size_after: Option<u64>,
+    /// See [`Facts::owner`].
+    pub owner: Option<u32>,
+    /// See [`Facts::labels`].
+    pub labels: Vec<String>,
+    /// See [`Facts::changes_labels`].
+    pub changes_labels: bool,
+}
+
+impl Facts for Given {
+    fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    fn size_after(&self) -> Option<u64> {
+        self.size_after
+    }
+
+    fn owner(&self) -> Result<Option<u32>, Errno> {
+        Ok(self.owner)
+    }
+
+    fn labels(&self) -> Result<Vec<String>, Errno> {
+        Ok(self.labels.clone())
+    }
+
+    fn changes_labels(&self) -> bool {
+        self.changes_labels
+    }
+}
+
+/// Why a rule does not speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unmet {
+    When,
+    Size,
+    Label,
+    Owner,
+}
+
+impl Unmet {
+    pub(super) fn text(self, denies: bool) -> &'static str {
+        match self {
+            Self::When => "does not hold at this time (`when`)",
+            Self::Size if denies => "the file does not become larger than `max_file_size`",
+            Self::Size => "the file becomes larger than `max_file_size`",
+            Self::Label => "the object has none of its `labels`",
+            Self::Owner => "the object is not the caller's",
+        }
+    }
+}
+
+impl Conditions {
+    /// Whether there are any.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// What keeps a rule from speaking; an error if a fact could not be had.
+    pub(super) fn unmet(
+        &self,
+        denies: bool,
+        subject: &Subject,
+        facts: &dyn Facts,
+    ) -> Result<Option<Unmet>, Errno> {
+        if let Some(max) = self.max_file_size {
+            let exceeded = facts.size_after().is_some_and(|size| size > max);
+            if exceeded != denies {
+                return Ok(Some(Unmet::Size));
+            }
+        }
+        if !self.when.is_empty() {
+            let now = facts.now();
+            if !self.when.iter().any(|window| window.contains(now)) {
+                return Ok(Some(Unmet::When));
+            }
+        }
+        if self.owner_is_caller && facts.owner()?.is_some_and(|owner| owner != subject.uid) {
+            return Ok(Some(Unmet::Owner));
+        }
+        if !self.labels.is_empty() {
+            let labels = facts.labels()?;
+            if !self.labels.iter().any(|label| labels.contains(label)) {
+                return Ok(Some(Unmet::Label));
+            }
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,196 @@
+//! Patterns over paths: a list of globs as a rule or gate has it, and the index of all lists of a policy,
+//! which tells of a path in one pass which of them match.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use globset::{Candidate, Glob, GlobBuilder, GlobSet, GlobSetBuilder};
+
+use crate::types::ViewPath;
+
+/// Longest pattern, in bytes.
+pub const PATTERN_MAX: usize = 4096;
+/// Bytes of patterns that are compiled into one set: what globset makes of more could pass its limits.
+const SET_BYTES: usize = 64 * 1024;
+
+/// A list of globs (`*` and `?` do not cross `/`; `**` does; alternatives). Compiled when it is first
+/// matched by itself.
+#[derive(Debug, Clone)]
+pub struct PathPatterns {
+    texts: Arc<[String]>,
+    set: Arc<OnceLock<GlobSet>>,
+}
+
+impl PathPatterns {
+    /// Checks patterns; the error names the pattern.
+    pub fn new(texts: Vec<String>) -> Result<Self, globset::Error> {
+        for text in &texts {
+            glob(text)?;
+        }
+        Ok(Self { texts: texts.into(), set: Arc::default() })
+    }
+
+    /// Whether any pattern matches these bytes.
+    pub fn matches(&self, path: &OsStr) -> bool {
+        let compiled = self.set.get_or_init(|| {
+            let mut builder = GlobSetBuilder::new();
+            self.texts.iter().filter_map(|text| glob(text).ok()).for_each(|glob| {
+                builder.add(glob);
+            });
+            builder.build().unwrap_or_else(|error| {
+                log::error!("cannot compile {:?}, which is a bug: {error}", self.texts);
+                GlobSet::empty()
+            })
+        });
+        compiled.is_match(path)
+    }
+
+    /// Whether some pattern begins with a path below `directory`: the part before its first wildcard.
+    pub fn name_below(&self, directory: &ViewPath) -> bool {
+        self.texts.iter().any(|text| {
+            let literal: PathBuf = literal_components(text).collect();
+            literal != directory.as_path() && literal.starts_with(directory.as_path())
+        })
+    }
+
+    /// As they were written.
+    pub fn texts(&self) -> &[String] {
+        &self.texts
+    }
+}
+
+fn glob(text: &str) -> Result<Glob, globset::Error> {
+    GlobBuilder::new(text).literal_separator(true).backslash_escape(true).build()
+}
+
+/// The components of a pattern before the first one with a wildcard.
+pub fn literal_components(text: &str) -> impl Iterator<Item = &OsStr> {
+    Path::new(text)
+        .components()
+        .map(|part| part.as_os_str())
+        .take_while(|part| !part.as_encoded_bytes().iter().any(|byte| b"*?[{\\".contains(byte)))
+}
+
+/// All lists of a policy. A pattern waits at the folder that its literal beginning leads to, so that a path
+/// is matched against those alone that could match it.
+#[derive(Debug)]
+pub(super) struct PatternIndex {
+    root: Folder,
+}
+
+#[derive(Debug, Default)]
+struct Folder {
+    folders: HashMap<OsString, Folder>,
+    /// By position in each of `sets`.
+    waiting: Vec<(Glob, u32)>,
+    sets: Vec<(GlobSet, Vec<u32>)>,
+}
+
+impl PatternIndex {
+    /// Compiles lists; each is known by its position.
+    pub(super) fn new(lists: &[PathPatterns]) -> Result<Self, globset::Error> {
+        let mut root = Folder::default();
+        for (list, number) in lists.iter().zip(0u32..) {
+            for text in list.texts() {
+                let literal: Vec<_> = literal_components(text).collect();
+                // Its last name is its own, not a folder's.
+                let folders =
+                    literal.len().min(Path::new(text).components().count().saturating_sub(1));
+                let mut folder = &mut root;
+                for name in literal.into_iter().take(folders) {
+                    folder = folder.folders.entry(name.to_owned()).or_default();
+                }
+                folder.waiting.push((glob(text)?, number));
+            }
+        }
+        root.compile()?;
+        Ok(Self { root })
+    }
+
+    /// The lists that match, in order, each once.
+    pub(super) fn matching(&self, path: &ViewPath) -> Vec<u32> {
+        let candidate = Candidate::new(path.as_path());
+        let mut found = Vec::new();
+        let mut hits = Vec::new();
+        let mut names = path.as_path().components();
+        let mut folder = Some(&self.root);
+        while let Some(here) = folder {
+            for (set, numbers) in &here.sets {
+                set.matches_candidate_into(&candidate, &mut hits);
+                found.extend(hits.iter().filter_map(|at| numbers.get(*at)));
+            }
+            folder = names.next().and_then(|name| here.folders.get(name.as_os_str()));
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+}
+
+impl Folder {
+    fn compile(&mut self) -> Result<(), globset::Error> {
+        let mut waiting = std::mem::take(&mut self.waiting).into_iter().peekable();
+        while waiting.peek().is_some() {
+            let mut builder = GlobSetBuilder::new();
+            let (mut numbers, mut bytes) = (Vec::new(), 0usize);
+            while bytes < SET_BYTES
+                && let Some((glob, number)) = waiting.next()
+            {
+                bytes = bytes.saturating_add(glob.regex().len());
+                builder.add(glob);
+                numbers.push(number);
+            }
+            self.sets.push((builder.build()?, numbers));
+        }
+        self.folders.values_mut().try_for_each(Self::compile)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(texts: &[&str]) -> PathPatterns {
+        PathPatterns::new(texts.iter().map(|text| (*text).to_owned()).collect()).unwrap()
+    }
+
+    #[test]
+    fn the_index_says_what_each_list_says() {
+        let lists = [
+            list(&["/**"]),
+            list(&["/inbox/**"]),
+            list(&["/inbox"]),
+            list(&["/inbox/*.csv", "/inbox/a/b"]),
+            list(&["/**/*.sh"]),
+            list(&["/{inbox,review}/x", "/in?ox/[xy]"]),
+            list(&["/inbox/a/**/c", "/inbox/a/**"]),
+            list(&[]),
+            list(&["/"]),
+        ];
+        let index = PatternIndex::new(&lists).unwrap();
+        let paths = [
+            "/",
+            "/inbox",
+            "/inbox/x",
+            "/inbox/a.csv",
+            "/inbox/a",
+            "/inbox/a/b",
+            "/inbox/a/b/c",
+            "/inbox/a/c",
+            "/review/x",
+            "/review/run.sh",
+            "/inbox/a/b.csv",
+            "/y",
+            "/inboxes/x",
+        ];
+        for text in paths {
+            let path = ViewPath::parse(Path::new(text)).unwrap();
+            let matching =
+                lists.iter().zip(0..).filter(|(list, _)| list.matches(path.as_path().as_os_str()));
+            let wanted: Vec<u32> = matching.map(|(_, number)| number).collect();
+            assert_eq!(index.matching(&path), wanted, "{text}");
+        }
+    }
+}
