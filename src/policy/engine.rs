@@ -20,29 +20,20 @@
 //! only in the gates that lead out of them, and between them there is nothing to cross.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::compiled::{Compiled, PathClass, Ruling, SubjectClass};
-use super::{Basis, Decision, Facts, Gate, Object, Observed, PolicySource, Rule, Subject};
+use super::{Basis, Decision, Facts, Object, Observed, PolicySource, Rule, Subject};
 use crate::error::Errno;
 use crate::types::{BranchIndex, BranchMode, Operation, Verb, ViewPath};
-
-/// Stands for any name below a directory.
-const CHILD: &str = "\u{1}";
-
-/// The operations that another name could let through.
-fn sheddable() -> impl Iterator<Item = Operation> {
-    Operation::ALL.into_iter().filter(|operation| operation.verb() != Verb::Add)
-}
 
 /// A policy in force.
 #[derive(Debug)]
 pub struct Policy {
     pub(super) source: PolicySource,
     generation: u64,
-    compiled: Compiled,
+    pub(super) compiled: Compiled,
     rule_hits: HashMap<Arc<str>, Hits>,
     gate_hits: HashMap<Arc<str>, Hits>,
     /// By rule: what a person denied by it reads.
@@ -50,7 +41,7 @@ pub struct Policy {
     /// By branch: what a person denied by its mode reads.
     mode_reasons: Vec<Arc<str>>,
     virtual_reason: Arc<str>,
-    within_reason: Arc<str>,
+    pub(super) within_reason: Arc<str>,
     label_reason: Arc<str>,
 }
 
@@ -231,7 +222,7 @@ impl Policy {
         self.denied(Basis::Error, "what a rule asks about the object could not be found out".into())
     }
 
-    fn observes(
+    pub(super) fn observes(
         &self,
         subject: &Subject,
         operation: Operation,
@@ -245,7 +236,7 @@ impl Policy {
         }
     }
 
-    fn denied_by_rule(&self, position: u32) -> Decision {
+    pub(super) fn denied_by_rule(&self, position: u32) -> Decision {
         let position = position as usize;
         match (self.source.rules.get(position), self.rule_reasons.get(position)) {
             (Some(rule), Some(reason)) => {
@@ -294,130 +285,6 @@ impl Policy {
         watch
     }
 
-    /// Decides a move between branches: modes and deny rules on both sides, then the first gate in
-    /// order of declaration that fits both branches, the caller and both names. The gate comes with
-    /// every allowed decision, and with no other. Out of a pool it is asked for every member that holds
-    /// part of the source; into a pool any member stands for all.
-    pub fn decide_crossing(
-        &self,
-        subject: &Subject,
-        source: Object<'_>,
-        target: Object<'_>,
-        facts: &dyn Facts,
-    ) -> (Decision, Option<&Gate>) {
-        let mut observed = None;
-        for (operation, object) in
-            [(Operation::MoveSource, source), (Operation::MoveTarget, target)]
-        {
-            if let Some(denial) = self.forbids(subject, operation, object, facts) {
-                return (denial, None);
-            }
-            observed = observed.or_else(|| self.observes(subject, operation, object, facts));
-        }
-        let gate = self
-            .source
-            .gates
-            .iter()
-            .find(|gate| self.gate_misfit(gate, subject, source, target).is_none());
-        match gate {
-            Some(gate) => {
-                let allowed = self.allowed(Basis::Gate(gate.name.clone()));
-                (Decision { observed, ..allowed }, Some(gate))
-            }
-            None => {
-                let reason = self.no_gate_reason(subject, source, target);
-                (self.denied(Basis::NoGate, reason.into()), None)
-            }
-        }
-    }
-
-    /// Whether giving the inode at `source` the name `target` as well, or instead, would let the
-    /// subject read, write, change or remove what is denied under its present name. Returns the
-    /// denial that would be shed. Link and rename inside a branch are denied with it, so that a rule
-    /// is not shed by another name. Of a directory, what may lie below it counts too: any child, and
-    /// whatever a deny rule names below it.
-    pub fn widens(
-        &self,
-        subject: &Subject,
-        source: Object<'_>,
-        target: Object<'_>,
-    ) -> Option<Decision> {
-        let one_domain = self.source.one_domain(source.branch, target.branch);
-        if self.source.observe || (self.source.rules.is_empty() && one_domain) {
-            return None;
-        }
-        let shed = self.widens_one(subject, source, target);
-        if shed.is_some() || !source.is_directory {
-            return shed;
-        }
-        let (from, to) = (source.path.join(OsStr::new(CHILD)), target.path.join(OsStr::new(CHILD)));
-        let below_source = Object { path: &from, is_directory: false, ..source };
-        let below_target = Object { path: &to, is_directory: false, ..target };
-        self.widens_one(subject, below_source, below_target)
-            .or_else(|| self.named_below(subject, source))
-    }
-
-    /// Whatever the facts: each deny rule that speaks of the source must speak of the target too, unless
-    /// that one is denied in any case; and where `within` may deny the source, nothing may allow the
-    /// target that does not allow the source.
-    fn widens_one(
-        &self,
-        subject: &Subject,
-        source: Object<'_>,
-        target: Object<'_>,
-    ) -> Option<Decision> {
-        let class = self.classify_subject(subject);
-        let (from, to) = (self.classify_path(source.path), self.classify_path(target.path));
-        if from == to && self.source.one_domain(source.branch, target.branch) {
-            return None;
-        }
-        let cell = |path| self.compiled.cell(&self.source.rules, &class, path);
-        let (from, to) = (cell(&from), cell(&to));
-        sheddable().find_map(|operation| {
-            let (from, to) = (from.every(operation), to.every(operation));
-            let enforced = |position: &&u32| {
-                self.source.rules.get(**position as usize).is_some_and(|rule| !rule.observe)
-            };
-            let settled = |position: &u32| {
-                let rule = self.source.rules.get(*position as usize);
-                rule.is_some_and(|rule| !rule.observe && rule.conditions.is_empty())
-            };
-            let unspoken =
-                !self.source.within_allowed && target.branch.is_some() && to.allows.is_empty();
-            let closed = unspoken || self.denied_by_mode(operation, target.branch).is_some();
-            if closed || to.denies.iter().any(settled) {
-                return None;
-            }
-            if let Some(shed) = self.denied_by_mode(operation, source.branch) {
-                return Some(shed);
-            }
-            let mut denying = from.denies.iter().filter(enforced);
-            if let Some(shed) = denying.find(|position| !to.denies.contains(position)) {
-                return Some(self.denied_by_rule(*shed));
-            }
-            let may_be_denied = !self.source.within_allowed
-                && source.branch.is_some()
-                && !from.allows.iter().any(settled);
-            let wider = target.branch.is_none()
-                || to.allows.iter().any(|position| !from.allows.contains(position));
-            (may_be_denied && wider)
-                .then(|| self.denied(Basis::Default, self.within_reason.clone()))
-        })
-    }
-
-    /// A deny rule for the subject that names something below a directory.
-    fn named_below(&self, subject: &Subject, directory: Object<'_>) -> Option<Decision> {
-        let speaks = |rule: &Rule| {
-            rule.denies
-                && !rule.observe
-                && rule.operations.iter().any(|operation| operation.verb() != Verb::Add)
-                && rule.who.is(subject)
-                && rule.paths.name_below(directory.path)
-        };
-        let position = self.source.rules.iter().position(speaks)?;
-        Some(self.denied_by_rule(position as u32))
-    }
-
     /// What the mode, or the want of a branch, denies whatever the rules say.
     pub(super) fn denied_by_mode(
         &self,
@@ -441,43 +308,6 @@ impl Policy {
             BranchMode::GatesOnly => brings_content(operation),
         };
         denies.then(|| self.denied(Basis::Mode(branch.mode), reason.clone()))
-    }
-
-    /// Why a gate does not carry this move; `None` if it does.
-    pub(super) fn gate_misfit(
-        &self,
-        gate: &Gate,
-        subject: &Subject,
-        source: Object<'_>,
-        target: Object<'_>,
-    ) -> Option<GateMisfit> {
-        let connects = |end: &[BranchIndex], object: Object<'_>| {
-            object.branch.is_some_and(|branch| end.contains(&branch))
-        };
-        if !connects(&gate.from, source)
-            || !connects(&gate.to, target)
-            || self.source.one_domain(source.branch, target.branch)
-        {
-            return Some(GateMisfit::Branches);
-        }
-        if !gate.who.is(subject) {
-            return Some(GateMisfit::Who);
-        }
-        // Of a directory, the paths speak of what is in it.
-        if !source.is_directory && !self.gate_matches(gate, source) {
-            return Some(GateMisfit::SourceName);
-        }
-        if !source.is_directory && !self.gate_matches(gate, target) {
-            return Some(GateMisfit::TargetName);
-        }
-        None
-    }
-
-    fn gate_matches(&self, gate: &Gate, object: Object<'_>) -> bool {
-        self.source
-            .facts(object.branch)
-            .and_then(|branch| object.path.below(&branch.at))
-            .is_some_and(|below| gate.paths.matches(below.as_os_str()))
     }
 
     /// The rules that decide, their conditions asked.
@@ -528,11 +358,11 @@ impl Policy {
         Ok(Spoken { denied, allowed })
     }
 
-    fn allowed(&self, basis: Basis) -> Decision {
+    pub(super) fn allowed(&self, basis: Basis) -> Decision {
         Decision { allowed: true, basis, reason: None, generation: self.generation, observed: None }
     }
 
-    fn denied(&self, basis: Basis, reason: Arc<str>) -> Decision {
+    pub(super) fn denied(&self, basis: Basis, reason: Arc<str>) -> Decision {
         Decision {
             allowed: false,
             basis,
@@ -540,46 +370,6 @@ impl Policy {
             generation: self.generation,
             observed: None,
         }
-    }
-
-    /// Names the gates that exist from the source's domain, and what kept the ones to the target's from
-    /// fitting.
-    fn no_gate_reason(&self, subject: &Subject, source: Object<'_>, target: Object<'_>) -> String {
-        let names = &self.source;
-        if names.one_domain(source.branch, target.branch) {
-            return format!("a move inside {} is no crossing", names.domain_text(source.branch));
-        }
-        let near = names.gates.iter().find_map(|gate| {
-            match self.gate_misfit(gate, subject, source, target)? {
-                GateMisfit::Branches => None,
-                misfit => Some((gate, misfit)),
-            }
-        });
-        if let Some((gate, misfit)) = near {
-            let (from, to) = (names.end_name(&gate.from), names.end_name(&gate.to));
-            return format!("gate {} leads from {from} to {to}, but {}", gate.name, misfit.text());
-        }
-        let from = names.domain_name(source.branch);
-        let to = names.domain_name(target.branch);
-        let starts_here =
-            |gate: &&Gate| names.one_domain(source.branch, gate.from.first().copied());
-        let mut members_matter = false;
-        let mut others = Vec::new();
-        for gate in names.gates.iter().filter(starts_here) {
-            let (start, end) = (names.end_name(&gate.from), names.end_name(&gate.to));
-            others.push(if start == from {
-                format!("{} (to {end})", gate.name)
-            } else {
-                members_matter = true;
-                format!("{} (from {start} to {end})", gate.name)
-            });
-        }
-        let others = if others.is_empty() { "none".to_owned() } else { others.join(", ") };
-        let whence = match names.facts(source.branch) {
-            Some(member) if members_matter => format!("{}, a member of pool {from},", member.name),
-            _ => from.to_owned(),
-        };
-        format!("no gate leads from {whence} to {to}; gates from {from}: {others}")
     }
 }
 
@@ -595,30 +385,6 @@ struct Spoken {
     denied: Option<(u32, bool)>,
     /// The allow rule.
     allowed: Option<u32>,
-}
-
-/// What kept a gate from carrying a move.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum GateMisfit {
-    /// It connects other branches.
-    Branches,
-    /// It is not for this caller.
-    Who,
-    /// Its patterns do not match the source.
-    SourceName,
-    /// Its patterns do not match the target.
-    TargetName,
-}
-
-impl GateMisfit {
-    pub(super) fn text(self) -> &'static str {
-        match self {
-            Self::Branches => "it connects other branches",
-            Self::Who => "it is not for this caller",
-            Self::SourceName => "its paths do not match the source's name",
-            Self::TargetName => "its paths do not match the target's name",
-        }
-    }
 }
 
 /// What a gates-only branch denies: everything by which bytes could enter it unseen. A rename inside

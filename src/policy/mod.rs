@@ -15,9 +15,11 @@ mod engine;
 mod explain;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod gates;
 mod patterns;
 #[cfg(test)]
 mod tests;
+mod widen;
 mod window;
 
 pub use compiled::{PathClass, SubjectClass};

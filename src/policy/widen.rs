@@ -1,0 +1,103 @@
+//! Another name for what has one already: it may not shed what is denied under the first.
+
+use std::ffi::OsStr;
+
+use super::{Basis, Decision, Object, Policy, Rule, Subject};
+use crate::types::{Operation, Verb};
+
+/// Stands for any name below a directory.
+const CHILD: &str = "\u{1}";
+
+/// The operations that another name could let through.
+fn sheddable() -> impl Iterator<Item = Operation> {
+    Operation::ALL.into_iter().filter(|operation| operation.verb() != Verb::Add)
+}
+
+impl Policy {
+    /// Whether giving the inode at `source` the name `target` as well, or instead, would let the
+    /// subject read, write, change or remove what is denied under its present name. Returns the
+    /// denial that would be shed. Link and rename inside a branch are denied with it, so that a rule
+    /// is not shed by another name. Of a directory, what may lie below it counts too: any child, and
+    /// whatever a deny rule names below it.
+    pub fn widens(
+        &self,
+        subject: &Subject,
+        source: Object<'_>,
+        target: Object<'_>,
+    ) -> Option<Decision> {
+        let one_domain = self.source.one_domain(source.branch, target.branch);
+        if self.source.observe || (self.source.rules.is_empty() && one_domain) {
+            return None;
+        }
+        let shed = self.widens_one(subject, source, target);
+        if shed.is_some() || !source.is_directory {
+            return shed;
+        }
+        let (from, to) = (source.path.join(OsStr::new(CHILD)), target.path.join(OsStr::new(CHILD)));
+        let below_source = Object { path: &from, is_directory: false, ..source };
+        let below_target = Object { path: &to, is_directory: false, ..target };
+        self.widens_one(subject, below_source, below_target)
+            .or_else(|| self.named_below(subject, source))
+    }
+
+    /// Whatever the facts: each deny rule that speaks of the source must speak of the target too, unless
+    /// that one is denied in any case; and where `within` may deny the source, nothing may allow the
+    /// target that does not allow the source.
+    fn widens_one(
+        &self,
+        subject: &Subject,
+        source: Object<'_>,
+        target: Object<'_>,
+    ) -> Option<Decision> {
+        let class = self.classify_subject(subject);
+        let (from, to) = (self.classify_path(source.path), self.classify_path(target.path));
+        if from == to && self.source.one_domain(source.branch, target.branch) {
+            return None;
+        }
+        let cell = |path| self.compiled.cell(&self.source.rules, &class, path);
+        let (from, to) = (cell(&from), cell(&to));
+        sheddable().find_map(|operation| {
+            let (from, to) = (from.every(operation), to.every(operation));
+            let enforced = |position: &&u32| {
+                self.source.rules.get(**position as usize).is_some_and(|rule| !rule.observe)
+            };
+            let settled = |position: &u32| {
+                let rule = self.source.rules.get(*position as usize);
+                rule.is_some_and(|rule| !rule.observe && rule.conditions.is_empty())
+            };
+            let unspoken =
+                !self.source.within_allowed && target.branch.is_some() && to.allows.is_empty();
+            let closed = unspoken || self.denied_by_mode(operation, target.branch).is_some();
+            if closed || to.denies.iter().any(settled) {
+                return None;
+            }
+            if let Some(shed) = self.denied_by_mode(operation, source.branch) {
+                return Some(shed);
+            }
+            let mut denying = from.denies.iter().filter(enforced);
+            if let Some(shed) = denying.find(|position| !to.denies.contains(position)) {
+                return Some(self.denied_by_rule(*shed));
+            }
+            let may_be_denied = !self.source.within_allowed
+                && source.branch.is_some()
+                && !from.allows.iter().any(settled);
+            let wider = target.branch.is_none()
+                || to.allows.iter().any(|position| !from.allows.contains(position));
+            (may_be_denied && wider)
+                .then(|| self.denied(Basis::Default, self.within_reason.clone()))
+        })
+    }
+
+    /// A deny rule for the subject that names something below a directory.
+    fn named_below(&self, subject: &Subject, directory: Object<'_>) -> Option<Decision> {
+        let speaks = |rule: &Rule| {
+            rule.denies
+                && !rule.observe
+                && rule.operations.iter().any(|operation| operation.verb() != Verb::Add)
+                && rule.who.is(subject)
+                && rule.paths.name_below(directory.path)
+        };
+        let position = self.source.rules.iter().position(speaks)?;
+        Some(self.denied_by_rule(position as u32))
+    }
+}
