@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 
@@ -184,14 +185,21 @@ fn an_inode_is_found_again_and_another_is_never_taken_for_it() {
             fixture.branch.lookup(root.as_fd(), OsStr::new("a")).expect("a").handle,
             first.handle
         );
-        let handle = first.handle.clone();
+        let (handle, inode) = (first.handle.clone(), first.stat.inode);
         drop(first);
         std::fs::write(fixture.path("b"), "second").expect("write");
         std::fs::rename(fixture.path("b"), fixture.path("a")).expect("rename");
-        assert_eq!(
-            fixture.branch.open_node(&handle, FileKind::File, path).err(),
-            Some(Errno::STALE)
-        );
+        // A process that another test is starting has our descriptors, and so the inode, until its execve(2).
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while let Ok(still) = fixture.branch.open_node(&handle, FileKind::File, path) {
+            let stat = fixture.branch.stat(still.as_fd()).expect("stat");
+            assert_eq!((stat.inode, stat.nlink), (inode, 0));
+            assert!(Instant::now() < deadline, "it is still there");
+            drop(still);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let gone = fixture.branch.open_node(&handle, FileKind::File, path).err();
+        assert_eq!(gone, Some(Errno::STALE));
     }
 }
 

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use crate::branch::{Branch, FileKind};
 use crate::error::Errno;
 use crate::mover::{Journal, Progress};
-use crate::policy::{Considered, Decision, Object, Subject};
-use crate::types::{BranchIndex, Caller, Operation, ViewPath};
+use crate::policy::{Basis, Considered, Decision, Object, Subject};
+use crate::types::{BranchIndex, Caller, Operation, Verb, ViewPath};
 use crate::view::{Known, LayoutIndex};
 
 use super::facts::{About, Asked, Size};
@@ -91,7 +91,31 @@ impl Vfs {
         let object = Object { path, branch: self.branch_of_path(path), is_directory };
         let target =
             target.map(|path| Object { path, branch: self.branch_of_path(path), is_directory });
-        Ok(self.policy().explain(&subject, operation, object, target, &facts))
+        let policy = self.policy();
+        let (decision, considered) = policy.explain(&subject, operation, object, target, &facts);
+        let mut others = found.as_ref().map(|inode| inode.paths()).unwrap_or_default();
+        others.retain(|other| other != path);
+        // Whether other names may cross is for the crossing to say.
+        if !decision.allowed || matches!(decision.basis, Basis::Gate(_)) {
+            return Ok((decision, considered));
+        }
+        // A file is asked about by every name that it has.
+        for other in &others {
+            let object = Object { path: other, ..object };
+            let denial = match (target, operation.verb()) {
+                (Some(target), _) => policy.widens(&subject, object, target),
+                (None, Verb::Add | Verb::Remove) => None,
+                (None, Verb::Read | Verb::Write | Verb::Attrs) => {
+                    let named = policy.decide(&subject, operation, object, &facts);
+                    (!named.allowed).then_some(named)
+                }
+            };
+            if let Some(denial) = denial {
+                let (_, named) = policy.explain(&subject, operation, object, target, &facts);
+                return Ok((denial, named));
+            }
+        }
+        Ok((decision, considered))
     }
 
     /// The branch that a path lies in, or would; of a pool, where the kinds of members do not differ,

@@ -10,6 +10,7 @@ use crate::types::{Caller, Operation};
 use crate::view::locks::{Holder, Lock};
 
 mod crossings;
+mod explained;
 mod faults;
 pub(crate) mod fixture;
 mod moves;

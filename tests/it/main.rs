@@ -22,6 +22,7 @@ mod disk;
 mod harness;
 mod strace;
 
+mod bypass;
 mod cli;
 mod crossing;
 mod faults;

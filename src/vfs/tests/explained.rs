@@ -1,0 +1,244 @@
+//! What `explain` says and what an operation does agree, whatever is asked; and what is denied leaves the
+//! branches byte for byte as they were.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use super::fixture::*;
+use crate::branch::{AttributeChange, RenameFlags, XattrFlags};
+use crate::policy::{Conditions, LABEL, PathPatterns, Rule, Who, Window};
+use crate::types::{Operation, Verb};
+use crate::vfs::*;
+
+const SEEDS: u64 = 12;
+const STEPS: u64 = 400;
+const CALLERS: [u32; 3] = [0, 1001, 1002];
+const FOLDERS: [&str; 6] =
+    ["/inbox/a", "/inbox/b", "/inbox/a/deep", "/inbox", "/archive/a", "/fixed/a"];
+const NAMES: [&str; 4] = ["one.csv", "two.txt", "three.csv", "four.sh"];
+const PATTERNS: [&str; 10] = [
+    "/**",
+    "/inbox/a/**",
+    "/inbox/*",
+    "/**/*.csv",
+    "/{inbox,archive}/b/*",
+    "/inbox/a/deep/one.csv",
+    "/**/*.new",
+    "/inbox/[ab]/t*",
+    "/fixed/**",
+    "/archive/**/*.sh",
+];
+
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % bound
+    }
+
+    fn of<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.below(all.len())]
+    }
+
+    fn rule(&mut self, number: usize) -> Rule {
+        let denies = self.below(3) > 0;
+        let operations = (0..1 + self.below(6)).map(|_| self.of(&Operation::ALL)).collect();
+        let mut who = Who::from(vec![self.of(&[Principal::Anyone, Principal::User(1001)])]);
+        who.excepted.extend((self.below(4) == 0).then_some(Principal::User(0)));
+        let mut conditions = Conditions::default();
+        match self.below(8) {
+            0 => conditions.owner_is_caller = true,
+            1 => conditions.labels.push("pii".to_owned()),
+            2 => conditions.max_file_size = Some(3),
+            3 => conditions.when.push(Window::parse("Mon-Sun UTC").expect("a window")),
+            _ => {}
+        }
+        let paths = PathPatterns::new(vec![self.of(&PATTERNS).to_owned()]).expect("a glob");
+        let reason = denies.then(|| "not here".into());
+        let observe = denies && self.below(8) == 0;
+        Rule {
+            name: format!("r{number}").into(),
+            denies,
+            operations,
+            who,
+            paths,
+            conditions,
+            observe,
+            reason,
+        }
+    }
+}
+
+/// All that a branch holds, with attributes and content.
+fn fingerprint(at: &Path, into: &mut BTreeMap<std::path::PathBuf, String>) {
+    for entry in std::fs::read_dir(at).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.file_name() == Some(OsStr::new(".octroi")) || path.ends_with("state") {
+            continue;
+        }
+        let found = path.symlink_metadata().expect("it is there");
+        let content =
+            if found.is_file() { std::fs::read(&path).expect("readable") } else { vec![] };
+        let label = rustix::fs::lgetxattr(&path, LABEL, &mut [0u8; 64][..]).ok();
+        let (mode, uid, size) = (found.mode(), found.uid(), found.size());
+        let times = (found.mtime(), found.mtime_nsec(), found.ino(), found.nlink());
+        into.insert(path.clone(), format!("{mode} {uid} {size} {times:?} {label:?} {content:?}"));
+        if found.is_dir() {
+            fingerprint(&path, into);
+        }
+    }
+}
+
+fn furnish(fixture: &Fixture) {
+    for folder in FOLDERS {
+        let at = fixture.backing(&folder[1..]);
+        std::fs::create_dir_all(&at).expect("mkdir");
+        std::fs::set_permissions(&at, std::fs::Permissions::from_mode(0o777)).expect("chmod");
+        for (number, name) in NAMES.iter().enumerate() {
+            let file = at.join(name);
+            std::fs::write(&file, "content").expect("written");
+            let owner = CALLERS[number % CALLERS.len()];
+            std::os::unix::fs::chown(&file, Some(owner), None).expect("chown");
+            if number % 2 == 0 {
+                let value = b"pii";
+                let _ = rustix::fs::lsetxattr(&file, LABEL, value, rustix::fs::XattrFlags::empty());
+            }
+        }
+    }
+}
+
+fn inode_of(vfs: &Vfs, path: &ViewPath) -> Option<u64> {
+    let mut number = ROOT_NUMBER;
+    for name in path.components() {
+        number = vfs.lookup(ROOT, number, name).ok()?.number;
+    }
+    Some(number)
+}
+
+/// Does it; `None` if it cannot be asked of this object.
+fn act(
+    vfs: &Vfs,
+    caller: Caller,
+    operation: Operation,
+    path: &ViewPath,
+    target: &ViewPath,
+) -> Option<Result<(), Errno>> {
+    let split = |path: &ViewPath| {
+        let name = path.as_path().file_name()?.to_owned();
+        Some((inode_of(vfs, &path.parent()?)?, name))
+    };
+    let (parent, name) = split(path)?;
+    let inode = inode_of(vfs, path);
+    let open = |flags: u32| {
+        let opened = vfs.open(caller, inode?, flags);
+        Some(opened.map(|opened| vfs.release(opened.handle)))
+    };
+    let change = |change| {
+        let request = AttributeRequest { change, size: None, handle: None };
+        Some(vfs.setattr(caller, inode?, &request).map(drop))
+    };
+    let (key, text) = (OsStr::new("user.other"), OsStr::new("elsewhere"));
+    let new = |result: Result<Attributes, Errno>| Some(result.map(drop));
+    match operation {
+        Operation::OpenRead => open(READ),
+        Operation::Exec => open(READ | 0x20),
+        Operation::OpenWrite => open(WRITE),
+        Operation::Truncate => {
+            let request = AttributeRequest {
+                change: AttributeChange::default(),
+                size: Some(2),
+                handle: None,
+            };
+            Some(vfs.setattr(caller, inode?, &request).map(drop))
+        }
+        Operation::Chmod => {
+            change(AttributeChange { mode: Some(0o640), ..AttributeChange::default() })
+        }
+        Operation::Chown => change(AttributeChange { gid: Some(7), ..AttributeChange::default() }),
+        Operation::Setxattr => Some(vfs.setxattr(caller, inode?, key, b"v", XattrFlags::empty())),
+        Operation::Unlink => inode.map(|_| vfs.unlink(caller, parent, &name)),
+        _ if inode_of(vfs, target).is_some() => None,
+        Operation::RenameSource | Operation::MoveSource => {
+            inode?;
+            let (new_parent, new_name) = split(target)?;
+            let (from, to) = ((parent, &*name), (new_parent, &*new_name));
+            Some(vfs.rename(caller, from, to, RenameFlags::empty()))
+        }
+        Operation::Link => {
+            let (new_parent, new_name) = split(target)?;
+            new(vfs.link(caller, inode?, new_parent, &new_name))
+        }
+        _ => {
+            let (parent, name) = split(target)?;
+            match operation {
+                Operation::Mkdir => new(vfs.mkdir(caller, parent, &name, 0o777, 0)),
+                Operation::Mknod => {
+                    new(vfs.mknod(caller, parent, &name, libc::S_IFIFO | 0o666, 0, 0))
+                }
+                Operation::Symlink => new(vfs.symlink(caller, parent, &name, text)),
+                _ => None,
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_explained_is_what_happens() {
+    let (mut denied, mut allowed) = (0u64, 0u64);
+    for seed in 0..SEEDS {
+        let dice = &mut Dice(seed.wrapping_mul(7919).wrapping_add(17));
+        let rules = (0..12).map(|number| dice.rule(number)).collect();
+        let fixture = Fixture::new(rules);
+        furnish(&fixture);
+        let vfs = &fixture.vfs;
+        for step in 0..STEPS {
+            let uid = dice.of(&CALLERS);
+            let caller = Caller { uid, gid: uid, pid: 1 };
+            let operation = dice.of(&Operation::ALL);
+            let at = |folder: &str, name: &str| {
+                ViewPath::parse(&Path::new(folder).join(name)).expect("a path")
+            };
+            let path = at(dice.of(&FOLDERS), dice.of(&NAMES));
+            let fresh = format!("{step}.{}", dice.of(&["new", "csv", "sh"]));
+            let target = at(dice.of(&FOLDERS), &fresh);
+            let two = matches!(
+                operation,
+                Operation::RenameSource | Operation::MoveSource | Operation::Link
+            );
+            let makes = operation.verb() == Verb::Add && operation != Operation::Link;
+            let asked = if makes { &target } else { &path };
+            let (said, _) =
+                vfs.explain(uid, operation, asked, two.then_some(&target), true).expect("groups");
+            let (mut before, mut after) = (BTreeMap::new(), BTreeMap::new());
+            fingerprint(fixture.dir.path(), &mut before);
+            let Some(result) = act(vfs, caller, operation, &path, &target) else { continue };
+            let refused = matches!(result, Err(Errno::ACCESS | Errno::ROFS));
+            if said.allowed {
+                allowed += 1;
+                // What the crossing finds in the file is not the policy's to say.
+                let by_gate = matches!(said.basis, crate::policy::Basis::Gate(_));
+                let linked_away = result == Err(Errno::XDEV);
+                assert!(
+                    !refused || by_gate || linked_away,
+                    "{seed}/{step}: {operation} of {asked} by {uid} to {target}: {result:?}, but {said:?}"
+                );
+            } else if result != Err(Errno::XDEV) {
+                denied += 1;
+                assert!(
+                    refused,
+                    "{seed}/{step}: {operation} of {asked} by {uid} to {target}: {result:?}, but {said:?}"
+                );
+                fingerprint(fixture.dir.path(), &mut after);
+                assert_eq!(
+                    before, after,
+                    "{seed}/{step}: {operation} of {asked} was denied and changed something"
+                );
+            }
+        }
+    }
+    assert!(denied > 500 && allowed > 500, "{denied} denied, {allowed} allowed");
+}

@@ -1,0 +1,236 @@
+//! Ways round a rule, each tried on a checked branch and each denied, with nothing changed by it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::fd::AsRawFd as _;
+
+use rustix::fs::{FallocateFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::harness::{Mount, Scene, require_root, sh};
+
+const BODY: &str = r#"
+[branches.work]
+path = "branches/work"
+
+[rules.secret]
+deny = ["read", "write", "remove", "attrs"]
+who = ["*"]
+paths = ["/work/secret/**", "/work/**/*.key"]
+reason = "secrets stay unread"
+
+[rules.no-adding]
+deny = ["add"]
+who = ["*"]
+paths = ["/work/full/**"]
+reason = "it is full"
+
+[rules.frozen]
+deny = ["write"]
+who = ["*"]
+paths = ["/work/frozen/**"]
+reason = "it is frozen"
+
+[rules.small]
+deny = ["write", "add"]
+who = ["*"]
+paths = ["/work/small/**"]
+max_file_size = "64KiB"
+reason = "small files only"
+
+[rules.pii]
+deny = ["read"]
+who = ["*", "!user:0"]
+paths = ["/work/people/**"]
+labels = ["pii"]
+reason = "personal data"
+
+[rules.labellers]
+allow = ["setxattr", "removexattr"]
+who = ["user:0"]
+paths = ["/work/people/**"]
+"#;
+
+fn furnished() -> (Scene, Mount) {
+    require_root();
+    let scene = Scene::with(&["work"], BODY);
+    let script = "umask 0; mkdir secret full frozen small people open; chmod 777 *; \
+        echo secret >secret/s; echo k >open/a.key; echo f >frozen/f; echo s >small/s; echo o >open/o; \
+        echo p >people/p; chmod 666 */*; mkdir open/dir; echo in >open/dir/f; chmod 777 open/dir";
+    sh(&scene.branch("work"), script).ok();
+    let mount = scene.mount();
+    (scene, mount)
+}
+
+fn fingerprint(scene: &Scene) -> String {
+    let script = "find . -path ./.octroi -prune -o -printf '%P %y %m %u %g %s %l %n %T@\\n' | sort; \
+        find . -path ./.octroi -prune -o -type f -print0 | sort -z | xargs -0 -r sha256sum; \
+        getfattr -Rhd -m '^user' . 2>/dev/null";
+    sh(&scene.branch("work"), script).ok()
+}
+
+/// Each is denied and changes nothing.
+#[track_caller]
+fn denied(scene: &Scene, mount: &Mount, commands: &[&str]) {
+    let before = fingerprint(scene);
+    for command in commands {
+        let said = mount.sh(command).refused();
+        assert!(said.contains("Permission denied"), "{command}: {said}");
+        assert_eq!(fingerprint(scene), before, "{command} had an effect");
+    }
+}
+
+#[test]
+fn another_name_sheds_no_rule() {
+    let (scene, mount) = furnished();
+    denied(
+        &scene,
+        &mount,
+        &[
+            // A directory that holds what is denied gets an allowed name, and the reverse.
+            "mv work/secret work/public",
+            "mv work/open work/full/open",
+            "mv work/open/o work/full/o",
+            "ln work/open/o work/full/o",
+            "ln work/secret/s work/open/s",
+            "mv work/secret/s work/open/s",
+            "mv work/open/a.key work/open/a.txt",
+            "ln work/open/a.key work/open/a.txt",
+            "mv -T --exchange work/secret work/open 2>&1 || mv work/secret/s work/open/o",
+            "cat work/secret/s",
+            "cat work/./secret/../secret/s",
+            "cd work/secret 2>/dev/null; cat s || cat work/secret/s",
+        ],
+    );
+    // Through a symbolic link, absolute or relative: it is the file's own path that counts.
+    mount.sh("ln -s ../secret/s work/open/link; ln -s $PWD/work/secret work/open/way").ok();
+    denied(
+        &scene,
+        &mount,
+        &["cat work/open/link", "cat work/open/way/s", "echo x >work/open/link"],
+    );
+    // What is not denied by its new name gains nothing by having been there.
+    mount.sh("mv work/open/dir work/dir && cat work/dir/f").ok();
+    mount.unmount();
+}
+
+#[test]
+fn names_that_look_alike_are_names_of_their_own() {
+    let (scene, mount) = furnished();
+    // The rule is about "secret": neither case nor form of a letter makes another name the same.
+    mount.sh("mkdir work/Secret && echo x >work/Secret/s && cat work/Secret/s").ok();
+    mount.sh("printf x >work/open/A.KEY && cat work/open/A.KEY").ok();
+    let composed = "work/open/\u{e9}.key";
+    let decomposed = "work/open/e\u{301}.key";
+    for name in [composed, decomposed] {
+        fs::write(scene.base().join("branches").join(name), "x").expect("planted");
+        assert!(File::open(mount.path(name)).is_err(), "{name}");
+    }
+    mount.unmount();
+}
+
+#[test]
+fn every_way_to_change_content_is_a_write() {
+    let (scene, mount) = furnished();
+    denied(
+        &scene,
+        &mount,
+        &[
+            "echo x >work/frozen/f",
+            "echo x >>work/frozen/f",
+            ": >work/frozen/f",
+            "truncate -s 0 work/frozen/f",
+            "truncate -s 100 work/frozen/f",
+            "fallocate -l 100 work/frozen/f",
+            "dd if=/dev/zero of=work/frozen/f conv=notrunc bs=1 count=1 status=none",
+            "cp --reflink=auto work/open/o work/frozen/f",
+        ],
+    );
+    let path = mount.path("work/frozen/f");
+    let before = fingerprint(&scene);
+    for flags in [OFlags::RDWR, OFlags::WRONLY | OFlags::APPEND, OFlags::RDONLY | OFlags::TRUNC] {
+        let opened = rustix::fs::open(&path, flags, Mode::empty());
+        assert_eq!(opened.err(), Some(Errno::ACCESS), "{flags:?}");
+    }
+    // A descriptor that may read, opened again with more rights.
+    let reader = File::open(&path).expect("reading is allowed");
+    let again = format!("/proc/self/fd/{}", reader.as_raw_fd());
+    let opened = rustix::fs::open(again.as_str(), OFlags::RDWR, Mode::empty());
+    assert_eq!(opened.err(), Some(Errno::ACCESS));
+    let other = format!("/proc/{}/fd/{}", std::process::id(), reader.as_raw_fd());
+    assert!(mount.sh(&format!("echo x >{other}")).refused().contains("Permission denied"));
+    assert_eq!(fingerprint(&scene), before);
+    drop(reader);
+    mount.unmount();
+}
+
+#[test]
+fn a_limit_of_size_holds_for_every_way_to_grow() {
+    let (scene, mount) = furnished();
+    let path = mount.path("work/small/s");
+    let mut file =
+        OpenOptions::new().read(true).write(true).open(&path).expect("it may be written");
+    file.write_all(&[b'x'; 64 << 10]).expect("up to the limit");
+    let before = fingerprint(&scene);
+    let refused = |what: &str, result: std::io::Result<()>| {
+        let error = result.expect_err(what);
+        assert_eq!(error.raw_os_error(), Some(Errno::ACCESS.raw_os_error()), "{what}");
+    };
+    refused("one byte more", file.write_all(b"y"));
+    refused("far behind", file.seek(SeekFrom::Start(1 << 20)).and_then(|_| file.write_all(b"y")));
+    refused("ftruncate", file.set_len((64 << 10) + 1));
+    let grown = rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, 1 << 20);
+    assert_eq!(grown, Err(Errno::ACCESS));
+    let mut appending = OpenOptions::new().append(true).open(&path).expect("it may be written");
+    refused("append", appending.write_all(b"y"));
+    let source = File::open(mount.path("work/open/o")).expect("readable");
+    let copied = rustix::fs::copy_file_range(&source, None, &file, Some(&mut (64 << 10)), 2);
+    assert_eq!(copied, Err(Errno::ACCESS));
+    // A store through a shared mapping would reach the file unseen: there is none.
+    let map = "python3 -c 'import mmap; mmap.mmap(open(\"work/small/s\", \"r+b\").fileno(), 4096)'";
+    let said = mount.sh(map).refused();
+    assert!(said.contains("No such device"), "{said}");
+    assert_eq!(fingerprint(&scene), before);
+    // What is inside the limit goes on, and shrinking does.
+    file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(b"z")).expect("inside the limit");
+    file.set_len(10).expect("smaller");
+    let mut text = String::new();
+    file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_string(&mut text)).expect("readable");
+    assert_eq!(text, "zxxxxxxxxx");
+    drop((file, appending));
+    // Made large elsewhere, and then brought.
+    mount.sh("head -c 100000 /dev/zero >work/open/large").ok();
+    denied(&scene, &mount, &["mv work/open/large work/small/l", "ln work/open/large work/small/l"]);
+    mount.sh("head -c 1000 /dev/zero >work/open/fits && mv work/open/fits work/small/fits").ok();
+    mount.unmount();
+}
+
+#[test]
+fn labels_bind_and_only_some_may_change_them() {
+    let (scene, mount) = furnished();
+    let as_user = |script: &str| mount.sh_as("nobody", script);
+    as_user("cat work/people/p").ok();
+    mount.sh("setfattr -n user.octroi.label -v 'draft, pii' work/people/p").ok();
+    let before = fingerprint(&scene);
+    for script in [
+        "cat work/people/p",
+        "setfattr -x user.octroi.label work/people/p",
+        "setfattr -n user.octroi.label -v none work/people/p",
+        "setfattr -n user.octroi.label -v pii work/open/o",
+        "cp work/people/p work/open/p",
+    ] {
+        let said = as_user(script).refused();
+        assert!(said.contains("Permission denied"), "{script}: {said}");
+    }
+    as_user("setfattr -n user.other -v x work/people/p").ok();
+    as_user("setfattr -x user.other work/people/p; rm -f work/open/p").ok();
+    assert_eq!(fingerprint(&scene).replace("ctime", ""), before);
+    // Root has no rule that allows it elsewhere.
+    let said = mount.sh("setfattr -n user.octroi.label -v pii work/open/o").refused();
+    assert!(said.contains("Permission denied"), "{said}");
+    mount.sh("cat work/people/p && setfattr -x user.octroi.label work/people/p").ok();
+    as_user("cat work/people/p").ok();
+    let why = mount.sh_as("nobody", &format!("{} why work/people/p", crate::harness::OCTROI)).ok();
+    assert!(why.contains("personal data"), "{why}");
+    mount.unmount();
+}
