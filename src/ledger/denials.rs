@@ -1,4 +1,4 @@
-//! Equal denials within a second share a record, so that a loop of them cannot fill the disk: the
+//! Equal denials, and equal ones that were only observed, within a second share a record, so that a loop of them cannot fill the disk: the
 //! first is written at once, the others as one record with `count` when the second is over.
 
 use std::collections::HashMap;
@@ -14,6 +14,7 @@ const WINDOWS_MAX: usize = 4096;
 /// What makes two denials equal.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
+    decision: Verdict,
     uid: u32,
     verb: Verb,
     rule: Option<String>,
@@ -39,10 +40,11 @@ impl Denials {
     /// be written now.
     pub fn admit(&mut self, time: jiff::Timestamp, record: Record, now: Instant) -> Option<Record> {
         let Record::Operation(operation) = record else { return Some(record) };
-        if operation.decision != Verdict::Denied {
+        if operation.decision == Verdict::Allowed {
             return Some(Record::Operation(operation));
         }
         let key = Key {
+            decision: operation.decision,
             uid: operation.uid,
             verb: operation.op.verb(),
             rule: operation.rule.clone(),
@@ -106,10 +108,21 @@ mod tests {
         }
         assert!(denials.admit(time, operation("/review/a", false), start).is_some());
         assert!(denials.admit(time, operation("/inbox/a", true), start).is_some());
+        let observed = || {
+            let Record::Operation(mut record) = denied() else { unreachable!() };
+            record.decision = Verdict::Observed;
+            Record::Operation(record)
+        };
+        assert!(denials.admit(time, observed(), start).is_some());
+        assert!(denials.admit(time, observed(), start).is_none());
         assert!(denials.due(start, false).is_empty());
         let due = denials.due(start + WINDOW, false);
-        let [(_, Record::Operation(record))] = due.as_slice() else { panic!("{}", due.len()) };
-        assert_eq!(record.count, Some(1000));
+        let [(_, Record::Operation(one)), (_, Record::Operation(two))] = due.as_slice() else {
+            panic!("{}", due.len())
+        };
+        let (record, observed) =
+            if one.decision == Verdict::Denied { (one, two) } else { (two, one) };
+        assert_eq!((record.count, observed.count), (Some(1000), None));
         assert!(denials.admit(time, denied(), start + WINDOW).is_some());
     }
 }

@@ -89,7 +89,7 @@ pub struct BranchRecord {
 }
 
 /// Allowed or denied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// The policy let it through; `result` tells what came of it.

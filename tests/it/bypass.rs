@@ -38,6 +38,13 @@ paths = ["/work/small/**"]
 max_file_size = "64KiB"
 reason = "small files only"
 
+[rules.tried]
+deny = ["write", "add"]
+who = ["*"]
+paths = ["/work/**/*.tried"]
+observe = true
+reason = "not yet"
+
 [rules.pii]
 deny = ["read"]
 who = ["*", "!user:0"]
@@ -202,6 +209,19 @@ fn a_limit_of_size_holds_for_every_way_to_grow() {
     mount.sh("head -c 100000 /dev/zero >work/open/large").ok();
     denied(&scene, &mount, &["mv work/open/large work/small/l", "ln work/open/large work/small/l"]);
     mount.sh("head -c 1000 /dev/zero >work/open/fits && mv work/open/fits work/small/fits").ok();
+    mount.unmount();
+}
+
+#[test]
+fn what_is_only_observed_happens_and_is_recorded() {
+    let (_scene, mount) = furnished();
+    mount.sh("echo x >work/open/a.tried && mv work/open/o work/open/b.tried && cat work/open/*.tried").ok();
+    let observed: Vec<_> =
+        mount.ledger().into_iter().filter(|line| line["decision"] == "observed").collect();
+    let of = |op: &str| observed.iter().find(|line| line["op"] == op).expect("recorded");
+    assert_eq!(of("create")["rule"], "tried", "{observed:?}");
+    assert_eq!(of("rename-target")["reason"], "not yet");
+    assert_eq!(mount.sh("cat .audit/denied.jsonl").ok(), "");
     mount.unmount();
 }
 
