@@ -7,7 +7,6 @@
 //! Lock order: `place` before `ties`; neither is held while a disk is asked, but for `place` in
 //! the switch of a crossing, which is the point of it.
 
-use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -263,16 +262,10 @@ impl Inode {
     /// the policy was that `classify` asks, so that no class outlives what it was found by.
     pub fn classes(&self, epoch: u64, classify: &dyn Fn(&ViewPath) -> PathClass) -> Vec<PathClass> {
         let mut classes = Vec::with_capacity(1);
-        let mut seen = HashSet::new();
         let mut unknown = Vec::new();
-        let mut add = |class: PathClass| {
-            if class.number().is_none_or(|number| seen.insert(number)) {
-                classes.push(class);
-            }
-        };
         for name in self.ties.lock().names() {
             match kept_class(name.class, epoch) {
-                Some(class) => add(class),
+                Some(class) => classes.push(class),
                 None => unknown.push(name.clone()),
             }
         }
@@ -282,7 +275,11 @@ impl Inode {
             if let Some(number) = class.number() {
                 self.keep_class(name, epoch << CLASS_BITS | u64::from(number));
             }
-            add(class);
+            classes.push(class);
+        }
+        if classes.len() > 1 {
+            classes.sort_unstable_by_key(PathClass::number);
+            classes.dedup();
         }
         if classes.is_empty() {
             classes.extend(self.paths().iter().map(classify));

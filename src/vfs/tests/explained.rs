@@ -242,3 +242,53 @@ fn what_is_explained_is_what_happens() {
     }
     assert!(denied > 500 && allowed > 500, "{denied} denied, {allowed} allowed");
 }
+
+#[test]
+fn what_is_kept_of_a_path_does_not_outlive_it() {
+    let read = [Operation::OpenRead];
+    let fixture = Fixture::new(vec![rule("closed", &read, "/inbox/closed/**")]);
+    fixture.folder("inbox/open/below");
+    fixture.folder("inbox/closed");
+    fixture.plant("inbox/open/below/f", "text");
+    let file = fixture.number("inbox/open/below/f");
+    assert!(fixture.read(file).is_ok() && fixture.read(file).is_ok());
+    // The folder above goes where a rule speaks: the file's own name has not changed.
+    fixture.rename(("inbox/open", "below"), ("inbox/closed", "below")).expect("allowed");
+    assert_eq!(fixture.read(file).err(), Some(Errno::ACCESS));
+    let back = fixture.rename(("inbox/closed", "below"), ("inbox/open", "below"));
+    assert_eq!(back, Err(Errno::ACCESS), "that would shed the rule");
+    // Another policy: what is kept of the paths is of no use to it.
+    let mut source = fixture.vfs.policy().source().clone();
+    source.rules.clear();
+    source.rules.push(rule("other", &read, "/inbox/open/**"));
+    let policy = crate::policy::Policy::new(source, 2).expect("patterns that compile");
+    fixture.vfs.policy.store(Arc::new(policy));
+    crate::view::renew_classes();
+    assert!(fixture.read(file).is_ok());
+    fixture.rename(("inbox/closed", "below"), ("inbox/open", "below")).expect("allowed");
+    assert_eq!(fixture.read(file).err(), Some(Errno::ACCESS));
+}
+
+#[test]
+fn a_rule_holds_for_a_file_by_any_of_its_names() {
+    let fixture = Fixture::new(vec![rule("closed", &[Operation::OpenRead], "/inbox/closed/**")]);
+    fixture.folder("inbox/open");
+    fixture.folder("inbox/closed");
+    fixture.plant("inbox/open/f", "text");
+    let links = 300;
+    for number in 0..links {
+        let (from, to) = (fixture.backing("inbox/open/f"), format!("inbox/open/{number}"));
+        std::fs::hard_link(from, fixture.backing(&to)).expect("linked");
+        fixture.number(&to);
+    }
+    let file = fixture.number("inbox/open/f");
+    assert!(fixture.read(file).is_ok());
+    std::fs::hard_link(fixture.backing("inbox/open/f"), fixture.backing("inbox/closed/f"))
+        .expect("linked");
+    assert!(fixture.read(file).is_ok(), "a name that nobody looked up");
+    assert_eq!(fixture.number("inbox/closed/f"), file);
+    assert_eq!(fixture.read(file).err(), Some(Errno::ACCESS));
+    let denial = fixture.vfs.last_denial(0, None).expect("kept");
+    assert_eq!(denial.path.to_string(), "/inbox/closed/f");
+    std::fs::remove_file(fixture.backing("inbox/closed/f")).expect("removed");
+}
