@@ -286,6 +286,20 @@ impl Operation {
         }
     }
 
+    /// Whether it can make a file larger, or bring a large one to a name.
+    pub fn has_size(self) -> bool {
+        matches!(
+            self,
+            Self::WriteData
+                | Self::Truncate
+                | Self::Fallocate
+                | Self::CopyFileRange
+                | Self::RenameTarget
+                | Self::MoveTarget
+                | Self::Link
+        )
+    }
+
     /// The name in rules, in the ledger and on the command line.
     pub fn name(self) -> &'static str {
         match self {

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 
 use super::{Principal, Subject, Window};
 use crate::error::Errno;
+use crate::types::Operation;
 
 /// For whom a rule or gate is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -45,7 +46,8 @@ impl Principal {
 pub struct Conditions {
     /// Any of these is open; none: always.
     pub when: Vec<Window>,
-    /// Bytes. A deny rule speaks only of what makes a file larger than that, an allow rule of all else.
+    /// Bytes. A deny rule speaks only of operations that have a size ([`Operation::has_size`]) and make a
+    /// file larger than that, an allow rule of all else.
     pub max_file_size: Option<u64>,
     /// The object has any of these labels; none: whatever it has.
     pub labels: Vec<String>,
@@ -135,11 +137,13 @@ impl Conditions {
     pub(super) fn unmet(
         &self,
         denies: bool,
+        operation: Operation,
         subject: &Subject,
         facts: &dyn Facts,
     ) -> Result<Option<Unmet>, Errno> {
         if let Some(max) = self.max_file_size {
-            let exceeded = facts.size_after().is_some_and(|size| size > max);
+            let after = if operation.has_size() { facts.size_after() } else { None };
+            let exceeded = after.is_some_and(|size| size > max);
             if exceeded != denies {
                 return Ok(Some(Unmet::Size));
             }

@@ -338,7 +338,7 @@ impl Policy {
             if denied.is_some() && !enforced {
                 continue;
             }
-            if rule.conditions.unmet(true, subject, facts)?.is_none() {
+            if rule.conditions.unmet(true, operation, subject, facts)?.is_none() {
                 denied = Some((*position, enforced));
                 if enforced {
                     break;
@@ -349,7 +349,7 @@ impl Policy {
         if !matches!(denied, Some((_, true))) {
             for position in &open.allows {
                 let Some(rule) = self.source.rules.get(*position as usize) else { continue };
-                if rule.conditions.unmet(false, subject, facts)?.is_none() {
+                if rule.conditions.unmet(false, operation, subject, facts)?.is_none() {
                     allowed = Some(*position);
                     break;
                 }

@@ -163,7 +163,7 @@ fn rule_fit(
     if !rule.paths.matches(path.as_path().as_os_str()) {
         return (false, format!("no pattern of {} matches {path}", rule.paths.texts().join(", ")));
     }
-    match rule.conditions.unmet(rule.denies, subject, facts) {
+    match rule.conditions.unmet(rule.denies, operation, subject, facts) {
         Ok(None) => {}
         Ok(Some(unmet)) => return (false, unmet.text(rule.denies).to_owned()),
         Err(errno) => return (true, format!("cannot be decided: {errno}")),
