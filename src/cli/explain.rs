@@ -1,11 +1,10 @@
 //! `octroi explain`
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use crate::control::protocol::{Answer, Request};
+use crate::policy::Wanted;
 use crate::sys::users;
-use crate::types::Operation;
 
 use super::failure::{Failure, cannot};
 use super::output::{print, print_json};
@@ -42,47 +41,9 @@ pub struct Args {
     view: ViewOption,
 }
 
-/// The operation that stands for a verb: of a file, and of a directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Wanted {
-    file: Operation,
-    directory: Operation,
-}
-
-impl Wanted {
-    const fn both(operation: Operation) -> Self {
-        Self { file: operation, directory: operation }
-    }
-}
-
-impl FromStr for Wanted {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let verb = match text {
-            "read" => Some(Self { file: Operation::OpenRead, directory: Operation::List }),
-            "write" => Some(Self::both(Operation::OpenWrite)),
-            "add" => Some(Self::both(Operation::Create)),
-            "remove" => Some(Self { file: Operation::Unlink, directory: Operation::Rmdir }),
-            "attrs" => Some(Self::both(Operation::Chmod)),
-            "move" => Some(Self::both(Operation::MoveSource)),
-            "rename" => Some(Self::both(Operation::RenameSource)),
-            _ => None,
-        };
-        let single = || Operation::ALL.into_iter().find(|operation| operation.name() == text);
-        verb.or_else(|| single().map(Self::both)).ok_or_else(|| {
-            let names: Vec<_> = Operation::ALL.iter().map(|operation| operation.name()).collect();
-            format!(
-                "neither a verb (read, write, add, remove, attrs, move, rename) nor one of {}",
-                names.join(", ")
-            )
-        })
-    }
-}
-
 pub fn run(args: &Args) -> Result<(), Failure> {
     let Wanted { file: operation, directory } = args.wanted;
-    let two_sided =
-        matches!(operation, Operation::MoveSource | Operation::RenameSource | Operation::Link);
+    let two_sided = args.wanted.is_two_sided();
     if two_sided && args.target.is_none() {
         return Err(Failure::usage(format!("cannot explain {operation}: it needs a TARGET")));
     }

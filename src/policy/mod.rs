@@ -12,6 +12,7 @@ mod compiled;
 mod conditions;
 mod domain;
 mod engine;
+mod expect;
 mod explain;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
@@ -19,13 +20,16 @@ mod gates;
 mod patterns;
 #[cfg(test)]
 mod tests;
+mod wanted;
 mod widen;
 mod window;
 
 pub use compiled::{PathClass, SubjectClass};
 pub use conditions::{Conditions, Facts, Given, Who};
 pub use engine::{Hits, Policy, WriteWatch};
+pub use expect::Expectation;
 pub use patterns::{PATTERN_MAX, PathPatterns, literal_components};
+pub use wanted::Wanted;
 pub use window::{Window, WindowMistake};
 
 /// The extended attribute that holds an object's labels, separated by commas or blanks.
