@@ -3,15 +3,18 @@
 use std::path::PathBuf;
 
 use crate::branch::{Branch, BranchError, BranchSpec};
-use crate::config::{self, BranchEntry};
+use crate::config::{self, BranchEntry, Config, ConfigErrors};
+use crate::policy::Policy;
 use crate::types::BranchMode;
 
 use super::failure::{ExitCode, Failure};
 use super::output::{is_terminal, print};
 
-/// Validate a configuration, and look whether its branches are fit for use. Changes nothing.
+/// Validate a configuration, ask its policy what its [[expect]] blocks expect, and look whether its
+/// branches are fit for use. Changes nothing.
 ///
-/// Mistakes are shown with file, line and caret. Warnings do not fail the check.
+/// Mistakes and expectations that are not met are shown with file, line and caret. Warnings do not fail
+/// the check.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  octroi check lab/octroi.toml")]
 pub struct Args {
@@ -20,12 +23,14 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {
+    let config = &args.config;
     let colour = is_terminal();
     let loaded =
-        config::load(&args.config).map_err(|errors| Failure::diagnostics(errors.render(colour)))?;
+        config::load(config).map_err(|errors| Failure::diagnostics(errors.render(colour)))?;
     for warning in &loaded.warnings {
         print(&format!("{}\n\n", warning.render(colour)))?;
     }
+    expect(&loaded.config, colour)?;
     let mut faults = Vec::new();
     for BranchEntry { spec, .. } in &loaded.config.branches {
         let mut pools = loaded.config.pools.iter();
@@ -48,7 +53,20 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         }
         return Err(failure);
     }
-    print(&format!("{}: view {} is good\n", args.config.display(), loaded.config.view))
+    print(&format!("{}: view {} is good\n", config.display(), loaded.config.view))
+}
+
+/// Fails with every expectation that the policy does not meet.
+fn expect(config: &Config, colour: bool) -> Result<(), Failure> {
+    let policy = Policy::new(config.policy.clone(), 1).map_err(|error| {
+        Failure::usage(format!("cannot compile the patterns of the policy: {error}"))
+    })?;
+    let unmet = config.expectations.unmet(&policy);
+    if unmet.is_empty() {
+        return Ok(());
+    }
+    let errors = ConfigErrors { errors: unmet, warnings: Vec::new() };
+    Err(Failure::diagnostics(errors.render(colour)))
 }
 
 fn look(spec: &BranchSpec) -> Result<String, BranchError> {

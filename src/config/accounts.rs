@@ -6,7 +6,7 @@ use std::collections::hash_map::Entry;
 use super::diagnostic::{Report, nearest};
 use super::section::{Section, Word};
 use crate::error::{Errno, errno_name};
-use crate::policy::Principal;
+use crate::policy::{Principal, Who};
 use crate::sys::users;
 
 /// A name to look up in the user database.
@@ -54,11 +54,12 @@ impl<'t> Accounts<'t> {
         for name in &names {
             super::values::check_name("a role", name, report);
             let words = section.texts(name.get_ref(), None, report).unwrap_or_default();
-            let list = words
-                .into_iter()
-                .filter_map(|word| accounts.member(word, &known, report))
-                .collect();
-            members.insert(name.get_ref(), list);
+            let list = words.into_iter().filter_map(|word| {
+                let what = "a role says who it holds";
+                accounts.no_exception(&word, what, report)?;
+                accounts.member(word, &known, report)
+            });
+            members.insert(name.get_ref(), list.collect());
         }
         for name in &known {
             accounts.roles.insert(name, follow(name, &members, report));
@@ -74,19 +75,87 @@ impl<'t> Accounts<'t> {
         report: &mut Report,
     ) -> Option<Vec<Principal>> {
         let words = section.texts(key, Some("this is nobody"), report)?;
-        let known: Vec<&str> = self.roles.keys().copied().collect();
         let mut principals = Vec::new();
         for word in words {
-            match self.member(word, &known, report) {
-                Some(Member::Principal(principal)) => add(&mut principals, principal),
-                Some(Member::Role(role)) => {
-                    let of_role = self.roles.get(role.get_ref()).into_iter().flatten();
-                    of_role.for_each(|principal| add(&mut principals, *principal));
-                }
-                None => {}
+            if self.no_exception(&word, "this list says who may", report).is_some() {
+                self.add_to(&mut principals, word, report);
             }
         }
         Some(principals)
+    }
+
+    /// `who` of a rule or gate: principals, and with `!` before them those that are excepted. `None`
+    /// after a mistake was reported.
+    pub(super) fn who(&self, section: &Section<'t>, report: &mut Report) -> Option<Who> {
+        if !section.has("who") {
+            section.missing("who", report);
+        }
+        let words = section.texts("who", Some("this is nobody"), report)?;
+        let mut who = Who::default();
+        let all_excepted = words.iter().all(|word| word.get_ref().starts_with('!'));
+        if all_excepted && let (Some(first), Some(last)) = (words.first(), words.last()) {
+            let span = first.span().start..last.span().end;
+            report
+                .error(span, format!("{} excepts, but holds nobody", section.path_of("who")))
+                .hint("begin with \"*\" for everybody but these");
+        }
+        for word in words {
+            match word.get_ref().strip_prefix('!') {
+                None => self.add_to(&mut who.included, word, report),
+                Some(name) => {
+                    let word = Word::new(word.span(), name);
+                    self.add_to(&mut who.excepted, word, report);
+                }
+            }
+        }
+        Some(who)
+    }
+
+    /// A user's id, from `user:NAME`; reported if it is none.
+    pub(super) fn user(&self, word: &Word<'t>, report: &mut Report) -> Option<u32> {
+        let Some(name) = word.get_ref().strip_prefix("user:") else {
+            report
+                .error(word.span(), format!("`{}` is not a user", word.get_ref()))
+                .hint("user:NAME, or user:NUMBER for one that the user database does not have");
+            return None;
+        };
+        self.id(word, "user", name, Account::User(name), report)
+    }
+
+    /// A group's id, from `group:NAME`; reported if it is none.
+    pub(super) fn group(&self, word: &Word<'t>, report: &mut Report) -> Option<u32> {
+        let Some(name) = word.get_ref().strip_prefix("group:") else {
+            report
+                .error(word.span(), format!("`{}` is not a group", word.get_ref()))
+                .hint("group:NAME, or group:NUMBER for one that the user database does not have");
+            return None;
+        };
+        self.id(word, "group", name, Account::Group(name), report)
+    }
+
+    /// Adds what a word stands for, its roles followed.
+    fn add_to(&self, principals: &mut Vec<Principal>, word: Word<'t>, report: &mut Report) {
+        let known: Vec<&str> = self.roles.keys().copied().collect();
+        match self.member(word, &known, report) {
+            Some(Member::Principal(principal)) => add(principals, principal),
+            Some(Member::Role(role)) => {
+                let of_role = self.roles.get(role.get_ref()).into_iter().flatten();
+                of_role.for_each(|principal| add(principals, *principal));
+            }
+            None => {}
+        }
+    }
+
+    /// Reports an exception where there can be none.
+    fn no_exception(&self, word: &Word<'_>, what: &str, report: &mut Report) -> Option<()> {
+        if !word.get_ref().starts_with('!') {
+            return Some(());
+        }
+        report
+            .error(word.span(), format!("`{}` cannot be excepted here", word.get_ref()))
+            .label(what)
+            .hint("exceptions belong into `who` of a rule or gate: who = [\"*\", \"!user:NAME\"]");
+        None
     }
 
     fn member(&self, word: Word<'t>, roles: &[&str], report: &mut Report) -> Option<Member<'t>> {

@@ -178,6 +178,11 @@ impl Report {
         self.note(Severity::Error, span, message.into())
     }
 
+    /// Whether a mistake was noted.
+    pub(super) fn has_errors(&self) -> bool {
+        self.found.iter().any(|one| one.severity == Severity::Error)
+    }
+
     /// Notes a doubt.
     pub(super) fn warning(
         &mut self,
@@ -187,8 +192,24 @@ impl Report {
         self.note(Severity::Warning, span, message.into())
     }
 
+    /// An error at a place that is not noted.
+    pub(super) fn about(&self, span: Range<usize>, message: String) -> Diagnostic {
+        self.diagnostic(Severity::Error, span, message)
+    }
+
+    /// The line at which a place begins, from 1.
+    pub(super) fn line_of(&self, span: &Range<usize>) -> usize {
+        let before = self.text.get(..span.start).unwrap_or_default();
+        before.matches('\n').count().saturating_add(1)
+    }
+
     fn note(&mut self, severity: Severity, span: Range<usize>, message: String) -> &mut Diagnostic {
-        self.found.push_mut(Diagnostic {
+        let diagnostic = self.diagnostic(severity, span, message);
+        self.found.push_mut(diagnostic)
+    }
+
+    fn diagnostic(&self, severity: Severity, span: Range<usize>, message: String) -> Diagnostic {
+        Diagnostic {
             severity,
             message,
             hints: Vec::new(),
@@ -196,7 +217,7 @@ impl Report {
             text: self.text.clone(),
             place: Some(Mark { span, label: None }),
             others: Vec::new(),
-        })
+        }
     }
 
     /// Errors and warnings, each in the order of the file.

@@ -10,11 +10,14 @@
 
 mod accounts;
 mod branches;
+mod conditions;
 mod diagnostic;
 mod ends;
+mod expect;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod keys;
+mod lint;
 mod paths;
 mod places;
 mod pools;
@@ -30,6 +33,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
+use toml::Spanned;
+use toml::de::DeTable;
 
 use crate::branch::BranchSpec;
 use crate::error::{Errno, errno_name, errno_of};
@@ -38,6 +43,7 @@ use crate::types::{BranchIndex, BranchMode, Placement, PoolIndex, ViewPath};
 
 pub use accounts::Account;
 pub use diagnostic::{ConfigErrors, Diagnostic, Severity};
+pub use expect::{Expectations, load_expectations};
 pub use keys::{KEYS, Key};
 
 use accounts::Accounts;
@@ -69,6 +75,8 @@ pub struct Config {
     pub record: RecordLevel,
     /// Who may read `.audit`.
     pub readers: Vec<Principal>,
+    /// What the policy must say, to be asked with [`Expectations::unmet`].
+    pub expectations: Expectations,
 }
 
 /// A branch and its place in the view.
@@ -141,6 +149,11 @@ pub fn load_with(
     path: &Path,
     resolve: &dyn Fn(Account<'_>) -> Result<Option<u32>, Errno>,
 ) -> Result<Loaded, ConfigErrors> {
+    load_bytes(path, bytes_of(path)?, resolve)
+}
+
+/// What stands in a file.
+fn bytes_of(path: &Path) -> Result<Vec<u8>, ConfigErrors> {
     let fail = |why: String| ConfigErrors::from(Diagnostic::about_file(path, why));
     let mut bytes = Vec::new();
     std::fs::File::open(path)
@@ -149,7 +162,18 @@ pub fn load_with(
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(fail("it is larger than 1 MiB, so it is no configuration".to_owned()));
     }
-    load_bytes(path, bytes, resolve)
+    Ok(bytes)
+}
+
+/// The SHA-256 of bytes in hexadecimal, and the text that they are.
+fn text_of(path: &Path, bytes: Vec<u8>) -> Result<(String, String), ConfigErrors> {
+    let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let valid = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
+        let line = valid.iter().filter(|byte| **byte == b'\n').count().saturating_add(1);
+        Diagnostic::about_file(path, format!("it is not UTF-8 text: see line {line}"))
+    })?;
+    Ok((sha256, text))
 }
 
 /// [`load_with`] with what stands in the file.
@@ -159,12 +183,7 @@ fn load_bytes(
     resolve: &dyn Fn(Account<'_>) -> Result<Option<u32>, Errno>,
 ) -> Result<Loaded, ConfigErrors> {
     let fail = |why: String| ConfigErrors::from(Diagnostic::about_file(path, why));
-    let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let valid = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
-        let line = valid.iter().filter(|byte| **byte == b'\n').count().saturating_add(1);
-        fail(format!("it is not UTF-8 text: see line {line}"))
-    })?;
+    let (sha256, text) = text_of(path, bytes)?;
     let directory = std::path::absolute(path)
         .map_err(|error| fail(format!("cannot find its folder: {}", io_text(&error))))?
         .parent()
@@ -178,6 +197,16 @@ fn load_bytes(
     }
 }
 
+/// The tree of a text; `None` after its mistakes were reported.
+fn parse<'t>(text: &'t str, report: &mut Report) -> Option<Spanned<DeTable<'t>>> {
+    let (document, mistakes) = DeTable::parse_recoverable(text);
+    for mistake in &mistakes {
+        let span = mistake.span().unwrap_or(0..0);
+        report.error(span, format!("not valid TOML: {}", mistake.message()));
+    }
+    mistakes.is_empty().then_some(document)
+}
+
 /// Reads all sections. `None` only after an error was reported.
 fn read(
     text: &str,
@@ -185,14 +214,7 @@ fn read(
     resolve: &dyn Fn(Account<'_>) -> Result<Option<u32>, Errno>,
     report: &mut Report,
 ) -> Option<Config> {
-    let (document, mistakes) = toml::de::DeTable::parse_recoverable(text);
-    if !mistakes.is_empty() {
-        for mistake in &mistakes {
-            let span = mistake.span().unwrap_or(0..0);
-            report.error(span, format!("not valid TOML: {}", mistake.message()));
-        }
-        return None;
-    }
+    let document = parse(text, report)?;
     let root = Section::root(document.get_ref());
     root.refuse_strangers(report);
     let accounts = Accounts::new(&root, resolve, report);
@@ -221,6 +243,7 @@ fn read(
     let audit = root.section("audit", report);
     let record = audit.as_ref().and_then(|audit| audit.choice("record", &RECORD_LEVELS, report));
     let readers = audit.as_ref().and_then(|audit| accounts.list(audit, "readers", report));
+    let expectations = expect::read(&root, &accounts, &policy, report);
     Some(Config {
         view: (*name?.get_ref()).to_owned(),
         state: state?.path,
@@ -231,6 +254,7 @@ fn read(
         hold_keep,
         record: record.unwrap_or(RecordLevel::Mutations),
         readers: readers.unwrap_or_else(default_readers),
+        expectations,
     })
 }
 

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use super::accounts::Accounts;
 use super::diagnostic::Report;
 use super::ends::{self, Ends, Known};
+use super::lint;
 use super::section::Section;
-use super::values;
+use super::{conditions, values};
 use crate::check;
-use crate::policy::{Conditions, Gate, GateTerms, PathPatterns, PolicySource, Rule, Verify};
+use crate::policy::{Gate, GateTerms, PATTERN_MAX, PathPatterns, PolicySource, Rule, Verify};
 
 const WITHIN: [(&str, bool); 2] = [("allow", true), ("deny", false)];
 
@@ -21,17 +22,29 @@ pub(super) fn read<'t>(
     accounts: &Accounts<'t>,
     report: &mut Report,
 ) -> PolicySource {
-    let within =
-        root.section("policy", report).and_then(|policy| policy.choice("within", &WITHIN, report));
+    let policy = root.section("policy", report);
+    let within = policy.as_ref().and_then(|policy| policy.choice("within", &WITHIN, report));
+    let observe = policy.as_ref().and_then(|policy| policy.flag("observe", report));
     let rules = root.named("rules", "a rule", report);
-    let rules = rules.iter().filter_map(|section| rule(section, accounts, report)).collect();
+    let rules: Vec<_> = rules
+        .into_iter()
+        .filter_map(|section| Some((rule(&section, accounts, report)?, section)))
+        .collect();
     let gates = root.named("gates", "a gate", report);
-    let gates = gates.iter().filter_map(|section| gate(section, known, accounts, report)).collect();
+    let gates: Vec<_> = gates
+        .into_iter()
+        .filter_map(|section| Some((gate(&section, known, accounts, report)?, section)))
+        .collect();
+    let within_allowed = within.unwrap_or(true);
+    if !report.has_errors() {
+        let policy = lint::Read { within_allowed, rules: &rules, gates: &gates, known };
+        lint::check(&policy, report);
+    }
     PolicySource {
-        within_allowed: within.unwrap_or(true),
-        observe: false,
-        rules,
-        gates,
+        within_allowed,
+        observe: observe.unwrap_or(false),
+        rules: rules.into_iter().map(|(rule, _)| rule).collect(),
+        gates: gates.into_iter().map(|(gate, _)| gate).collect(),
         branches: known.branches.facts(),
     }
 }
@@ -41,11 +54,19 @@ fn rule<'t>(section: &Section<'t>, accounts: &Accounts<'t>, report: &mut Report)
     let key = if denies == Some(false) { "allow" } else { "deny" };
     let words = section.texts(key, Some("this is no operation"), report);
     let operations = words.and_then(|words| values::operations(&words, report));
-    let who = who(section, accounts, report);
+    let who = accounts.who(section, report);
     let paths = match section.has("paths") {
         true => patterns(section, check_view_pattern, report),
         false => PathPatterns::new(vec!["/**".to_owned()]).ok(),
     };
+    let conditions = conditions::read(section, report);
+    let observe = section.flag("observe", report).unwrap_or(false);
+    if observe && denies == Some(false) {
+        report
+            .error(section.span_of("observe"), "an allow rule cannot be observed")
+            .label("it denies nothing that could be recorded")
+            .hint("policy.observe = true tries the whole policy");
+    }
     let reason = section.text("reason", report);
     if denies == Some(true) && !section.has("reason") {
         report
@@ -62,10 +83,10 @@ fn rule<'t>(section: &Section<'t>, accounts: &Accounts<'t>, report: &mut Report)
         name: Arc::from(*section.name.get_ref()),
         denies: denies?,
         operations: operations?,
-        who: who?.into(),
+        who: who?,
         paths: paths?,
-        conditions: Conditions::default(),
-        observe: false,
+        conditions: conditions?,
+        observe,
         reason: reason.map(|reason| Arc::from(*reason.get_ref())),
     })
 }
@@ -92,17 +113,6 @@ fn effect(section: &Section<'_>, report: &mut Report) -> Option<bool> {
     }
 }
 
-fn who<'t>(
-    section: &Section<'t>,
-    accounts: &Accounts<'t>,
-    report: &mut Report,
-) -> Option<Vec<crate::policy::Principal>> {
-    if !section.has("who") {
-        section.missing("who", report);
-    }
-    accounts.list(section, "who", report)
-}
-
 fn gate<'t>(
     section: &Section<'t>,
     known: Known<'_, 't>,
@@ -110,7 +120,7 @@ fn gate<'t>(
     report: &mut Report,
 ) -> Option<Gate> {
     let ends = ends::read(section, known, report);
-    let who = who(section, accounts, report);
+    let who = accounts.who(section, report);
     let paths = match section.has("paths") {
         true => patterns(section, check_branch_pattern, report),
         false => PathPatterns::new(vec!["**".to_owned()]).ok(),
@@ -123,7 +133,7 @@ fn gate<'t>(
         name: Arc::from(*section.name.get_ref()),
         from,
         to,
-        who: who?.into(),
+        who: who?,
         paths: paths?,
         terms: Arc::new(GateTerms { types, max_size, verify }),
     })
@@ -163,6 +173,11 @@ fn patterns(
         if let Some((why, hint)) = check(text).or_else(|| check_components(text)) {
             let message = format!("pattern `{text}` can never match");
             report.error(word.span(), message).label(why).hint(hint);
+        } else if text.len() > PATTERN_MAX {
+            report
+                .error(word.span(), format!("a pattern of {} bytes", text.len()))
+                .label(format!("at most {PATTERN_MAX} bytes"))
+                .hint("make several patterns of it");
         } else if let Err(error) = PathPatterns::new(vec![text.to_owned()]) {
             let message = format!("pattern `{text}` is not a glob");
             report.error(word.span(), message).label(error.kind().to_string());

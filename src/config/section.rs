@@ -66,6 +66,28 @@ impl<'t> Section<'t> {
         self.below(key, value, kind, report)
     }
 
+    /// The tables of an array of tables, such as `[[expect]]`, in the order of the file.
+    pub(super) fn tables(&self, kind: &str, report: &mut Report) -> Vec<Section<'t>> {
+        let Some((key, value)) = self.table.get_key_value(kind) else { return Vec::new() };
+        let Some(list) = value.get_ref().as_array() else {
+            report
+                .error(value.span(), format!("{} must be tables", self.path_of(kind)))
+                .label(format!("this is {}", with_article(value.get_ref())))
+                .hint(format!("each begins with [[{kind}]]"));
+            return Vec::new();
+        };
+        let mut sections = Vec::new();
+        for value in list {
+            let Some(section) = self.below(key, value, kind, report) else { continue };
+            // Each has the name of all: its own place is where its table stands.
+            let name = Spanned::new(value.span(), *section.name.get_ref());
+            let section = Section { name, ..section };
+            section.refuse_strangers(report);
+            sections.push(section);
+        }
+        sections
+    }
+
     /// Its keys in the order of the file.
     pub(super) fn keys(&self) -> Vec<Word<'t>> {
         let mut keys: Vec<Word<'t>> =
@@ -135,6 +157,22 @@ impl<'t> Section<'t> {
         self.table.get_key_value(key).map_or(self.name.span(), |(key, _)| key.span())
     }
 
+    /// A value of any type.
+    pub(super) fn value(&self, key: &str) -> Option<&'t DeValue<'t>> {
+        self.table.get(key).map(Spanned::get_ref)
+    }
+
+    /// Where the value of a key stands; the section's name where it is absent.
+    pub(super) fn value_span(&self, key: &str) -> Range<usize> {
+        self.table.get(key).map_or(self.name.span(), Spanned::span)
+    }
+
+    /// Where the value at a position of a list stands; where the key would, if it is absent.
+    pub(super) fn item_span(&self, key: &str, position: usize) -> Range<usize> {
+        let list = self.table.get(key).and_then(|value| value.get_ref().as_array());
+        list.and_then(|list| list.get(position)).map_or_else(|| self.value_span(key), Spanned::span)
+    }
+
     /// A text.
     pub(super) fn text(&self, key: &str, report: &mut Report) -> Option<Word<'t>> {
         let value = self.table.get(key)?;
@@ -185,6 +223,24 @@ impl<'t> Section<'t> {
         let each = format!("{key}[]");
         let words: Vec<_> = list.iter().map(|value| self.as_text(&each, value, report)).collect();
         words.into_iter().collect()
+    }
+
+    /// A text or a list of texts.
+    pub(super) fn one_or_more(
+        &self,
+        key: &str,
+        nothing: &str,
+        report: &mut Report,
+    ) -> Option<Vec<Word<'t>>> {
+        let value = self.table.get(key)?;
+        match value.get_ref() {
+            DeValue::String(_) => self.text(key, report).map(|word| vec![word]),
+            DeValue::Array(_) => self.texts(key, Some(nothing), report),
+            _ => {
+                self.wrong_type(key, "a string or a list of strings", value, report);
+                None
+            }
+        }
     }
 
     /// True or false.

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use super::*;
 use crate::branch::BranchSpec;
-use crate::policy::Verify;
+use crate::policy::{Given, PATTERN_MAX, Policy, Subject, Verify, Window};
 use crate::types::{BranchIndex, BranchIo, BranchMode, Operation, Placement, PoolIndex};
+
+mod expectations;
 
 const MISTAKES: &str = include_str!("mistakes.txt");
 
@@ -122,6 +124,7 @@ fn every_implemented_key_is_read() {
     let base = dir.path().canonicalize().unwrap();
     let text = r#"
 policy.within = "deny"
+policy.observe = true
 hold.keep = "7d"
 crossings = { parallel = 64, rate = "50MiB/s" }
 [view]
@@ -154,17 +157,51 @@ deny = ["add", "rename", "open-read"]
 who = ["group:99"]
 paths = ["/**/*.sh"]
 reason = "no scripts"
+when = ["Mon-Fri 08:00-18:00 Europe/Paris", "Sat UTC"]
+max_file_size = "1MiB"
+labels = ["pii", "secret"]
+owner = "caller"
+observe = true
 [rules.one]
 allow = ["read"]
-who = ["staff"]
+who = ["staff", "!user:ben", "!curators"]
 [audit]
 record = "everything"
 readers = ["curators"]
+[[expect]]
+as = "user:ana"
+groups = ["group:curators"]
+do = "move"
+path = "/a"
+target = "/deep/er/a"
+directory = true
+result = "allow"
+by = "gate submit"
+at = 2026-01-05T08:00:00Z
+size = 10
+labels = ["pii"]
+changes_labels = true
+owner = "user:ben"
+[[expect]]
+as = "user:4000000123"
+do = "read"
+path = "/a"
+result = "deny"
 "#;
     let loaded = load_text(&base, text).unwrap();
     assert_eq!(loaded.warnings, []);
-    let Config { view, state, policy, branches, pools, crossings, hold_keep, record, readers } =
-        loaded.config;
+    let Config {
+        view,
+        state,
+        policy,
+        branches,
+        pools,
+        crossings,
+        hold_keep,
+        record,
+        readers,
+        expectations,
+    } = loaded.config;
     assert!(pools.is_empty());
     assert_eq!(crossings, Crossings { parallel: 64, rate: Some(50 << 20) });
     assert_eq!(
@@ -209,11 +246,61 @@ readers = ["curators"]
             && !two.operations.contains(&Operation::List)
     );
     assert_eq!(two.who.included, [Principal::Group(99)]);
+    let windows: Vec<_> = two.conditions.when.iter().map(Window::text).collect();
+    assert_eq!(windows, ["Mon-Fri 08:00-18:00 Europe/Paris", "Sat UTC"]);
+    assert_eq!(two.conditions.max_file_size, Some(1 << 20));
+    assert_eq!(two.conditions.labels, ["pii", "secret"]);
+    assert!(two.conditions.owner_is_caller && two.observe && policy.observe);
+    assert!(one.conditions.is_empty() && !one.observe);
+    assert_eq!(
+        one.who.excepted,
+        [Principal::User(1002), Principal::User(1001), Principal::Group(2001)]
+    );
     assert_eq!(one.operations, [Operation::List, Operation::OpenRead, Operation::Exec]);
     let mut staff = one.who.included.clone();
     staff.sort_by_key(|principal| format!("{principal:?}"));
     assert_eq!(staff, [Principal::Group(2001), Principal::User(1001), Principal::User(7)]);
     assert_eq!(one.paths.texts(), ["/**"]);
+
+    let [first, second] = expectations.list.as_slice() else { panic!("two expectations") };
+    let now = "2026-01-05T08:00:00Z".parse().unwrap();
+    let given = Given {
+        now,
+        size_after: Some(10),
+        owner: Some(1002),
+        labels: vec!["pii".into()],
+        changes_labels: true,
+    };
+    assert_eq!((&first.facts, first.is_directory, first.allowed), (&given, true, true));
+    assert_eq!(first.subject, Subject { uid: 1001, gid: 2001, groups: [2001].into() });
+    assert_eq!(
+        (first.operation, first.by.as_deref()),
+        (Operation::MoveSource, Some("gate submit"))
+    );
+    assert_eq!(first.target.as_ref().unwrap().to_string(), "/deep/er/a");
+    assert_eq!((second.operation, second.allowed), (Operation::OpenRead, false));
+    assert_eq!((second.subject.uid, second.facts.owner), (4_000_000_123, Some(4_000_000_123)));
+    assert!(second.subject.groups.is_empty() && second.by.is_none());
+    let policy = Policy::new(policy, 1).unwrap();
+    let unmet = expectations.unmet(&policy);
+    let [unmet] = unmet.as_slice() else { panic!("one is not met: {unmet:?}") };
+    assert!(unmet.message.starts_with("expect 2, line 61: open-read of /a for uid"), "{unmet}");
+    assert!(unmet.to_string().contains("result = \"deny\""), "{unmet}");
+}
+
+#[test]
+fn a_pattern_is_of_bounded_length() {
+    let dir = folder();
+    let rule = |length: usize| {
+        let pattern = format!("/inbox/{}", "x".repeat(length - 7));
+        format!(
+            "{BASE}\n[rules.long]\ndeny = [\"add\"]\nwho = [\"*\"]\npaths = [\"{pattern}\"]\nreason = \"x\"\n"
+        )
+    };
+    load_text(dir.path(), &rule(PATTERN_MAX)).unwrap();
+    let errors = load_text(dir.path(), &rule(PATTERN_MAX + 1)).unwrap_err();
+    assert_eq!(errors.errors[0].message, "a pattern of 4097 bytes");
+    assert_eq!(errors.errors.len(), 1);
 }
 
 #[test]
@@ -392,7 +479,8 @@ proptest::proptest! {
             "[", "]", "[[", "view", ".", "name", " = ", "\"lab\"", "\n", "branches", "inbox", "{", "}",
             ",", "path", "\"ä\"", "'", "\"", "#", "gates", "rules", "deny", "[\"add\"]", "roles", "1",
             "\u{0}", "\u{1b}", "é", "true", "\r\n", "pools", "\"\"\"", "\\", "members", "[\"lab\"]", "crossings",
-            "rate", "parallel", "at", "mode", "from", "to",
+            "rate", "parallel", "at", "mode", "from", "to", "who", "when", "[\"!lab\"]", "[[expect]]", "as", "do",
+            "\"Mon UTC\"", "labels", "max_file_size", "result",
         ]), 0..24))
     {
         let text: String = words.concat();

@@ -1,0 +1,57 @@
+//! Expectations in a file of their own.
+
+use std::path::Path;
+
+use super::super::expect::load_expectations_with;
+use super::{BASE, accounts, folder, load_text};
+use crate::config::Expectations;
+use crate::policy::Policy;
+
+/// What is said about a file of expectations, beside the configuration that has [`BASE`] and a rule.
+fn load_expected(dir: &Path, text: &str) -> Result<(Expectations, Policy), String> {
+    let rule = "[rules.stay]\ndeny = [\"remove\"]\nwho = [\"curators\"]\nreason = \"stay\"\n";
+    let config = load_text(dir, &format!("{BASE}\n{rule}")).unwrap().config;
+    let file = dir.join("expected.toml");
+    std::fs::write(&file, text).unwrap();
+    let expected =
+        load_expectations_with(&file, &config, &accounts).map_err(|errors| errors.render(false))?;
+    Ok((expected, Policy::new(config.policy, 1).unwrap()))
+}
+
+#[test]
+fn expectations_can_have_a_file_of_their_own() {
+    let dir = folder();
+    let text = r#"
+[[expect]]
+as = "user:ana"
+groups = []
+do = "remove"
+path = "/inbox/a"
+result = "deny"
+by = "rule stay"
+[[expect]]
+as = "user:ben"
+groups = ["group:curators"]
+do = "remove"
+path = "/inbox/a"
+result = "allow"
+at = "2026-01-05T09:00[Europe/Paris]"
+"#;
+    let (expected, policy) = load_expected(dir.path(), text).unwrap();
+    assert_eq!(expected.list[1].facts.now, "2026-01-05T08:00:00Z".parse().unwrap());
+    let unmet = expected.unmet(&policy);
+    let [unmet] = unmet.as_slice() else { panic!("one is not met: {unmet:?}") };
+    assert_eq!(
+        unmet.message,
+        "expect 2, line 9: unlink of /inbox/a for uid 1002 must be allowed, but is denied by rule stay: stay"
+    );
+    assert_eq!(unmet.line(), Some(14));
+    for (text, wanted) in [
+        ("[view]\nname = \"lab\"\n[[expect]]\n", "unknown key view"),
+        ("[[expect]]\nas = \"user:ana\"\nby = \"rule sty\"\n", "did you mean `rule stay`?"),
+        ("[[expect]\n", "not valid TOML"),
+    ] {
+        let said = load_expected(dir.path(), text).unwrap_err();
+        assert!(said.contains(wanted), "{said}");
+    }
+}
