@@ -194,7 +194,7 @@ fn a_limit_of_size_holds_for_every_way_to_grow() {
     let copied = rustix::fs::copy_file_range(&source, None, &file, Some(&mut (64 << 10)), 2);
     assert_eq!(copied, Err(Errno::ACCESS));
     // A store through a shared mapping would reach the file unseen: there is none.
-    let map = "python3 -c 'import mmap; mmap.mmap(open(\"work/small/s\", \"r+b\").fileno(), 4096)'";
+    let map = "python3 -c 'import mmap; f = open(\"work/small/s\", \"r+b\"); mmap.mmap(f.fileno(), 4096)'";
     let said = mount.sh(map).refused();
     assert!(said.contains("No such device"), "{said}");
     assert_eq!(fingerprint(&scene), before);
