@@ -204,7 +204,7 @@ fn a_limit_of_size_holds_for_every_way_to_grow() {
     let mut text = String::new();
     file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_string(&mut text)).expect("readable");
     assert_eq!(text, "zxxxxxxxxx");
-    drop((file, appending));
+    drop((file, appending, source));
     // Made large elsewhere, and then brought.
     mount.sh("head -c 100000 /dev/zero >work/open/large").ok();
     denied(&scene, &mount, &["mv work/open/large work/small/l", "ln work/open/large work/small/l"]);
