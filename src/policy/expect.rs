@@ -156,8 +156,8 @@ mod tests {
             rules: vec![scripts],
             gates: Vec::new(),
             branches: vec![
-                branch("inbox", None, "/work/inbox", BranchMode::Rw),
-                branch("inner", None, "/work/inbox/inner", BranchMode::Ro),
+                branch("inbox", None, "/deep/inbox", BranchMode::Rw),
+                branch("inner", None, "/deep/inbox/inner", BranchMode::Ro),
                 branch("disk1", Some("store"), "/store", BranchMode::Rw),
                 branch("disk2", Some("store"), "/store", BranchMode::Rw),
             ],
@@ -182,9 +182,9 @@ mod tests {
     fn a_path_is_in_the_branch_nearest_above() {
         let source = source();
         let at = |text| source.branches_at(&path(text));
-        assert_eq!(at("/work/inbox/a"), [BranchIndex(0)]);
-        assert_eq!(at("/work/inbox/inner/a"), [BranchIndex(1)]);
-        assert_eq!(at("/work/inboxes"), []);
+        assert_eq!(at("/deep/inbox/a"), [BranchIndex(0)]);
+        assert_eq!(at("/deep/inbox/inner/a"), [BranchIndex(1)]);
+        assert_eq!(at("/deep/inboxes"), []);
         assert_eq!(at("/store"), [BranchIndex(2), BranchIndex(3)]);
     }
 
@@ -192,10 +192,10 @@ mod tests {
     fn what_is_not_met_is_told() {
         let policy = Policy::new(source(), 1).unwrap();
         for met in [
-            create("/work/inbox/a", true, Some("default")),
-            create("/work/inbox/a.sh", false, Some("rule scripts")),
-            create("/work/inbox/inner/a", false, Some("mode")),
-            create("/work/a", false, Some("virtual")),
+            create("/deep/inbox/a", true, Some("default")),
+            create("/deep/inbox/a.sh", false, Some("rule scripts")),
+            create("/deep/inbox/inner/a", false, Some("mode")),
+            create("/deep/a", false, Some("virtual")),
             create("/store/a", true, None),
         ] {
             assert_eq!(policy.meets(&met), Ok(()));
@@ -206,16 +206,16 @@ mod tests {
             "expect 1, line 7: create of /store/a.sh for uid 7 must be allowed, but is denied by rule \
              scripts: no scripts"
         );
-        let told = policy.meets(&create("/work/inbox/a.sh", false, Some("mode"))).unwrap_err();
+        let told = policy.meets(&create("/deep/inbox/a.sh", false, Some("mode"))).unwrap_err();
         assert!(told.contains("must be denied by mode, but is denied by rule scripts"), "{told}");
         let move_out = Expectation {
             operation: Operation::MoveSource,
             target: Some(path("/store/a")),
-            ..create("/work/inbox/a", false, Some("no gate"))
+            ..create("/deep/inbox/a", false, Some("no gate"))
         };
         assert_eq!(policy.meets(&move_out), Ok(()));
         let told = policy.meets(&Expectation { allowed: true, by: None, ..move_out }).unwrap_err();
-        assert!(told.contains("move-source of /work/inbox/a to /store/a for uid 7"), "{told}");
+        assert!(told.contains("move-source of /deep/inbox/a to /store/a for uid 7"), "{told}");
     }
 
     #[test]
