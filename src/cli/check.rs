@@ -16,14 +16,20 @@ use super::output::{is_terminal, print};
 /// Mistakes and expectations that are not met are shown with file, line and caret. Warnings do not fail
 /// the check.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  octroi check lab/octroi.toml")]
+#[command(after_help = "Examples:\n  \
+    octroi check lab/octroi.toml\n  \
+    octroi check --schema > octroi.schema.json")]
 pub struct Args {
     /// The configuration
-    config: PathBuf,
+    #[arg(required_unless_present = "schema")]
+    config: Option<PathBuf>,
+    /// Print the JSON Schema of configurations, by which editors complete them, and check nothing
+    #[arg(long, conflicts_with = "config")]
+    schema: bool,
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let config = &args.config;
+    let Some(config) = &args.config else { return print(&config::schema()) };
     let colour = is_terminal();
     let loaded =
         config::load(config).map_err(|errors| Failure::diagnostics(errors.render(colour)))?;

@@ -22,6 +22,7 @@ mod paths;
 mod places;
 mod pools;
 mod rules;
+mod schema;
 mod section;
 mod values;
 
@@ -45,6 +46,7 @@ pub use accounts::Account;
 pub use diagnostic::{ConfigErrors, Diagnostic, Severity};
 pub use expect::{Expectations, load_expectations};
 pub use keys::{KEYS, Key};
+pub use schema::schema;
 
 use accounts::Accounts;
 use diagnostic::Report;

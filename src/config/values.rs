@@ -99,6 +99,13 @@ pub(super) fn operations(words: &[Word<'_>], report: &mut Report) -> Option<Vec<
     known.then(|| operations.filter(|(_, covered)| *covered).map(|(one, _)| one).collect())
 }
 
+/// Every word that [`operations`] takes.
+pub(super) fn operation_words() -> Vec<&'static str> {
+    let verbs = VERBS.iter().map(|(name, _)| *name);
+    let two_sided = TWO_SIDED.iter().map(|(name, _)| *name);
+    verbs.chain(two_sided).chain(Operation::ALL.into_iter().map(Operation::name)).collect()
+}
+
 fn unknown_operation(word: &Word<'_>, report: &mut Report) {
     let verbs: Vec<&str> = VERBS.iter().map(|(name, _)| *name).collect();
     let two_sided = TWO_SIDED.iter().map(|(name, _)| *name);

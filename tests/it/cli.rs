@@ -55,6 +55,15 @@ fn help_version_and_wrong_usage() {
 }
 
 #[test]
+fn the_schema_is_printed_and_is_the_one_beside_the_example() {
+    let printed = octroi(["check", "--schema"]).ok();
+    let committed = concat!(env!("CARGO_MANIFEST_DIR"), "/config/octroi.schema.json");
+    assert_eq!(printed, fs::read_to_string(committed).expect("the schema"));
+    octroi(["check"]).fails(2);
+    octroi(["check", "--schema", "octroi.toml"]).fails(2);
+}
+
+#[test]
 fn commands_about_a_view_say_when_there_is_none() {
     let scene = Scene::lab();
     for words in [["status", "--view"], ["undo", "--view"], ["why", "--view"]] {

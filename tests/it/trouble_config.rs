@@ -56,7 +56,33 @@ fn mistakes_in_the_configuration_are_shown_in_place() {
     mistake(&with("at = \"/a\"\n[pools.p]\nmembers = [\"inbox\"]\n"), &["inbox.at", "pool p"]);
     mistake(&with("[crossings]\nparallel = 0\n"), &["parallel", "from 1 to 64"]);
     mistake(&with("[gates.g]\nhard_links = \"keep\"\n"), &["hard_links", "not implemented yet"]);
+    mistake(
+        &with("[rules.r]\nallow = [\"add\"]\nwho = [\"*\"]\npaths = [\"/inbix/**\"]\n"),
+        &["/inbix/**", "can never match", "did you mean `inbox`"],
+    );
     mistake(&with("[audit]\nkeep = \"1y\"\n"), &["audit.keep", "not implemented yet"]);
+}
+
+#[test]
+fn expectations_that_are_not_met_fail_the_check_and_nothing_else() {
+    let expect =
+        "[[expect]]\nas = \"user:12345\"\ngroups = []\ndo = \"add\"\npath = \"/inbox/a\"\n";
+    let with = |result: &str| {
+        let scene = Scene::with(&["inbox"], &format!("{INBOX}{expect}result = \"{result}\"\n"));
+        let checked = octroi([Path::new("check"), &scene.config()]);
+        (scene, checked)
+    };
+    let (_scene, met) = with("allow");
+    assert!(met.ok().contains("is good"));
+    let (scene, unmet) = with("deny");
+    let said = unmet.fails(2);
+    for word in
+        ["create of /inbox/a", "must be denied", "is allowed by default", "view.toml:", "^^"]
+    {
+        assert!(said.contains(word), "no {word} in: {said}");
+    }
+    let mount = scene.mount();
+    fs::write(mount.path("inbox/a"), "").expect("a view that works");
 }
 
 #[test]
