@@ -198,7 +198,8 @@ impl Policy {
 
     fn guard_labels(&self, decision: Decision, facts: &dyn Facts) -> Decision {
         let by_rule = matches!(decision.basis, Basis::Rule(_));
-        if decision.allowed && !by_rule && facts.changes_labels() {
+        let unheard = decision.observed.is_none() && !by_rule;
+        if decision.allowed && unheard && facts.changes_labels() {
             return self.denied_or_observed(Basis::Label, &self.label_reason);
         }
         decision
@@ -208,8 +209,8 @@ impl Policy {
         if !self.source.observe {
             return self.denied(basis, reason.clone());
         }
-        let observed = Observed { basis: basis.clone(), reason: reason.clone() };
-        Decision { observed: Some(Box::new(observed)), ..self.allowed(basis) }
+        let observed = Observed { basis, reason: reason.clone() };
+        Decision { observed: Some(Box::new(observed)), ..self.allowed(Basis::Default) }
     }
 
     fn observed_rule(&self, position: u32) -> Option<Box<Observed>> {

@@ -309,3 +309,16 @@ fn another_name_sheds_no_rule() {
         assert_eq!(decision, shed);
     }
 }
+
+#[test]
+fn what_is_observed_is_what_would_have_denied() {
+    for (within, observed) in [(true, Basis::Label), (false, Basis::Default)] {
+        let source = PolicySource { observe: true, ..lab(within, vec![], vec![]) };
+        let policy = Policy::new(source, 1).expect("patterns that compile");
+        let facts = Given { changes_labels: true, ..Given::default() };
+        let (ana, at) = (subject(ANA, &[]), path("/inbox/a"));
+        let decision = policy.decide(&ana, Operation::Setxattr, object(&at), &facts);
+        assert_eq!((decision.allowed, decision.basis), (true, Basis::Default));
+        assert_eq!(decision.observed.map(|denial| denial.basis), Some(observed));
+    }
+}
