@@ -9,7 +9,9 @@ use super::lint;
 use super::section::Section;
 use super::{conditions, values};
 use crate::check;
-use crate::policy::{Gate, GateTerms, PATTERN_MAX, PathPatterns, PolicySource, Rule, Verify};
+use crate::policy::{
+    Gate, GateTerms, PATTERN_MAX, PathPatterns, PolicySource, Rule, Verify, depth_is_whole,
+};
 
 const WITHIN: [(&str, bool); 2] = [("allow", true), ("deny", false)];
 
@@ -181,6 +183,12 @@ fn patterns(
         } else if let Err(error) = PathPatterns::new(vec![text.to_owned()]) {
             let message = format!("pattern `{text}` is not a glob");
             report.error(word.span(), message).label(error.kind().to_string());
+        } else if !depth_is_whole(text) {
+            let message = format!("pattern `{text}` has a `**` that is not a whole name");
+            let label = "`**` stands between slashes, or at an end of the whole pattern";
+            let hint =
+                "`*` is for a part of a name; alternatives with `**` are patterns of their own";
+            report.error(word.span(), message).label(label).hint(hint);
         }
     }
     let texts = words.iter().map(|word| (*word.get_ref()).to_owned()).collect();

@@ -28,7 +28,7 @@ pub use compiled::{PathClass, SubjectClass};
 pub use conditions::{Conditions, Facts, Given, Who};
 pub use engine::{Hits, Policy, WriteWatch};
 pub use expect::Expectation;
-pub use patterns::{PATTERN_MAX, PathPatterns, literal_components};
+pub use patterns::{PATTERN_MAX, PathPatterns, depth_is_whole, literal_components};
 pub use wanted::Wanted;
 pub use window::{Window, WindowMistake};
 

@@ -15,8 +15,8 @@ pub const PATTERN_MAX: usize = 4096;
 /// Bytes of patterns that are compiled into one set: what globset makes of more could pass its limits.
 const SET_BYTES: usize = 64 * 1024;
 
-/// A list of globs (`*` and `?` do not cross `/`; `**` does; alternatives). Compiled when it is first
-/// matched by itself.
+/// A list of globs (`*` and `?` do not cross `/`; `**`, where [`depth_is_whole`], does; alternatives).
+/// Compiled when it is first matched by itself.
 #[derive(Debug, Clone)]
 pub struct PathPatterns {
     texts: Arc<[String]>,
@@ -71,6 +71,87 @@ pub fn literal_components(text: &str) -> impl Iterator<Item = &OsStr> {
         .components()
         .map(|part| part.as_os_str())
         .take_while(|part| !part.as_encoded_bytes().iter().any(|byte| b"*?[{\\".contains(byte)))
+}
+
+/// Whether each `**` of a pattern stands for any number of whole names, also once its alternatives are
+/// written out. globset takes it for `*` beside other characters, and for at least one name where an
+/// alternative ends with it and more follows.
+pub fn depth_is_whole(text: &str) -> bool {
+    let plain = skeleton(text);
+    (0..plain.len()).all(|at| match plain.split_at_checked(at) {
+        Some((before, [b'*', b'*', after @ ..])) => {
+            let direct = matches!(before.last(), None | Some(b'/'));
+            match after.first() {
+                None => direct,
+                Some(b'/') => direct || begins_a_name(before),
+                Some(b',' | b'}') => direct && ends_the_pattern(after),
+                Some(_) => false,
+            }
+        }
+        _ => true,
+    })
+}
+
+/// A pattern with a letter for each escaped character and each class.
+fn skeleton(text: &str) -> Vec<u8> {
+    let mut plain = Vec::new();
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' => {
+                bytes.next();
+                plain.push(b'x');
+            }
+            b'[' => {
+                // A `]` that comes first, or after the `!`, is one of the class.
+                let first = bytes.next();
+                if matches!(first, Some(b'!' | b'^')) {
+                    bytes.next();
+                }
+                bytes.by_ref().find(|end| *end == b']');
+                plain.push(b'x');
+            }
+            other => plain.push(other),
+        }
+    }
+    plain
+}
+
+/// Whether nothing follows the alternatives that this is the rest of.
+fn ends_the_pattern(rest: &[u8]) -> bool {
+    let (mut inner, mut closed) = (0u32, false);
+    for byte in rest {
+        if closed && !matches!(byte, b',' | b'}') {
+            return false;
+        }
+        closed = *byte == b'}' && inner == 0;
+        match byte {
+            b'{' => inner = inner.saturating_add(1),
+            b'}' => inner = inner.saturating_sub(1),
+            _ => {}
+        }
+    }
+    closed
+}
+
+/// Whether the alternatives that are open at the end of this begin where a name begins.
+fn begins_a_name(before: &[u8]) -> bool {
+    let (mut inner, mut opened) = (0u32, false);
+    if !matches!(before.last(), Some(b',' | b'{')) {
+        return false;
+    }
+    for byte in before.iter().rev() {
+        if opened && !matches!(byte, b',' | b'{') {
+            return *byte == b'/';
+        }
+        opened = *byte == b'{' && inner == 0;
+        match byte {
+            b'}' => inner = inner.saturating_add(1),
+            b'{' => inner = inner.saturating_sub(1),
+            _ => {}
+        }
+    }
+    opened
 }
 
 /// All lists of a policy. A pattern waits at the folder that its literal beginning leads to, so that a path
@@ -154,6 +235,31 @@ mod tests {
 
     fn list(texts: &[&str]) -> PathPatterns {
         PathPatterns::new(texts.iter().map(|text| (*text).to_owned()).collect()).unwrap()
+    }
+
+    #[test]
+    fn any_depth_is_known_where_it_is_not_whole() {
+        for (text, wanted) in [
+            ("/**", true),
+            ("**/*.csv", true),
+            ("/a/**/b/**", true),
+            ("{/inbox/**,/lab/{scratch/**,merged/*}}", true),
+            ("/{inbox,lab/**}", true),
+            ("/{**/a,b}", true),
+            ("{**/*.csv,{x,**/*.txt}}", true),
+            ("/a[*][**]/\\**", true),
+            ("/a**", false),
+            ("/**a", false),
+            ("/***", false),
+            ("/{inbox/*,lab/**}/x", false),
+            ("/{inbox,{lab/**}}x", false),
+            ("/{**,a}", false),
+            ("/{a,**}", false),
+            ("/x{**/a,b}", false),
+            ("/,**/a", false),
+        ] {
+            assert_eq!(depth_is_whole(text), wanted, "{text}");
+        }
     }
 
     #[test]
