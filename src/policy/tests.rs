@@ -5,6 +5,7 @@ use std::path::Path;
 use super::*;
 use crate::types::Verb;
 
+mod gates;
 mod naive;
 mod pools;
 
