@@ -252,7 +252,7 @@ impl Plain {
         let path = split(object.path.as_bytes());
         let speaks = |rule: &&PlainRule| {
             rule.operations.contains(&operation)
-                && rule.holds(who, facts)
+                && rule.holds(who, operation, facts)
                 && self.fits(rule, who, &path)
         };
         self.rules.iter().filter(speaks).collect()
@@ -468,9 +468,19 @@ impl PlainRule {
         self.when.is_empty() && self.max.is_none() && self.labels.is_empty() && !self.own
     }
 
-    fn holds(&self, who: &Subject, facts: &Given) -> bool {
+    fn holds(&self, who: &Subject, operation: Operation, facts: &Given) -> bool {
+        // What else is there that makes a file larger, or brings one?
+        let sized = [
+            "write-data",
+            "truncate",
+            "fallocate",
+            "copy-file-range",
+            "rename-target",
+            "move-target",
+            "link",
+        ];
         let too_large = match (self.max, facts.size_after) {
-            (Some(max), Some(size)) => size > max,
+            (Some(max), Some(size)) if sized.contains(&operation.name()) => size > max,
             _ => false,
         };
         let size = self.max.is_none() || self.denies == too_large;
