@@ -10,61 +10,61 @@ use rustix::io::Errno;
 use crate::harness::{Mount, Scene, require_root, sh};
 
 const BODY: &str = r#"
-[branches.work]
-path = "branches/work"
+[branches.data]
+path = "branches/data"
 
 [rules.secret]
 deny = ["read", "write", "remove", "attrs"]
 who = ["*"]
-paths = ["/work/secret/**", "/work/**/*.key"]
+paths = ["/data/secret/**", "/data/**/*.key"]
 reason = "secrets stay unread"
 
 [rules.no-adding]
 deny = ["add"]
 who = ["*"]
-paths = ["/work/full/**"]
+paths = ["/data/full/**"]
 reason = "it is full"
 
 [rules.frozen]
 deny = ["write"]
 who = ["*"]
-paths = ["/work/frozen/**"]
+paths = ["/data/frozen/**"]
 reason = "it is frozen"
 
 [rules.small]
 deny = ["write", "add"]
 who = ["*"]
-paths = ["/work/small/**"]
+paths = ["/data/small/**"]
 max_file_size = "64KiB"
 reason = "small files only"
 
 [rules.tried]
 deny = ["write", "add"]
 who = ["*"]
-paths = ["/work/**/*.tried"]
+paths = ["/data/**/*.tried"]
 observe = true
 reason = "not yet"
 
 [rules.pii]
 deny = ["read"]
 who = ["*", "!user:0"]
-paths = ["/work/people/**"]
+paths = ["/data/people/**"]
 labels = ["pii"]
 reason = "personal data"
 
 [rules.labellers]
 allow = ["setxattr", "removexattr"]
 who = ["user:0"]
-paths = ["/work/people/**"]
+paths = ["/data/people/**"]
 "#;
 
 fn furnished() -> (Scene, Mount) {
     require_root();
-    let scene = Scene::with(&["work"], BODY);
+    let scene = Scene::with(&["data"], BODY);
     let script = "umask 0; mkdir secret full frozen small people open; chmod 777 *; \
         echo secret >secret/s; echo k >open/a.key; echo f >frozen/f; echo s >small/s; echo o >open/o; \
         echo p >people/p; chmod 666 */*; mkdir open/dir; echo in >open/dir/f; chmod 777 open/dir";
-    sh(&scene.branch("work"), script).ok();
+    sh(&scene.branch("data"), script).ok();
     let mount = scene.mount();
     (scene, mount)
 }
@@ -73,7 +73,7 @@ fn fingerprint(scene: &Scene) -> String {
     let script = "find . -path ./.octroi -prune -o -printf '%P %y %m %u %g %s %l %n %T@\\n' | sort; \
         find . -path ./.octroi -prune -o -type f -print0 | sort -z | xargs -0 -r sha256sum; \
         getfattr -Rhd -m '^user' . 2>/dev/null";
-    sh(&scene.branch("work"), script).ok()
+    sh(&scene.branch("data"), script).ok()
 }
 
 /// Each is denied and changes nothing.
@@ -95,29 +95,29 @@ fn another_name_sheds_no_rule() {
         &mount,
         &[
             // A directory that holds what is denied gets an allowed name, and the reverse.
-            "mv work/secret work/public",
-            "mv work/open work/full/open",
-            "mv work/open/o work/full/o",
-            "ln work/open/o work/full/o",
-            "ln work/secret/s work/open/s",
-            "mv work/secret/s work/open/s",
-            "mv work/open/a.key work/open/a.txt",
-            "ln work/open/a.key work/open/a.txt",
-            "mv -T --exchange work/secret work/open 2>&1 || mv work/secret/s work/open/o",
-            "cat work/secret/s",
-            "cat work/./secret/../secret/s",
-            "cd work/secret 2>/dev/null; cat s || cat work/secret/s",
+            "mv data/secret data/public",
+            "mv data/open data/full/open",
+            "mv data/open/o data/full/o",
+            "ln data/open/o data/full/o",
+            "ln data/secret/s data/open/s",
+            "mv data/secret/s data/open/s",
+            "mv data/open/a.key data/open/a.txt",
+            "ln data/open/a.key data/open/a.txt",
+            "mv -T --exchange data/secret data/open 2>&1 || mv data/secret/s data/open/o",
+            "cat data/secret/s",
+            "cat data/./secret/../secret/s",
+            "cd data/secret 2>/dev/null; cat s || cat data/secret/s",
         ],
     );
     // Through a symbolic link, absolute or relative: it is the file's own path that counts.
-    mount.sh("ln -s ../secret/s work/open/link; ln -s $PWD/work/secret work/open/way").ok();
+    mount.sh("ln -s ../secret/s data/open/link; ln -s $PWD/data/secret data/open/way").ok();
     denied(
         &scene,
         &mount,
-        &["cat work/open/link", "cat work/open/way/s", "echo x >work/open/link"],
+        &["cat data/open/link", "cat data/open/way/s", "echo x >data/open/link"],
     );
     // What is not denied by its new name gains nothing by having been there.
-    mount.sh("mv work/open/dir work/dir && cat work/dir/f").ok();
+    mount.sh("mv data/open/dir data/dir && cat data/dir/f").ok();
     mount.unmount();
 }
 
@@ -125,10 +125,10 @@ fn another_name_sheds_no_rule() {
 fn names_that_look_alike_are_names_of_their_own() {
     let (scene, mount) = furnished();
     // The rule is about "secret": neither case nor form of a letter makes another name the same.
-    mount.sh("mkdir work/Secret && echo x >work/Secret/s && cat work/Secret/s").ok();
-    mount.sh("printf x >work/open/A.KEY && cat work/open/A.KEY").ok();
-    let composed = "work/open/\u{e9}.key";
-    let decomposed = "work/open/e\u{301}.key";
+    mount.sh("mkdir data/Secret && echo x >data/Secret/s && cat data/Secret/s").ok();
+    mount.sh("printf x >data/open/A.KEY && cat data/open/A.KEY").ok();
+    let composed = "data/open/\u{e9}.key";
+    let decomposed = "data/open/e\u{301}.key";
     for name in [composed, decomposed] {
         fs::write(scene.base().join("branches").join(name), "x").expect("planted");
         assert!(File::open(mount.path(name)).is_err(), "{name}");
@@ -143,17 +143,17 @@ fn every_way_to_change_content_is_a_write() {
         &scene,
         &mount,
         &[
-            "echo x >work/frozen/f",
-            "echo x >>work/frozen/f",
-            ": >work/frozen/f",
-            "truncate -s 0 work/frozen/f",
-            "truncate -s 100 work/frozen/f",
-            "fallocate -l 100 work/frozen/f",
-            "dd if=/dev/zero of=work/frozen/f conv=notrunc bs=1 count=1 status=none",
-            "cp --reflink=auto work/open/o work/frozen/f",
+            "echo x >data/frozen/f",
+            "echo x >>data/frozen/f",
+            ": >data/frozen/f",
+            "truncate -s 0 data/frozen/f",
+            "truncate -s 100 data/frozen/f",
+            "fallocate -l 100 data/frozen/f",
+            "dd if=/dev/zero of=data/frozen/f conv=notrunc bs=1 count=1 status=none",
+            "cp --reflink=auto data/open/o data/frozen/f",
         ],
     );
-    let path = mount.path("work/frozen/f");
+    let path = mount.path("data/frozen/f");
     let before = fingerprint(&scene);
     for flags in [OFlags::RDWR, OFlags::WRONLY | OFlags::APPEND, OFlags::RDONLY | OFlags::TRUNC] {
         let opened = rustix::fs::open(&path, flags, Mode::empty());
@@ -174,7 +174,7 @@ fn every_way_to_change_content_is_a_write() {
 #[test]
 fn a_limit_of_size_holds_for_every_way_to_grow() {
     let (scene, mount) = furnished();
-    let path = mount.path("work/small/s");
+    let path = mount.path("data/small/s");
     let mut file =
         OpenOptions::new().read(true).write(true).open(&path).expect("it may be written");
     file.write_all(&[b'x'; 64 << 10]).expect("up to the limit");
@@ -190,11 +190,11 @@ fn a_limit_of_size_holds_for_every_way_to_grow() {
     assert_eq!(grown, Err(Errno::ACCESS));
     let mut appending = OpenOptions::new().append(true).open(&path).expect("it may be written");
     refused("append", appending.write_all(b"y"));
-    let source = File::open(mount.path("work/open/o")).expect("readable");
+    let source = File::open(mount.path("data/open/o")).expect("readable");
     let copied = rustix::fs::copy_file_range(&source, None, &file, Some(&mut (64 << 10)), 2);
     assert_eq!(copied, Err(Errno::ACCESS));
     // A store through a shared mapping would reach the file unseen: there is none.
-    let map = "python3 -c 'import mmap; f = open(\"work/small/s\", \"r+b\"); mmap.mmap(f.fileno(), 4096)'";
+    let map = "python3 -c 'import mmap; f = open(\"data/small/s\", \"r+b\"); mmap.mmap(f.fileno(), 4096)'";
     let said = mount.sh(map).refused();
     assert!(said.contains("No such device"), "{said}");
     assert_eq!(fingerprint(&scene), before);
@@ -206,16 +206,16 @@ fn a_limit_of_size_holds_for_every_way_to_grow() {
     assert_eq!(text, "zxxxxxxxxx");
     drop((file, appending, source));
     // Made large elsewhere, and then brought.
-    mount.sh("head -c 100000 /dev/zero >work/open/large").ok();
-    denied(&scene, &mount, &["mv work/open/large work/small/l", "ln work/open/large work/small/l"]);
-    mount.sh("head -c 1000 /dev/zero >work/open/fits && mv work/open/fits work/small/fits").ok();
+    mount.sh("head -c 100000 /dev/zero >data/open/large").ok();
+    denied(&scene, &mount, &["mv data/open/large data/small/l", "ln data/open/large data/small/l"]);
+    mount.sh("head -c 1000 /dev/zero >data/open/fits && mv data/open/fits data/small/fits").ok();
     mount.unmount();
 }
 
 #[test]
 fn what_is_only_observed_happens_and_is_recorded() {
     let (_scene, mount) = furnished();
-    mount.sh("echo x >work/open/a.tried && mv work/open/o work/open/b.tried && cat work/open/*.tried").ok();
+    mount.sh("echo x >data/open/a.tried && mv data/open/o data/open/b.tried && cat data/open/*.tried").ok();
     let observed: Vec<_> =
         mount.ledger().into_iter().filter(|line| line["decision"] == "observed").collect();
     let of = |op: &str| observed.iter().find(|line| line["op"] == op).expect("recorded");
@@ -229,28 +229,28 @@ fn what_is_only_observed_happens_and_is_recorded() {
 fn labels_bind_and_only_some_may_change_them() {
     let (scene, mount) = furnished();
     let as_user = |script: &str| mount.sh_as("nobody", script);
-    as_user("cat work/people/p").ok();
-    mount.sh("setfattr -n user.octroi.label -v 'draft, pii' work/people/p").ok();
+    as_user("cat data/people/p").ok();
+    mount.sh("setfattr -n user.octroi.label -v 'draft, pii' data/people/p").ok();
     let before = fingerprint(&scene);
     for script in [
-        "cat work/people/p",
-        "setfattr -x user.octroi.label work/people/p",
-        "setfattr -n user.octroi.label -v none work/people/p",
-        "setfattr -n user.octroi.label -v pii work/open/o",
-        "cp work/people/p work/open/p",
+        "cat data/people/p",
+        "setfattr -x user.octroi.label data/people/p",
+        "setfattr -n user.octroi.label -v none data/people/p",
+        "setfattr -n user.octroi.label -v pii data/open/o",
+        "cp data/people/p data/open/p",
     ] {
         let said = as_user(script).refused();
         assert!(said.contains("Permission denied"), "{script}: {said}");
     }
-    as_user("setfattr -n user.other -v x work/people/p").ok();
-    as_user("setfattr -x user.other work/people/p; rm -f work/open/p").ok();
+    as_user("setfattr -n user.other -v x data/people/p").ok();
+    as_user("setfattr -x user.other data/people/p; rm -f data/open/p").ok();
     assert_eq!(fingerprint(&scene).replace("ctime", ""), before);
     // Root has no rule that allows it elsewhere.
-    let said = mount.sh("setfattr -n user.octroi.label -v pii work/open/o").refused();
+    let said = mount.sh("setfattr -n user.octroi.label -v pii data/open/o").refused();
     assert!(said.contains("Permission denied"), "{said}");
-    mount.sh("cat work/people/p && setfattr -x user.octroi.label work/people/p").ok();
-    as_user("cat work/people/p").ok();
-    let why = mount.sh_as("nobody", &format!("{} why work/people/p", crate::harness::OCTROI)).ok();
+    mount.sh("cat data/people/p && setfattr -x user.octroi.label data/people/p").ok();
+    as_user("cat data/people/p").ok();
+    let why = mount.sh_as("nobody", &format!("{} why data/people/p", crate::harness::OCTROI)).ok();
     assert!(why.contains("personal data"), "{why}");
     mount.unmount();
 }
