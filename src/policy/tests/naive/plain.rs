@@ -409,9 +409,9 @@ impl Plain {
 
     fn names_below(&self, rule: &PlainRule, who: &Subject, directory: &ViewPath) -> bool {
         let inside = |text: &String| {
-            let components = text.split('/').skip(1);
-            let literal: Vec<&str> =
-                components.take_while(|name| !name.contains(['*', '?', '[', '{', '\\'])).collect();
+            let Some(names) = text.strip_prefix('/') else { return false };
+            let plain = |name: &&str| !name.contains(['*', '?', '[', '{', '\\']);
+            let literal: Vec<&str> = names.split('/').take_while(plain).collect();
             let folders: Vec<&OsStr> = directory.components().collect();
             literal.len() > folders.len()
                 && folders.iter().zip(&literal).all(|(folder, name)| folder == name)

@@ -124,7 +124,8 @@ const GROUPS: [u32; 6] = [0, 1, 10, 11, 12, 13];
 
 /// A policy of 1 to 40 rules and up to 6 gates.
 pub fn policy(random: &mut Random) -> PolicySource {
-    let count = if random.percent(50) { 1 + random.below(12) } else { 1 + random.below(40) };
+    let most = random.of(&[3, 12, 12, 40, 40]);
+    let count = 1 + random.below(most);
     let crowded = count > 12;
     let rules = (0..count).map(|number| any_rule(random, number, crowded)).collect();
     let within = random.percent(55);
@@ -179,7 +180,7 @@ fn who(random: &mut Random, broad: bool) -> Who {
 fn pattern(random: &mut Random) -> String {
     if random.percent(5) {
         return random
-            .of(&["{/inbox/**,/lab/{scratch/**,merged/*}}", "{/**/b.csv,/store/**}"])
+            .of(&["/{inbox/**,lab/{scratch/**,merged/*}}", "/{**/b.csv,store/**}"])
             .into();
     }
     let mut text = random.of(&PLACES).to_owned();
@@ -274,8 +275,8 @@ fn example(random: &mut Random, pattern: &str) -> Vec<u8> {
             path.push(random.of(&NAMES).to_vec());
         }
     }
-    if random.percent(10) {
-        path.pop();
+    if random.percent(12) {
+        path.truncate(random.below(3));
     }
     if random.percent(15) {
         path.push(random.of(&NAMES).to_vec());
@@ -369,6 +370,9 @@ fn time(random: &mut Random) -> jiff::Timestamp {
     } else {
         1_767_225_600 + random.below(365 * 86_400) as i64
     };
+    // Windows open and close on quarters of an hour.
+    let edge = second - second % 900 + random.of(&[-1, 0, 59, 60]);
+    let second = if random.percent(40) { edge } else { second };
     jiff::Timestamp::from_second(second).expect("a time of our days")
 }
 
