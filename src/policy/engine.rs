@@ -23,7 +23,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::below::Below;
 use super::compiled::{Compiled, PathClass, Ruling, SubjectClass};
+use super::widen::below;
 use super::{Basis, Decision, Facts, Object, Observed, PolicySource, Rule, Subject};
 use crate::error::Errno;
 use crate::types::{BranchIndex, BranchMode, Operation, Verb, ViewPath};
@@ -36,6 +38,8 @@ pub struct Policy {
     pub(super) compiled: Compiled,
     rule_hits: HashMap<Arc<str>, Hits>,
     gate_hits: HashMap<Arc<str>, Hits>,
+    /// By rule.
+    pub(super) below: Vec<Option<Below>>,
     /// By rule: what a person denied by it reads.
     rule_reasons: Vec<Arc<str>>,
     /// By branch: what a person denied by its mode reads.
@@ -83,6 +87,7 @@ impl Policy {
         }
         Ok(Self {
             compiled: Compiled::new(&source.rules)?,
+            below: source.rules.iter().map(|rule| below(rule, source.within_allowed)).collect(),
             rule_hits: hits_by_name(source.rules.iter().map(|rule| &rule.name)),
             gate_hits: hits_by_name(source.gates.iter().map(|gate| &gate.name)),
             rule_reasons: source.rules.iter().map(rule_reason).collect(),

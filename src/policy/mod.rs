@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::types::{BranchIndex, BranchMode, Operation, ViewPath};
 
+mod below;
 mod compiled;
 mod conditions;
 mod domain;

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use globset::{Candidate, Glob, GlobBuilder, GlobSet, GlobSetBuilder};
@@ -45,14 +45,6 @@ impl PathPatterns {
             })
         });
         compiled.is_match(path)
-    }
-
-    /// Whether some pattern begins with a path below `directory`: the part before its first wildcard.
-    pub fn name_below(&self, directory: &ViewPath) -> bool {
-        self.texts.iter().any(|text| {
-            let literal: PathBuf = literal_components(text).collect();
-            literal != directory.as_path() && literal.starts_with(directory.as_path())
-        })
     }
 
     /// As they were written.

@@ -1,12 +1,8 @@
 //! Another name for what has one already: it may not shed what is denied under the first.
 
-use std::ffi::OsStr;
-
+use super::below::Below;
 use super::{Basis, Decision, Object, Policy, Rule, Subject};
-use crate::types::{Operation, Verb};
-
-/// Stands for any name below a directory.
-const CHILD: &str = "\u{1}";
+use crate::types::{Operation, Verb, ViewPath};
 
 /// The operations that another name could let through.
 fn sheddable() -> impl Iterator<Item = Operation> {
@@ -17,8 +13,7 @@ impl Policy {
     /// Whether giving the inode at `source` the name `target` as well, or instead, would let the
     /// subject read, write, change or remove what is denied under its present name. Returns the
     /// denial that would be shed. Link and rename inside a branch are denied with it, so that a rule
-    /// is not shed by another name. Of a directory, what may lie below it counts too: any child, and
-    /// whatever a deny rule names below it.
+    /// is not shed by another name. Of a directory, all that may lie below it counts too.
     pub fn widens(
         &self,
         subject: &Subject,
@@ -33,11 +28,7 @@ impl Policy {
         if shed.is_some() || !source.is_directory {
             return shed;
         }
-        let (from, to) = (source.path.join(OsStr::new(CHILD)), target.path.join(OsStr::new(CHILD)));
-        let below_source = Object { path: &from, is_directory: false, ..source };
-        let below_target = Object { path: &to, is_directory: false, ..target };
-        self.widens_one(subject, below_source, below_target)
-            .or_else(|| self.named_below(subject, source))
+        self.shed_below(subject, source, target)
     }
 
     /// Whatever the facts: each deny rule that speaks of the source must speak of the target too, unless
@@ -88,16 +79,51 @@ impl Policy {
         })
     }
 
-    /// A deny rule for the subject that names something below a directory.
-    fn named_below(&self, subject: &Subject, directory: Object<'_>) -> Option<Decision> {
-        let speaks = |rule: &Rule| {
-            rule.denies
-                && !rule.observe
-                && rule.operations.iter().any(|operation| operation.verb() != Verb::Add)
-                && rule.who.is(subject)
-                && rule.paths.name_below(directory.path)
-        };
-        let position = self.source.rules.iter().position(speaks)?;
-        Some(self.denied_by_rule(position as u32))
+    /// A deny rule for the subject that speaks of something below a directory as it is and not as it would be,
+    /// unless all of that is denied there; or an allow rule the other way round, where `within` denies.
+    fn shed_below(
+        &self,
+        subject: &Subject,
+        source: Object<'_>,
+        target: Object<'_>,
+    ) -> Option<Decision> {
+        let rules = self.source.rules.iter().zip(&self.below).zip(0u32..);
+        for ((rule, below), position) in rules.filter(|((rule, _), _)| rule.who.is(subject)) {
+            let Some(below) = below else { continue };
+            if rule.denies {
+                if below.loses(source.path, target.path)
+                    && !self.all_below(subject, true, target.path, rule)
+                {
+                    return Some(self.denied_by_rule(position));
+                }
+            } else if source.branch.is_some()
+                && below.loses(target.path, source.path)
+                && !self.all_below(subject, false, source.path, rule)
+                && !self.all_below(subject, true, target.path, rule)
+            {
+                return Some(self.denied(Basis::Default, self.within_reason.clone()));
+            }
+        }
+        None
     }
+
+    /// Whether a rule denies, or allows, to a subject all that `like` speaks of, below a path, in any case.
+    fn all_below(&self, subject: &Subject, denies: bool, path: &ViewPath, like: &Rule) -> bool {
+        let operations = || like.operations.iter().filter(|one| one.verb() != Verb::Add);
+        self.source.rules.iter().zip(&self.below).any(|(rule, below)| {
+            rule.denies == denies
+                && !rule.observe
+                && rule.conditions.is_empty()
+                && below.as_ref().is_some_and(|below| below.holds_all(path))
+                && operations().all(|operation| rule.operations.contains(operation))
+                && rule.who.is(subject)
+        })
+    }
+}
+
+/// What a rule says below directories, if it can be shed.
+pub(super) fn below(rule: &Rule, within_allowed: bool) -> Option<Below> {
+    let matters = if rule.denies { !rule.observe } else { !within_allowed };
+    let sheds = rule.operations.iter().any(|operation| operation.verb() != Verb::Add);
+    (matters && sheds).then(|| Below::new(rule.paths.texts()))
 }

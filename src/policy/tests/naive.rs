@@ -25,6 +25,8 @@ struct Counts {
     denied: usize,
     /// Decisions, crossings and widenings: asked, and denied.
     kinds: [(usize, usize); 3],
+    /// Directories that the engine does not let be renamed, though nothing was found that it would shed.
+    cautious: usize,
     /// By [`Feature`].
     decisive: [usize; Feature::ALL.len()],
 }
@@ -33,6 +35,7 @@ impl Counts {
     fn add(&mut self, other: &Self) {
         self.requests += other.requests;
         self.denied += other.denied;
+        self.cautious += other.cautious;
         for (own, other) in self.kinds.iter_mut().zip(other.kinds) {
             *own = (own.0 + other.0, own.1 + other.1);
         }
@@ -88,7 +91,21 @@ fn differs(source: &PolicySource, who: &Subject, question: Question<'_>, facts: 
     let classes = classes(&policy, [one.path].into_iter());
     let asked = || ask(&policy, &classes, who, question, facts);
     let wanted = Plain::new(source).answer(who, question, facts);
-    catch_unwind(AssertUnwindSafe(asked)).map_or(true, |answer| answer != wanted)
+    catch_unwind(AssertUnwindSafe(asked))
+        .map_or(true, |answer| answer != wanted && !is_cautious(source, question, &answer, &wanted))
+}
+
+/// Of what may lie below a directory, the naive evaluator tries a few names; the engine must know of all.
+/// Only a rename within a domain is asked about.
+fn is_cautious(
+    source: &PolicySource,
+    question: Question<'_>,
+    answer: &Answer,
+    wanted: &Answer,
+) -> bool {
+    let Question::Widens(from, to) = question else { return false };
+    let cautious = matches!((answer, wanted), (Answer::Widened(true), Answer::Widened(false)));
+    from.is_directory && (cautious || !source.one_domain(from.branch, to.branch))
 }
 
 /// The policy without the rules and gates that a difference does not need.
@@ -131,7 +148,9 @@ fn compare(seed: u64) -> Counts {
         let (who, question, facts) = world.request(random, &source);
         let wanted = plain.answer(who, question, &facts);
         let answer = ask(&policy, &classes, who, question, &facts);
-        if answer != wanted {
+        let cautious = is_cautious(&source, question, &answer, &wanted);
+        counts.cautious += usize::from(cautious);
+        if answer != wanted && !cautious {
             let least = shrunk(&source, who, question, &facts);
             panic!(
                 "seed {seed}: {answer:?}\ninstead of {wanted:?}\n{who:?}\n{question:?}\n{facts:?}\n\
@@ -181,6 +200,8 @@ fn the_engine_agrees_with_a_naive_evaluator() {
     for (feature, decisive) in Feature::ALL.iter().zip(counts.decisive) {
         println!("{feature:?} decisive in {decisive}");
     }
+    println!("{} renames of directories were denied for what was not tried", counts.cautious);
+    assert!(counts.cautious * 4 < counts.kinds[2].0, "{} of {:?}", counts.cautious, counts.kinds);
     let share = counts.denied * 100 / counts.requests;
     assert!((20..=80).contains(&share), "{share}% denied");
     for (feature, decisive) in Feature::ALL.iter().zip(counts.decisive) {

@@ -80,7 +80,7 @@ const PARTS: [&str; 21] = [
     "ä?",
     "b?csv",
 ];
-const NAMES: [&[u8]; 16] = [
+pub const NAMES: [&[u8]; 16] = [
     b"a",
     b"a",
     b"b",
