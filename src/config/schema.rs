@@ -243,6 +243,10 @@ mod tests {
     fn the_examples_are_valid_and_mistakes_are_not() {
         check(include_str!("../../config/octroi.example.toml"), true);
         check(include_str!("../cli/example.toml"), true);
+        let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/config/examples");
+        for entry in std::fs::read_dir(examples).unwrap() {
+            check(&std::fs::read_to_string(entry.unwrap().path()).unwrap(), true);
+        }
         let base = "[view]\nname = \"lab\"\n[branches.inbox]\npath = \"inbox\"\n";
         check(base, true);
         check("[view]\nname = \"lab\"\n", false);

@@ -55,3 +55,35 @@ at = "2026-01-05T09:00[Europe/Paris]"
         assert!(said.contains(wanted), "{said}");
     }
 }
+
+/// The policies that the README works out: each loads, and says what it is expected to say.
+#[test]
+fn the_worked_policies_are_what_they_say() {
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/config/examples");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(examples).unwrap() {
+        let file = entry.unwrap().path();
+        let name = file.display();
+        let dir = tempfile::tempdir().unwrap();
+        let text = std::fs::read_to_string(&file).unwrap();
+        for line in text.lines() {
+            if let Some(path) = line.strip_prefix("path = \"branches/") {
+                let path = path.split('"').next().unwrap();
+                std::fs::create_dir_all(dir.path().join("branches").join(path)).unwrap();
+            }
+        }
+        let loaded =
+            load_text(dir.path(), &text).unwrap_or_else(|errors| panic!("{name}: {errors}"));
+        // A gate that leads back to where people work is meant.
+        let mut doubts = loaded.warnings.iter().map(|warning| &warning.message);
+        assert!(doubts.all(|doubt| doubt == "gate reject leads to a branch that is rw"), "{name}");
+        let expectations = loaded.config.expectations;
+        let policy = Policy::new(loaded.config.policy, 1).unwrap();
+        let unmet = expectations.unmet(&policy);
+        assert!(unmet.is_empty(), "{name}: {unmet:?}");
+        let allowed = expectations.list.iter().filter(|expected| expected.allowed).count();
+        assert!(allowed > 0 && allowed < expectations.list.len(), "{name} expects too little");
+        seen += 1;
+    }
+    assert!(seen >= 4, "{seen} examples");
+}
