@@ -120,6 +120,9 @@ fn read_one<'t>(
         check_basis(by, policy, report);
     }
     let facts = facts(section, accounts, report);
+    if let Some(wanted) = wanted {
+        check_facts(section, wanted, report);
+    }
     let line = report.line_of(&section.name.span());
     let (subject, wanted, facts) = (subject?, wanted?, facts?);
     let owner = facts.owner.or(Some(subject.uid));
@@ -227,6 +230,32 @@ fn check_basis(by: &Word<'_>, policy: &PolicySource, report: &mut Report) {
         error.label(format!("did you mean `{near}`?"));
     }
     error.hint(format!("one of: {}", known.join(", ")));
+}
+
+/// Reports facts that no rule asks of the operation, so that what is meant is not what is asked.
+fn check_facts(section: &Section<'_>, wanted: Wanted, report: &mut Report) {
+    let operation = wanted.file;
+    let labels = [Operation::Setxattr, Operation::Removexattr];
+    let is_sized = |operation: Operation| operation.has_size();
+    let checks: [(&str, bool, &str, Vec<Operation>); 2] = [
+        (
+            "size",
+            is_sized(operation) || wanted.is_two_sided(),
+            "makes no file larger",
+            Operation::ALL.into_iter().filter(|operation| is_sized(*operation)).collect(),
+        ),
+        ("changes_labels", labels.contains(&operation), "changes no labels", labels.to_vec()),
+    ];
+    for (key, fits, why, operations) in checks {
+        if fits || !section.has(key) {
+            continue;
+        }
+        let names: Vec<_> = operations.into_iter().map(Operation::name).collect();
+        report
+            .error(section.span_of(key), format!("{operation} {why}"))
+            .other(section.value_span("do"), format!("this asks for {operation}"))
+            .hint(format!("these do: {}", names.join(", ")));
+    }
 }
 
 /// What rules may ask; without `owner` it is to be filled in.

@@ -12,17 +12,6 @@ use crate::policy::{Basis, Gate, Given, Object, Policy, PolicySource, Rule, Subj
 use crate::types::{BranchIndex, BranchIo, Operation, ViewPath};
 use reach::{Pattern, Reach};
 
-/// The operations that can make a file larger, or bring one of any size to a name.
-const SIZED: [Operation; 7] = [
-    Operation::WriteData,
-    Operation::Truncate,
-    Operation::Fallocate,
-    Operation::CopyFileRange,
-    Operation::Link,
-    Operation::RenameTarget,
-    Operation::MoveTarget,
-];
-
 /// A policy as it was read, with the sections of the file that it was read from.
 pub(super) struct Read<'c, 't> {
     pub within_allowed: bool,
@@ -115,8 +104,9 @@ impl Read<'_, '_> {
             return;
         }
         let key = if rule.denies { "deny" } else { "allow" };
-        if !rule.operations.iter().any(|operation| SIZED.contains(operation)) {
-            let names: Vec<_> = SIZED.iter().map(|operation| operation.name()).collect();
+        if !rule.operations.iter().any(|operation| operation.has_size()) {
+            let sized = Operation::ALL.into_iter().filter(|operation| operation.has_size());
+            let names: Vec<_> = sized.map(Operation::name).collect();
             let message =
                 format!("rule {} has max_file_size, but no operation with a size", rule.name);
             report
