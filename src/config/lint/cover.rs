@@ -1,6 +1,7 @@
 //! Whether all that one rule speaks of is spoken of by another. Only what is certain counts: `false`
 //! may mean that it cannot be told.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use crate::policy::{Principal, Rule, Who, literal_components};
@@ -8,6 +9,60 @@ use crate::policy::{Principal, Rule, Who, literal_components};
 /// Whether a rule denies whatever the facts are.
 pub(super) fn denies_always(rule: &Rule) -> bool {
     rule.denies && !rule.observe && rule.conditions.is_empty()
+}
+
+/// The rules that deny whatever the facts are, found by a pattern and somebody whom they hold: of very
+/// many rules few can cover another.
+pub(super) struct Denials<'c> {
+    rules: Vec<&'c Rule>,
+    /// Positions in `rules`, in order.
+    positions: HashMap<(&'c str, Principal), Vec<usize>>,
+}
+
+impl<'c> Denials<'c> {
+    pub(super) fn new(rules: impl Iterator<Item = &'c Rule>) -> Self {
+        let rules: Vec<&Rule> = rules.collect();
+        let mut positions: HashMap<_, Vec<usize>> = HashMap::new();
+        let always = rules.iter().enumerate().filter(|(_, rule)| denies_always(rule));
+        for (position, rule) in always {
+            for text in rule.paths.texts() {
+                for principal in &rule.who.included {
+                    positions.entry((text.as_str(), *principal)).or_default().push(position);
+                }
+            }
+        }
+        Self { rules, positions }
+    }
+
+    /// The first rule that covers another. Of two that cover each other the first stands.
+    pub(super) fn covering(&self, position: usize) -> Option<usize> {
+        let rule = self.rules.get(position)?;
+        let stands_before = |other: usize| {
+            let outer = self.rules.get(other)?;
+            let is_covered = other != position && covers(outer, rule);
+            let mutual = is_covered && denies_always(rule) && covers(rule, outer);
+            (is_covered && (!mutual || other < position)).then_some(other)
+        };
+        let patterns = wider(rule.paths.texts().first()?);
+        let principals = [Principal::Anyone, *rule.who.included.first()?];
+        let keys = patterns
+            .iter()
+            .flat_map(|pattern| principals.map(|principal| (pattern.as_str(), principal)));
+        let found = keys.filter_map(|key| self.positions.get(&key));
+        found.filter_map(|positions| positions.iter().find_map(|at| stands_before(*at))).min()
+    }
+}
+
+/// The patterns that match all that one does, as far as it can be told.
+fn wider(inner: &str) -> Vec<String> {
+    let mut patterns = vec![inner.to_owned(), "/**".to_owned()];
+    let mut folder = String::new();
+    for name in literal_components(inner).skip(1) {
+        folder.push('/');
+        folder.push_str(&name.to_string_lossy());
+        patterns.push(format!("{folder}/**"));
+    }
+    patterns
 }
 
 /// Whether everything that `inner` speaks of, `outer` does.
@@ -40,16 +95,12 @@ fn matches_one(outer: &str, inner: &str) -> bool {
         return true;
     }
     let Some(folder) = outer.strip_suffix("/**") else { return false };
-    let literal: Vec<_> = literal_components(inner).collect();
-    let folder = match folder {
-        "" => Path::new("/"),
-        folder => Path::new(folder),
-    };
+    let folder = if folder.is_empty() { Path::new("/") } else { Path::new(folder) };
     let names = folder.components().count();
-    // A folder with wildcards is no folder by its literal names, and what is not below it is not meant.
+    // A folder with wildcards is more than the one of its literal names; the folder itself is not below it.
     literal_components(&folder.to_string_lossy()).count() == names
         && Path::new(inner).components().count() > names
-        && folder.iter().eq(literal.into_iter().take(names))
+        && literal_components(inner).take(names).eq(folder.iter())
 }
 
 #[cfg(test)]
@@ -59,6 +110,8 @@ mod tests {
     #[track_caller]
     fn check(outer: &str, inner: &str, wanted: bool) {
         assert_eq!(matches_one(outer, inner), wanted, "{outer} and {inner}");
+        let listed = wider(inner).iter().any(|pattern| pattern == outer);
+        assert!(listed || !wanted, "{outer} is not looked up for {inner}");
     }
 
     #[test]

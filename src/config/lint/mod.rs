@@ -23,17 +23,19 @@ pub(super) struct Read<'c, 't> {
 /// Reports what has no effect.
 pub(super) fn check(read: &Read<'_, '_>, report: &mut Report) {
     let modes = Modes::new(read);
+    let denials = cover::Denials::new(read.rules.iter().map(|(rule, _)| rule));
+    let places = read.places();
     for (position, (rule, section)) in read.rules.iter().enumerate() {
         if cover::is_nobody(&rule.who) {
             nobody(&format!("rule {}", rule.name), section, report);
             continue;
         }
-        if !read.reaches_something(rule, section, report) {
+        if !reaches_something(&places, rule, section, report) {
             continue;
         }
         read.check_limit(rule, section, report);
-        if !read.is_covered(position, rule, section, report)
-            && !modes.deny_already(read, rule, section, report)
+        if !read.is_covered(denials.covering(position), rule, section, report)
+            && !modes.deny_already(read, &places, rule, section, report)
             && !rule.denies
             && read.within_allowed
         {
@@ -75,29 +77,6 @@ impl Read<'_, '_> {
             .collect()
     }
 
-    /// Reports patterns that match nothing in the view; false if all are such.
-    fn reaches_something(&self, rule: &Rule, section: &Section<'_>, report: &mut Report) -> bool {
-        let places = self.places();
-        let mut some = false;
-        for (position, text) in rule.paths.texts().iter().enumerate() {
-            let pattern = Pattern::parse(text);
-            if places.iter().any(|place| pattern.reach(place) != Reach::Nowhere) {
-                some = true;
-                continue;
-            }
-            let span = section.item_span("paths", position);
-            let error = report.error(span, format!("pattern `{text}` can never match"));
-            let near = pattern.stray(&places);
-            match near.and_then(|(own, names)| Some((own, nearest(own, names)?))) {
-                Some((own, near)) => error.label(format!("did you mean `{near}` for `{own}`?")),
-                None => error.label("no branch or pool lies there"),
-            };
-            let places: Vec<_> = places.iter().map(|place| place.to_string()).collect();
-            error.hint(format!("places of branches and pools: {}", places.join(", ")));
-        }
-        some
-    }
-
     /// Reports a limit that nothing can pass, and one at write time where writes are not seen.
     fn check_limit(&self, rule: &Rule, section: &Section<'_>, report: &mut Report) {
         if rule.conditions.max_file_size.is_none() {
@@ -114,7 +93,9 @@ impl Read<'_, '_> {
                 .other(section.value_span(key), "none of these makes a file larger")
                 .hint(format!("give one of: {}", names.join(", ")));
         }
-        if !rule.operations.contains(&Operation::WriteData) {
+        let unchecked =
+            self.known.branches.all().iter().any(|found| found.spec.io == BranchIo::Passthrough);
+        if !unchecked || !rule.operations.contains(&Operation::WriteData) {
             return;
         }
         let unseen = rule.paths.texts().iter().enumerate().find_map(|(position, text)| {
@@ -132,23 +113,16 @@ impl Read<'_, '_> {
         error.hint(format!("give paths outside {name}, or branches.{name}.io = \"checked\""));
     }
 
-    /// Reports a rule of which another denies all; true if there is such.
+    /// Reports a rule of which another, at this position, denies all; true if there is such.
     fn is_covered(
         &self,
-        position: usize,
+        covering: Option<usize>,
         rule: &Rule,
         section: &Section<'_>,
         report: &mut Report,
     ) -> bool {
-        let covering = self.rules.iter().enumerate().find(|(other_position, (other, _))| {
-            // Of two that cover each other the first stands.
-            let mutual = cover::denies_always(rule) && cover::covers(rule, other);
-            *other_position != position
-                && cover::denies_always(other)
-                && cover::covers(other, rule)
-                && (!mutual || *other_position < position)
-        });
-        let Some((_, (other, other_section))) = covering else { return false };
+        let covering = covering.and_then(|position| self.rules.get(position));
+        let Some((other, other_section)) = covering else { return false };
         let cancel = !rule.denies && rule.conditions.is_empty() && cover::covers(rule, other);
         let message = match cancel {
             true => format!("rules {} and {} cancel each other", other.name, rule.name),
@@ -161,6 +135,33 @@ impl Read<'_, '_> {
             .hint(format!("remove one of them, or let rule {} speak of less", other.name));
         true
     }
+}
+
+/// Reports patterns that match nothing in the view; false if all are such.
+fn reaches_something(
+    places: &[&ViewPath],
+    rule: &Rule,
+    section: &Section<'_>,
+    report: &mut Report,
+) -> bool {
+    let mut some = false;
+    for (position, text) in rule.paths.texts().iter().enumerate() {
+        let pattern = Pattern::parse(text);
+        if places.iter().any(|place| pattern.reach(place) != Reach::Nowhere) {
+            some = true;
+            continue;
+        }
+        let span = section.item_span("paths", position);
+        let error = report.error(span, format!("pattern `{text}` can never match"));
+        let near = pattern.stray(places);
+        match near.and_then(|(own, names)| Some((own, nearest(own, names)?))) {
+            Some((own, near)) => error.label(format!("did you mean `{near}` for `{own}`?")),
+            None => error.label("no branch or pool lies there"),
+        };
+        let places: Vec<_> = places.iter().map(|place| place.to_string()).collect();
+        error.hint(format!("places of branches and pools: {}", places.join(", ")));
+    }
+    some
 }
 
 /// What the modes of branches deny, as the engine says.
@@ -184,6 +185,7 @@ impl Modes {
     fn deny_already(
         &self,
         read: &Read<'_, '_>,
+        places: &[&ViewPath],
         rule: &Rule,
         section: &Section<'_>,
         report: &mut Report,
@@ -191,9 +193,8 @@ impl Modes {
         let mut reached = Vec::new();
         for text in rule.paths.texts() {
             let pattern = Pattern::parse(text);
-            let outside = read
-                .places()
-                .into_iter()
+            let outside = places
+                .iter()
                 .any(|place| matches!(pattern.reach(place), Reach::Above | Reach::Around));
             if outside {
                 return false;
