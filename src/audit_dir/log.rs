@@ -112,9 +112,13 @@ fn errno(error: LedgerError) -> Errno {
 
 /// The clock as files keep it.
 pub fn now() -> Time {
-    let now = jiff::Timestamp::now();
+    time_of(jiff::Timestamp::now())
+}
+
+/// A moment as files keep it.
+pub fn time_of(moment: jiff::Timestamp) -> Time {
     Time {
-        seconds: now.as_second(),
-        nanos: u32::try_from(now.subsec_nanosecond()).unwrap_or_default(),
+        seconds: moment.as_second(),
+        nanos: u32::try_from(moment.subsec_nanosecond()).unwrap_or_default(),
     }
 }

@@ -5,12 +5,16 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::error::Errno;
+use crate::policy::Policy;
 use crate::types::{Time, TxId};
 
+mod hits;
 mod log;
 #[cfg(test)]
 mod tests;
@@ -63,6 +67,7 @@ enum Node {
     Branch(u64, String),
     Policy,
     Config,
+    Hits,
     Stats,
     Version,
 }
@@ -82,6 +87,7 @@ impl AuditNode {
             Node::Config => 10,
             Node::Stats => 11,
             Node::Version => 12,
+            Node::Hits => 13,
             Node::Branch(position, _) => return BRANCHES.saturating_add(*position),
             Node::TxFile(state, txid) => {
                 // The low bits of a ULID are random.
@@ -121,16 +127,46 @@ enum Content {
 /// The tree. What the ledger's writer has not yet written is not seen: flush it first.
 pub struct AuditDir {
     ledger_dir: PathBuf,
-    config: String,
+    in_force: ArcSwap<InForce>,
     source: Box<dyn AuditSource>,
     log: Mutex<Option<Arc<Mutex<Log>>>>,
     started: Time,
 }
 
+/// What `policy` shows.
+#[derive(Clone)]
+pub struct InForce {
+    /// The text of the configuration.
+    pub config: Arc<str>,
+    /// What was made of it; none before the view is built.
+    pub policy: Option<Arc<Policy>>,
+    /// Since when.
+    pub since: Timestamp,
+}
+
 impl AuditDir {
     /// `ledger_dir` holds the segments; `config` is the text of the configuration in force.
     pub fn new(ledger_dir: PathBuf, config: String, source: Box<dyn AuditSource>) -> Self {
-        Self { ledger_dir, config, source, log: Mutex::new(None), started: log::now() }
+        let in_force = InForce { config: config.into(), policy: None, since: Timestamp::now() };
+        Self {
+            ledger_dir,
+            in_force: ArcSwap::from_pointee(in_force),
+            source,
+            log: Mutex::new(None),
+            started: log::now(),
+        }
+    }
+
+    /// Shows a policy that is in force from now on; without a text, it was made of the one that is shown.
+    pub fn show_policy(&self, policy: Arc<Policy>, config: Option<String>) {
+        let config = config.map_or_else(|| self.in_force().config.clone(), Arc::from);
+        let in_force = InForce { config, policy: Some(policy), since: Timestamp::now() };
+        self.in_force.store(Arc::new(in_force));
+    }
+
+    /// What is shown of the policy.
+    pub fn in_force(&self) -> Arc<InForce> {
+        self.in_force.load_full()
     }
 
     /// The node of `.audit` itself.
@@ -167,7 +203,7 @@ impl AuditDir {
                 ("done", Node::TxFolder(TxState::Done)),
                 ("dead", Node::TxFolder(TxState::Dead)),
             ]),
-            Node::Policy => fixed(&[("config.toml", Node::Config)]),
+            Node::Policy => fixed(&[("config.toml", Node::Config), ("hits.tsv", Node::Hits)]),
             Node::TxFolder(state) => {
                 let entry = |(txid, _): (TxId, Value)| {
                     (format!("{txid}.json").into(), AuditNode(Node::TxFile(*state, txid)))
@@ -190,6 +226,11 @@ impl AuditDir {
         let mut mtime = self.started;
         let size = match &node.0 {
             _ if is_directory => 0,
+            Node::Config => {
+                let in_force = self.in_force();
+                mtime = log::time_of(in_force.since);
+                in_force.config.len() as u64
+            }
             Node::Log | Node::Denied => self
                 .with_log(|log| {
                     mtime = log.changed;
@@ -218,7 +259,8 @@ impl AuditDir {
     fn text(&self, node: &AuditNode) -> Result<Vec<u8>, Errno> {
         let text = match &node.0 {
             Node::Readme => README.to_owned(),
-            Node::Config => self.config.clone(),
+            Node::Config => self.in_force().config.to_string(),
+            Node::Hits => hits::text(&self.in_force()),
             Node::Stats => self.source.stats(),
             Node::Version => VERSION.to_owned(),
             Node::TxFile(state, txid) => {

@@ -48,7 +48,7 @@ fn every_file_is_as_long_as_it_says_and_every_number_is_its_own() {
     std::fs::write(folder.path().join("00000001.jsonl"), "{\"a\":1}\n").unwrap();
     let mut nodes = Vec::new();
     all(&audit, &audit.root(), &mut nodes);
-    assert_eq!(nodes.len(), 15);
+    assert_eq!(nodes.len(), 16);
     let mut numbers: Vec<u64> = nodes.iter().map(AuditNode::number).collect();
     numbers.sort_unstable();
     numbers.dedup();

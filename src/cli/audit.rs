@@ -198,7 +198,10 @@ fn readable(line: &str) -> String {
             format!("crossing {} {ends} {} {}", text("step"), text("txid"), text("reason"))
         }
         "purge" => format!("purge {} {}", text("txid"), text("reason")),
-        "policy" => format!("policy {} is in force", text("generation")),
+        "policy" => {
+            let by = if text("by_signal") == "true" { ", by SIGHUP" } else { "" };
+            format!("policy {} is in force: {}{by}", text("generation"), text("sha256"))
+        }
         "version" => format!("{} serves view {}", text("program"), text("view")),
         "gap" => "gap: the last run did not stop cleanly, changes before may be missing".to_owned(),
         "mount" => format!("{} {}", text("event"), text("mountpoint")),

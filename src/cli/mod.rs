@@ -12,6 +12,8 @@ mod init;
 mod mount;
 mod mv;
 mod output;
+mod policy;
+mod reload;
 mod status;
 mod target;
 mod tx;
@@ -55,6 +57,8 @@ enum Command {
     Why(why::Args),
     Where(r#where::Args),
     Explain(explain::Args),
+    Policy(policy::Args),
+    Reload(reload::Args),
     Tx(tx::Args),
     Audit(audit::Args),
     Demo(demo::Args),
@@ -79,6 +83,8 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Why(args) => why::run(&args),
         Command::Where(args) => r#where::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Policy(args) => policy::run(&args),
+        Command::Reload(args) => reload::run(&args),
         Command::Tx(args) => tx::run(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Demo(args) => demo::run(&args),
@@ -117,6 +123,10 @@ mod tests {
         check("octroi tx list --json", true);
         check("octroi tx show not-a-ulid", false);
         check("octroi audit tail -n 5 -f", true);
+        check("octroi reload --view lab --json", true);
+        check("octroi reload lab.toml", false);
+        check("octroi policy hits --unused", true);
+        check("octroi policy", false);
         check("octroi frobnicate", false);
     }
 }

@@ -14,7 +14,8 @@ use super::protocol::{ANSWER_MAX, Answer, Hello, Request, encode};
 use super::socket::candidates;
 use crate::sys::peer::peer_of;
 
-/// How long an answer may take; an undo, which may copy a file, as long as it needs.
+/// How long an answer may take; an undo, which may copy a file, and a reload, which asks the user
+/// database, as long as they need.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why there is no answer.
@@ -169,7 +170,8 @@ fn exchange(socket: &Path, request: &Request) -> Result<(Answer, u32), ClientErr
     let failed = |error| ClientError::Io { socket: socket.to_owned(), error };
     let line = encode(request).map_err(|error| failed(error.into()))?;
     let stream = UnixStream::connect(socket).map_err(failed)?;
-    let timeout = if matches!(request, Request::Undo { .. }) { None } else { Some(TIMEOUT) };
+    let takes_time = matches!(request, Request::Undo { .. } | Request::Reload);
+    let timeout = if takes_time { None } else { Some(TIMEOUT) };
     stream.set_read_timeout(timeout).map_err(failed)?;
     stream.set_write_timeout(Some(TIMEOUT)).map_err(failed)?;
     let peer = peer_of(&stream).map_err(|errno| failed(errno.into()))?.uid;

@@ -19,4 +19,4 @@ pub mod socket;
 pub use client::{Client, ClientError, MoveClient, Received};
 pub use mounts::ViewMount;
 pub use server::{Server, Service};
-pub use service::ViewService;
+pub use service::{NotReloaded, ViewService, by_text};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::policy::Considered;
+use crate::policy::{Considered, Counted};
 use crate::types::{BranchIo, BranchMode, BranchUuid, Operation, TxId, ViewPath};
 use crate::view::Known;
 
@@ -13,6 +13,8 @@ use crate::view::Known;
 pub const REQUEST_MAX: usize = 64 * 1024;
 /// Longest answer, newline included.
 pub const ANSWER_MAX: usize = 16 * 1024 * 1024;
+/// Most open files in the answer to a reload.
+pub const KEPT_MAX: usize = 1000;
 /// Most transactions in one answer.
 pub const TRANSACTIONS_MAX: usize = 1000;
 
@@ -77,6 +79,10 @@ pub enum Request {
         /// Fail rather than replace.
         no_replace: bool,
     },
+    /// Read the configuration again and put its policy in force. For root and the mounting user.
+    Reload,
+    /// How often each rule and gate decided. For root and the mounting user.
+    Hits,
     /// Stop a transaction that is not decided yet; another's for root and the mounting user.
     Abort {
         /// Which.
@@ -128,6 +134,15 @@ pub enum Answer {
         /// In words.
         why: String,
     },
+    /// To [`Request::Reload`]: the policy of the file is in force.
+    Reloaded(Box<ReloadReport>),
+    /// To [`Request::Reload`]: the file is wrong, and nothing has changed.
+    NotReloaded {
+        /// Diagnostics, ready to be shown.
+        why: String,
+    },
+    /// To [`Request::Hits`].
+    Hits(HitsReport),
     /// To [`Request::Abort`]: it is rolled back.
     Aborted,
     /// The request was refused or failed.
@@ -340,6 +355,71 @@ pub struct UndoReport {
     pub source: ViewPath,
     /// Where it was.
     pub target: ViewPath,
+}
+
+/// What a reload did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadReport {
+    /// The file that was read.
+    #[serde(with = "crate::types::path_text")]
+    pub config: PathBuf,
+    /// Whether there was anything new in it; if not, nothing was done.
+    pub changed: bool,
+    /// Generation of the policy in force.
+    pub generation: u64,
+    /// SHA-256 of the configuration before, in hexadecimal.
+    pub previous: String,
+    /// SHA-256 of the configuration now.
+    pub sha256: String,
+    /// Other keys whose values are new.
+    pub settings: Vec<String>,
+    /// By name.
+    pub rules: Difference,
+    /// By name.
+    pub gates: Difference,
+    /// Open files that the kernel goes on to read and write although they would be denied now.
+    pub kept: Vec<KeptHandle>,
+    /// How many there are beside those.
+    pub kept_more: usize,
+    /// What the file says that is hardly meant: diagnostics, ready to be shown.
+    pub warnings: Vec<String>,
+}
+
+/// What is not as it was, by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// New ones.
+    pub added: Vec<String>,
+    /// Those that are gone.
+    pub removed: Vec<String>,
+    /// Those that say something else.
+    pub changed: Vec<String>,
+}
+
+/// An open file of a passthrough branch that would be denied now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptHandle {
+    /// Its path.
+    pub path: ViewPath,
+    /// User of the opener.
+    pub uid: u32,
+    /// Thread id of the opener.
+    pub pid: u32,
+    /// What would be denied.
+    pub operation: Operation,
+    /// By what.
+    pub by: String,
+}
+
+/// How often each rule and gate decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HitsReport {
+    /// Generation of the policy in force.
+    pub generation: u64,
+    /// Since when is counted, RFC 3339: the mount or the last reload.
+    pub since: String,
+    /// Rules and then gates, in order of declaration.
+    pub counted: Vec<Counted>,
 }
 
 /// One line, newline included.

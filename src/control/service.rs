@@ -20,8 +20,8 @@ use crate::vfs::{UndoError, Vfs};
 
 use super::moves;
 use super::protocol::{
-    ActiveCrossing, Answer, Backing, BranchStatus, DenialReport, Explanation, Hello, Location,
-    Request, Status, TRANSACTIONS_MAX, TransactionReport, UndoReport,
+    ActiveCrossing, Answer, Backing, BranchStatus, DenialReport, Explanation, Hello, HitsReport,
+    Location, ReloadReport, Request, Status, TRANSACTIONS_MAX, TransactionReport, UndoReport,
 };
 use super::server::Service;
 
@@ -39,9 +39,25 @@ pub struct ViewService {
     pub panics: &'static AtomicU64,
     /// The device of the mount, by which descriptors on it are known.
     pub device: Option<(u32, u32)>,
+    /// How the policy is reloaded.
+    pub reload: Box<Reload>,
 }
 
 type Answered = Result<Answer, String>;
+
+/// Reads the configuration again for a user and puts its policy in force.
+pub type Reload = dyn Fn(u32) -> Result<ReloadReport, NotReloaded> + Send + Sync;
+
+/// Why a policy was not put in force; nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotReloaded {
+    /// The file is wrong, or asks for more than another policy: diagnostics, ready to be shown.
+    #[error("{0}")]
+    Config(String),
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
 
 impl Service for ViewService {
     fn answer(&self, peer: Caller, request: Request) -> Answer {
@@ -62,6 +78,8 @@ impl Service for ViewService {
             Request::Transactions { limit } => Ok(self.transactions(peer, limit)),
             Request::Transaction { txid } => self.transaction(peer, txid),
             Request::Undo { txid, path } => self.undo(peer, txid, path.as_ref()),
+            Request::Reload => self.reload(peer),
+            Request::Hits => self.hits(peer),
             Request::Abort { txid } => {
                 let aborted = self.vfs.abort(peer.uid, txid);
                 aborted.map(|()| Answer::Aborted).map_err(|error| error.to_string())
@@ -103,6 +121,30 @@ impl ViewService {
             active: self.vfs.active_crossings().iter().map(|found| active(found)).collect(),
             dead,
         })))
+    }
+
+    fn reload(&self, peer: Caller) -> Answered {
+        if !self.vfs.is_privileged(peer.uid) {
+            return Err(not_permitted("reload the policy"));
+        }
+        match (self.reload)(peer.uid) {
+            Ok(report) => Ok(Answer::Reloaded(Box::new(report))),
+            Err(NotReloaded::Config(why)) => Ok(Answer::NotReloaded { why }),
+            Err(NotReloaded::Failed(why)) => Err(why),
+        }
+    }
+
+    fn hits(&self, peer: Caller) -> Answered {
+        if !self.vfs.is_privileged(peer.uid) {
+            return Err(not_permitted("see how often rules decided"));
+        }
+        let in_force = self.vfs.in_force();
+        let policy = in_force.policy.as_ref();
+        Ok(Answer::Hits(HitsReport {
+            generation: policy.map_or(0, |policy| policy.generation()),
+            since: in_force.since.to_string(),
+            counted: policy.map(|policy| policy.counted()).unwrap_or_default(),
+        }))
     }
 
     fn branches(&self) -> Vec<BranchStatus> {
@@ -275,7 +317,13 @@ fn groups_unknown(errno: Errno) -> String {
 }
 
 fn explanation(decision: &Decision, considered: Vec<Considered>) -> Explanation {
-    let by = match &decision.basis {
+    let reason = decision.reason.as_deref().map(str::to_owned);
+    Explanation { allowed: decision.allowed, by: by_text(&decision.basis), reason, considered }
+}
+
+/// What decided, for people.
+pub fn by_text(basis: &Basis) -> String {
+    match basis {
         Basis::Rule(name) => format!("rule {name}"),
         Basis::Gate(name) => format!("gate {name}"),
         Basis::NoGate => "no gate leads there".to_owned(),
@@ -286,9 +334,7 @@ fn explanation(decision: &Decision, considered: Vec<Considered>) -> Explanation 
         Basis::Label => "the guard of labels".to_owned(),
         Basis::Virtual => "a folder that no branch provides".to_owned(),
         Basis::Error => "an error".to_owned(),
-    };
-    let reason = decision.reason.as_deref().map(str::to_owned);
-    Explanation { allowed: decision.allowed, by, reason, considered }
+    }
 }
 
 pub(super) fn active(progress: &Progress) -> ActiveCrossing {

@@ -8,8 +8,8 @@ use crossbeam_channel::Receiver;
 
 use super::assemble::{Assembled, assemble};
 use super::{Launch, PANICS};
-use crate::control::ViewService;
 use crate::control::protocol::Hello;
+use crate::control::{NotReloaded, ViewService};
 use crate::view::Invalidation;
 
 const CONFIG: &str = r#"
@@ -157,6 +157,7 @@ impl Scene {
             started: jiff::Timestamp::UNIX_EPOCH,
             panics: &PANICS,
             device: None,
+            reload: Box::new(|_| Err(NotReloaded::Failed("nothing is mounted".into()))),
         }
     }
 

@@ -27,16 +27,19 @@ use crate::vfs::Vfs;
 mod assemble;
 mod audit_source;
 pub mod detach;
+mod difference;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod mountpoint;
 mod presence;
+mod reload;
 pub mod state;
 mod stop;
 pub mod unmount;
 mod unprivileged;
 
 use presence::Presence;
+use reload::{By, Reloading};
 use state::State;
 
 /// Threads that panicked in this process. Each is a bug; the mount goes on without the thread.
@@ -114,7 +117,13 @@ pub fn serve(launch: &Launch, live: impl FnOnce(&Live)) -> Result<(), DaemonErro
     vfs.set_open_max(open_max);
     let uid = rustix::process::geteuid().as_raw();
     let record = mount_record(&mountpoint, uid, MountEvent::Mounted);
-    let policy = PolicyRecord { sha256: loaded.sha256.clone(), generation: 1, uid };
+    let policy = PolicyRecord {
+        sha256: loaded.sha256.clone(),
+        previous: None,
+        generation: 1,
+        uid,
+        by_signal: false,
+    };
     append(&ledger, Record::Policy(policy))?;
     append(&ledger, record)?;
     let mounted = match mount(launch, &vfs, assembled.invalidations, &mountpoint) {
@@ -132,14 +141,15 @@ pub fn serve(launch: &Launch, live: impl FnOnce(&Live)) -> Result<(), DaemonErro
         uid,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let server = start_control(&vfs, hello, &state, &mut notices);
+    let reloading = Arc::new(Reloading::new(&vfs, &ledger, &hello.config, &loaded));
+    let server = start_control(&vfs, hello, &state, &reloading, &mut notices);
     for notice in &notices {
         log::warn!("{notice}");
     }
     log::info!("view {} is mounted at {}", loaded.config.view, mountpoint.display());
     live(&Live { view: loaded.config.view.clone(), notices });
 
-    let watching = signals.watch(mountpoint.clone())?;
+    let watching = signals.watch(mountpoint.clone(), reloading)?;
     let tending = Tending::start(Arc::clone(&vfs), loaded.config.hold_keep)?;
     let presence = Presence::start(&vfs, &assembled.mover)?;
     let ended = mounted.wait();
@@ -211,8 +221,10 @@ fn start_control(
     vfs: &Arc<Vfs>,
     hello: Hello,
     state: &State,
+    reloading: &Arc<Reloading>,
     notices: &mut Vec<String>,
 ) -> Option<Server> {
+    let reloading = Arc::clone(reloading);
     let view = hello.view.clone();
     let device = match device_of(&hello.mountpoint) {
         Ok(device) => Some(device),
@@ -228,6 +240,7 @@ fn start_control(
         state: state.path.clone(),
         started: jiff::Timestamp::now(),
         panics: &PANICS,
+        reload: Box::new(move |uid| reloading.reload(By::User(uid))),
     };
     match Server::start(&view, Arc::new(service)) {
         Ok(server) => Some(server),

@@ -1,13 +1,16 @@
-//! SIGTERM and SIGINT unmount; what follows is the same as after `fusermount3 -u`.
+//! SIGTERM and SIGINT unmount; what follows is the same as after `fusermount3 -u`. SIGHUP reloads the policy.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::Sender;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Handle;
 
 use super::DaemonError;
+use super::reload::{By, Reloading};
 use super::unmount::{UnmountError, cut_off, unmount};
 
 /// How long a stop waits for users of the view to leave, before they are cut off.
@@ -23,20 +26,26 @@ pub(super) struct Watching {
 }
 
 impl Signals {
-    /// Catches them from now on; they are acted on once [`Signals::watch`] is called. SIGHUP would end
-    /// the process when its terminal goes.
+    /// Catches them from now on; they are acted on once [`Signals::watch`] is called.
     pub fn new() -> Result<Self, DaemonError> {
         signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])
             .map(Self)
             .map_err(|error| DaemonError::Failed(format!("cannot catch signals: {error}")))
     }
 
-    /// Unmounts when told to.
-    pub fn watch(mut self, mountpoint: PathBuf) -> Result<Watching, DaemonError> {
+    /// Unmounts or reloads when told to.
+    pub fn watch(
+        mut self,
+        mountpoint: PathBuf,
+        reloading: Arc<Reloading>,
+    ) -> Result<Watching, DaemonError> {
         let handle = self.0.handle();
+        let reload = start_reloads(reloading)?;
         let wait = move || {
             for signal in &mut self.0 {
                 if signal == SIGHUP {
+                    // Full: one that has not begun yet will read the file as it is now.
+                    let _ = reload.try_send(());
                     continue;
                 }
                 log::info!("stopping on signal {signal}");
@@ -49,6 +58,26 @@ impl Signals {
             .map_err(|error| DaemonError::Failed(format!("cannot start a thread: {error}")))?;
         Ok(Watching { handle, thread: Some(thread) })
     }
+}
+
+/// A thread of its own, so that a user database that hangs does not keep the view from being unmounted. It
+/// ends with the sender, and is not waited for.
+fn start_reloads(reloading: Arc<Reloading>) -> Result<Sender<()>, DaemonError> {
+    let (asked, asks) = crossbeam_channel::bounded(1);
+    let reload = move || {
+        for () in asks {
+            match reloading.reload(By::Signal) {
+                Ok(report) if report.changed => {}
+                Ok(report) => log::info!("{} is unchanged", report.config.display()),
+                Err(why) => log::error!("cannot reload the policy, nothing has changed: {why}"),
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("reload".into())
+        .spawn(reload)
+        .map_err(|error| DaemonError::Failed(format!("cannot start a thread: {error}")))?;
+    Ok(asked)
 }
 
 impl Drop for Watching {

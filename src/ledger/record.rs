@@ -290,10 +290,16 @@ impl CrossingRecord {
 pub struct PolicyRecord {
     /// SHA-256 of the configuration file in hexadecimal.
     pub sha256: String,
+    /// That of the one whose place it takes; none for the policy that the view is mounted with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<String>,
     /// Generation within this run, from 1.
     pub generation: u64,
     /// Who asked.
     pub uid: u32,
+    /// Asked for by SIGHUP, whose sender is not known: the uid is the daemon's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_signal: bool,
 }
 
 /// See [`Record::Gap`].

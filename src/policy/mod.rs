@@ -18,6 +18,7 @@ mod explain;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod gates;
+mod hits;
 mod patterns;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ pub use compiled::{PathClass, SubjectClass};
 pub use conditions::{Conditions, Facts, Given, Who};
 pub use engine::{Hits, Policy, WriteWatch};
 pub use expect::Expectation;
+pub use hits::Counted;
 pub use patterns::{PATTERN_MAX, PathPatterns, depth_is_whole, literal_components};
 pub use wanted::Wanted;
 pub use window::{Window, WindowMistake};

@@ -29,6 +29,10 @@ impl AuditNodes {
     pub fn new(directory: AuditDir) -> Self {
         Self { directory, nodes: DashMap::new(), open: DashMap::new() }
     }
+
+    pub fn directory(&self) -> &AuditDir {
+        &self.directory
+    }
 }
 
 impl Vfs {
@@ -38,7 +42,7 @@ impl Vfs {
             return Ok(());
         }
         let subject = self.subject(caller)?;
-        let named = self.readers.iter().any(|principal| match principal {
+        let named = self.readers.load().iter().any(|principal| match principal {
             Principal::Anyone => true,
             Principal::User(uid) => *uid == subject.uid,
             Principal::Group(gid) => *gid == subject.gid || subject.groups.contains(gid),

@@ -53,6 +53,7 @@ mod prepared;
 mod queries;
 mod rearrange;
 mod record;
+mod reload;
 mod remove;
 mod returning;
 mod site;
@@ -69,6 +70,7 @@ pub use moves::{MoveError, MoveRequest, NameIn, Readied};
 pub use permit::Denial;
 pub use prepared::{AbortError, PreparedMove};
 pub use record::RecordLevel;
+pub use reload::KeptRight;
 pub use undo::{UndoError, UndoPlan};
 
 /// How long the kernel may keep names and attributes. Changes that come through the mount are seen at
@@ -144,7 +146,7 @@ pub struct Vfs {
     ledger: Arc<Ledger<RealStorage>>,
     mover: Arc<Mover<RealStorage>>,
     record: RecordLevel,
-    readers: Vec<Principal>,
+    readers: ArcSwap<Vec<Principal>>,
     owner: u32,
     identities: Identities,
     audit: audit::AuditNodes,
@@ -177,16 +179,18 @@ impl Vfs {
         let pools = pools.map(|(at, pool)| (pool.at.clone(), Domain::Pool(PoolIndex(at as u16))));
         let layout = Layout::new(alone.chain(pools));
         let (view, invalidations) = View::new(layout, parts.pools);
+        let policy = Arc::new(parts.policy);
+        parts.audit.show_policy(Arc::clone(&policy), None);
         let vfs = Self {
             name: parts.name,
             stats: parts.stats,
             view,
             branches: parts.branches.into_iter().map(|(_, branch)| branch).collect(),
-            policy: ArcSwap::from_pointee(parts.policy),
+            policy: ArcSwap::new(policy),
             ledger: parts.ledger,
             mover: parts.mover,
             record: parts.record,
-            readers: parts.readers,
+            readers: ArcSwap::from_pointee(parts.readers),
             owner: parts.owner,
             identities: Identities::new(),
             audit: audit::AuditNodes::new(parts.audit),

@@ -194,10 +194,17 @@ impl Vfs {
         file.appends = access.backing.contains(OFlags::APPEND);
         file.watched = watch.conditions.into();
         let (handle, file) = self.view.handles.add_file(file);
+        // A reload names what the policy before allowed to be passed through. What came too late to be
+        // named stays with the daemon, and is asked about again.
+        let late = passthrough && self.policy().generation() != generation;
+        if late && !through_kernel {
+            file.passthrough.store(false, Ordering::Release);
+        }
+        let passthrough = passthrough && (!late || through_kernel);
         Opened {
             handle,
             // A limit of size is asked about before the bytes are in a cache.
-            direct_io: (stays && through_kernel) || (access.write && watch.size),
+            direct_io: ((stays || late) && through_kernel) || (access.write && watch.size),
             passthrough: passthrough.then(|| file.descriptor()),
             number,
         }

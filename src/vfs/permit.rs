@@ -10,7 +10,7 @@ use crate::ledger::Durability;
 use crate::ledger::record::Verdict;
 use crate::policy::{Basis, Decision, Object, Observed, Policy, Subject, WriteWatch};
 use crate::types::{BranchIndex, BranchMode, Caller, Operation, ViewPath};
-use crate::view::{Inode, path_epoch};
+use crate::view::{Inode, in_epoch};
 
 use super::Vfs;
 use super::facts::Asked;
@@ -136,9 +136,7 @@ impl Vfs {
         inode: &Arc<Inode>,
         facts: &Asked<'_>,
     ) -> Result<Decision, Errno> {
-        // In this order: see `Inode::classes`.
-        let epoch = path_epoch();
-        let policy = self.policy();
+        let (epoch, policy) = in_epoch(|| self.policy());
         let branch = inode.place().branch();
         let subject = self.subject(caller);
         let mut allowed = None;
@@ -165,8 +163,7 @@ impl Vfs {
 
     /// What a caller's writes to an inode have to be asked about each time.
     pub(super) fn write_watch(&self, caller: Caller, inode: &Inode) -> WriteWatch {
-        let epoch = path_epoch();
-        let policy = self.policy();
+        let (epoch, policy) = in_epoch(|| self.policy());
         let Ok(subject) = self.subject(caller) else { return WriteWatch::ALL };
         let classes = inode.classes(epoch, &|path| policy.classify_path(path));
         classes.iter().map(|class| policy.watch_writes(&subject, class)).fold(
@@ -250,7 +247,7 @@ impl Vfs {
     }
 }
 
-fn groups_unknown(policy: &Policy) -> Decision {
+pub(super) fn groups_unknown(policy: &Policy) -> Decision {
     Decision {
         allowed: false,
         basis: Basis::Error,

@@ -83,24 +83,43 @@ pub struct Name {
     class: u64,
 }
 
-/// Counts what changes how rules know paths: a directory that gets another path, and another policy.
-static EPOCH: AtomicU64 = AtomicU64::new(1);
+/// Counts what changes how rules know paths: a directory that gets another path, and another policy. Odd
+/// while another policy is put in force.
+static EPOCH: AtomicU64 = AtomicU64::new(2);
+/// Held while the epoch is odd.
+static CHANGING: Mutex<()> = Mutex::new(());
 
-/// The epoch by which classes of paths are kept. To be read before the policy is.
-pub fn path_epoch() -> u64 {
-    EPOCH.load(Ordering::Acquire)
+/// The epoch of a moment in which classes are neither kept nor taken from what is kept.
+const UNSETTLED: u64 = 0;
+
+/// What `load` gives, which is the policy in force, with the epoch by which classes of paths are kept that
+/// were found by it. A class that one policy has found means something else to another: while one takes
+/// the other's place nothing is kept, so that nobody decides by a mixture of both.
+pub fn in_epoch<T>(load: impl FnOnce() -> T) -> (u64, T) {
+    let epoch = EPOCH.load(Ordering::SeqCst);
+    let loaded = load();
+    let settled = epoch.is_multiple_of(2) && EPOCH.load(Ordering::SeqCst) == epoch;
+    (if settled { epoch } else { UNSETTLED }, loaded)
 }
 
 /// Has every class of a path be found anew. To be called once the change is made.
-pub fn renew_classes() {
-    EPOCH.fetch_add(1, Ordering::AcqRel);
+fn renew_classes() {
+    EPOCH.fetch_add(2, Ordering::SeqCst);
+}
+
+/// Makes a change, such as another policy, by which every class of a path has to be found anew.
+pub fn change_classes(change: impl FnOnce()) {
+    let _changing = CHANGING.lock();
+    EPOCH.fetch_add(1, Ordering::SeqCst);
+    change();
+    EPOCH.fetch_add(1, Ordering::SeqCst);
 }
 
 const CLASS_BITS: u32 = 24;
 
 fn kept_class(kept: u64, epoch: u64) -> Option<PathClass> {
     let class = kept & ((1 << CLASS_BITS) - 1);
-    let fresh = kept != 0 && kept >> CLASS_BITS == epoch;
+    let fresh = epoch != UNSETTLED && kept >> CLASS_BITS == epoch;
     fresh.then(|| PathClass::of_number(class as u32))
 }
 
@@ -258,8 +277,8 @@ impl Inode {
         }
     }
 
-    /// How rules know it, by each of its names; equal ones once. `epoch` was read ([`path_epoch`]) before
-    /// the policy was that `classify` asks, so that no class outlives what it was found by.
+    /// How rules know it, by each of its names; equal ones once. `epoch` is that of the policy that
+    /// `classify` asks ([`in_epoch`]), so that no class outlives what it was found by.
     pub fn classes(&self, epoch: u64, classify: &dyn Fn(&ViewPath) -> PathClass) -> Vec<PathClass> {
         let mut classes = Vec::with_capacity(1);
         let mut unknown = Vec::new();
@@ -272,7 +291,7 @@ impl Inode {
         for name in &unknown {
             let Some(folder) = name.parent.path() else { continue };
             let class = classify(&folder.join(&name.name));
-            if let Some(number) = class.number() {
+            if let Some(number) = class.number().filter(|_| epoch != UNSETTLED) {
                 self.keep_class(name, epoch << CLASS_BITS | u64::from(number));
             }
             classes.push(class);

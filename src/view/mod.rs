@@ -18,7 +18,7 @@ pub mod pool;
 pub mod table;
 
 pub use handles::{Handles, OpenDirectory, OpenFile};
-pub use inode::{Inode, Part, Parts, Place, path_epoch, renew_classes};
+pub use inode::{Inode, Part, Parts, Place, change_classes, in_epoch};
 pub use layout::{Layout, LayoutIndex};
 pub use locks::{Lock, LockTable};
 pub use pool::{Domain, Pool};

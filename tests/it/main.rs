@@ -43,6 +43,7 @@ mod posix_content;
 mod posix_names;
 mod readme;
 mod real_input;
+mod reload;
 mod tidy;
 mod trouble;
 mod trouble_config;

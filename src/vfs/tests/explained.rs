@@ -262,8 +262,7 @@ fn what_is_kept_of_a_path_does_not_outlive_it() {
     source.rules.clear();
     source.rules.push(rule("other", &read, "/inbox/open/**"));
     let policy = crate::policy::Policy::new(source, 2).expect("patterns that compile");
-    fixture.vfs.policy.store(Arc::new(policy));
-    crate::view::renew_classes();
+    fixture.vfs.replace_policy(policy, String::new(), Vec::new());
     assert!(fixture.read(file).is_ok());
     fixture.rename(("inbox/closed", "below"), ("inbox/open", "below")).expect("allowed");
     assert_eq!(fixture.read(file).err(), Some(Errno::ACCESS));

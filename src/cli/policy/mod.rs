@@ -1,0 +1,25 @@
+//! `octroi policy`: what the rules of a view do, and what others would.
+
+use super::failure::Failure;
+
+mod hits;
+
+/// See which rules decide, test a policy, and try another on what was recorded.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    octroi policy hits --unused")]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Hits(hits::Args),
+}
+
+pub fn run(args: &Args) -> Result<(), Failure> {
+    match &args.command {
+        Command::Hits(args) => hits::run(args),
+    }
+}
