@@ -176,8 +176,9 @@ impl ViewService {
         let Some(denial) = self.vfs.last_denial(peer.uid, path) else {
             return Ok(Answer::Why { denial: None });
         };
-        let (operation, target) = (denial.operation, denial.target.as_ref());
-        let (_, considered) = self.explain(peer, peer.uid, operation, &denial.path, target)?;
+        let operation = denial.operation;
+        let (path, target) = operation.sides(&denial.path, denial.target.as_ref());
+        let (_, considered) = self.explain(peer, peer.uid, operation, path, target)?;
         Ok(Answer::Why {
             denial: Some(Box::new(DenialReport {
                 time: denial.time.to_string(),

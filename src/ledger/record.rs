@@ -125,9 +125,10 @@ pub struct OperationRecord {
     /// The caller's executable, a hint only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exe: Option<String>,
-    /// The object, as users see it; for two-sided operations the source.
+    /// The object, as users see it; for two-sided operations the source, and for the target side of a rename or
+    /// move, or what it replaces, the target.
     pub path: ViewPath,
-    /// The second path of rename and link.
+    /// The other path of rename, move and link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<ViewPath>,
     /// Name of the branch.

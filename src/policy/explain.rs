@@ -21,52 +21,60 @@ impl Policy {
         target: Option<Object<'_>>,
         facts: &dyn Facts,
     ) -> (Decision, Vec<Considered>) {
-        let Some(target) = target else {
-            let decision = self.decide(subject, operation, object, facts);
-            return (decision, self.considered(subject, operation, object, facts));
+        let decision = self.decide_request(subject, operation, object, target, facts);
+        let list = match target {
+            None => self.considered(subject, operation, object, facts),
+            Some(target) if self.crosses(operation, object, target) => {
+                self.crossing_considered(subject, object, target, facts)
+            }
+            Some(target) if is_rename(operation) => {
+                let mut list = self.considered(subject, Operation::RenameSource, object, facts);
+                list.extend(self.considered(subject, Operation::RenameTarget, target, facts));
+                list
+            }
+            Some(target) => self.considered(subject, operation, target, facts),
         };
-        let renames = matches!(
-            operation,
-            Operation::RenameSource
-                | Operation::RenameTarget
-                | Operation::MoveSource
-                | Operation::MoveTarget
-        );
-        if renames && !self.source.one_domain(object.branch, target.branch) {
-            self.explain_crossing(subject, object, target, facts)
-        } else if renames {
-            self.explain_rename(subject, object, target, facts)
-        } else {
-            let decision = self.decide(subject, operation, target, facts);
-            let decision = self.unless_widened(subject, decision, object, target);
-            (decision, self.considered(subject, operation, target, facts))
-        }
-    }
-
-    fn explain_rename(
-        &self,
-        subject: &Subject,
-        source: Object<'_>,
-        target: Object<'_>,
-        facts: &dyn Facts,
-    ) -> (Decision, Vec<Considered>) {
-        let from = self.decide(subject, Operation::RenameSource, source, facts);
-        let to = self.decide(subject, Operation::RenameTarget, target, facts);
-        let decision = if from.allowed { to } else { from };
-        let decision = self.unless_widened(subject, decision, source, target);
-        let mut list = self.considered(subject, Operation::RenameSource, source, facts);
-        list.extend(self.considered(subject, Operation::RenameTarget, target, facts));
         (decision, list)
     }
 
-    fn explain_crossing(
+    /// What [`Policy::explain`] says would be decided.
+    pub fn decide_request(
+        &self,
+        subject: &Subject,
+        operation: Operation,
+        object: Object<'_>,
+        target: Option<Object<'_>>,
+        facts: &dyn Facts,
+    ) -> Decision {
+        let Some(target) = target else {
+            return self.decide(subject, operation, object, facts);
+        };
+        if self.crosses(operation, object, target) {
+            return self.decide_crossing(subject, object, target, facts).0;
+        }
+        let decision = if is_rename(operation) {
+            let from = self.decide(subject, Operation::RenameSource, object, facts);
+            match from.allowed {
+                true => self.decide(subject, Operation::RenameTarget, target, facts),
+                false => from,
+            }
+        } else {
+            self.decide(subject, operation, target, facts)
+        };
+        self.unless_widened(subject, decision, object, target)
+    }
+
+    fn crosses(&self, operation: Operation, source: Object<'_>, target: Object<'_>) -> bool {
+        is_rename(operation) && !self.source.one_domain(source.branch, target.branch)
+    }
+
+    fn crossing_considered(
         &self,
         subject: &Subject,
         source: Object<'_>,
         target: Object<'_>,
         facts: &dyn Facts,
-    ) -> (Decision, Vec<Considered>) {
-        let (decision, _) = self.decide_crossing(subject, source, target, facts);
+    ) -> Vec<Considered> {
         let mut list = self.rules_considered(subject, Operation::MoveSource, source, facts);
         list.extend(self.rules_considered(subject, Operation::MoveTarget, target, facts));
         list.extend(self.source.gates.iter().map(|gate| {
@@ -80,7 +88,7 @@ impl Policy {
                 why: format!("leads from {from} to {to}: {fits}"),
             }
         }));
-        (decision, list)
+        list
     }
 
     /// Nothing may get a name under which less is denied.
@@ -144,6 +152,16 @@ impl Policy {
         });
         std::iter::once(mode).chain(rules).collect()
     }
+}
+
+fn is_rename(operation: Operation) -> bool {
+    matches!(
+        operation,
+        Operation::RenameSource
+            | Operation::RenameTarget
+            | Operation::MoveSource
+            | Operation::MoveTarget
+    )
 }
 
 fn rule_fit(

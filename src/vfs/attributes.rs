@@ -86,9 +86,10 @@ impl Vfs {
         let _lock = self.view.locks.operation(&[&inode], vec![], content)?;
         let size = request.size.map_or(Size::Kept, Size::Reaches);
         let facts = Asked { size, ..Asked::of(About::Inode(self, &inode)) };
-        for operation in request.operations() {
-            self.permit_inode(caller, operation, &inode, &facts)?;
-        }
+        self.by_one_policy(|| {
+            let permit = |operation| self.permit_inode(caller, operation, &inode, &facts).map(drop);
+            request.operations().try_for_each(permit)
+        })?;
         self.ready_to_record()?;
         let node = self.node(Arc::clone(&inode))?;
         let was = self.stat_node(&node)?;

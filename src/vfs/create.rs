@@ -135,10 +135,15 @@ impl Vfs {
             return Err(Errno::XDEV);
         }
         let source = node.inode.path().ok_or(Errno::NOENT)?;
-        let question = Question { target: Some(&source), ..site.question(caller, false) };
+        // The new name is what is asked about; the record has the source first, as that of a rename.
+        let name = site.question(caller, false);
+        let question = Question { path: &source, target: Some(&site.path), ..name };
         let facts = Asked { size: Size::Whole, ..Asked::of(About::Inode(self, &node.inode)) };
-        self.permit(Operation::Link, &question, &facts)?;
-        self.refuse_widening(caller, Operation::Link, &node.inode, &site)?;
+        self.by_one_policy(|| {
+            let decision = self.decide(caller, Operation::Link, name.object(), &facts);
+            self.settle(Operation::Link, &question, decision)?;
+            self.refuse_widening(caller, Operation::Link, &node.inode, &site)
+        })?;
         self.ready_to_record()?;
         let result = self.link_at(&node, &site);
         self.record(Operation::Link, &question, result.as_ref().map(drop).map_err(|errno| *errno));

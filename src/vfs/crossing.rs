@@ -196,6 +196,15 @@ impl Vfs {
         source: &Occupied<'_>,
         target: &Site<'_>,
     ) -> Result<Vec<Gate>, Errno> {
+        self.by_one_policy(|| self.permit_crossing_once(caller, source, target))
+    }
+
+    fn permit_crossing_once(
+        &self,
+        caller: Caller,
+        source: &Occupied<'_>,
+        target: &Site<'_>,
+    ) -> Result<Vec<Gate>, Errno> {
         let (from, to) = source.sides(caller, target);
         let subject = self.subject(caller)?;
         let policy = self.policy();

@@ -105,11 +105,12 @@ impl Vfs {
         let lock = || self.view.locks.operation(&[&inode], vec![], content);
         let _lock = access.write.then(lock).transpose()?;
         let place = inode.place().clone();
-        let mut generation = 0;
         let facts = Asked::of(About::Inode(self, &inode));
-        for operation in access.operations() {
-            generation = self.permit_inode(caller, operation, &inode, &facts)?.generation;
-        }
+        let generation = self.by_one_policy(|| {
+            access.operations().try_fold(0, |_, operation| {
+                Ok(self.permit_inode(caller, operation, &inode, &facts)?.generation)
+            })
+        })?;
         let watch =
             if access.write { self.write_watch(caller, &inode) } else { WriteWatch::default() };
         if access.write {
@@ -234,10 +235,12 @@ impl Vfs {
         self.room_to_open(caller)?;
         let question = site.question(caller, false);
         let facts = Asked::of(About::New);
-        let mut generation = self.permit(Operation::Create, &question, &facts)?.generation;
-        for operation in access.operations() {
-            generation = self.permit(operation, &question, &facts)?.generation;
-        }
+        let generation = self.by_one_policy(|| {
+            let mut operations = std::iter::once(Operation::Create).chain(access.operations());
+            operations.try_fold(0, |_, operation| {
+                Ok(self.permit(operation, &question, &facts)?.generation)
+            })
+        })?;
         self.ready_to_record()?;
         let _lock = self.lock_new(&site)?;
         let result = self.place_new(&site, |part| {

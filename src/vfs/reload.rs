@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use crate::audit_dir::InForce;
+use crate::error::Errno;
 use crate::policy::{Decision, Object, Policy, Principal};
 use crate::types::{Caller, Operation, ViewPath};
 use crate::view::{OpenFile, change_classes};
@@ -35,6 +36,19 @@ impl Vfs {
         change_classes(|| self.policy.store(Arc::clone(&policy)));
         self.readers.store(Arc::new(readers));
         self.audit.directory().show_policy(policy, Some(config));
+    }
+
+    /// Asks for all that one operation needs by one policy: again, if another came into force meanwhile, for
+    /// what half of one and half of the other allow may be what each of them denies. A denial stands: one
+    /// policy has denied.
+    pub(super) fn by_one_policy<T>(&self, ask: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+        loop {
+            let generation = self.policy().generation();
+            let asked = ask()?;
+            if self.policy().generation() == generation {
+                return Ok(asked);
+            }
+        }
     }
 
     /// What is in force, and since when.

@@ -197,7 +197,7 @@ impl Vfs {
         flags: RenameFlags,
     ) -> Result<(), Errno> {
         let there = self.standings(&target.parent, &target.name)?;
-        self.permit_rename(caller, &source, &target, there.first(), flags)?;
+        self.by_one_policy(|| self.permit_rename(caller, &source, &target, there.first(), flags))?;
         self.ready_to_record()?;
         let replaced = there
             .first()

@@ -37,6 +37,7 @@ mod not_root;
 mod offline;
 mod pjdfstest;
 mod policy;
+mod policy_commands;
 mod pool;
 mod posix_attributes;
 mod posix_content;
