@@ -80,7 +80,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 }
 
 /// Where the lines come from.
-enum Log {
+pub(super) enum Log {
     /// The state folder, for who may read it.
     Segments(Reader),
     /// `.audit/log.jsonl` of a mounted view, for its readers.
@@ -89,7 +89,7 @@ enum Log {
 
 impl Log {
     /// The ledger of a configuration, mounted or not, or of a mounted view.
-    fn find(option: &ViewOption) -> Result<Self, Failure> {
+    pub(super) fn find(option: &ViewOption) -> Result<Self, Failure> {
         if let Some(config) = option.view.as_deref().filter(|path| path.is_file()) {
             let loaded = config::load(config)
                 .map_err(|errors| Failure::diagnostics(errors.render(is_terminal())))?;
@@ -109,10 +109,26 @@ impl Log {
         }
     }
 
-    fn of_state(state: &Path) -> Result<Self, Failure> {
+    /// The ledger in a state folder.
+    pub(super) fn of_state(state: &Path) -> Result<Self, Failure> {
         let ledger = state.join("ledger");
         let attempt = format!("read the ledger {}", ledger.display());
         Reader::open(&ledger).map(Self::Segments).map_err(cannot(attempt))
+    }
+
+    /// Hands out each line that there is now, without its newline, in order.
+    pub(super) fn each_line(&self, mut see: impl FnMut(&[u8])) -> Result<(), Failure> {
+        let end = self.len().map_err(cannot("read the ledger"))?;
+        let mut offset = 0;
+        while offset < end {
+            let (piece, next) = whole_lines(self, offset).map_err(cannot("read the ledger"))?;
+            if next == offset {
+                break;
+            }
+            piece.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).for_each(&mut see);
+            offset = next;
+        }
+        Ok(())
     }
 
     fn refresh(&mut self) -> Result<(), Failure> {

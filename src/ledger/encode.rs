@@ -69,6 +69,11 @@ pub struct Decoded {
     pub synced: Option<u64>,
 }
 
+/// What a line (without its newline) says; the error says what is wrong with it, in words.
+pub fn decode_line(line: &[u8]) -> Result<Entry, String> {
+    decode(line).map(|decoded| decoded.entry)
+}
+
 /// Checks and reads a line (without its newline); the error says what is wrong, in words.
 pub fn decode(line: &[u8]) -> Result<Decoded, String> {
     if line.len() > LINE_MAX {

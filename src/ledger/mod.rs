@@ -44,6 +44,7 @@ mod segment;
 mod tests;
 mod writer;
 
+pub use encode::decode_line;
 pub use reader::{Lines, Reader};
 pub use record::{Durability, Record};
 use writer::{Health, Message, Start, Writer};

@@ -3,11 +3,13 @@
 use super::failure::Failure;
 
 mod hits;
+mod replay;
 
 /// See which rules decide, test a policy, and try another on what was recorded.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
-    octroi policy hits --unused")]
+    octroi policy hits --unused\n  \
+    octroi policy replay --rules new.toml")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -16,10 +18,12 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Hits(hits::Args),
+    Replay(replay::Args),
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     match &args.command {
         Command::Hits(args) => hits::run(args),
+        Command::Replay(args) => replay::run(args),
     }
 }
