@@ -10,7 +10,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::difference;
-use crate::config::{self, Config, Loaded};
+use crate::config::{self, Config, ConfigErrors, Loaded};
 use crate::control::protocol::{KEPT_MAX, KeptHandle, ReloadReport};
 use crate::control::{NotReloaded, by_text};
 use crate::ledger::record::PolicyRecord;
@@ -95,12 +95,16 @@ impl Reloading {
 
     /// The policy of a file, which must be what the file expects of it.
     fn compile(&self, loaded: &Loaded, generation: u64) -> Result<Policy, NotReloaded> {
-        Policy::new(loaded.config.policy.clone(), generation).map_err(|error| {
-            NotReloaded::Config(format!(
-                "cannot compile the policy of {}: {error}",
-                self.path.display()
-            ))
-        })
+        let policy = Policy::new(loaded.config.policy.clone(), generation).map_err(|error| {
+            let path = self.path.display();
+            NotReloaded::Config(format!("cannot compile the policy of {path}: {error}"))
+        })?;
+        let unmet = loaded.config.expectations.unmet(&policy);
+        if unmet.is_empty() {
+            return Ok(policy);
+        }
+        let errors = ConfigErrors { errors: unmet, warnings: Vec::new() };
+        Err(NotReloaded::Config(errors.to_string()))
     }
 
     /// Before it is in force: there is no policy without its record.

@@ -9,7 +9,7 @@
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -18,6 +18,7 @@ use crate::branch::FileKind;
 use crate::policy::PathClass;
 use crate::types::{BranchIndex, Handle, ViewPath};
 
+use super::epoch::{UNSETTLED, renew_classes};
 use super::handles::OpenFile;
 use super::layout::LayoutIndex;
 
@@ -81,38 +82,6 @@ pub struct Name {
     /// How rules know the path: the class, and in the upper 40 bits the epoch in which that held; 0 for not
     /// known.
     class: u64,
-}
-
-/// Counts what changes how rules know paths: a directory that gets another path, and another policy. Odd
-/// while another policy is put in force.
-static EPOCH: AtomicU64 = AtomicU64::new(2);
-/// Held while the epoch is odd.
-static CHANGING: Mutex<()> = Mutex::new(());
-
-/// The epoch of a moment in which classes are neither kept nor taken from what is kept.
-const UNSETTLED: u64 = 0;
-
-/// What `load` gives, which is the policy in force, with the epoch by which classes of paths are kept that
-/// were found by it. A class that one policy has found means something else to another: while one takes
-/// the other's place nothing is kept, so that nobody decides by a mixture of both.
-pub fn in_epoch<T>(load: impl FnOnce() -> T) -> (u64, T) {
-    let epoch = EPOCH.load(Ordering::SeqCst);
-    let loaded = load();
-    let settled = epoch.is_multiple_of(2) && EPOCH.load(Ordering::SeqCst) == epoch;
-    (if settled { epoch } else { UNSETTLED }, loaded)
-}
-
-/// Has every class of a path be found anew. To be called once the change is made.
-fn renew_classes() {
-    EPOCH.fetch_add(2, Ordering::SeqCst);
-}
-
-/// Makes a change, such as another policy, by which every class of a path has to be found anew.
-pub fn change_classes(change: impl FnOnce()) {
-    let _changing = CHANGING.lock();
-    EPOCH.fetch_add(1, Ordering::SeqCst);
-    change();
-    EPOCH.fetch_add(1, Ordering::SeqCst);
 }
 
 const CLASS_BITS: u32 = 24;

@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::types::{BranchIndex, PoolIndex};
 
+mod epoch;
 pub mod handles;
 pub mod inode;
 pub mod layout;
@@ -17,8 +18,9 @@ pub mod locks;
 pub mod pool;
 pub mod table;
 
+pub use epoch::{change_classes, in_epoch};
 pub use handles::{Handles, OpenDirectory, OpenFile};
-pub use inode::{Inode, Part, Parts, Place, change_classes, in_epoch};
+pub use inode::{Inode, Part, Parts, Place};
 pub use layout::{Layout, LayoutIndex};
 pub use locks::{Lock, LockTable};
 pub use pool::{Domain, Pool};

@@ -191,3 +191,50 @@ fn a_replay_of_a_mounted_view_is_for_who_may_read_its_ledger() {
     assert_eq!(serde_json::from_str::<Value>(&theirs).expect("JSON"), report);
     mount.unmount();
 }
+
+const EXPECTED: &str = r#"
+[[expect]]
+as = "user:nobody"
+do = "create"
+path = "/inbox/a.sh"
+result = "deny"
+by = "rule no-scripts"
+[[expect]]
+as = "user:nobody"
+do = "move"
+path = "/inbox/a"
+target = "/review/a"
+result = "allow"
+"#;
+
+#[test]
+fn expectations_are_tested_with_nothing_mounted() {
+    let scene = Scene::with(&["inbox", "review"], &format!("{OLD}{EXPECTED}"));
+    let config = scene.config();
+    let config = config.to_str().expect("UTF-8");
+    assert_eq!(octroi(["policy", "test", config]).ok(), "2 of 2 expectations met\n");
+    // Of another policy, by a file of its own.
+    let apart = scene.base().join("expected.toml");
+    std::fs::write(&apart, EXPECTED).expect("written");
+    let apart = apart.to_str().expect("UTF-8");
+    scene.configure(&OLD.replace("**/*.sh", "**/*.bat"));
+    let ended = octroi(["policy", "test", apart, "--config", config]);
+    assert_eq!(ended.code, Some(1));
+    let said = "must be denied by rule no-scripts, but is allowed by default";
+    assert!(ended.out.contains(said) && ended.out.contains("expected.toml:6"), "{}", ended.out);
+    assert!(ended.out.ends_with("1 of 2 expectations met\n"), "{}", ended.out);
+    assert!(ended.err.contains("does not meet 1 of 2"), "{}", ended.err);
+    let ended = octroi(["policy", "test", apart, "--config", config, "--json"]);
+    let report: Value = serde_json::from_str(&ended.out).expect("JSON");
+    assert_eq!(
+        (ended.code, &report["expectations"], &report["met"]),
+        (Some(1), &2.into(), &1.into())
+    );
+    assert!(report["unmet"][0].as_str().expect("a text").contains(said));
+    // None at all, and mistakes.
+    assert!(octroi(["policy", "test", config]).fails(2).contains("it expects nothing"));
+    std::fs::write(apart, EXPECTED.replace("nobody", "no-such-user")).expect("written");
+    let said = octroi(["policy", "test", apart, "--config", config]).fails(2);
+    assert!(said.contains("no user is called"), "{said}");
+    assert!(octroi(["policy", "test", "/no/such.toml"]).fails(2).contains("/no/such.toml"));
+}

@@ -128,6 +128,26 @@ fn a_bad_file_changes_nothing_at_all() {
 }
 
 #[test]
+fn a_policy_that_is_not_what_the_file_expects_is_refused() {
+    let scene = scene();
+    let mount = scene.mount();
+    let expect =
+        "[[expect]]\nas = \"user:nobody\"\ndo = \"write\"\npath = \"/rw/f\"\nresult = \"allow\"\n";
+    scene.configure(&(denying("/rw/**") + expect));
+    let said = reload(&scene).fails(2);
+    for part in
+        ["must be allowed, but is denied by rule closed", "view.toml:", "nothing has changed"]
+    {
+        assert!(said.contains(part), "{part} is not in {said}");
+    }
+    assert_eq!(status(&scene)["generation"], 1);
+    fs::write(mount.path("rw/f"), "x").expect("allowed");
+    scene.configure(&(denying("/rw/other/**") + expect));
+    assert_eq!(reloaded(&scene)["generation"], 2);
+    mount.unmount();
+}
+
+#[test]
 fn what_is_mounted_cannot_be_reloaded_and_is_named() {
     let scene = scene();
     let body = |rw: &str, more: &str| {
