@@ -69,7 +69,7 @@ fn render(report: &ReloadReport) -> String {
         text.push_str(warning);
         text.push_str("\n\n");
     }
-    text.push_str(&format!("policy {} is in force, of {config}\n", report.generation));
+    text.push_str(&format!("policy {} is in force, from {config}\n", report.generation));
     text.push_str(&format!("  before  {}\n  now     {}\n", report.previous, report.sha256));
     let parts = [difference("rules", &report.rules), difference("gates", &report.gates)].concat();
     if parts.is_empty() && report.settings.is_empty() {

@@ -151,7 +151,7 @@ fn remount_text(path: &Path, keys: &[String]) -> String {
     let verb = if keys.len() == 1 { "differs" } else { "differ" };
     format!(
         "cannot reload {}: {} {verb} from what is mounted\n\
-         hint: a reload takes roles, policy, rules, gates and audit.readers alone; unmount and mount again for the rest",
+         hint: a reload takes roles, policy, rules, gates, expectations and audit.readers alone; unmount and mount again for the rest",
         path.display(),
         keys.join(", ")
     )
