@@ -235,21 +235,6 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// Source and target of what was asked, where its record or denial names a path and another: of the
-    /// target side of a rename or move the path is the target, and what removes what is replaced has one
-    /// side.
-    pub fn sides<'a>(
-        self,
-        path: &'a ViewPath,
-        other: Option<&'a ViewPath>,
-    ) -> (&'a ViewPath, Option<&'a ViewPath>) {
-        match (self, other) {
-            (Self::RenameTarget | Self::MoveTarget, Some(source)) => (source, Some(path)),
-            (Self::RenameSource | Self::MoveSource | Self::Link, target) => (path, target),
-            _ => (path, None),
-        }
-    }
-
     /// All operations, in order of their verbs.
     pub const ALL: [Self; 24] = [
         Self::List,

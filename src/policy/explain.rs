@@ -3,7 +3,7 @@
 //! here and what the mount does cannot part.
 
 use super::{Considered, Decision, Facts, Object, Policy, Rule, Subject};
-use crate::types::Operation;
+use crate::types::{Operation, ViewPath};
 
 impl Policy {
     /// What would be decided, and everything considered: for each side of the request the mode,
@@ -151,6 +151,23 @@ impl Policy {
             Considered { what: format!("rule {}", rule.name), applies, why }
         });
         std::iter::once(mode).chain(rules).collect()
+    }
+}
+
+impl Operation {
+    /// Source and target of what was asked, where its record or denial names a path and another: of the
+    /// target side of a rename or move the path is the target, and what removes what is replaced has one
+    /// side.
+    pub fn sides<'a>(
+        self,
+        path: &'a ViewPath,
+        other: Option<&'a ViewPath>,
+    ) -> (&'a ViewPath, Option<&'a ViewPath>) {
+        match (self, other) {
+            (Self::RenameTarget | Self::MoveTarget, Some(source)) => (source, Some(path)),
+            (Self::RenameSource | Self::MoveSource | Self::Link, target) => (path, target),
+            _ => (path, None),
+        }
     }
 }
 
