@@ -226,7 +226,7 @@ impl Plain {
             Principal::Anyone => true,
             Principal::User(uid) => uid == who.uid,
             Principal::Group(gid) => {
-                self.groups && (gid == who.gid || who.groups.iter().any(|group| *group == gid))
+                self.groups && (gid == who.gid || who.groups.contains(&gid))
             }
         })
     }

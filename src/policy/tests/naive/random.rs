@@ -383,7 +383,7 @@ fn place(
     number: usize,
 ) -> (ViewPath, Vec<BranchIndex>) {
     let gates = source.gates.len();
-    let bytes = if number % 3 == 0 {
+    let bytes = if number.is_multiple_of(3) {
         let branch = &source.branches[random.below(source.branches.len())];
         let rest = if gates > 0 && random.percent(70) {
             let gate = &source.gates[random.below(gates)];
