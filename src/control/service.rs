@@ -199,7 +199,8 @@ impl ViewService {
         path: &ViewPath,
         target: Option<&ViewPath>,
     ) -> Result<(Decision, Vec<Considered>), String> {
-        let visible = self.check_known(peer, path).is_ok();
+        let known = |path| self.check_known(peer, path).is_ok();
+        let visible = (known(path), target.is_some_and(known));
         self.vfs.explain(uid, operation, path, target, visible).map_err(groups_unknown)
     }
 

@@ -13,7 +13,8 @@
 //! lists that match the path. A cell holds for each operation the rule that decides; where a rule has
 //! conditions, the rules that have to be asked, up to the first one without.
 //!
-//! What is kept is bounded: beyond that, a class or cell is made anew each time it is asked for.
+//! What is kept is bounded. Callers and cells are dropped when there are too many; classes beyond their bound
+//! are found anew each time.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -24,6 +25,7 @@ use dashmap::DashMap;
 
 use super::patterns::PatternIndex;
 use super::{Principal, Rule, Subject, Who};
+use crate::error::Errno;
 use crate::types::{Operation, ViewPath};
 
 const CALLERS_MAX: usize = 16_384;
@@ -86,12 +88,11 @@ impl Classes {
         Class::Known(number)
     }
 
-    fn lists(&self, class: &Class) -> Arc<[u32]> {
+    /// `None`: there is no class of that number.
+    fn lists(&self, class: &Class) -> Option<Arc<[u32]>> {
         match class {
-            Class::Known(number) => {
-                self.lists.get(number).map(|lists| Arc::clone(&lists)).unwrap_or_default()
-            }
-            Class::Unknown(lists) => Arc::clone(lists),
+            Class::Known(number) => self.lists.get(number).map(|lists| Arc::clone(&lists)),
+            Class::Unknown(lists) => Some(Arc::clone(lists)),
         }
     }
 }
@@ -247,13 +248,13 @@ impl Compiled {
         PathClass(self.paths.of(self.index.matching(path)))
     }
 
-    /// What the rules say of two classes.
+    /// What the rules say of two classes. ESTALE for a class that is another policy's: an error denies.
     pub(super) fn cell(
         &self,
         rules: &[Rule],
         subject: &SubjectClass,
         path: &PathClass,
-    ) -> Arc<Cell> {
+    ) -> Result<Arc<Cell>, Errno> {
         let key = match (&subject.0, &path.0) {
             (Class::Known(subject), Class::Known(path)) => Some((*subject, *path)),
             _ => None,
@@ -261,19 +262,18 @@ impl Compiled {
         if let Some(key) = key
             && let Some(cell) = self.cells.get(&key)
         {
-            return Arc::clone(&cell);
+            return Ok(Arc::clone(&cell));
         }
-        let cell = Arc::new(self.make(
-            rules,
-            &self.subjects.lists(&subject.0),
-            &self.paths.lists(&path.0),
-        ));
-        if let Some(key) = key
-            && self.cells.len() < CELLS_MAX
-        {
+        let whos = self.subjects.lists(&subject.0).ok_or(Errno::STALE)?;
+        let paths = self.paths.lists(&path.0).ok_or(Errno::STALE)?;
+        let cell = Arc::new(self.make(rules, &whos, &paths));
+        if let Some(key) = key {
+            if self.cells.len() >= CELLS_MAX {
+                self.cells.clear();
+            }
             self.cells.insert(key, Arc::clone(&cell));
         }
-        cell
+        Ok(cell)
     }
 
     fn make(&self, rules: &[Rule], whos: &[u32], paths: &[u32]) -> Cell {

@@ -1,6 +1,8 @@
 //! What a rule speaks of besides operation, caller and path, and what decides it: facts that are not the
 //! same at every request.
 
+use std::cell::OnceCell;
+
 use jiff::Timestamp;
 
 use super::{Principal, Subject, Window};
@@ -103,6 +105,49 @@ impl Facts for Given {
 
     fn changes_labels(&self) -> bool {
         self.changes_labels
+    }
+}
+
+/// Facts that are asked at most once, so that all rules of a decision see the same.
+pub(super) struct Once<'a> {
+    asked: &'a dyn Facts,
+    now: OnceCell<Timestamp>,
+    size_after: OnceCell<Option<u64>>,
+    owner: OnceCell<Result<Option<u32>, Errno>>,
+    labels: OnceCell<Result<Vec<String>, Errno>>,
+}
+
+impl<'a> Once<'a> {
+    pub(super) fn of(asked: &'a dyn Facts) -> Self {
+        Self {
+            asked,
+            now: OnceCell::new(),
+            size_after: OnceCell::new(),
+            owner: OnceCell::new(),
+            labels: OnceCell::new(),
+        }
+    }
+}
+
+impl Facts for Once<'_> {
+    fn now(&self) -> Timestamp {
+        *self.now.get_or_init(|| self.asked.now())
+    }
+
+    fn size_after(&self) -> Option<u64> {
+        *self.size_after.get_or_init(|| self.asked.size_after())
+    }
+
+    fn owner(&self) -> Result<Option<u32>, Errno> {
+        *self.owner.get_or_init(|| self.asked.owner())
+    }
+
+    fn labels(&self) -> Result<Vec<String>, Errno> {
+        self.labels.get_or_init(|| self.asked.labels()).clone()
+    }
+
+    fn changes_labels(&self) -> bool {
+        self.asked.changes_labels()
     }
 }
 

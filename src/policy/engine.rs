@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::below::Below;
 use super::compiled::{Compiled, PathClass, Ruling, SubjectClass};
+use super::conditions::Once;
 use super::widen::below;
 use super::{Basis, Decision, Facts, Object, Observed, PolicySource, Rule, Subject};
 use crate::error::Errno;
@@ -224,7 +225,7 @@ impl Policy {
         Some(Box::new(Observed { basis: Basis::Rule(rule.name.clone()), reason }))
     }
 
-    fn fact_missing(&self) -> Decision {
+    pub(super) fn fact_missing(&self) -> Decision {
         self.denied(Basis::Error, "what a rule asks about the object could not be found out".into())
     }
 
@@ -276,7 +277,9 @@ impl Policy {
     /// What has to be asked again at each write of an object by a subject.
     pub fn watch_writes(&self, subject: &Subject, class: &PathClass) -> WriteWatch {
         let subject = self.classify_subject(subject);
-        let cell = self.compiled.cell(&self.source.rules, &subject, class);
+        let Ok(cell) = self.compiled.cell(&self.source.rules, &subject, class) else {
+            return WriteWatch::ALL;
+        };
         let mut watch = WriteWatch::default();
         for operation in [Operation::WriteData, Operation::Fallocate, Operation::CopyFileRange] {
             let Ruling::Open(at) = cell.ruling(operation) else { continue };
@@ -285,7 +288,7 @@ impl Policy {
             {
                 let Some(rule) = self.source.rules.get(*position as usize) else { continue };
                 watch.conditions |= !rule.conditions.is_empty();
-                watch.size |= rule.conditions.max_file_size.is_some();
+                watch.size |= rule.conditions.max_file_size.is_some() && !rule.observe;
             }
         }
         watch
@@ -325,7 +328,7 @@ impl Policy {
         facts: &dyn Facts,
     ) -> Result<Spoken, Errno> {
         let who = self.classify_subject(subject);
-        let cell = self.compiled.cell(&self.source.rules, &who, class);
+        let cell = self.compiled.cell(&self.source.rules, &who, class)?;
         let at = match cell.ruling(operation) {
             Ruling::Silent => return Ok(Spoken::default()),
             Ruling::Allow(position) => {
@@ -337,6 +340,7 @@ impl Policy {
             Ruling::Open(at) => at,
         };
         let Some(open) = cell.open(at) else { return Ok(Spoken::default()) };
+        let facts = &Once::of(facts);
         let mut denied = None;
         for position in &open.denies {
             let Some(rule) = self.source.rules.get(*position as usize) else { continue };

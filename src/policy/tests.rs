@@ -8,6 +8,7 @@ use crate::types::Verb;
 mod gates;
 mod naive;
 mod pools;
+mod shed;
 
 const ANA: u32 = 1001;
 const BEN: u32 = 1002;

@@ -13,7 +13,8 @@ impl Policy {
     /// Whether giving the inode at `source` the name `target` as well, or instead, would let the
     /// subject read, write, change or remove what is denied under its present name. Returns the
     /// denial that would be shed. Link and rename inside a branch are denied with it, so that a rule
-    /// is not shed by another name. Of a directory, all that may lie below it counts too.
+    /// is not shed by another name. Of a directory, all that may lie below it counts too, also what may
+    /// not be brought to the target.
     pub fn widens(
         &self,
         subject: &Subject,
@@ -46,7 +47,9 @@ impl Policy {
             return None;
         }
         let cell = |path| self.compiled.cell(&self.source.rules, &class, path);
-        let (from, to) = (cell(&from), cell(&to));
+        let (Ok(from), Ok(to)) = (cell(&from), cell(&to)) else {
+            return Some(self.fact_missing());
+        };
         sheddable().find_map(|operation| {
             let (from, to) = (from.every(operation), to.every(operation));
             let enforced = |position: &&u32| {
@@ -80,7 +83,8 @@ impl Policy {
     }
 
     /// A deny rule for the subject that speaks of something below a directory as it is and not as it would be,
-    /// unless all of that is denied there; or an allow rule the other way round, where `within` denies.
+    /// unless all of that is denied there; or an allow rule the other way round, where `within` denies. Also a
+    /// deny rule against something being brought to where it would be, for nobody looks into the directory.
     fn shed_below(
         &self,
         subject: &Subject,
@@ -91,9 +95,12 @@ impl Policy {
         for ((rule, below), position) in rules.filter(|((rule, _), _)| rule.who.is(subject)) {
             let Some(below) = below else { continue };
             if rule.denies {
-                if below.loses(source.path, target.path)
-                    && !self.all_below(subject, true, target.path, rule)
-                {
+                let brings = rule.operations.contains(&Operation::RenameTarget)
+                    && below.loses(target.path, source.path);
+                let sheds = sheds(rule)
+                    && below.loses(source.path, target.path)
+                    && !self.all_below(subject, true, target.path, rule);
+                if brings || sheds {
                     return Some(self.denied_by_rule(position));
                 }
             } else if source.branch.is_some()
@@ -124,6 +131,10 @@ impl Policy {
 /// What a rule says below directories, if it can be shed.
 pub(super) fn below(rule: &Rule, within_allowed: bool) -> Option<Below> {
     let matters = if rule.denies { !rule.observe } else { !within_allowed };
-    let sheds = rule.operations.iter().any(|operation| operation.verb() != Verb::Add);
-    (matters && sheds).then(|| Below::new(rule.paths.texts()))
+    let brings = rule.denies && rule.operations.contains(&Operation::RenameTarget);
+    (matters && (sheds(rule) || brings)).then(|| Below::new(rule.paths.texts()))
+}
+
+fn sheds(rule: &Rule) -> bool {
+    rule.operations.iter().any(|operation| operation.verb() != Verb::Add)
 }

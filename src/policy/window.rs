@@ -118,6 +118,9 @@ fn hours(text: &str) -> Option<(u16, u16)> {
     };
     let (from, to) = text.split_once('-')?;
     let (from, to) = (minute(from)?, minute(to)?);
+    if from == to {
+        return Some((from, to));
+    }
     // Midnight is the end of a day as an end, and the beginning of one as a beginning.
     Some((from % DAY_MINUTES, if to == 0 { DAY_MINUTES } else { to }))
 }
@@ -210,7 +213,9 @@ mod tests {
         assert_eq!(mistake(""), WindowMistake::NoZone);
         assert_eq!(mistake("Mon-Fri 08:00-18:00"), WindowMistake::NoZone);
         assert_eq!(mistake("Mon-Fri"), WindowMistake::NoZone);
-        assert_eq!(mistake("08:00-08:00 UTC"), WindowMistake::Empty);
+        for hours in ["08:00-08:00", "00:00-00:00", "24:00-24:00"] {
+            assert_eq!(mistake(&format!("{hours} UTC")), WindowMistake::Empty);
+        }
         assert_eq!(mistake("Mon Europe/Pariss"), WindowMistake::Zone("Europe/Pariss".into()));
         for word in ["Mo", "8:00-18:00", "08:00-25:00", "08:00-24:30", "08:00"] {
             assert_eq!(mistake(&format!("{word} UTC")), WindowMistake::Word(word.into()));

@@ -2,13 +2,13 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::branch::{Branch, FallocateMode, Whence};
 use crate::error::Errno;
 use crate::sys::process::groups_of_thread;
 use crate::types::{Caller, Operation};
-use crate::view::{Invalidation, OpenFile};
+use crate::view::{Invalidation, OpenFile, in_epoch};
 
 use super::Vfs;
 use super::facts::{About, Asked, Size};
@@ -16,6 +16,9 @@ use super::permit::Question;
 
 /// The most that one read gives, in bytes: what the kernel asks for at most.
 const READ_MAX: usize = 1 << 20;
+
+/// Marks of decisions under way; no generation is as large.
+static DECIDING: AtomicU64 = AtomicU64::new(1 << 63);
 
 impl Vfs {
     fn file(&self, handle: u64) -> Result<Arc<OpenFile>, Errno> {
@@ -123,8 +126,15 @@ impl Vfs {
         if !file.writable {
             return Err(Errno::BADF);
         }
-        let generation = self.policy().generation();
-        let changed = file.generation.load(Ordering::Acquire) != generation;
+        let (epoch, generation) = in_epoch(|| self.policy().generation());
+        // Another policy, another name, or another one of a folder above.
+        let changed = file.generation.load(Ordering::Acquire) != generation
+            || file.epoch.load(Ordering::Acquire) != epoch;
+        // Whoever takes a name away meanwhile, or decides too, takes this mark away.
+        let deciding = DECIDING.fetch_add(1, Ordering::Relaxed);
+        if changed {
+            file.generation.store(deciding, Ordering::Release);
+        }
         if changed || operation != Operation::WriteData || file.watched.load(Ordering::Acquire) {
             let who = if caller.pid == 0 { file.opener } else { caller };
             let facts = Asked { size: size(&file), ..Asked::of(About::Open(self, &file)) };
@@ -133,7 +143,9 @@ impl Vfs {
         if changed {
             let watch = self.write_watch(file.opener, &file.inode);
             file.watched.store(watch.conditions, Ordering::Release);
-            file.generation.store(generation, Ordering::Release);
+            file.epoch.store(epoch, Ordering::Release);
+            let (mark, done) = (Ordering::AcqRel, Ordering::Acquire);
+            let _ = file.generation.compare_exchange(deciding, generation, mark, done);
         }
         self.ready_to_record()?;
         Ok(file)

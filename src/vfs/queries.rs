@@ -77,7 +77,7 @@ impl Vfs {
         operation: Operation,
         path: &ViewPath,
         target: Option<&ViewPath>,
-        visible: bool,
+        (visible, target_visible): (bool, bool),
     ) -> Result<(Decision, Vec<Considered>), Errno> {
         let groups = self.identities.groups(uid)?;
         // The primary group is one of them, and rules do not tell it from the others.
@@ -95,6 +95,20 @@ impl Vfs {
         let (decision, considered) = policy.explain(&subject, operation, object, target, &facts);
         let mut others = found.as_ref().map(|inode| inode.paths()).unwrap_or_default();
         others.retain(|other| other != path);
+        if decision.allowed
+            && let Some(target) =
+                target.filter(|_| target_visible && operation.verb() == Verb::Remove)
+            && let Ok(there) = self.walk(target.path)
+        {
+            let is_directory = there.kind == FileKind::Directory;
+            let removal = if is_directory { Operation::Rmdir } else { Operation::Unlink };
+            let target = Object { is_directory, ..target };
+            let facts = Asked::of(About::Inode(self, &there));
+            let (removed, considered) = policy.explain(&subject, removal, target, None, &facts);
+            if !removed.allowed {
+                return Ok((removed, considered));
+            }
+        }
         // Whether other names may cross is for the crossing to say.
         if !decision.allowed || matches!(decision.basis, Basis::Gate(_)) {
             return Ok((decision, considered));

@@ -251,7 +251,8 @@ impl Vfs {
                 self.refuse_widening(caller, Operation::RenameSource, &inode, &source.site)?;
             }
         } else if !replaced.is(&source.first) {
-            self.permit(Operation::Unlink, &there, &Asked::of(About::Standing(self, replaced)))?;
+            let removal = if there.is_directory { Operation::Rmdir } else { Operation::Unlink };
+            self.permit(removal, &there, &Asked::of(About::Standing(self, replaced)))?;
         }
         Ok(())
     }

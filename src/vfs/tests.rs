@@ -15,6 +15,7 @@ mod faults;
 pub(crate) mod fixture;
 mod moves;
 mod pools;
+mod sheds;
 
 use fixture::*;
 pub(super) use fixture::{NoState, end};

@@ -39,6 +39,8 @@ pub struct OpenFile {
     pub appends: bool,
     /// Each write is asked about.
     pub watched: AtomicBool,
+    /// When that was last found out ([`super::in_epoch`]).
+    pub epoch: AtomicU64,
 }
 
 impl OpenFile {
@@ -64,6 +66,7 @@ impl OpenFile {
             written: AtomicU64::new(0),
             appends: false,
             watched: AtomicBool::new(false),
+            epoch: AtomicU64::new(0),
         }
     }
 

@@ -7,9 +7,10 @@
 //! Lock order: `place` before `ties`; neither is held while a disk is asked, but for `place` in
 //! the switch of a crossing, which is the point of it.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -225,6 +226,8 @@ impl Inode {
                 if !Arc::ptr_eq(&newest.parent, parent) {
                     newest.parent = Arc::clone(parent);
                     newest.class = 0;
+                    drop(ties);
+                    self.renamed();
                 }
                 return;
             }
@@ -235,14 +238,24 @@ impl Inode {
             }
             _ => {}
         }
-        ties.name = Some(Name::new(Arc::clone(parent), name));
-        if let Some(rare) = &mut ties.rare {
-            rare.unlinked = None;
-        }
+        let before = ties.name.replace(Name::new(Arc::clone(parent), name)).is_some();
+        let unlinked = ties.rare.as_mut().and_then(|rare| rare.unlinked.take()).is_some();
+        let earlier = ties.rare.as_ref().is_some_and(|rare| !rare.names.is_empty());
         ties.tidy();
         drop(ties);
+        if before || unlinked || earlier {
+            self.renamed();
+        }
+    }
+
+    /// Has everything be decided anew that was by the names it had: what is below a directory, and what
+    /// may still be written.
+    fn renamed(&self) {
         if self.kind == FileKind::Directory {
             renew_classes();
+        }
+        for open in self.open_files() {
+            open.generation.store(0, Ordering::Release);
         }
     }
 
@@ -257,14 +270,17 @@ impl Inode {
                 None => unknown.push(name.clone()),
             }
         }
+        let mut found = HashMap::new();
         for name in &unknown {
-            let Some(folder) = name.parent.path() else { continue };
+            let Some(folder) = name.parent.last_path() else { continue };
             let class = classify(&folder.join(&name.name));
             if let Some(number) = class.number().filter(|_| epoch != UNSETTLED) {
-                self.keep_class(name, epoch << CLASS_BITS | u64::from(number));
+                let key = (Arc::as_ptr(&name.parent), name.name.clone());
+                found.insert(key, epoch << CLASS_BITS | u64::from(number));
             }
             classes.push(class);
         }
+        self.keep_classes(&found);
         if classes.len() > 1 {
             classes.sort_unstable_by_key(PathClass::number);
             classes.dedup();
@@ -275,14 +291,16 @@ impl Inode {
         classes
     }
 
-    fn keep_class(&self, of: &Name, class: u64) {
+    fn keep_classes(&self, found: &HashMap<(*const Self, Box<OsStr>), u64>) {
+        if found.is_empty() {
+            return;
+        }
         let mut ties = self.ties.lock();
         let Ties { name, rare } = &mut *ties;
-        let names = rare.iter_mut().flat_map(|rare| &mut rare.names).chain(name);
-        for name in
-            names.filter(|name| Arc::ptr_eq(&name.parent, &of.parent) && name.name == of.name)
-        {
-            name.class = class;
+        for name in rare.iter_mut().flat_map(|rare| &mut rare.names).chain(name) {
+            if let Some(class) = found.get(&(Arc::as_ptr(&name.parent), name.name.clone())) {
+                name.class = *class;
+            }
         }
     }
 
@@ -307,6 +325,31 @@ impl Inode {
         self.chain(|inode| inode.number == LayoutIndex::ROOT.number()).map(|names| join(&names))
     }
 
+    /// Its path, or the last that it had: a directory has none for a moment while it is renamed.
+    fn last_path(&self) -> Option<ViewPath> {
+        let mut names = Vec::new();
+        let mut at = None::<Arc<Self>>;
+        loop {
+            let here = at.as_deref().unwrap_or(self);
+            let (name, unlinked) = {
+                let ties = here.ties.lock();
+                let unlinked = ties.rare.as_ref().and_then(|rare| rare.unlinked.clone());
+                (ties.name.clone(), unlinked)
+            };
+            let top = match name {
+                _ if here.number == LayoutIndex::ROOT.number() => ViewPath::root(),
+                Some(link) => {
+                    names.push(link.name);
+                    at = Some(link.parent);
+                    continue;
+                }
+                None => unlinked?,
+            };
+            let below = names.iter().rev().map(|name| &**name);
+            return Some(ViewPath::of_names(top.components().chain(below)));
+        }
+    }
+
     /// All paths by which it is known: one for each hard link that was looked up; for an unlinked
     /// inode the one it had last. The root of the view has `/`.
     pub fn paths(&self) -> Vec<ViewPath> {
@@ -316,7 +359,7 @@ impl Inode {
         let mut paths: Vec<_> = self
             .names()
             .iter()
-            .filter_map(|name| Some(name.parent.path()?.join(&name.name)))
+            .filter_map(|name| Some(name.parent.last_path()?.join(&name.name)))
             .collect();
         if paths.is_empty() {
             let ties = self.ties.lock();

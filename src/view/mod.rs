@@ -16,6 +16,8 @@ pub mod inode;
 pub mod layout;
 pub mod locks;
 pub mod pool;
+#[cfg(test)]
+mod stale;
 pub mod table;
 
 pub use epoch::{change_classes, in_epoch};

@@ -211,8 +211,9 @@ fn what_is_explained_is_what_happens() {
             );
             let makes = operation.verb() == Verb::Add && operation != Operation::Link;
             let asked = if makes { &target } else { &path };
-            let (said, _) =
-                vfs.explain(uid, operation, asked, two.then_some(&target), true).expect("groups");
+            let (said, _) = vfs
+                .explain(uid, operation, asked, two.then_some(&target), (true, true))
+                .expect("groups");
             let (mut before, mut after) = (BTreeMap::new(), BTreeMap::new());
             fingerprint(fixture.dir.path(), &mut before);
             let Some(result) = act(vfs, caller, operation, &path, &target) else { continue };

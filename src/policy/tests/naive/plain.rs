@@ -225,9 +225,7 @@ impl Plain {
         list.iter().any(|principal| match *principal {
             Principal::Anyone => true,
             Principal::User(uid) => uid == who.uid,
-            Principal::Group(gid) => {
-                self.groups && (gid == who.gid || who.groups.contains(&gid))
-            }
+            Principal::Group(gid) => self.groups && (gid == who.gid || who.groups.contains(&gid)),
         })
     }
 
