@@ -49,13 +49,17 @@ impl AttributeChange {
 }
 
 impl Branch {
-    /// Changes attributes of an inode: owner before mode, for chown(2) clears set-id bits.
+    /// Changes attributes of an inode: owner before mode, for chown(2) clears set-id bits. EINVAL for -1, which
+    /// is no id: chown(2) means no change by it, and the kernel does not send it.
     pub fn set_attributes(
         &self,
         node: BorrowedFd<'_>,
         change: &AttributeChange,
     ) -> Result<(), Errno> {
         self.check_online()?;
+        if change.uid == Some(u32::MAX) || change.gid == Some(u32::MAX) {
+            return Err(Errno::INVAL);
+        }
         if change.uid.is_some() || change.gid.is_some() {
             let (uid, gid) = (change.uid.map(Uid::from_raw), change.gid.map(Gid::from_raw));
             rustix::fs::chownat(node, "", uid, gid, AtFlags::EMPTY_PATH)?;

@@ -34,14 +34,14 @@ impl<'c> Denials<'c> {
         Self { rules, positions }
     }
 
-    /// The first rule that covers another. Of two that cover each other the first stands.
+    /// The first rule that covers another.
     pub(super) fn covering(&self, position: usize) -> Option<usize> {
         let rule = self.rules.get(position)?;
         let stands_before = |other: usize| {
             let outer = self.rules.get(other)?;
-            let is_covered = other != position && covers(outer, rule);
-            let mutual = is_covered && denies_always(rule) && covers(rule, outer);
-            (is_covered && (!mutual || other < position)).then_some(other)
+            // A deny rule that comes first gives its own reason before a wider one does.
+            let in_time = other != position && (!rule.denies || other < position);
+            (in_time && covers(outer, rule)).then_some(other)
         };
         let patterns = wider(rule.paths.texts().first()?);
         let principals = [Principal::Anyone, *rule.who.included.first()?];

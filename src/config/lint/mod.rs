@@ -128,10 +128,14 @@ impl Read<'_, '_> {
             true => format!("rules {} and {} cancel each other", other.name, rule.name),
             false => format!("rule {} never applies", rule.name),
         };
+        let why = match rule.denies {
+            true => "this one comes first",
+            false => "this one, whatever the order: deny wins",
+        };
         report
             .error(section.name.span(), message)
             .label(format!("rule {} denies all that it speaks of", other.name))
-            .other(other_section.name.span(), "this one, whatever the order: deny wins")
+            .other(other_section.name.span(), why)
             .hint(format!("remove one of them, or let rule {} speak of less", other.name));
         true
     }
