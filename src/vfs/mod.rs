@@ -77,6 +77,9 @@ pub use undo::{UndoError, UndoPlan};
 /// once all the same; this bounds how late changes from outside are.
 pub const TTL: Duration = Duration::from_secs(1);
 
+/// Seconds between two times that free memory is given back whatever was forgotten.
+const GIVE_BACK_EACH: usize = 60;
+
 /// The name of the virtual audit folder in the root of the view.
 pub const AUDIT_NAME: &str = ".audit";
 /// The private folder in a branch's root, which does not exist for the view.
@@ -159,6 +162,8 @@ pub struct Vfs {
     roots: DashMap<u64, Stat>,
     started: Time,
     kernel_io: AtomicBool,
+    /// How often the view was tended.
+    tended: AtomicUsize,
     /// Files that may be open at once.
     open_max: AtomicUsize,
     /// The log was told that so many are open.
@@ -201,6 +206,7 @@ impl Vfs {
             roots: DashMap::new(),
             started: now(),
             kernel_io: AtomicBool::new(true),
+            tended: AtomicUsize::new(0),
             open_max: AtomicUsize::new(usize::MAX),
             open_all: AtomicBool::new(false),
         };
@@ -321,7 +327,8 @@ impl Vfs {
     /// To be called about once a second: drops what was prepared and nobody came for, empties hold
     /// of what is older than `keep`, and gives back the memory of what the kernel has forgotten.
     pub fn tend(&self, keep: Duration) {
-        if self.view.inodes.shrink() {
+        let times = self.tended.fetch_add(1, Ordering::Relaxed);
+        if self.view.inodes.shrink() || times % GIVE_BACK_EACH == GIVE_BACK_EACH - 1 {
             memory::give_back();
         }
         self.renew_folders();
