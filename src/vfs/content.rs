@@ -8,7 +8,7 @@ use crate::branch::{Branch, FallocateMode, Whence};
 use crate::error::Errno;
 use crate::sys::process::groups_of_thread;
 use crate::types::{Caller, Operation};
-use crate::view::{Invalidation, OpenFile, in_epoch};
+use crate::view::{Invalidation, OpenFile, UNSETTLED, in_epoch};
 
 use super::Vfs;
 use super::facts::{About, Asked, Size};
@@ -129,10 +129,11 @@ impl Vfs {
         let (epoch, generation) = in_epoch(|| self.policy().generation());
         // Another policy, another name, or another one of a folder above.
         let changed = file.generation.load(Ordering::Acquire) != generation
-            || file.epoch.load(Ordering::Acquire) != epoch;
-        // Whoever takes a name away meanwhile, or decides too, takes this mark away.
-        let deciding = DECIDING.fetch_add(1, Ordering::Relaxed);
-        if changed {
+            || file.epoch.load(Ordering::Acquire) != epoch
+            || epoch == UNSETTLED;
+        // Whoever gives the file another name meanwhile, or decides too, takes this mark away.
+        let deciding = changed.then(|| DECIDING.fetch_add(1, Ordering::Relaxed));
+        if let Some(deciding) = deciding {
             file.generation.store(deciding, Ordering::Release);
         }
         if changed || operation != Operation::WriteData || file.watched.load(Ordering::Acquire) {
@@ -140,7 +141,7 @@ impl Vfs {
             let facts = Asked { size: size(&file), ..Asked::of(About::Open(self, &file)) };
             self.permit_inode(who, operation, &file.inode, &facts)?;
         }
-        if changed {
+        if let Some(deciding) = deciding {
             let watch = self.write_watch(file.opener, &file.inode);
             file.watched.store(watch.conditions, Ordering::Release);
             file.epoch.store(epoch, Ordering::Release);

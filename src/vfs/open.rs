@@ -193,7 +193,6 @@ impl Vfs {
             generation,
         );
         file.appends = access.backing.contains(OFlags::APPEND);
-        file.watched = watch.conditions.into();
         let (handle, file) = self.view.handles.add_file(file);
         // A reload names what the policy before allowed to be passed through. What came too late to be
         // named stays with the daemon, and is asked about again.

@@ -11,7 +11,7 @@ static EPOCH: AtomicU64 = AtomicU64::new(2);
 static CHANGING: Mutex<()> = Mutex::new(());
 
 /// The epoch of a moment in which classes are neither kept nor taken from what is kept.
-pub(super) const UNSETTLED: u64 = 0;
+pub const UNSETTLED: u64 = 0;
 
 /// What `load` gives, which is the policy in force, with the epoch by which classes of paths are kept that
 /// were found by it. A class that one policy has found means something else to another: while one takes

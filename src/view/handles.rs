@@ -39,7 +39,8 @@ pub struct OpenFile {
     pub appends: bool,
     /// Each write is asked about.
     pub watched: AtomicBool,
-    /// When that was last found out ([`super::in_epoch`]).
+    /// When that was last found out ([`super::in_epoch`]); at first never, so that the first write asks: the
+    /// file may have got another name while it was being opened.
     pub epoch: AtomicU64,
 }
 

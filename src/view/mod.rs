@@ -20,7 +20,7 @@ pub mod pool;
 mod stale;
 pub mod table;
 
-pub use epoch::{change_classes, in_epoch};
+pub use epoch::{UNSETTLED, change_classes, in_epoch};
 pub use handles::{Handles, OpenDirectory, OpenFile};
 pub use inode::{Inode, Part, Parts, Place};
 pub use layout::{Layout, LayoutIndex};

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use crate::harness::{Mount, Scene, require_root, sh};
 
 /// Everything that tells one tree from another, content included.
-fn fingerprint(scene: &Scene, branch: &str) -> String {
+pub fn fingerprint(scene: &Scene, branch: &str) -> String {
     let script = "find . -mindepth 1 -path ./.octroi -prune -o -printf '%P %y %m %u %g %s %l %T@\\n' | sort; \
                   find . -path ./.octroi -prune -o -type f -print0 | sort -z | xargs -0 -r sha256sum; \
                   getfattr -Rhd -m '^user' . 2>/dev/null";
