@@ -3,6 +3,7 @@
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, OFlags, StatxFlags};
 
@@ -11,6 +12,9 @@ use crate::types::Handle;
 
 /// `MAX_HANDLE_SZ` of include/linux/exportfs.h, in bytes.
 const BYTES_MAX: usize = 128;
+
+/// How long a file system takes at most to create an inode: the sum of the pauses.
+const CREATING: Duration = Duration::from_millis(40);
 
 /// `struct file_handle` with room for the largest handle.
 #[repr(C)]
@@ -67,11 +71,25 @@ fn synthetic_handle(dir: BorrowedFd<'_>, name: &OsStr) -> Result<Handle, Errno> 
 
 /// Opens what a handle names, on the file system of `mount`. ESTALE once it is gone; EPERM without
 /// CAP_DAC_READ_SEARCH; EOPNOTSUPP for a synthetic handle.
+///
+/// While the number of an inode that is gone is given to a new one, the kernel says ENOMEM
+/// (`iget_locked` of fs/inode.c finds it I_CREATING): asked again for up to [`CREATING`].
 pub fn open_by_handle(
     mount: BorrowedFd<'_>,
     handle: &Handle,
     flags: OFlags,
 ) -> Result<OwnedFd, Errno> {
+    let mut pause = Duration::from_micros(20);
+    loop {
+        match open_once(mount, handle, flags) {
+            Err(Errno::NOMEM) if pause < CREATING => std::thread::sleep(pause),
+            result => return result,
+        }
+        pause = pause.saturating_mul(2);
+    }
+}
+
+fn open_once(mount: BorrowedFd<'_>, handle: &Handle, flags: OFlags) -> Result<OwnedFd, Errno> {
     if handle.kind == Handle::SYNTHETIC || handle.bytes.len() > BYTES_MAX {
         return Err(Errno::OPNOTSUPP);
     }
@@ -118,6 +136,35 @@ mod tests {
             rustix::io::pread(&found, &mut text, 0).expect("read");
             assert_eq!(&text, b"text");
         }
+    }
+
+    #[test]
+    fn a_number_that_is_given_away_again_is_stale() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(dir.path().join("gone"), "").expect("write");
+        let root = std::fs::File::open(dir.path()).expect("open");
+        let handle = name_to_handle(root.as_fd(), OsStr::new("gone")).expect("a handle");
+        std::fs::remove_file(dir.path().join("gone")).expect("remove");
+        if handle.kind == Handle::SYNTHETIC || !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let enough = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for name in ["one", "two", "three", "four"].map(|name| dir.path().join(name)) {
+                let enough = &enough;
+                scope.spawn(move || {
+                    while !enough.load(std::sync::atomic::Ordering::Relaxed) {
+                        std::fs::write(&name, "").expect("write");
+                        std::fs::remove_file(&name).expect("remove");
+                    }
+                });
+            }
+            let open = || open_by_handle(root.as_fd(), &handle, OFlags::PATH).map(drop);
+            // A process that another test is starting may hold the inode until its execve(2).
+            let wrong = (0..300_000).find_map(|_| open().err().filter(|it| *it != Errno::STALE));
+            enough.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(wrong, None);
+        });
     }
 
     #[test]

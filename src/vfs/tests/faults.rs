@@ -63,6 +63,8 @@ fn by_design(pooled: bool, operation: &str, call: &str, errno: Errno) -> bool {
     match (operation, call) {
         // What becomes root again after acting as a caller tries until it can.
         (_, "setgroups") => true,
+        // Said of a number that is being given to another inode, too, and asked again.
+        (_, "open_by_handle_at") if errno == Errno::NOMEM => true,
         // The reply tells the attributes after the change: what is changed is changed.
         ("truncate" | "truncate of an open file" | "chmod" | "chown" | "utimes", "statx")
         | ("change of a directory", "statx") => true,
