@@ -194,7 +194,7 @@ fn prepare_process(notices: &mut Vec<String>) -> usize {
         usual(info);
         log::error!("a thread failed, which is a bug: {info}");
     }));
-    memory::one_heap_a_processor();
+    memory::tune();
     let limit = limits::raise_open_files().unwrap_or_else(|errno| {
         notices.push(format!("cannot raise the limit of open files: {errno}"));
         limits::open_files()

@@ -37,9 +37,13 @@ pub struct Replayed {
     pub unclean: bool,
 }
 
-/// The lines of a segment up to the first that does not check.
+/// What is in a segment up to the first line that does not check or does not count.
+#[derive(Default)]
 struct Scanned {
-    entries: Vec<Entry>,
+    /// Lines that check.
+    lines: u64,
+    /// The position after the last of them.
+    next_seq: u64,
     /// Bytes of the lines that check.
     good: u64,
     length: u64,
@@ -47,6 +51,8 @@ struct Scanned {
     bad: Option<(u64, String)>,
     /// Largest `synced` of a whole line after the first bad one.
     synced_after: u64,
+    /// A line follows that the next segment has anew.
+    void: bool,
 }
 
 /// Checks all segments, hands each entry to `replay` in order, and cuts off what a crash tore.
@@ -66,22 +72,21 @@ pub fn replay<S: Storage>(
         if at > 0 && number != missing {
             return Err(damaged(missing, 0, "the segment is missing".into()));
         }
-        let follower = numbers.get(at.saturating_add(1)).copied();
-        let mut scanned = scan(storage, dir, number, next)?;
-        let end = match follower {
+        let end = match numbers.get(at.saturating_add(1)).copied() {
             Some(follower) => Some(opening(storage, dir, follower)?),
             None => None,
         };
-        cut_torn(storage, dir, number, &mut scanned, end, &mut result)?;
-        for entry in &scanned.entries {
+        let void_from = end.filter(|(_, failed)| *failed).map(|(seq, _)| seq);
+        let mut scanned = scan(storage, dir, number, (next, void_from), &mut |entry| {
+            serving = match &entry.record {
+                Record::Mount(mount) => mount.event == MountEvent::Mounted,
+                Record::Operation(_) | Record::Crossing(_) | Record::Purge(_) => true,
+                _ => serving,
+            };
             replay(entry);
-            next = Some(entry.seq.saturating_add(1));
-        }
-        serving = scanned.entries.iter().fold(serving, |serving, entry| match &entry.record {
-            Record::Mount(mount) => mount.event == MountEvent::Mounted,
-            Record::Operation(_) | Record::Crossing(_) | Record::Purge(_) => true,
-            Record::Version(_) | Record::Branch(_) | Record::Policy(_) | Record::Gap(_) => serving,
-        });
+        })?;
+        cut_torn(storage, dir, number, &mut scanned, end, &mut result)?;
+        next = Some(scanned.next_seq);
         result.segment = number;
         result.length = scanned.good;
     }
@@ -102,7 +107,7 @@ fn drop_unborn<S: Storage>(
     if first_line(storage, dir, number)?.is_ok() {
         return Ok(());
     }
-    let scanned = scan(storage, dir, number, None)?;
+    let scanned = scan(storage, dir, number, (None, None), &mut |_| {})?;
     if let Some((line, why)) = scanned.bad.filter(|_| scanned.synced_after > 0) {
         return Err(damaged(number, line, why));
     }
@@ -124,28 +129,21 @@ fn cut_torn<S: Storage>(
     end: Option<(u64, bool)>,
     result: &mut Replayed,
 ) -> Result<(), LedgerError> {
-    let reached = scanned.entries.last().map_or(0, |entry| entry.seq.saturating_add(1));
+    let reached = scanned.next_seq;
     match end {
-        Some((seq, true)) if reached >= seq => {
-            let kept = scanned.entries.iter().take_while(|entry| entry.seq < seq).count();
-            // Its version record was durable before anything followed, so that it is void in no case.
-            if kept == 0 {
-                let why = format!("the next segment begins with seq {seq}, which is before it");
-                return Err(damaged(number, 1, why));
-            }
-            scanned.good = match scanned.entries.get(kept) {
-                Some(_) => length_of(storage, dir, number, kept)?,
-                None => scanned.good,
-            };
-            scanned.entries.truncate(kept);
+        // Its version record was durable before anything followed, so that it is void in no case.
+        Some((seq, true)) if scanned.lines == 0 && scanned.void => {
+            let why = format!("the next segment begins with seq {seq}, which is before it");
+            return Err(damaged(number, 1, why));
         }
+        Some((seq, true)) if reached == seq => {}
         Some((seq, _)) => {
             if let Some((line, why)) = scanned.bad.take() {
                 return Err(damaged(number, line, why));
             }
             if reached != seq {
                 let why = format!("the segment ends before seq {seq}, which the next begins with");
-                return Err(damaged(number, scanned.entries.len() as u64, why));
+                return Err(damaged(number, scanned.lines, why));
             }
         }
         None => {
@@ -183,58 +181,55 @@ fn first_line<S: Storage>(
     dir: &S::Dir,
     number: u64,
 ) -> Result<Result<Entry, String>, LedgerError> {
-    let bytes = read(storage, dir, number, CHUNK as u64)?;
-    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
-        return Ok(Err("the line has no end".into()));
-    };
-    let line = bytes.get(..end).unwrap_or_default();
-    Ok(encode::decode(line).and_then(|decoded| admit(decoded, 0, None)))
+    let mut lines = SegmentLines::open(storage, dir, number)?;
+    let line = lines.next()?.unwrap_or_default();
+    Ok(decode(line).and_then(|decoded| admit(decoded, 0, None)))
 }
 
-/// Bytes of the first `lines` lines.
-fn length_of<S: Storage>(
-    storage: &S,
-    dir: &S::Dir,
-    number: u64,
-    lines: usize,
-) -> Result<u64, LedgerError> {
-    let bytes = read(storage, dir, number, u64::MAX)?;
-    Ok(bytes.split_inclusive(|byte| *byte == b'\n').take(lines).map(|line| line.len() as u64).sum())
-}
-
+/// Reads a segment and hands on each entry that checks and counts. `expected` is the position of the first, and lines
+/// from `void_from` on do not count.
 fn scan<S: Storage>(
     storage: &S,
     dir: &S::Dir,
     number: u64,
-    mut expected: Option<u64>,
+    (mut expected, void_from): (Option<u64>, Option<u64>),
+    each: &mut dyn FnMut(&Entry),
 ) -> Result<Scanned, LedgerError> {
-    let bytes = read(storage, dir, number, u64::MAX)?;
-    let length = bytes.len() as u64;
-    let mut scanned = Scanned { entries: Vec::new(), good: 0, length, bad: None, synced_after: 0 };
-    for (at, raw) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
-        let decoded = match raw.strip_suffix(b"\n") {
-            Some(line) => encode::decode(line),
-            None => Err("the line has no end".into()),
-        };
+    let mut lines = SegmentLines::open(storage, dir, number)?;
+    let mut scanned = Scanned::default();
+    while let Some(line) = lines.next()? {
+        scanned.length = scanned.length.saturating_add(line.len() as u64);
+        if scanned.void {
+            continue;
+        }
+        let decoded = decode(line);
         if scanned.bad.is_some() {
             let synced = decoded.ok().and_then(|decoded| decoded.synced);
             scanned.synced_after = scanned.synced_after.max(synced.unwrap_or(0));
             continue;
         }
-        match decoded.and_then(|decoded| admit(decoded, at, expected)) {
+        match decoded.and_then(|decoded| admit(decoded, scanned.lines, expected)) {
+            Ok(entry) if void_from.is_some_and(|seq| entry.seq >= seq) => scanned.void = true,
             Ok(entry) => {
-                expected = Some(entry.seq.saturating_add(1));
-                scanned.good = scanned.good.saturating_add(raw.len() as u64);
-                scanned.entries.push(entry);
+                scanned.next_seq = entry.seq.saturating_add(1);
+                expected = Some(scanned.next_seq);
+                scanned.lines = scanned.lines.saturating_add(1);
+                scanned.good = scanned.length;
+                each(&entry);
             }
-            Err(why) => scanned.bad = Some(((at as u64).saturating_add(1), why)),
+            Err(why) => scanned.bad = Some((scanned.lines.saturating_add(1), why)),
         }
     }
     Ok(scanned)
 }
 
+/// Reads a line with its newline.
+fn decode(line: &[u8]) -> Result<Decoded, String> {
+    encode::decode(line.strip_suffix(b"\n").ok_or("the line has no end")?)
+}
+
 /// Checks a line's place: versions open segments, and positions have no gaps.
-fn admit(decoded: Decoded, at: usize, expected: Option<u64>) -> Result<Entry, String> {
+fn admit(decoded: Decoded, at: u64, expected: Option<u64>) -> Result<Entry, String> {
     let entry = decoded.entry;
     match &entry.record {
         Record::Version(VersionRecord { format: 1, .. }) if at == 0 => {}
@@ -255,27 +250,62 @@ fn admit(decoded: Decoded, at: usize, expected: Option<u64>) -> Result<Entry, St
     }
 }
 
-/// A segment, or its first `most` bytes, past the page cache where that is possible: after a failed sync the cache holds
-/// lines that the disk does not.
-fn read<S: Storage>(
-    storage: &S,
-    dir: &S::Dir,
+/// The lines of a segment with their newlines, a piece of it at a time. Past the page cache where that is possible: after a
+/// failed sync the cache holds lines that the disk does not.
+struct SegmentLines<'a, S: Storage> {
+    storage: &'a S,
     number: u64,
-    most: u64,
-) -> Result<Vec<u8>, LedgerError> {
-    let failed = |errno| io("read", number, errno);
-    let (file, _) = storage.open_readback(dir, &segment::file_name(number)).map_err(failed)?;
-    let mut bytes = Vec::new();
-    loop {
-        let start = bytes.len();
-        bytes.resize(start.saturating_add(CHUNK), 0);
-        let room = bytes.get_mut(start..).unwrap_or_default();
-        let length = storage.read_at(&file, room, start as u64).map_err(failed)?;
-        bytes.truncate(start.saturating_add(length));
-        // Aligned reads are short only at the end.
-        if length < CHUNK || bytes.len() as u64 >= most {
-            return Ok(bytes);
+    file: S::File,
+    /// Offset of the next read.
+    at: u64,
+    buffer: Vec<u8>,
+    /// What of `buffer` was handed out.
+    taken: usize,
+    ended: bool,
+}
+
+impl<'a, S: Storage> SegmentLines<'a, S> {
+    fn open(storage: &'a S, dir: &S::Dir, number: u64) -> Result<Self, LedgerError> {
+        let (file, _) = storage
+            .open_readback(dir, &segment::file_name(number))
+            .map_err(|errno| io("read", number, errno))?;
+        Ok(Self { storage, number, file, at: 0, buffer: Vec::new(), taken: 0, ended: false })
+    }
+
+    /// The next line. What is longer than any line can be comes in parts without newlines, as what follows the last newline
+    /// does.
+    fn next(&mut self) -> Result<Option<&[u8]>, LedgerError> {
+        loop {
+            let rest = self.buffer.get(self.taken..).unwrap_or_default();
+            let newline = rest.iter().position(|byte| *byte == b'\n');
+            let end = match newline {
+                Some(at) => Some(at.saturating_add(1)),
+                None if rest.len() > encode::LINE_MAX || self.ended => Some(rest.len()),
+                None => None,
+            };
+            if let Some(length) = end {
+                let start = self.taken;
+                self.taken = start.saturating_add(length);
+                let line = self.buffer.get(start..self.taken).unwrap_or_default();
+                return Ok(Some(line).filter(|line| !line.is_empty()));
+            }
+            self.read_on()?;
         }
+    }
+
+    fn read_on(&mut self) -> Result<(), LedgerError> {
+        self.buffer.drain(..self.taken);
+        self.taken = 0;
+        let start = self.buffer.len();
+        self.buffer.resize(start.saturating_add(CHUNK), 0);
+        let room = self.buffer.get_mut(start..).unwrap_or_default();
+        let read = self.storage.read_at(&self.file, room, self.at);
+        let length = read.map_err(|errno| io("read", self.number, errno))?;
+        self.buffer.truncate(start.saturating_add(length));
+        self.at = self.at.saturating_add(length as u64);
+        // Aligned reads are short only at the end.
+        self.ended = length < CHUNK;
+        Ok(())
     }
 }
 
