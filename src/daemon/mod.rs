@@ -21,7 +21,7 @@ use crate::fuse::{MountOptions, Mounted};
 use crate::ledger::record::{MountEvent, MountRecord, PolicyRecord};
 use crate::ledger::{Durability, Ledger, Record};
 use crate::storage::real::RealStorage;
-use crate::sys::{limits, memory};
+use crate::sys::limits;
 use crate::vfs::Vfs;
 
 mod assemble;
@@ -194,7 +194,6 @@ fn prepare_process(notices: &mut Vec<String>) -> usize {
         usual(info);
         log::error!("a thread failed, which is a bug: {info}");
     }));
-    memory::tune();
     let limit = limits::raise_open_files().unwrap_or_else(|errno| {
         notices.push(format!("cannot raise the limit of open files: {errno}"));
         limits::open_files()
