@@ -384,13 +384,7 @@ fn running_report(progress: &Progress) -> TransactionReport {
 /// the author what can be told.
 fn report(txid: TxId, found: &Transaction, privileged: bool) -> TransactionReport {
     let record = &found.record;
-    let state = match found.state {
-        TransactionState::Active => "active",
-        TransactionState::Done => "done",
-        TransactionState::Reverted => "reverted",
-        TransactionState::Aborted => "aborted",
-        TransactionState::Dead => "dead",
-    };
+    let state = found.state.word();
     TransactionReport {
         txid,
         state: state.to_owned(),

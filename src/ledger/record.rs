@@ -161,6 +161,13 @@ pub enum Step {
     Reverted,
     /// Neither could be completed nor put back: needs a person.
     Dead,
+    /// A person has mended what was in the way of a dead letter: from here recovery completes or puts back
+    /// once more. User, group and process are the person's in this and the next two.
+    Retry,
+    /// A person wants a dead letter taken back: from here recovery puts back what can be.
+    Withdraw,
+    /// A person declares what is there right: the end of a dead letter. What it keeps stays.
+    Accept,
 }
 
 /// Where in a branch a name lies.

@@ -143,7 +143,7 @@ impl<S: Storage> Mover<S> {
         confirmed.is_ok()
     }
 
-    fn sync_moves(
+    pub(super) fn sync_moves(
         &self,
         commit: &CrossingRecord,
         moves: &[PlacedMove<S>],
@@ -201,7 +201,7 @@ impl<S: Storage> Mover<S> {
     }
 
     /// The copy goes only if nobody has written to it while it had the target's name.
-    fn check_copy(&self, moves: &[PlacedMove<S>]) -> Result<(), CrossingError> {
+    pub(super) fn check_copy(&self, moves: &[PlacedMove<S>]) -> Result<(), CrossingError> {
         for placed in moves.iter().filter(|placed| placed.step.from.area == Area::Stage) {
             let found = self
                 .storage
@@ -219,7 +219,7 @@ impl<S: Storage> Mover<S> {
         Ok(())
     }
 
-    fn remove_copy(&self, moves: &[PlacedMove<S>]) {
+    pub(super) fn remove_copy(&self, moves: &[PlacedMove<S>]) {
         for placed in moves.iter().filter(|placed| placed.step.from.area == Area::Stage) {
             if let Err(error) = remove(&*self.storage, &placed.from.dir, &placed.from.name) {
                 log::warn!("the copy stays in stage until the next start: {error}");

@@ -21,6 +21,23 @@ pub enum TransactionState {
     Aborted,
     /// Needs a person; everything is kept.
     Dead,
+    /// It needed a person, who declared what is there right. What it keeps stays until that person
+    /// has it discarded.
+    Accepted,
+}
+
+impl TransactionState {
+    /// As the ledger's and the commands' readers know it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Done => "done",
+            Self::Reverted => "reverted",
+            Self::Aborted => "aborted",
+            Self::Dead => "dead",
+            Self::Accepted => "accepted",
+        }
+    }
 }
 
 /// One transaction as its records tell it.
@@ -42,6 +59,8 @@ pub struct Transaction {
     pub purged: bool,
     /// The transaction that took it back.
     pub undone_by: Option<TxId>,
+    /// A person wants it taken back: recovery goes that way only.
+    pub withdrawn: bool,
 }
 
 impl Transaction {
@@ -53,6 +72,15 @@ impl Transaction {
     /// Whether hold still keeps something for it: from DONE until it is purged.
     pub fn is_kept(&self) -> bool {
         self.state == TransactionState::Done && !self.purged
+    }
+
+    /// Whether stage and hold must keep what they have of it, however old it is.
+    pub fn keeps_all(&self) -> bool {
+        match self.state {
+            TransactionState::Active | TransactionState::Dead => true,
+            TransactionState::Accepted => !self.purged,
+            TransactionState::Done | TransactionState::Reverted | TransactionState::Aborted => false,
+        }
     }
 
     /// Whether it can be taken back: a crossing that was made, not an undo, not a rename within a pool.
@@ -113,13 +141,14 @@ impl Journal {
                 result: None,
                 purged: false,
                 undone_by: None,
+                withdrawn: false,
             }
         });
         transaction.changed = time;
         transaction.reason.clone_from(&record.reason);
         transaction.result.clone_from(&record.result);
         transaction.state = match record.step {
-            Step::Prepare => TransactionState::Active,
+            Step::Prepare | Step::Retry | Step::Withdraw => TransactionState::Active,
             Step::Commit => {
                 transaction.record = record.clone();
                 TransactionState::Active
@@ -128,10 +157,12 @@ impl Journal {
             Step::Abort => TransactionState::Aborted,
             Step::Reverted => TransactionState::Reverted,
             Step::Dead => TransactionState::Dead,
+            Step::Accept => TransactionState::Accepted,
         };
+        transaction.withdrawn = record.step == Step::Withdraw;
         let undoes = transaction.record.undoes;
         match transaction.state {
-            TransactionState::Active | TransactionState::Dead => {}
+            TransactionState::Active | TransactionState::Dead | TransactionState::Accepted => {}
             TransactionState::Aborted | TransactionState::Reverted => {
                 transaction.record.moves = Vec::new();
                 self.forget_oldest();
@@ -154,10 +185,8 @@ impl Journal {
         if self.ended <= ENDED_MAX {
             return;
         }
-        let ended = |transaction: &Transaction| {
-            !matches!(transaction.state, TransactionState::Active | TransactionState::Dead)
-                && !transaction.is_kept()
-        };
+        let ended =
+            |transaction: &Transaction| !transaction.keeps_all() && !transaction.is_kept();
         let oldest = self
             .order
             .iter()
@@ -185,9 +214,16 @@ impl Journal {
         self.iter().filter(|(_, transaction)| transaction.state == TransactionState::Active)
     }
 
-    /// Whether an undo of `txid` has begun and not ended.
+    /// Whether an undo of `txid` has begun and not ended well: it may need what `txid` keeps.
     pub fn is_being_undone(&self, txid: TxId) -> bool {
-        self.open().any(|(_, transaction)| transaction.record.undoes == Some(txid))
+        self.transactions
+            .values()
+            .any(|transaction| transaction.record.undoes == Some(txid) && transaction.keeps_all())
+    }
+
+    /// Those that need a person, oldest first.
+    pub fn dead(&self) -> impl DoubleEndedIterator<Item = (TxId, &Transaction)> {
+        self.iter().filter(|(_, transaction)| transaction.state == TransactionState::Dead)
     }
 
     fn undoable(&self) -> impl Iterator<Item = (TxId, &Transaction)> {

@@ -35,9 +35,17 @@
 //!    │                    ▼
 //!    │                 DONE ──▶ Done ── Mover::purge: PURGE ──▶ Done, nothing held
 //!    │ Mover::put_back: moves::back
-//!    ├──▶ REVERTED ──▶ Reverted
-//!    └──▶ DEAD ──▶ Dead       where an inode is at neither end, or cannot be put back
+//!    ├──▶ REVERTED ──▶ Reverted ◀─────────────────────────────────────┐
+//!    └──▶ DEAD ──▶ Dead       where an inode is at neither end,       │ all is back
+//!                   │ ▲       or cannot be put back                   │
+//!     Mover::settle │ └──────────────────────────── DEAD: not all ────┤
+//!                   ├── RETRY ────▶ committed, as above               │
+//!                   ├── WITHDRAW ─▶ withdrawn: Mover::take_back ──────┘
+//!                   │               (recovery starts here again)
+//!                   └── ACCEPT ───▶ Accepted, all kept ── Mover::discard: PURGE ──▶ nothing kept
 //! ```
+//!
+//! The person's wish is durable before the first rename that it causes.
 //!
 //! A sync of folders that fails after the decision does not undo it: nobody could trust the disk
 //! with the way back either. The transaction then stays open without DONE, and the next recovery
@@ -61,6 +69,7 @@ mod copy;
 mod directory;
 mod error;
 mod journal;
+mod letters;
 mod look;
 mod merge;
 mod moves;
@@ -84,6 +93,7 @@ mod undo;
 
 pub use error::CrossingError;
 pub use journal::{Journal, Transaction, TransactionState};
+pub use letters::{Finding, Found, LetterError, Settle, Settled, words};
 pub use prepare::Prepared;
 pub use progress::Progress;
 pub use purge::Purged;

@@ -31,8 +31,10 @@ pub(super) struct PlacedMove<S: Storage> {
 
 /// Where the inode of a move is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Whereabouts {
+pub(super) enum Whereabouts {
+    /// The move was not made.
     From,
+    /// It was made.
     To,
     /// A rename between directories of which the crash kept the new name and not the removal of
     /// the old one.
@@ -40,6 +42,7 @@ enum Whereabouts {
     /// Not at `from`, which is private to this program, and not at `to`: the move was made, and
     /// somebody has since moved or replaced what it brought.
     MovedOn,
+    /// At neither end.
     Doubt,
 }
 
@@ -146,7 +149,7 @@ pub(super) fn sync<S: Storage>(
     Ok(())
 }
 
-fn whereabouts<S: Storage>(
+pub(super) fn whereabouts<S: Storage>(
     storage: &S,
     placed: &PlacedMove<S>,
 ) -> Result<Whereabouts, CrossingError> {
@@ -244,7 +247,7 @@ pub(super) fn is_same_below<S: Storage>(
 }
 
 /// Removes the old name of a rename that a crash left half done.
-fn finish_rename<S: Storage>(
+pub(super) fn finish_rename<S: Storage>(
     storage: &S,
     keep: &Place<S>,
     remove: &Place<S>,

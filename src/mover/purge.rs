@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::remove::remove;
 use super::{CrossingError, Mover, Transaction};
 use crate::ledger::record::{Area, PurgeRecord, Spot};
 use crate::ledger::{Durability, Record};
@@ -66,6 +67,19 @@ impl<S: Storage> Mover<S> {
     /// Records that what a transaction moved to hold goes. The caller has `purging`.
     pub(super) fn record_purge(&self, txid: TxId, reason: String) -> Result<(), CrossingError> {
         self.append(Record::Purge(PurgeRecord { txid, reason }), Durability::Sync)
+    }
+
+    /// Removes what was recorded to go, from stage or hold.
+    pub(super) fn remove_private(&self, spot: &Spot) {
+        let Some(branch) = self.branch_by_uuid(spot.branch) else { return };
+        let folder = match spot.area {
+            Area::Tree => return,
+            Area::Stage => &branch.stage,
+            Area::Hold => &branch.hold,
+        };
+        if let Err(error) = remove(&*self.storage, folder, spot.path.as_os_str()) {
+            log::warn!("branch {}: {} stays: {error}", branch.name, spot.path.display());
+        }
     }
 
     /// Removes what was recorded to go.

@@ -37,7 +37,7 @@ pub struct Recovery {
 }
 
 /// Why a transaction could not be looked into now.
-enum NotNow {
+pub(super) enum NotNow {
     /// Nothing was touched; another start may succeed.
     LeftOpen(String),
     /// The folders that the record names cannot all be opened.
@@ -62,6 +62,8 @@ impl<S: Storage> Mover<S> {
         for record in self.left_open() {
             if self.unsynced.lock().contains(&record.txid) {
                 recovery.leave_open(&record, "it could not be synced".to_owned());
+            } else if self.is_withdrawn(record.txid) {
+                self.take_back(&record, recovery);
             } else if record.step == Step::Commit {
                 self.complete(&record, recovery);
             } else {
@@ -95,7 +97,7 @@ impl<S: Storage> Mover<S> {
     }
 
     /// Decided: all moves are made, or all are taken back.
-    fn complete(&self, commit: &CrossingRecord, recovery: &mut Recovery) {
+    pub(super) fn complete(&self, commit: &CrossingRecord, recovery: &mut Recovery) {
         let txid = commit.txid;
         let placed = match self.open_moves(commit) {
             Ok(placed) => placed,
@@ -171,6 +173,10 @@ impl<S: Storage> Mover<S> {
         })
     }
 
+    fn is_withdrawn(&self, txid: TxId) -> bool {
+        self.with_journal(|journal| journal.get(txid).is_some_and(|found| found.withdrawn))
+    }
+
     /// A folder of the record is gone: nobody knows what became of it, so all is kept.
     fn give_up(&self, commit: &CrossingRecord, why: String, recovery: &mut Recovery) {
         let dead = later_step(commit, Step::Dead, Some(why.clone()), "EIO".to_owned());
@@ -191,7 +197,7 @@ impl<S: Storage> Mover<S> {
         commit.moves.iter().map(open).collect()
     }
 
-    fn open_spot(&self, spot: &Spot) -> Result<Place<S>, NotNow> {
+    pub(super) fn open_spot(&self, spot: &Spot) -> Result<Place<S>, NotNow> {
         let branch = self
             .branch_by_uuid(spot.branch)
             .ok_or_else(|| NotNow::LeftOpen(format!("branch {} is offline", spot.branch)))?;
@@ -232,13 +238,8 @@ impl<S: Storage> Mover<S> {
             }
         };
         let needed: HashSet<OsString> = self.with_journal(|journal| {
-            journal
-                .iter()
-                .filter(|(_, found)| {
-                    matches!(found.state, TransactionState::Active | TransactionState::Dead)
-                })
-                .map(|(txid, _)| txid.to_string().into())
-                .collect()
+            let keeping = journal.iter().filter(|(_, found)| found.keeps_all());
+            keeping.map(|(txid, _)| txid.to_string().into()).collect()
         });
         for name in names.iter().filter(|name| !needed.contains(*name)) {
             match remove(&*self.storage, &branch.stage, name) {
@@ -266,9 +267,14 @@ impl<S: Storage> Mover<S> {
                 txid.and_then(|txid| journal.get(txid)).map(|found| (found.state, found.purged))
             });
             match known {
-                Some((TransactionState::Done, true)) => self.remove_held(branch, &name),
+                Some((TransactionState::Done | TransactionState::Accepted, true)) => {
+                    self.remove_held(branch, &name);
+                }
                 Some((
-                    TransactionState::Done | TransactionState::Active | TransactionState::Dead,
+                    TransactionState::Done
+                    | TransactionState::Active
+                    | TransactionState::Dead
+                    | TransactionState::Accepted,
                     _,
                 )) => {}
                 Some((TransactionState::Aborted | TransactionState::Reverted, _)) | None => {
@@ -287,7 +293,7 @@ impl<S: Storage> Mover<S> {
 }
 
 impl Recovery {
-    fn leave_open(&mut self, record: &CrossingRecord, why: String) {
+    pub(super) fn leave_open(&mut self, record: &CrossingRecord, why: String) {
         log::error!("crossing {} stays open: {why}", record.txid);
         self.left_open.push((record.txid, why));
         self.locked.extend([record.source.clone(), record.target.clone()]);

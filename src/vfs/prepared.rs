@@ -321,6 +321,9 @@ impl Vfs {
                 TransactionState::Aborted | TransactionState::Reverted => {
                     ended("rolled back", "nothing is left to stop".to_owned())
                 }
+                TransactionState::Accepted => {
+                    ended("accepted", "nothing is left to stop".to_owned())
+                }
                 TransactionState::Dead => {
                     ended("dead", format!("all of it is kept; see octroi tx show {txid}"))
                 }

@@ -15,6 +15,7 @@ use crate::types::{Caller, Time, ViewPath};
 mod crash;
 mod crash_trees;
 mod lab;
+mod letters;
 mod model;
 mod parts;
 mod pass;

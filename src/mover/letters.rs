@@ -1,0 +1,438 @@
+//! Dead letters: what a person finds of a transaction that needs one, and what may be done about it.
+//!
+//! Each wish is recorded before anything is moved, and from then on it is an open transaction like any
+//! other: cut off anywhere, the next recovery goes on with it ([`Step::Retry`] by the way of a
+//! decided crossing, [`Step::Withdraw`] by [`Mover::take_back`]). It ends as DONE, as REVERTED, or
+//! as a dead letter again. [`Step::Accept`] moves nothing. Nothing that a dead letter keeps is deleted
+//! but by [`Settle::Discard`].
+
+use super::error::CrossingError;
+use super::journal::{Transaction, TransactionState};
+use super::moves::{self, Place, PlacedMove, Whereabouts};
+use super::recover::{NotNow, is_disk_trouble};
+use super::{Mover, Recovery, later_step};
+use crate::error::{Errno, errno_name};
+use crate::ledger::Durability;
+use crate::ledger::record::{Act, Area, CrossingRecord, Move, Spot, Step};
+use crate::storage::{Kind, Storage};
+use crate::types::{Caller, TxId};
+
+/// What a person wants of a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settle {
+    /// Try once more to complete it, and where that fails to put it back.
+    Retry,
+    /// Put back what can be; keep everything else.
+    Withdraw,
+    /// What is there is right. What stage and hold have of it stays.
+    Accept,
+    /// As [`Settle::Accept`], also of one that was accepted before; and what stage and hold have of it is
+    /// deleted.
+    Discard,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settled {
+    /// Completed: what crossed is at its target.
+    Done,
+    /// Everything is as before the crossing; why, where it could not be completed.
+    Reverted(Option<String>),
+    /// It is no dead letter any more.
+    Accepted,
+    /// It is still one; why.
+    Dead(String),
+    /// A disk failed: recovery goes on when the branch is back or the view is mounted again; why.
+    Waits(String),
+}
+
+/// Why nothing was done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LetterError {
+    /// None of that id is remembered.
+    #[error("there is no such transaction")]
+    Unknown,
+    /// It needs nobody.
+    #[error("it is {state}, and needs nobody")]
+    NotDead {
+        /// How it is, as `octroi tx list` says it.
+        state: &'static str,
+    },
+    /// Trying again could not end well.
+    #[error("it would come to the same: {why}\nhint: nothing was changed; {hint}")]
+    InVain {
+        /// What is in the way.
+        why: String,
+        /// What may be done.
+        hint: &'static str,
+    },
+    /// The ledger did not take the wish.
+    #[error("the ledger did not take the record: {}", errno_name(*errno))]
+    Ledger {
+        /// Why.
+        errno: Errno,
+    },
+}
+
+/// Where what a move speaks of is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// Where the move would take it from.
+    NotMoved,
+    /// Where the move would take it to.
+    Moved,
+    /// At both names, by a rename that a crash left half done.
+    AtBoth,
+    /// It left stage or hold, and is not where it should have gone: moved on, or gone.
+    Left,
+    /// At neither name.
+    Nowhere,
+    /// One name cannot be looked at, for good: its folder is gone. In words.
+    NoFolder(String),
+    /// It cannot be looked for now: in words.
+    NotNow(String),
+}
+
+/// One move of a transaction, and how far it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// As the decision has it.
+    pub step: Move,
+    /// Where it is now.
+    pub found: Found,
+    /// It is a copy that somebody has written to since it was made.
+    pub written: bool,
+}
+
+/// What taking back did with a move.
+enum Back {
+    /// Its inode is where it was.
+    Home,
+    /// It is not, and why.
+    Left(String),
+    /// The copy keeps its name, as it arrived, and why.
+    Stands(String),
+}
+
+impl<S: Storage> Mover<S> {
+    /// Looks for everything that a transaction has moved or would have. Changes nothing.
+    pub fn examine(&self, txid: TxId) -> Vec<Finding> {
+        let moves = self.with_journal(|journal| {
+            journal.get(txid).map(|found| found.record.moves.clone()).unwrap_or_default()
+        });
+        moves.into_iter().map(|step| self.find(step)).collect()
+    }
+
+    fn find(&self, step: Move) -> Finding {
+        let (found, written) = match self.open_ends(&step) {
+            Ok(placed) => match moves::whereabouts(&*self.storage, &placed) {
+                Ok(at) => (found(at), self.is_written(&placed, at).unwrap_or(false)),
+                Err(error) => (Found::NotNow(error.to_string()), false),
+            },
+            Err(NotNow::LeftOpen(why)) => (Found::NotNow(why), false),
+            Err(NotNow::Impossible(error)) => (Found::NoFolder(error.to_string()), false),
+        };
+        Finding { step, found, written }
+    }
+
+    fn open_ends(&self, step: &Move) -> Result<PlacedMove<S>, NotNow> {
+        let (from, to) = (self.open_spot(&step.from)?, self.open_spot(&step.to)?);
+        Ok(PlacedMove { step: step.clone(), from, to })
+    }
+
+    /// Whether the copy that crossed was written to, in stage or under its name.
+    fn is_written(&self, placed: &PlacedMove<S>, at: Whereabouts) -> Result<bool, CrossingError> {
+        if placed.step.from.area != Area::Stage {
+            return Ok(false);
+        }
+        let place = match at {
+            Whereabouts::From => &placed.from,
+            Whereabouts::To | Whereabouts::Both => &placed.to,
+            Whereabouts::MovedOn | Whereabouts::Doubt => return Ok(false),
+        };
+        let found = self
+            .storage
+            .stat(&place.dir, &place.name)
+            .map_err(CrossingError::io("look at", "the copy"))?;
+        let Some(found) = found else { return Ok(false) };
+        Ok(match found.kind {
+            Kind::Directory => !moves::is_same_below(&*self.storage, placed, place)?,
+            _ => !placed.step.identity.same_content(&found.identity),
+        })
+    }
+
+    /// Does what a person, `caller`, wants of a dead letter. The caller of this holds locks on both names
+    /// and whatever the moves speak of.
+    pub fn settle(
+        &self,
+        caller: Caller,
+        exe: Option<String>,
+        txid: TxId,
+        settle: Settle,
+    ) -> Result<Settled, LetterError> {
+        let settled = {
+            let _recovering = self.recovering.lock();
+            let letter = self.letter(txid, settle)?;
+            let wish = |step| CrossingRecord {
+                uid: caller.uid,
+                gid: caller.gid,
+                pid: caller.pid,
+                exe: exe.clone(),
+                result: None,
+                ..later_step(&letter.record, step, letter.reason.clone(), String::new())
+            };
+            match settle {
+                Settle::Retry => {
+                    self.check_worth_trying(txid)?;
+                    self.go_on(&letter.record, wish(Step::Retry))?
+                }
+                Settle::Withdraw => self.go_on(&letter.record, wish(Step::Withdraw))?,
+                Settle::Accept => {
+                    self.write_wish(wish(Step::Accept))?;
+                    Settled::Accepted
+                }
+                Settle::Discard => {
+                    if letter.state == TransactionState::Dead {
+                        self.write_wish(wish(Step::Accept))?;
+                    }
+                    Settled::Accepted
+                }
+            }
+        };
+        match settle {
+            Settle::Discard => self.discard(caller, txid)?,
+            Settle::Retry | Settle::Withdraw | Settle::Accept => self.purge_rearrangements(),
+        }
+        Ok(settled)
+    }
+
+    fn letter(&self, txid: TxId, settle: Settle) -> Result<Transaction, LetterError> {
+        let found = self.with_journal(|journal| journal.get(txid).cloned());
+        let found = found.ok_or(LetterError::Unknown)?;
+        let fits = match found.state {
+            TransactionState::Dead => true,
+            TransactionState::Accepted => settle == Settle::Discard && !found.purged,
+            _ => false,
+        };
+        if fits { Ok(found) } else { Err(LetterError::NotDead { state: found.state.word() }) }
+    }
+
+    fn write_wish(&self, wish: CrossingRecord) -> Result<(), LetterError> {
+        let recorded = self.record(wish, Durability::Sync);
+        recorded.map_err(|error| LetterError::Ledger { errno: error.errno() })
+    }
+
+    /// What is at neither end is not found by trying again; and what has left stage or hold, which nobody
+    /// but a person with rights over the branch can reach, may be gone.
+    fn check_worth_trying(&self, txid: TxId) -> Result<(), LetterError> {
+        let in_vain = |finding: &Finding| {
+            let (path, act) = (finding.step.from.path.display(), words(finding.step.act));
+            let (why, hint) = match &finding.found {
+                Found::Nowhere | Found::Left => (
+                    format!("what {act} ({path}) is at neither of its names"),
+                    "bring it back to one of them, or see octroi tx show for the other choices",
+                ),
+                Found::NotNow(why) => (why.clone(), "try again when the branch is well"),
+                Found::NotMoved | Found::Moved | Found::AtBoth | Found::NoFolder(_) => return None,
+            };
+            Some(LetterError::InVain { why, hint })
+        };
+        self.examine(txid).iter().find_map(in_vain).map_or(Ok(()), Err)
+    }
+
+    /// Records the wish and goes on with the transaction as recovery would.
+    fn go_on(
+        &self,
+        commit: &CrossingRecord,
+        wish: CrossingRecord,
+    ) -> Result<Settled, LetterError> {
+        let withdrawn = wish.step == Step::Withdraw;
+        // Shown as under way, so that nobody takes it for left open; it is too late to cancel it.
+        let progress = self.announce(commit, if withdrawn { "withdraw" } else { "retry" });
+        let _ = progress.decide();
+        let mut recovery = Recovery::default();
+        let recorded = self.write_wish(wish);
+        if recorded.is_ok() {
+            match withdrawn {
+                true => self.take_back(commit, &mut recovery),
+                false => self.complete(commit, &mut recovery),
+            }
+        }
+        self.active.lock().remove(&commit.txid);
+        recorded?;
+        let Recovery { completed, reverted, dead, left_open, .. } = recovery;
+        let first = |list: Vec<(TxId, String)>| list.into_iter().next().map(|(_, why)| why);
+        Ok(match (first(dead), first(left_open), first(reverted)) {
+            (Some(why), ..) => Settled::Dead(why),
+            (_, Some(why), _) => Settled::Waits(why),
+            (.., Some(why)) => Settled::Reverted(Some(why).filter(|_| !withdrawn)),
+            _ if completed.is_empty() => Settled::Waits("it has not ended".to_owned()),
+            _ => Settled::Done,
+        })
+    }
+
+    /// Puts back what can be, last first, never replacing anything. May be cut off anywhere and run again.
+    pub(super) fn take_back(&self, commit: &CrossingRecord, recovery: &mut Recovery) {
+        let mut placed = Vec::new();
+        let mut left = Vec::new();
+        let mut stands = false;
+        for step in commit.moves.iter().rev() {
+            match self.take_back_one(step, stands, &mut placed) {
+                Ok(Back::Home) => {}
+                Ok(Back::Left(why)) => left.push(why),
+                Ok(Back::Stands(why)) => {
+                    stands = true;
+                    left.push(why);
+                }
+                Err(why) => return recovery.leave_open(commit, why),
+            }
+        }
+        if let Err(error) = self.sync_moves(commit, &placed, true) {
+            return recovery.leave_open(commit, error.to_string());
+        }
+        match self.check_copy(&placed) {
+            Ok(()) => {}
+            Err(error @ CrossingError::CopyChanged) => left.push(error.to_string()),
+            Err(error) => return recovery.leave_open(commit, error.to_string()),
+        }
+        let whole = left.is_empty();
+        let (step, why) = match whole {
+            true => (Step::Reverted, "taken back on request".to_owned()),
+            false => {
+                (Step::Dead, format!("taken back on request, as far as it goes; {}", left.join("; ")))
+            }
+        };
+        let record = later_step(commit, step, Some(why.clone()), "ECANCELED".to_owned());
+        match self.record(record, Durability::Sync) {
+            Ok(()) if whole => {
+                self.remove_copy(&placed);
+                recovery.reverted.push((commit.txid, why));
+            }
+            Ok(()) => recovery.dead.push((commit.txid, why)),
+            Err(error) => recovery.leave_open(commit, error.to_string()),
+        }
+    }
+
+    /// Takes back one move. What was opened of it is added to `placed`. `stands`: the copy keeps the
+    /// target, so its source must not come back beside it. An error, in words, says nothing.
+    fn take_back_one(
+        &self,
+        step: &Move,
+        stands: bool,
+        placed: &mut Vec<PlacedMove<S>>,
+    ) -> Result<Back, String> {
+        let ends = match self.open_ends(step) {
+            Ok(ends) => ends,
+            Err(NotNow::LeftOpen(why)) => return Err(why),
+            Err(NotNow::Impossible(error)) => return self.half_open(step, &error),
+        };
+        let at = moves::whereabouts(&*self.storage, &ends).map_err(|error| error.to_string())?;
+        let written = self.is_written(&ends, at).map_err(|error| error.to_string())?;
+        let back = self.move_back(&ends, at, written, stands);
+        placed.push(ends);
+        match back {
+            Ok(back) => Ok(back),
+            Err(error) if is_disk_trouble(&error) => Err(error.to_string()),
+            // The copy is not to be had away from the target: then there would be two.
+            Err(error) if step.from.area == Area::Stage => Ok(Back::Stands(error.to_string())),
+            Err(error) => Ok(Back::Left(error.to_string())),
+        }
+    }
+
+    fn move_back(
+        &self,
+        ends: &PlacedMove<S>,
+        at: Whereabouts,
+        written: bool,
+        stands: bool,
+    ) -> Result<Back, CrossingError> {
+        let (step, storage) = (&ends.step, &*self.storage);
+        let to = step.to.path.display();
+        match at {
+            Whereabouts::From => Ok(Back::Home),
+            // Work of users, which nobody takes out of the view.
+            _ if written => Ok(Back::Left(format!("the copy at {to} was written to, and stays"))),
+            _ if stands && step.act == Act::Retire => {
+                Ok(Back::Left(format!("the source stays in hold, as {to}, for its copy is in place")))
+            }
+            Whereabouts::To => storage
+                .rename(&ends.to.dir, &ends.to.name, &ends.from.dir, &ends.from.name)
+                .map(|()| Back::Home)
+                .map_err(CrossingError::io("put back", step.from.path.display())),
+            Whereabouts::Both => {
+                moves::finish_rename(storage, &ends.from, &ends.to).map(|()| Back::Home)
+            }
+            Whereabouts::MovedOn | Whereabouts::Doubt => {
+                Ok(Back::Left(format!("what {} ({to}) is not found", words(step.act))))
+            }
+        }
+    }
+
+    /// The folder of one end is gone: what is at the other, where that is where it was, is home.
+    fn half_open(&self, step: &Move, error: &CrossingError) -> Result<Back, String> {
+        let is_at = |spot: &Spot| match self.open_spot(spot) {
+            Ok(Place { dir, name }) => {
+                let found = self.storage.stat(&dir, &name);
+                let found = found.map_err(|errno| {
+                    format!("cannot look at {}: {}", spot.path.display(), errno_name(errno))
+                })?;
+                Ok(found.is_some_and(|found| found.identity.handle == step.identity.handle))
+            }
+            Err(NotNow::LeftOpen(why)) => Err(why),
+            Err(NotNow::Impossible(_)) => Ok(false),
+        };
+        if is_at(&step.from)? {
+            return Ok(Back::Home);
+        }
+        let to = step.to.path.display();
+        match is_at(&step.to)? {
+            true => Ok(Back::Left(format!("what {} stays at {to}: {error}", words(step.act)))),
+            false => Ok(Back::Left(format!("what {} is not found: {error}", words(step.act)))),
+        }
+    }
+
+    /// Deletes what stage and hold have of one that was accepted, once that is recorded. What has another
+    /// transaction's name, such as what an undo would have restored, is that one's.
+    fn discard(&self, caller: Caller, txid: TxId) -> Result<(), LetterError> {
+        let _purging = self.purging.lock();
+        let moves = self.with_journal(|journal| {
+            let found = journal.get(txid).filter(|found| {
+                found.state == TransactionState::Accepted && !found.purged
+            });
+            found.map(|found| found.record.moves.clone())
+        });
+        let Some(moves) = moves else { return Ok(()) };
+        let reason = format!("discarded by user {}", caller.uid);
+        self.record_purge(txid, reason)
+            .map_err(|error| LetterError::Ledger { errno: error.errno() })?;
+        let own = |spot: &&Spot| {
+            let name = spot.path.to_string_lossy();
+            spot.area != Area::Tree && name.split('.').next() == Some(txid.to_string().as_str())
+        };
+        for spot in moves.iter().flat_map(|step| [&step.from, &step.to]).filter(own) {
+            self.remove_private(spot);
+        }
+        Ok(())
+    }
+}
+
+fn found(at: Whereabouts) -> Found {
+    match at {
+        Whereabouts::From => Found::NotMoved,
+        Whereabouts::To => Found::Moved,
+        Whereabouts::Both => Found::AtBoth,
+        Whereabouts::MovedOn => Found::Left,
+        Whereabouts::Doubt => Found::Nowhere,
+    }
+}
+
+/// What a move is about, for people.
+pub fn words(act: Act) -> &'static str {
+    match act {
+        Act::Retire => "was the source",
+        Act::Displace => "stood at the target",
+        Act::Apply => "crosses",
+        Act::Restore => "had been replaced",
+        Act::Rename => "is renamed",
+    }
+}
