@@ -121,7 +121,11 @@ mod tests {
         check("octroi explain --as ana", false);
         check("octroi explain fly /inbox/a", false);
         check("octroi tx list --json", true);
+        check("octroi tx list --dead", true);
         check("octroi tx show not-a-ulid", false);
+        check("octroi tx retry 01JD8Z6Q1M4T0V2W3X4Y5Z6A7B", true);
+        check("octroi tx accept --discard 01JD8Z6Q1M4T0V2W3X4Y5Z6A7B --view lab", true);
+        check("octroi tx accept", false);
         check("octroi audit tail -n 5 -f", true);
         check("octroi reload --view lab --json", true);
         check("octroi reload lab.toml", false);

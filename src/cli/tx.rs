@@ -1,5 +1,6 @@
 //! `octroi tx`
 
+use crate::control::letters::{DeadLetter, Wish};
 use crate::control::protocol::{ActiveCrossing, Answer, Request, TransactionReport};
 use crate::sys::users;
 use crate::types::TxId;
@@ -9,14 +10,21 @@ use super::output::{local_time, plain, print, print_json, size, table};
 use super::target::ViewOption;
 use super::unexpected;
 
-/// Look at transactions, which are crossings and undos, and stop them.
+/// Look at transactions, which are crossings and undos; stop them; settle what needs a person.
 ///
-/// Your own; those of all for root and the user who mounted the view.
+/// Your own; those of all for root and the user who mounted the view. Only they may settle a dead letter: a
+/// transaction that could neither be completed nor put back. Nothing of one is deleted, and it waits for
+/// as long as it takes. Begin with show, which says where everything is and what each choice would do.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     octroi tx list\n  \
-    octroi tx show 01JD8Z6Q1M4T0V2W3X4Y5Z6A7B\n  \
-    octroi tx abort 01JD8Z6Q1M4T0V2W3X4Y5Z6A7B   stop one that has not been decided")]
+    octroi tx abort 01JD8Z6Q1M4T0V2W3X4Y5Z6A7B   stop one that has not been decided\n\n\
+    A dead letter, step by step:\n  \
+    octroi tx list --dead\n  \
+    octroi tx show 01JD8Z6Q1M4T0V2W3X4Y5Z6A7B    what happened, where everything is, the choices\n  \
+    octroi tx retry 01JD8Z6Q1M4T0V2W3X4Y5Z6A7B   once the cause is mended: complete it, or put it back\n  \
+    octroi tx abort 01JD8Z6Q1M4T0V2W3X4Y5Z6A7B   put back to the source what can be\n  \
+    octroi tx accept 01JD8Z6Q1M4T0V2W3X4Y5Z6A7B  it is right as it is; what is kept stays")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -26,6 +34,9 @@ pub struct Args {
 enum Command {
     /// List transactions, newest first
     List {
+        /// Only dead letters, which need a person
+        #[arg(long)]
+        dead: bool,
         /// At most so many
         #[arg(short = 'n', long = "lines", default_value_t = 50, value_name = "N")]
         limit: usize,
@@ -46,16 +57,37 @@ enum Command {
         #[command(flatten)]
         view: ViewOption,
     },
-    /// Stop a transaction that is not decided yet, and roll it back
+    /// Try once more to complete a dead letter; where that fails, put it back
     ///
-    /// The mv or octroi mv that asked for it fails with ECANCELED; everything is as before.
-    Abort {
-        /// Its id, as `octroi tx list` shows it
-        #[arg(value_parser = txid)]
-        txid: TxId,
+    /// After the cause is mended: a full disk, a folder that is gone, a name that is taken. Refused, with
+    /// nothing changed, where something of it is nowhere to be found.
+    Retry(One),
+    /// Stop a transaction that is not decided yet, or take back a dead letter
+    ///
+    /// One that is not decided yet: the mv or octroi mv that asked for it fails with ECANCELED; everything is as
+    /// before. A dead letter: what can be put back is, never onto anything else; what cannot be is
+    /// kept, and it says so. It is then a dead letter still.
+    Abort(One),
+    /// Declare right what is there of a dead letter
+    ///
+    /// Nothing is moved or deleted. What stage and hold keep of it stays, whatever hold.keep and hold.max say,
+    /// until you come again with --discard: it could be the last copy.
+    Accept {
         #[command(flatten)]
-        view: ViewOption,
+        one: One,
+        /// Delete for good what stage and hold keep of it
+        #[arg(long)]
+        discard: bool,
     },
+}
+
+#[derive(Debug, clap::Args)]
+struct One {
+    /// Its id, as `octroi tx list` shows it
+    #[arg(value_parser = txid)]
+    txid: TxId,
+    #[command(flatten)]
+    view: ViewOption,
 }
 
 fn txid(text: &str) -> Result<TxId, String> {
@@ -64,12 +96,15 @@ fn txid(text: &str) -> Result<TxId, String> {
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     match &args.command {
-        Command::List { limit, json, view } => {
+        Command::List { dead, limit, json, view } => {
             let view = view.find(None)?;
             let attempt = format!("list the transactions of view {}", view.mount.name);
-            let request = Request::Transactions { limit: *limit };
+            let request = Request::Transactions { limit: *limit, dead: *dead };
             match view.client.ask(&request).map_err(cannot(attempt))? {
                 Answer::Transactions { transactions } if *json => print_json(&transactions),
+                Answer::Transactions { transactions } if *dead && transactions.is_empty() => {
+                    print("no transaction needs a person\n")
+                }
                 Answer::Transactions { transactions } => print(&list(&transactions)),
                 _ => Err(unexpected()),
             }
@@ -84,16 +119,37 @@ pub fn run(args: &Args) -> Result<(), Failure> {
                 _ => Err(unexpected()),
             }
         }
-        Command::Abort { txid, view } => {
+        Command::Retry(one) => settle("retry", one, Wish::Retry),
+        Command::Abort(One { txid, view }) => {
             let view = view.find(None)?;
             let request = Request::Abort { txid: *txid };
             let attempt = format!("abort transaction {txid}");
             match view.client.ask(&request).map_err(cannot(attempt))? {
                 Answer::Aborted => print(&format!("transaction {txid} is rolled back\n")),
+                Answer::Settled { done, now } => settled(*txid, done, &now),
                 _ => Err(unexpected()),
             }
         }
+        Command::Accept { one, discard: false } => settle("accept", one, Wish::Accept),
+        Command::Accept { one, discard: true } => settle("discard", one, Wish::Discard),
     }
+}
+
+fn settle(attempt: &str, One { txid, view }: &One, wish: Wish) -> Result<(), Failure> {
+    let view = view.find(None)?;
+    let attempt = format!("{attempt} transaction {txid}");
+    match view.client.ask(&Request::Settle { txid: *txid, wish }).map_err(cannot(attempt))? {
+        Answer::Settled { done, now } => settled(*txid, done, &now),
+        _ => Err(unexpected()),
+    }
+}
+
+fn settled(txid: TxId, done: bool, now: &str) -> Result<(), Failure> {
+    if done {
+        return print(&format!("transaction {txid} {}\n", plain(now)));
+    }
+    let hint = format!("see octroi tx show {txid}");
+    Err(Failure::new(format!("transaction {txid} {}", plain(now))).hint(hint))
 }
 
 /// Transactions as a table.
@@ -182,5 +238,28 @@ fn show(found: &TransactionReport) -> String {
     let shown = fields
         .into_iter()
         .filter_map(|(name, value)| Some(format!("{name:<12} {}\n", plain(&value?))));
-    shown.collect()
+    let mut text: String = shown.collect();
+    match &found.letter {
+        Some(letter) => text.push_str(&choices(letter)),
+        None if found.state == "dead" => {
+            text.push_str("\nit needs root, or the user who mounted the view: tell them its id\n");
+        }
+        None => {}
+    }
+    text
+}
+
+/// What there is of a dead letter, and what may be done.
+fn choices(letter: &DeadLetter) -> String {
+    let mut text = format!("\n{}\n", plain(&letter.happened));
+    for found in &letter.found {
+        text.push_str(&format!("  - {}\n", plain(found)));
+    }
+    if !letter.choices.is_empty() {
+        text.push_str("\nThe choices:\n");
+    }
+    for choice in &letter.choices {
+        text.push_str(&format!("  {}\n      {}\n", choice.command, plain(&choice.effect)));
+    }
+    text
 }

@@ -9,6 +9,7 @@ pub mod client;
 pub mod descriptors;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+pub mod letters;
 pub mod mounts;
 pub mod moves;
 pub mod protocol;

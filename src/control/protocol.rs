@@ -9,6 +9,8 @@ use crate::policy::{Considered, Counted};
 use crate::types::{BranchIo, BranchMode, BranchUuid, Operation, TxId, ViewPath};
 use crate::view::Known;
 
+use super::letters::{DeadLetter, Wish};
+
 /// Longest request, newline included.
 pub const REQUEST_MAX: usize = 64 * 1024;
 /// Longest answer, newline included.
@@ -51,6 +53,9 @@ pub enum Request {
     Transactions {
         /// At most so many, and at most [`TRANSACTIONS_MAX`].
         limit: usize,
+        /// Only those that need a person.
+        #[serde(default)]
+        dead: bool,
     },
     /// One transaction; another's for root and the mounting user.
     Transaction {
@@ -87,6 +92,13 @@ pub enum Request {
     Abort {
         /// Which.
         txid: TxId,
+    },
+    /// Have something done with a transaction that needs a person. For root and the mounting user.
+    Settle {
+        /// Which.
+        txid: TxId,
+        /// What.
+        wish: Wish,
     },
 }
 
@@ -145,6 +157,13 @@ pub enum Answer {
     Hits(HitsReport),
     /// To [`Request::Abort`]: it is rolled back.
     Aborted,
+    /// To [`Request::Settle`].
+    Settled {
+        /// Whether it came to what was asked for.
+        done: bool,
+        /// How it is now, in words.
+        now: String,
+    },
     /// The request was refused or failed.
     Failed {
         /// Why, in words.
@@ -344,6 +363,9 @@ pub struct TransactionReport {
     pub reason: Option<String>,
     /// What the caller got.
     pub result: Option<String>,
+    /// What there is of one that needs a person, and the choices; for root and the mounting user.
+    #[serde(default)]
+    pub letter: Option<Box<DeadLetter>>,
 }
 
 /// What the client of an undo must rename.

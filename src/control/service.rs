@@ -18,6 +18,7 @@ use crate::sys::identity::CallerGuard;
 use crate::types::{BranchMode, Caller, Operation, TxId, ViewPath};
 use crate::vfs::{UndoError, Vfs};
 
+use super::letters::{self, Wish};
 use super::moves;
 use super::protocol::{
     ActiveCrossing, Answer, Backing, BranchStatus, DenialReport, Explanation, Hello, HitsReport,
@@ -75,11 +76,15 @@ impl Service for ViewService {
                     Err(not_permitted("explain for other users"))
                 }
             }
-            Request::Transactions { limit } => Ok(self.transactions(peer, limit)),
+            Request::Transactions { limit, dead } => Ok(self.transactions(peer, limit, dead)),
             Request::Transaction { txid } => self.transaction(peer, txid),
             Request::Undo { txid, path } => self.undo(peer, txid, path.as_ref()),
             Request::Reload => self.reload(peer),
             Request::Hits => self.hits(peer),
+            Request::Settle { txid, wish } => letters::settle(&self.vfs, peer, txid, wish),
+            Request::Abort { txid } if self.is_dead(txid) && self.vfs.is_privileged(peer.uid) => {
+                letters::settle(&self.vfs, peer, txid, Wish::Abort)
+            }
             Request::Abort { txid } => {
                 let aborted = self.vfs.abort(peer.uid, txid);
                 aborted.map(|()| Answer::Aborted).map_err(|error| error.to_string())
@@ -106,8 +111,7 @@ impl ViewService {
             return Err(not_permitted("see the status"));
         }
         let dead = self.vfs.with_journal(|journal| {
-            let dead = journal.iter().filter(|(_, found)| found.state == TransactionState::Dead);
-            dead.map(|(txid, _)| txid).take(TRANSACTIONS_MAX).collect()
+            journal.dead().map(|(txid, _)| txid).take(TRANSACTIONS_MAX).collect()
         });
         Ok(Answer::Status(Box::new(Status {
             hello: self.hello.clone(),
@@ -259,15 +263,24 @@ impl ViewService {
         rustix::fs::openat2(&root, below, flags, Mode::empty(), confined).map(|_| ())
     }
 
+    fn is_dead(&self, txid: TxId) -> bool {
+        self.vfs.with_journal(|journal| {
+            journal.get(txid).is_some_and(|found| found.state == TransactionState::Dead)
+        })
+    }
+
     /// Newest first: those that run, whether or not they are recorded yet, then those that have ended.
-    fn transactions(&self, peer: Caller, limit: usize) -> Answer {
+    /// With `dead` only those that need a person.
+    fn transactions(&self, peer: Caller, limit: usize, dead: bool) -> Answer {
         let all = self.vfs.is_privileged(peer.uid);
         let mut running = self.vfs.active_crossings();
-        running.retain(|found| all || found.uid == peer.uid);
+        running.retain(|found| !dead && (all || found.uid == peer.uid));
         let is_running = |txid| running.iter().any(|found| found.txid == txid);
         let ended: Vec<_> = self.vfs.with_journal(|journal| {
             let seen = journal.iter().rev().filter(|(txid, found)| {
-                (all || found.record.uid == peer.uid) && !is_running(*txid)
+                (all || found.record.uid == peer.uid)
+                    && !is_running(*txid)
+                    && (!dead || found.state == TransactionState::Dead)
             });
             seen.take(limit.min(TRANSACTIONS_MAX))
                 .map(|(txid, found)| report(txid, found, all))
@@ -288,12 +301,13 @@ impl ViewService {
             return Ok(Answer::Transaction(Box::new(running_report(&running))));
         }
         let found = self.vfs.with_journal(|journal| {
-            let found = journal.get(txid).filter(|found| may(found.record.uid));
-            found.map(|found| report(txid, found, privileged))
+            journal.get(txid).filter(|found| may(found.record.uid)).cloned()
         });
         // Another's looks like none, so that ids cannot be probed.
         let found = found.ok_or("there is no such transaction, or it is another user's")?;
-        Ok(Answer::Transaction(Box::new(found)))
+        let mut told = report(txid, &found, privileged);
+        told.letter = privileged.then(|| letters::letter(&self.vfs, txid, &found)).flatten();
+        Ok(Answer::Transaction(Box::new(told)))
     }
 
     fn undo(&self, peer: Caller, txid: Option<TxId>, path: Option<&ViewPath>) -> Answered {
@@ -376,6 +390,7 @@ fn running_report(progress: &Progress) -> TransactionReport {
         undoable: false,
         reason: None,
         result: None,
+        letter: None,
     }
 }
 
@@ -406,5 +421,6 @@ fn report(txid: TxId, found: &Transaction, privileged: bool) -> TransactionRepor
         undoable: found.is_undoable(),
         reason: found.reason.clone().filter(|_| privileged),
         result: found.result.clone(),
+        letter: None,
     }
 }

@@ -79,7 +79,9 @@ impl Transaction {
         match self.state {
             TransactionState::Active | TransactionState::Dead => true,
             TransactionState::Accepted => !self.purged,
-            TransactionState::Done | TransactionState::Reverted | TransactionState::Aborted => false,
+            TransactionState::Done | TransactionState::Reverted | TransactionState::Aborted => {
+                false
+            }
         }
     }
 
@@ -185,8 +187,7 @@ impl Journal {
         if self.ended <= ENDED_MAX {
             return;
         }
-        let ended =
-            |transaction: &Transaction| !transaction.keeps_all() && !transaction.is_kept();
+        let ended = |transaction: &Transaction| !transaction.keeps_all() && !transaction.is_kept();
         let oldest = self
             .order
             .iter()

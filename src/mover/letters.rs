@@ -226,10 +226,10 @@ impl<S: Storage> Mover<S> {
     /// but a person with rights over the branch can reach, may be gone.
     fn check_worth_trying(&self, txid: TxId) -> Result<(), LetterError> {
         let in_vain = |finding: &Finding| {
-            let (path, act) = (finding.step.from.path.display(), words(finding.step.act));
+            let what = subject(&finding.step);
             let (why, hint) = match &finding.found {
                 Found::Nowhere | Found::Left => (
-                    format!("what {act} ({path}) is at neither of its names"),
+                    format!("{what} is at neither of its names"),
                     "bring it back to one of them, or see octroi tx show for the other choices",
                 ),
                 Found::NotNow(why) => (why.clone(), "try again when the branch is well"),
@@ -241,11 +241,7 @@ impl<S: Storage> Mover<S> {
     }
 
     /// Records the wish and goes on with the transaction as recovery would.
-    fn go_on(
-        &self,
-        commit: &CrossingRecord,
-        wish: CrossingRecord,
-    ) -> Result<Settled, LetterError> {
+    fn go_on(&self, commit: &CrossingRecord, wish: CrossingRecord) -> Result<Settled, LetterError> {
         let withdrawn = wish.step == Step::Withdraw;
         // Shown as under way, so that nobody takes it for left open; it is too late to cancel it.
         let progress = self.announce(commit, if withdrawn { "withdraw" } else { "retry" });
@@ -298,9 +294,10 @@ impl<S: Storage> Mover<S> {
         let whole = left.is_empty();
         let (step, why) = match whole {
             true => (Step::Reverted, "taken back on request".to_owned()),
-            false => {
-                (Step::Dead, format!("taken back on request, as far as it goes; {}", left.join("; ")))
-            }
+            false => (
+                Step::Dead,
+                format!("taken back on request, as far as it goes; {}", left.join("; ")),
+            ),
         };
         let record = later_step(commit, step, Some(why.clone()), "ECANCELED".to_owned());
         match self.record(record, Durability::Sync) {
@@ -352,9 +349,9 @@ impl<S: Storage> Mover<S> {
             Whereabouts::From => Ok(Back::Home),
             // Work of users, which nobody takes out of the view.
             _ if written => Ok(Back::Left(format!("the copy at {to} was written to, and stays"))),
-            _ if stands && step.act == Act::Retire => {
-                Ok(Back::Left(format!("the source stays in hold, as {to}, for its copy is in place")))
-            }
+            _ if stands && step.act == Act::Retire => Ok(Back::Left(format!(
+                "the source stays in hold, as {to}, for its copy is in place"
+            ))),
             Whereabouts::To => storage
                 .rename(&ends.to.dir, &ends.to.name, &ends.from.dir, &ends.from.name)
                 .map(|()| Back::Home)
@@ -363,7 +360,7 @@ impl<S: Storage> Mover<S> {
                 moves::finish_rename(storage, &ends.from, &ends.to).map(|()| Back::Home)
             }
             Whereabouts::MovedOn | Whereabouts::Doubt => {
-                Ok(Back::Left(format!("what {} ({to}) is not found", words(step.act))))
+                Ok(Back::Left(format!("{} ({to}) is not found", subject(step))))
             }
         }
     }
@@ -386,8 +383,8 @@ impl<S: Storage> Mover<S> {
         }
         let to = step.to.path.display();
         match is_at(&step.to)? {
-            true => Ok(Back::Left(format!("what {} stays at {to}: {error}", words(step.act)))),
-            false => Ok(Back::Left(format!("what {} is not found: {error}", words(step.act)))),
+            true => Ok(Back::Left(format!("{} stays at {to}: {error}", subject(step)))),
+            false => Ok(Back::Left(format!("{} is not found: {error}", subject(step)))),
         }
     }
 
@@ -396,9 +393,9 @@ impl<S: Storage> Mover<S> {
     fn discard(&self, caller: Caller, txid: TxId) -> Result<(), LetterError> {
         let _purging = self.purging.lock();
         let moves = self.with_journal(|journal| {
-            let found = journal.get(txid).filter(|found| {
-                found.state == TransactionState::Accepted && !found.purged
-            });
+            let found = journal
+                .get(txid)
+                .filter(|found| found.state == TransactionState::Accepted && !found.purged);
             found.map(|found| found.record.moves.clone())
         });
         let Some(moves) = moves else { return Ok(()) };
@@ -427,12 +424,14 @@ fn found(at: Whereabouts) -> Found {
 }
 
 /// What a move is about, for people.
-pub fn words(act: Act) -> &'static str {
-    match act {
-        Act::Retire => "was the source",
-        Act::Displace => "stood at the target",
-        Act::Apply => "crosses",
-        Act::Restore => "had been replaced",
-        Act::Rename => "is renamed",
+pub fn subject(step: &Move) -> &'static str {
+    match (step.act, step.from.area) {
+        (Act::Retire, _) => "the source",
+        (Act::Displace, _) => "what stood at the target",
+        (Act::Apply, Area::Stage) => "the copy",
+        (Act::Apply, Area::Tree) => "what crosses",
+        (Act::Apply, Area::Hold) => "what comes back",
+        (Act::Restore, _) => "what had been replaced",
+        (Act::Rename, _) => "what is renamed",
     }
 }

@@ -93,7 +93,7 @@ mod undo;
 
 pub use error::CrossingError;
 pub use journal::{Journal, Transaction, TransactionState};
-pub use letters::{Finding, Found, LetterError, Settle, Settled, words};
+pub use letters::{Finding, Found, LetterError, Settle, Settled, subject};
 pub use prepare::Prepared;
 pub use progress::Progress;
 pub use purge::Purged;

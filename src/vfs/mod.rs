@@ -41,6 +41,7 @@ mod facts;
 mod identity;
 mod inside;
 mod lane;
+mod letters;
 mod lookup;
 #[cfg(test)]
 mod model;
@@ -66,6 +67,7 @@ mod xattr;
 pub use attributes::AttributeRequest;
 pub use directory::DirectoryEntry;
 pub use identity::Identities;
+pub use letters::SettleError;
 pub use moves::{MoveError, MoveRequest, NameIn, Readied};
 pub use permit::Denial;
 pub use prepared::{AbortError, PreparedMove};

@@ -143,7 +143,7 @@ impl Vfs {
     }
 
     /// Nobody knows where what lies below a directory is: new opens get ESTALE.
-    fn lose_descendants(&self, top: &Inode) {
+    pub(super) fn lose_descendants(&self, top: &Inode) {
         if top.kind != FileKind::Directory {
             return;
         }

@@ -30,6 +30,7 @@ mod faults_crossing;
 mod faults_disk;
 mod integrity;
 mod isolation;
+mod letters;
 mod memory;
 mod model;
 mod mv;

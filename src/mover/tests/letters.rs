@@ -49,6 +49,8 @@ fn causes() -> impl Iterator<Item = Cause> {
     of(false, 3).chain(of(true, 2))
 }
 
+type Places = Vec<Vec<Vec<u8>>>;
+
 impl World {
     fn settle(&self, txid: TxId, what: Settle) -> Result<Settled, LetterError> {
         self.mover.settle(PERSON, None, txid, what)
@@ -58,12 +60,17 @@ impl World {
         (self.get(0, "f"), self.get(1, "sub/g"))
     }
 
-    fn everything(&self) -> Vec<Vec<u8>> {
-        let (source, target) = self.ends();
+    /// What is where.
+    fn places(&self) -> Places {
         let private = [0, 1].into_iter().flat_map(|branch| {
-            ["stage", "hold"].into_iter().flat_map(move |area| self.private(branch, area))
+            ["stage", "hold"].into_iter().map(move |area| self.private(branch, area))
         });
-        source.into_iter().chain(target).chain(private).collect()
+        let ends = [self.get(0, "f"), self.get(1, "sub/g")];
+        ends.map(|end| end.into_iter().collect()).into_iter().chain(private).collect()
+    }
+
+    fn everything(&self) -> Vec<Vec<u8>> {
+        self.places().concat()
     }
 
     fn reason(&self, txid: TxId) -> String {
@@ -108,8 +115,17 @@ fn when_the_cause_is_gone_both_ways_are_open() {
 /// After a wish that was cut off, and a recovery: the letter is as it was, or it has ended as wished; and
 /// a second recovery finds nothing to do.
 #[track_caller]
-fn check_after_crash(found: Disk, same: bool, txid: TxId, wish: Settle, context: &str) {
+fn check_after_crash(
+    found: Disk,
+    (same, untouched): (bool, &Places),
+    txid: TxId,
+    wish: Settle,
+    context: &str,
+) {
     let world = start(found.shared(), same).expect("starts");
+    if world.state(txid) == Some(TransactionState::Dead) {
+        assert_eq!(world.places(), *untouched, "{context}: moved before the wish was durable");
+    }
     let recovery = world.mover.recover();
     assert!(recovery.left_open.is_empty(), "{context}: {recovery:?}");
     assert!(recovery.unknown_hold.is_empty(), "{context}: {recovery:?}");
@@ -143,6 +159,7 @@ fn power_loss_at_every_step_of_a_wish() {
             loop {
                 assert!(steps < STEPS_MAX, "{wish:?} does not end");
                 let (world, txid) = letter(cause);
+                let untouched = world.places();
                 let first = world.disk.steps();
                 world.disk.fail_at(first + steps, Fault::Crash);
                 let _ = world.settle(txid, wish);
@@ -152,7 +169,7 @@ fn power_loss_at_every_step_of_a_wish() {
                 for seed in 0..3 {
                     let context = format!("{cause:?} {wish:?} step {steps} seed {seed}");
                     let found = world.disk.crash(seed);
-                    check_after_crash(found, cause.same, txid, wish, &context);
+                    check_after_crash(found, (cause.same, &untouched), txid, wish, &context);
                 }
                 steps += 1;
             }
@@ -167,6 +184,7 @@ fn power_loss_in_the_recovery_of_a_wish() {
     for wish in [Settle::Retry, Settle::Withdraw] {
         for step in 0..STEPS_MAX {
             let (world, txid) = letter(cause);
+            let untouched = world.places();
             let first = world.disk.steps();
             world.disk.fail_at(first + step, Fault::Crash);
             let _ = world.settle(txid, wish);
@@ -184,7 +202,13 @@ fn power_loss_in_the_recovery_of_a_wish() {
                     break;
                 }
                 let context = format!("{wish:?} step {step} recovery {again}");
-                check_after_crash(found.crash(again), cause.same, txid, wish, &context);
+                check_after_crash(
+                    found.crash(again),
+                    (cause.same, &untouched),
+                    txid,
+                    wish,
+                    &context,
+                );
             }
         }
     }
@@ -198,7 +222,7 @@ fn a_failing_call_of_a_wish_loses_nothing() {
             for wish in [Settle::Retry, Settle::Withdraw] {
                 for step in 0..STEPS_MAX {
                     let (world, txid) = letter(cause);
-                                let first = world.disk.steps();
+                    let first = world.disk.steps();
                     world.disk.fail_at(first + step, Fault::Errno(errno));
                     let outcome = world.settle(txid, wish);
                     let ended = world.disk.steps() <= first + step;
@@ -263,7 +287,7 @@ fn what_is_lost_is_not_tried_again_and_may_be_accepted() {
     assert_eq!(records(&world), then, "it was recorded");
     assert_eq!(world.mover.examine(txid)[0].found, Found::Nowhere);
     let Ok(Settled::Dead(why)) = world.settle(txid, Settle::Withdraw) else { panic!() };
-    assert!(why.contains("was the source") && why.contains("not found"), "{why}");
+    assert!(why.contains("the source") && why.contains("not found"), "{why}");
     assert_eq!(world.get(1, "sub/g").unwrap(), OLD);
     let copy = world.private(1, "stage");
     assert_eq!(copy, [new_content()], "the last copy is lost");
@@ -315,8 +339,7 @@ fn what_an_undo_that_is_dead_needs_is_not_purged() {
     world.put(0, "f", &new_content());
     world.put(1, "sub/g", OLD);
     let crossed = world.cross("f", "sub/g").unwrap();
-    let mut prepared =
-        world.mover.prepare_undo(AUTHOR, None, false, crossed.txid, &any()).unwrap();
+    let mut prepared = world.mover.prepare_undo(AUTHOR, None, false, crossed.txid, &any()).unwrap();
     let undo = prepared.txid;
     let mut dead = prepared.record.clone();
     dead.step = Step::Commit;

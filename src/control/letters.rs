@@ -1,0 +1,223 @@
+//! Dead letters in words: what there is of one, where, and what each choice would do. Only for root and the
+//! mounting user: it names backing paths.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ledger::record::{Area, Spot};
+use crate::mover::{Finding, Found, Settle, Settled, Transaction, TransactionState, subject};
+use crate::types::{Caller, TxId};
+use crate::vfs::Vfs;
+
+use super::protocol::Answer;
+
+/// What is wanted of a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wish {
+    /// Complete it, or put it back.
+    Retry,
+    /// Put back what can be.
+    Abort,
+    /// It is right as it is; what is kept stays.
+    Accept,
+    /// It is right as it is, and what is kept can go.
+    Discard,
+}
+
+/// What there is of a dead letter, and the choices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// What happened.
+    pub happened: String,
+    /// Where each thing is that the transaction is about.
+    pub found: Vec<String>,
+    /// In the order in which one should think of them.
+    pub choices: Vec<Choice>,
+}
+
+/// Something that may be done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Choice {
+    /// The command.
+    pub command: String,
+    /// What it would do now.
+    pub effect: String,
+}
+
+/// Looks at a transaction that needs a person, or that one has accepted.
+pub(super) fn letter(vfs: &Vfs, txid: TxId, found: &Transaction) -> Option<Box<DeadLetter>> {
+    let dead = match found.state {
+        TransactionState::Dead => true,
+        TransactionState::Accepted if !found.purged => false,
+        _ => return None,
+    };
+    let findings = vfs.examine(txid);
+    let at = |spot: &Spot| backing(vfs, spot);
+    let mut choices = Vec::new();
+    let mut add = |command: &str, effect: String| {
+        choices.push(Choice { command: format!("octroi tx {command} {txid}"), effect });
+    };
+    let kept = kept(&findings, at);
+    if dead {
+        add("retry", retry(&findings));
+        add("abort", abort(&findings, at));
+        add("accept", accept(&kept));
+    }
+    if !kept.is_empty() {
+        let all = kept.join(", ");
+        add("accept --discard", format!("as accept, and deletes for good what is kept: {all}"));
+    }
+    Some(Box::new(DeadLetter {
+        happened: happened(found, dead),
+        found: findings.iter().map(|finding| place(finding, at)).collect(),
+        choices,
+    }))
+}
+
+fn happened(found: &Transaction, dead: bool) -> String {
+    let record = &found.record;
+    let what = match (record.undoes, record.rearrangement) {
+        (Some(undone), _) => format!("the undo of {undone}"),
+        (None, true) => "the rename within a pool".to_owned(),
+        (None, false) => "the crossing".to_owned(),
+    };
+    let why = found.reason.as_deref().unwrap_or("no reason is recorded");
+    let end = match dead {
+        true => "Nothing of it was deleted; it waits for you",
+        false => "It was accepted as it is, and what it keeps was not deleted",
+    };
+    format!(
+        "{what} from {} to {} was decided, and could neither be completed nor put back: {why}. {end}.",
+        record.source, record.target
+    )
+}
+
+/// A path that a person can look at.
+fn backing(vfs: &Vfs, spot: &Spot) -> PathBuf {
+    let found = vfs.branches().into_iter().find(|(_, branch)| branch.uuid() == Some(spot.branch));
+    let root = match found {
+        Some((_, branch)) => branch.spec().path.clone(),
+        None => PathBuf::from(format!("(branch {})", spot.branch)),
+    };
+    match spot.area {
+        Area::Tree => root.join(&spot.path),
+        Area::Stage => root.join(".octroi/stage").join(&spot.path),
+        Area::Hold => root.join(".octroi/hold").join(&spot.path),
+    }
+}
+
+fn place(finding: &Finding, at: impl Fn(&Spot) -> PathBuf) -> String {
+    let step = &finding.step;
+    let what = subject(step);
+    let (from, to) = (at(&step.from), at(&step.to));
+    let (from, to) = (from.display(), to.display());
+    let written = if finding.written { ", and was written to since it was made" } else { "" };
+    match &finding.found {
+        Found::NotMoved => format!("{what} is at {from}{written}; it would go to {to}"),
+        Found::Moved => format!("{what} is at {to}{written}; it came from {from}"),
+        Found::AtBoth => format!("{what} has two names, {from} and {to}{written}"),
+        Found::Left => format!("{what} has left {from} and is not at {to}: moved on, or gone"),
+        Found::Nowhere => format!("{what} is neither at {from} nor at {to}"),
+        Found::NoFolder(why) => format!("{what} was to go from {from} to {to}: {why}"),
+        Found::NotNow(why) => format!("{what} cannot be looked for at {from} and {to}: {why}"),
+    }
+}
+
+fn retry(findings: &[Finding]) -> String {
+    let missing = |found: &Finding| matches!(found.found, Found::Nowhere | Found::Left);
+    if let Some(lost) = findings.iter().find(|finding| missing(finding)) {
+        let what = subject(&lost.step);
+        return format!(
+            "refused as long as {what} is at neither of its names; bring it back first"
+        );
+    }
+    for finding in findings {
+        match &finding.found {
+            Found::NotNow(why) => return format!("refused for now: {why}"),
+            Found::NoFolder(why) => {
+                return format!("comes to the same until the folder is back: {why}");
+            }
+            _ => {}
+        }
+    }
+    "makes the moves that are missing, so that the crossing is done; where one fails, puts all back. \
+     Mend first what the reason says was in the way"
+        .to_owned()
+}
+
+fn abort(findings: &[Finding], at: impl Fn(&Spot) -> PathBuf) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for finding in findings.iter().rev() {
+        let (step, what) = (&finding.step, subject(&finding.step));
+        match &finding.found {
+            Found::NotMoved => {}
+            _ if finding.written => {
+                parts.push(format!("{what} stays, for it was written to"));
+            }
+            Found::Moved | Found::AtBoth => {
+                let home = at(&step.from);
+                parts.push(format!("{what} goes back to {}, if that is free", home.display()));
+            }
+            Found::Left | Found::Nowhere => parts.push(format!("{what} stays lost")),
+            Found::NoFolder(_) | Found::NotNow(_) => {
+                parts.push(format!("{what} stays where it is"))
+            }
+        }
+    }
+    if parts.is_empty() {
+        return "moves nothing, for nothing was moved; it is recorded as put back".to_owned();
+    }
+    format!("puts back what can be and keeps the rest: {}", parts.join("; "))
+}
+
+fn accept(kept: &[String]) -> String {
+    let begin = "declares right what is there: nothing is moved or deleted";
+    match kept.is_empty() {
+        true => format!("{begin}, and this asks for nobody any more"),
+        false => format!("{begin}; {} stays until it is discarded", kept.join(", ")),
+    }
+}
+
+/// What stage and hold have of it.
+fn kept(findings: &[Finding], at: impl Fn(&Spot) -> PathBuf) -> Vec<String> {
+    let mut kept = Vec::new();
+    for finding in findings {
+        let step = &finding.step;
+        let spot = match finding.found {
+            Found::NotMoved => &step.from,
+            Found::Moved | Found::AtBoth => &step.to,
+            Found::Left | Found::Nowhere | Found::NoFolder(_) | Found::NotNow(_) => continue,
+        };
+        if spot.area != Area::Tree {
+            kept.push(at(spot).display().to_string());
+        }
+    }
+    kept
+}
+
+/// Does what is wanted, and says what came of it.
+pub(super) fn settle(vfs: &Vfs, peer: Caller, txid: TxId, wish: Wish) -> Result<Answer, String> {
+    let settle = match wish {
+        Wish::Retry => Settle::Retry,
+        Wish::Abort => Settle::Withdraw,
+        Wish::Accept => Settle::Accept,
+        Wish::Discard => Settle::Discard,
+    };
+    let settled = vfs.settle_letter(peer, txid, settle).map_err(|error| error.to_string())?;
+    let (done, now) = match settled {
+        Settled::Done => (true, "is done".to_owned()),
+        Settled::Reverted(None) => (true, "is put back; everything is as before it".to_owned()),
+        Settled::Reverted(Some(why)) => {
+            (true, format!("could not be completed and is put back: {why}"))
+        }
+        Settled::Accepted if wish == Wish::Discard => {
+            (true, "is accepted, and what it kept is deleted".to_owned())
+        }
+        Settled::Accepted => (true, "is accepted as it is".to_owned()),
+        Settled::Dead(why) => (false, format!("still needs a person: {why}")),
+        Settled::Waits(why) => (false, format!("waits for a disk: {why}")),
+    };
+    Ok(Answer::Settled { done, now })
+}

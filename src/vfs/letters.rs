@@ -1,0 +1,146 @@
+//! What a person has done with a dead letter while the view is mounted. Its names, and whatever it has
+//! moved, are locked meanwhile as for a crossing; afterwards what the kernel knew of it is given up, so
+//! that it looks again.
+
+use std::sync::Arc;
+
+use crate::branch::FileKind;
+use crate::error::{Errno, errno_name};
+use crate::mover::{Finding, LetterError, Settle, Settled};
+use crate::sys::process::exe_of;
+use crate::types::{BranchIndex, BranchUuid, Caller, TxId, ViewPath};
+use crate::view::locks::{Holder, Lock, LockGuard};
+use crate::view::{Inode, Invalidation, Place};
+
+use super::Vfs;
+use super::switch::is_below;
+
+/// Why nothing was done with a dead letter.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SettleError {
+    /// Neither root nor the mounting user asks.
+    #[error("only root and the user who mounted the view may settle what needs a person")]
+    NotPermitted,
+    /// The mover refused.
+    #[error(transparent)]
+    Letter(#[from] LetterError),
+    /// Somebody uses what it is about.
+    #[error("{0} is in use by another crossing or operation, or open for writing; try again")]
+    Busy(ViewPath),
+    /// The ledger takes no records.
+    #[error("the ledger takes no records: {}", errno_name(*.0))]
+    Ledger(Errno),
+}
+
+impl Vfs {
+    /// Everything that a transaction has moved or would have, and where it is now; for the privileged.
+    pub fn examine(&self, txid: TxId) -> Vec<Finding> {
+        self.mover.examine(txid)
+    }
+
+    /// Does what root or the mounting user wants of a dead letter.
+    pub fn settle_letter(
+        &self,
+        caller: Caller,
+        txid: TxId,
+        settle: Settle,
+    ) -> Result<Settled, SettleError> {
+        if !self.is_privileged(caller.uid) {
+            return Err(SettleError::NotPermitted);
+        }
+        self.ready_to_record().map_err(SettleError::Ledger)?;
+        let exe = exe_of(caller.pid);
+        if matches!(settle, Settle::Accept | Settle::Discard) {
+            return Ok(self.mover.settle(caller, exe, txid, settle)?);
+        }
+        let found =
+            self.with_journal(|journal| journal.get(txid).map(|found| found.record.clone()));
+        let record = found.ok_or(LetterError::Unknown)?;
+        let known = || {
+            let inodes = record.moves.iter().filter_map(|step| {
+                let index = self.branch_with(step.from.branch)?;
+                self.view.inodes.find(index, &step.identity.handle)
+            });
+            inodes.collect::<Vec<_>>()
+        };
+        let names = [&record.source, &record.target].map(|path| self.folder_of(path));
+        let inodes = known();
+        let busy = |_| SettleError::Busy(record.source.clone());
+        let locks = self.lock_letter(&names, &inodes).map_err(busy)?;
+        for inode in &inodes {
+            self.wait_for_writers(inode).map_err(busy)?;
+        }
+        let settled = self.mover.settle(caller, exe, txid, settle);
+        // Those too that somebody has found while it was under way.
+        for inode in known().iter().chain(&inodes) {
+            self.give_up(inode);
+        }
+        for (folder, name) in names.into_iter().flatten() {
+            self.view.invalidate(Invalidation::Entry { parent: folder.number, name });
+        }
+        drop(locks);
+        self.lock_left_open();
+        log::warn!("user {} asked for {settle:?} of dead letter {txid}: {settled:?}", caller.uid);
+        Ok(settled?)
+    }
+
+    fn branch_with(&self, uuid: BranchUuid) -> Option<BranchIndex> {
+        let found = self.branches.iter().find(|branch| branch.uuid() == Some(uuid));
+        found.map(|branch| branch.spec().index)
+    }
+
+    /// The folder of a path, where there still is one, and the name in it.
+    fn folder_of(&self, path: &ViewPath) -> Option<(Arc<Inode>, std::ffi::OsString)> {
+        let (folder, name) = (path.parent()?, path.name()?);
+        Some((self.walk(&folder).ok()?, name.to_owned()))
+    }
+
+    fn lock_letter(
+        &self,
+        names: &[Option<(Arc<Inode>, std::ffi::OsString)>],
+        inodes: &[Arc<Inode>],
+    ) -> Result<LockGuard, Errno> {
+        let mut alone = Vec::new();
+        let mut above = Vec::new();
+        for (folder, name) in names.iter().flatten() {
+            alone.push(Lock::Name(folder.number, name.clone()));
+            above.push(Lock::Folder(folder.number));
+            above.extend(folder.ancestors().iter().map(|above| Lock::Folder(above.number)));
+        }
+        for inode in inodes {
+            alone.push(Lock::Content(inode.number));
+            if inode.kind == FileKind::Directory {
+                alone.extend([Lock::Folder(inode.number), Lock::Tree(inode.number)]);
+            }
+        }
+        let twice = |locks: Vec<Lock>| {
+            let mut once: Vec<Lock> = Vec::new();
+            for lock in locks {
+                if !once.contains(&lock) {
+                    once.push(lock);
+                }
+            }
+            once
+        };
+        let at: Vec<&Inode> = names.iter().flatten().map(|(folder, _)| &**folder).collect();
+        let locks = self.view.locks.take(Holder::Crossing, &at, twice(alone), twice(above))?;
+        for top in inodes.iter().filter(|inode| inode.kind == FileKind::Directory) {
+            let inside = |number| {
+                let known = self.view.inodes.get(number);
+                number == top.number || known.is_some_and(|at| is_below(&at, top.number))
+            };
+            self.view.locks.wait_for_tree(&locks, inside)?;
+        }
+        Ok(locks)
+    }
+
+    /// Who has it open goes on reading; who opens it anew gets ESTALE, on which the kernel looks the name
+    /// up again.
+    fn give_up(&self, inode: &Inode) {
+        let mut place = inode.switch();
+        self.view.inodes.moved(inode.number, &place, &Place::Gone);
+        *place = Place::Gone;
+        drop(place);
+        self.lose_descendants(inode);
+    }
+}
