@@ -231,6 +231,8 @@ fn a_failing_call_of_a_wish_loses_nothing() {
                     let all = world.everything();
                     assert!(all.contains(&new_content()), "{context}: the source is lost");
                     assert!(all.contains(&OLD.to_vec()), "{context}: the replaced is lost");
+                    let twice = (Some(new_content()), Some(new_content()));
+                    assert_ne!(world.ends(), twice, "{context}: it is in two places");
                     assert!(world.mover.active().is_empty(), "{context}: it is shown as running");
                     let world = world.restart(cause.same);
                     let recovery = world.mover.recover();
