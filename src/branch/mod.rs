@@ -34,7 +34,7 @@ pub use attributes::{AttributeChange, SetTime};
 pub use content::{FallocateMode, Whence};
 pub use create::RenameFlags;
 pub use presence::{Health, Returning};
-pub use space::SpaceStat;
+pub use space::{SpaceLimit, SpaceStat};
 pub use xattr::{XattrFlags, is_acl};
 
 use presence::Condition;

@@ -29,6 +29,26 @@ pub struct SpaceStat {
     pub read_only: bool,
 }
 
+/// A part of a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpaceLimit {
+    /// Hundredths of its size, at most 100.
+    Percent(u8),
+    /// So many bytes.
+    Bytes(u64),
+}
+
+impl SpaceLimit {
+    /// In bytes, of a file system of that size.
+    pub fn of(self, size: u64) -> u64 {
+        match self {
+            // Divided first: the loss is less than a hundred bytes.
+            Self::Percent(percent) => (size / 100).saturating_mul(percent.into()),
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+}
+
 impl Default for SpaceStat {
     fn default() -> Self {
         Self {

@@ -149,7 +149,12 @@ pub const KEYS: &[Key] = &[
         "what all crossings together read in a second",
     ),
     key("hold.keep", "duration", "1h", "how long a crossing can be undone"),
-    later("hold.max", "share or size", "10%", "space for what can be undone"),
+    key(
+        "hold.max",
+        "share or size",
+        "10%",
+        "space in each branch for what can be undone, of its file system or in bytes",
+    ),
     key(
         "audit.record",
         "crossings, mutations, everything",

@@ -37,7 +37,7 @@ use sha2::{Digest as _, Sha256};
 use toml::Spanned;
 use toml::de::DeTable;
 
-use crate::branch::BranchSpec;
+use crate::branch::{BranchSpec, SpaceLimit};
 use crate::error::{Errno, errno_name, errno_of};
 use crate::policy::{PolicySource, Principal};
 use crate::types::{BranchIndex, BranchMode, Placement, PoolIndex, ViewPath};
@@ -73,6 +73,8 @@ pub struct Config {
     pub crossings: Crossings,
     /// How long a crossing can be undone.
     pub hold_keep: Duration,
+    /// How much of a branch what can be undone may take.
+    pub hold_max: SpaceLimit,
     /// What is recorded beside crossings and denials.
     pub record: RecordLevel,
     /// Who may read `.audit`.
@@ -238,10 +240,9 @@ fn read(
         rules::read(&root, Known { branches: &branches, pools: &pools }, &accounts, report);
 
     let crossings = crossings(&root, report);
-    let hold_keep = root
-        .section("hold", report)
-        .and_then(|hold| hold.duration("keep", report))
-        .unwrap_or(Duration::from_secs(3600));
+    let hold = root.section("hold", report);
+    let hold_keep = hold.as_ref().and_then(|hold| hold.duration("keep", report));
+    let hold_max = hold.as_ref().and_then(|hold| hold.share("max", report));
     let audit = root.section("audit", report);
     let record = audit.as_ref().and_then(|audit| audit.choice("record", &RECORD_LEVELS, report));
     let readers = audit.as_ref().and_then(|audit| accounts.list(audit, "readers", report));
@@ -253,7 +254,8 @@ fn read(
         branches: branches.into_entries(),
         pools: pools.into_entries(),
         crossings,
-        hold_keep,
+        hold_keep: hold_keep.unwrap_or(Duration::from_secs(3600)),
+        hold_max: hold_max.unwrap_or(SpaceLimit::Percent(10)),
         record: record.unwrap_or(RecordLevel::Mutations),
         readers: readers.unwrap_or_else(default_readers),
         expectations,

@@ -129,6 +129,9 @@ fn shape(kind: &str) -> Value {
         "words" => list(text(r"^[^,\s]+$".to_owned())),
         "size" => size(format!("^{SIZE}$"), 0),
         "size per second" => size(format!("^{SIZE}(/s)?$"), 1),
+        "share or size" => {
+            json!({ "anyOf": [text("^([0-9]{1,2}|100)%$".to_owned()), size(format!("^{SIZE}$"), 0)] })
+        }
         "duration" => text("^[0-9]+[smhd]$".to_owned()),
         "1 to 64" => json!({ "type": "integer", "minimum": 1, "maximum": 64 }),
         "user" => text("^user:.+$".to_owned()),
@@ -145,6 +148,7 @@ fn default_of(key: &Key) -> Option<Value> {
         "boolean" => default.parse::<bool>().ok().map(Value::from),
         "1 to 64" => default.parse::<u64>().ok().map(Value::from),
         "size" => values::parse_size(default).ok().map(|_| json!(default)),
+        "share or size" => values::parse_share(default).map(|_| json!(default)),
         "duration" => values::parse_duration(default).map(|_| json!(default)),
         "words" if default == "[]" => Some(json!([])),
         "patterns" if default.starts_with('/') => Some(json!([default])),

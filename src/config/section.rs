@@ -11,6 +11,7 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostic::{Report, nearest};
 use super::keys::{self, Standing};
 use super::values;
+use crate::branch::SpaceLimit;
 
 /// A text of the file and where it stands.
 pub(super) type Word<'t> = Spanned<&'t str>;
@@ -348,6 +349,22 @@ impl<'t> Section<'t> {
                 .hint("such as \"90s\", \"15m\", \"1h\" or \"7d\"");
         }
         duration
+    }
+
+    /// A share of a file system or a size.
+    pub(super) fn share(&self, key: &str, report: &mut Report) -> Option<SpaceLimit> {
+        let value = self.table.get(key)?;
+        let share = match value.get_ref() {
+            DeValue::String(text) => values::parse_share(text),
+            other => bytes_of(other).ok().map(SpaceLimit::Bytes),
+        };
+        if share.is_none() {
+            report
+                .error(value.span(), format!("{} is neither a share nor a size", self.path_of(key)))
+                .label("expected 0% to 100%, or a whole number and a unit")
+                .hint("such as \"10%\" or \"50GiB\"");
+        }
+        share
     }
 
     fn wrong_type(

@@ -106,6 +106,7 @@ fn a_small_file_gets_the_defaults() {
         (config.hold_keep, config.record),
         (Duration::from_secs(3600), RecordLevel::Mutations)
     );
+    assert_eq!(config.hold_max, crate::branch::SpaceLimit::Percent(10));
     assert!(config.pools.is_empty());
     assert_eq!(config.crossings, Crossings { parallel: 2, rate: None });
     assert_eq!(config.readers.first(), Some(&Principal::User(0)));
@@ -126,7 +127,7 @@ fn every_implemented_key_is_read() {
     let text = r#"
 policy.within = "deny"
 policy.observe = true
-hold.keep = "7d"
+hold = { keep = "7d", max = "2GiB" }
 crossings = { parallel = 64, rate = "50MiB/s" }
 [view]
 name = "lab-2"
@@ -204,6 +205,7 @@ changes_labels = true
         pools,
         crossings,
         hold_keep,
+        hold_max,
         record,
         readers,
         expectations,
@@ -214,6 +216,7 @@ changes_labels = true
         (view.as_str(), state.file_name().unwrap()),
         ("lab-2", "state-of-octroi-test".as_ref())
     );
+    assert_eq!(hold_max, crate::branch::SpaceLimit::Bytes(2 << 30));
     assert_eq!((hold_keep.as_secs(), record), (7 * 86_400, RecordLevel::Everything));
     let curators = [Principal::User(1001), Principal::Group(2001)];
     assert_eq!(readers, curators);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::diagnostic::{Report, nearest};
 use super::section::Word;
+use crate::branch::SpaceLimit;
 use crate::types::{Operation, Verb};
 
 /// Longest name of a view, branch, role, gate or rule, in bytes.
@@ -51,6 +52,18 @@ pub(super) fn parse_size(text: &str) -> Result<u64, &'static str> {
         _ => return Err("a unit of B, KiB, MiB, GiB, TiB or PiB"),
     };
     number.checked_mul(1 << shift).ok_or("a size below 16 EiB")
+}
+
+/// `10%`, or a size.
+pub(super) fn parse_share(text: &str) -> Option<SpaceLimit> {
+    match text.strip_suffix('%') {
+        Some(percent) if percent.bytes().all(|byte| byte.is_ascii_digit()) => {
+            let percent = percent.parse().ok().filter(|percent| *percent <= 100)?;
+            Some(SpaceLimit::Percent(percent))
+        }
+        Some(_) => None,
+        None => parse_size(text).ok().map(SpaceLimit::Bytes),
+    }
 }
 
 /// `90s`, `15m`, `1h`, `7d`.
@@ -133,6 +146,16 @@ mod tests {
         assert_eq!(parse_size("15PiB"), Ok(15 << 50));
         for wrong in ["", "MiB", "-1", "1.5GiB", "64MB", "64mib", "1 2", "99999999PiB", "１KiB"] {
             assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn shares() {
+        assert_eq!(parse_share("0%"), Some(SpaceLimit::Percent(0)));
+        assert_eq!(parse_share("100%"), Some(SpaceLimit::Percent(100)));
+        assert_eq!(parse_share("2GiB"), Some(SpaceLimit::Bytes(2 << 30)));
+        for wrong in ["", "%", "101%", "-1%", "+1%", "1.5%", "10 %", "256%", "2GB"] {
+            assert!(parse_share(wrong).is_none(), "{wrong}");
         }
     }
 

@@ -17,6 +17,7 @@ pub(super) fn needs_remount(old: &Config, new: &Config) -> Vec<String> {
         pools,
         crossings,
         hold_keep,
+        hold_max,
         record,
         policy: _,
         readers: _,
@@ -33,6 +34,7 @@ pub(super) fn needs_remount(old: &Config, new: &Config) -> Vec<String> {
     key("crossings.parallel", crossings.parallel == old.crossings.parallel);
     key("crossings.rate", crossings.rate == old.crossings.rate);
     key("hold.keep", *hold_keep == old.hold_keep);
+    key("hold.max", *hold_max == old.hold_max);
     key("audit.record", *record == old.record);
     let name = |entry: &BranchEntry| entry.spec.name.clone();
     keys.extend(compare("branches", (&old.branches, branches), name, branch_differs));

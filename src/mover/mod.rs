@@ -84,6 +84,7 @@ mod recover;
 mod remove;
 mod request;
 mod returning;
+mod room;
 mod stage;
 mod start;
 #[cfg(test)]
@@ -103,6 +104,7 @@ pub use request::{Admit, Crossed, CrossingRequest, Entry, Moved, Name, SourcePar
 
 use moves::Place;
 use pace::{Limiter, Turns};
+use room::Room;
 
 /// A branch that is online and can be written, with its private folders opened.
 pub struct MoverBranch<S: Storage> {
@@ -128,7 +130,7 @@ pub struct MoverBranch<S: Storage> {
 /// A transaction is in `active` before its first record and until after its last, so that recovery can
 /// tell what is left open from what is under way.
 ///
-/// Lock order: `purging`, which keeps an undo from beginning while what it needs is purged, and
+/// Lock order: that of `room` for making some, held over purges; then `purging`, which keeps an undo from beginning while what it needs is purged, and
 /// `recovering`, which keeps two recoveries apart; they are held over steps, never together; then `journal`, `active`, `unsynced` and `same_filesystem`, which are leaves, never held
 /// together or over a step of storage or ledger.
 pub struct Mover<S: Storage> {
@@ -143,6 +145,7 @@ pub struct Mover<S: Storage> {
     unsynced: Mutex<HashSet<TxId>>,
     purging: Mutex<()>,
     recovering: Mutex<()>,
+    room: Room,
     turns: Turns,
     limiter: Arc<Limiter>,
 }
@@ -159,6 +162,7 @@ impl<S: Storage> Mover<S> {
         Arc::new(Self {
             storage,
             ledger,
+            room: Room::new(branches.len()),
             branches: branches.into_iter().map(ArcSwapOption::from_pointee).collect(),
             journal: Mutex::new(journal),
             active: Mutex::default(),

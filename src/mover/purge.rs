@@ -18,6 +18,13 @@ pub struct Purged {
     pub failed: u64,
 }
 
+impl Purged {
+    pub(super) fn add(&mut self, other: Self) {
+        self.transactions.extend(other.transactions);
+        self.failed = self.failed.saturating_add(other.failed);
+    }
+}
+
 impl<S: Storage> Mover<S> {
     /// Removes for good what transactions that ended before `now − keep` moved to hold; none of them
     /// can be undone after. The record is durable first, so what is gone is never offered for undo.
@@ -35,33 +42,46 @@ impl<S: Storage> Mover<S> {
         for (txid, moves) in due {
             let held: Vec<Spot> =
                 moves.into_iter().map(|step| step.to).filter(|to| to.area == Area::Hold).collect();
-            if held.iter().any(|spot| self.branch_by_uuid(spot.branch).is_none()) {
-                continue;
-            }
-            let recorded = {
-                let _purging = self.purging.lock();
-                let due = self.with_journal(|journal| {
-                    journal.get(txid).is_some_and(Transaction::is_kept)
-                        && !journal.is_being_undone(txid)
-                });
-                if !due {
-                    continue;
-                }
-                self.record_purge(txid, format!("kept for {} s", keep.as_secs()))
-            };
-            // From here on nobody offers it for undo: a large tree keeps no other purge waiting.
-            match recorded {
-                Ok(()) => {
-                    self.remove_purged(&held);
-                    purged.transactions.push(txid);
-                }
-                Err(error) => {
-                    log::warn!("crossing {txid}: not purged: {error}");
-                    purged.failed = purged.failed.saturating_add(1);
-                }
-            }
+            self.purge_held(txid, &held, format!("kept for {} s", keep.as_secs()), &mut purged);
         }
         purged
+    }
+
+    /// Removes for good what one transaction moved to hold, if it is still due, all its branches are online
+    /// and no undo needs it.
+    pub(super) fn purge_held(
+        &self,
+        txid: TxId,
+        held: &[Spot],
+        reason: String,
+        purged: &mut Purged,
+    ) {
+        if held.iter().any(|spot| self.branch_by_uuid(spot.branch).is_none()) {
+            return;
+        }
+        let recorded = {
+            let _purging = self.purging.lock();
+            let due = self.with_journal(|journal| {
+                journal.get(txid).is_some_and(Transaction::is_kept)
+                    && !journal.is_being_undone(txid)
+            });
+            if !due {
+                return;
+            }
+            self.record_purge(txid, reason)
+        };
+        // From here on nobody offers it for undo: a large tree keeps no other purge waiting.
+        match recorded {
+            Ok(()) => {
+                self.remove_purged(held);
+                self.released(txid);
+                purged.transactions.push(txid);
+            }
+            Err(error) => {
+                log::warn!("crossing {txid}: not purged: {error}");
+                purged.failed = purged.failed.saturating_add(1);
+            }
+        }
     }
 
     /// Records that what a transaction moved to hold goes. The caller has `purging`.

@@ -56,6 +56,15 @@ pub struct Metadata {
     pub identity: Identity,
 }
 
+/// What a directory lies on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileSystem {
+    /// Two directories on one file system have the same number.
+    pub device: u64,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
 /// Extended attributes, ACLs (`system.posix_acl_*`) and capabilities (`security.capability`)
 /// included, sorted by name.
 pub type Xattrs = Vec<(OsString, Vec<u8>)>;
@@ -196,6 +205,12 @@ pub trait Storage: Send + Sync + 'static {
     fn syncs_whole(&self, dir: &Self::Dir) -> Result<bool, Errno>;
     /// Bytes that an ordinary user can still write on the file system of `dir`.
     fn free_space(&self, dir: &Self::Dir) -> Result<u64, Errno>;
+    /// The file system of `dir`.
+    fn file_system(&self, dir: &Self::Dir) -> Result<FileSystem, Errno>;
+    /// Bytes of disk that are free once a name is removed, itself if it is a link: those of an inode
+    /// with several names are shared among them. What is below a directory does not count. 0 where
+    /// there is no such name.
+    fn disk_bytes(&self, dir: &Self::Dir, name: &OsStr) -> Result<u64, Errno>;
     /// How many files an ordinary user can still make on the file system of `dir`; `u64::MAX` where
     /// it has no such limit.
     fn free_inodes(&self, dir: &Self::Dir) -> Result<u64, Errno>;

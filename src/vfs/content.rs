@@ -92,9 +92,14 @@ impl Vfs {
             true => branch.clear_set_id(descriptor.as_fd(), |gid| self.is_in_group(caller, gid)),
             false => Ok(()),
         };
-        let written = cleared.and_then(|()| match mapped {
+        let write = || match mapped {
             true => branch.write_mapped_at(descriptor.as_fd(), bytes, offset),
             false => branch.write_at(descriptor.as_fd(), bytes, offset),
+        };
+        let written = cleared.and_then(|()| match write() {
+            // What can be undone costs space, and goes first.
+            Err(Errno::NOSPC) if self.mover.make_room(file.branch(), length) => write(),
+            written => written,
         });
         self.wrote(&file, caller, Operation::WriteData, written)
     }
@@ -180,9 +185,14 @@ impl Vfs {
         let file = self.writable(caller, handle, Operation::Fallocate, reached)?;
         let descriptor = file.descriptor();
         let branch = self.branch_of(&file)?;
-        let result = self
-            .clear_set_id(caller, branch, descriptor.as_fd())
-            .and_then(|()| branch.fallocate(descriptor.as_fd(), mode, offset, length));
+        let result = self.clear_set_id(caller, branch, descriptor.as_fd()).and_then(|()| {
+            match branch.fallocate(descriptor.as_fd(), mode, offset, length) {
+                Err(Errno::NOSPC) if self.mover.make_room(file.branch(), length) => {
+                    branch.fallocate(descriptor.as_fd(), mode, offset, length)
+                }
+                reserved => reserved,
+            }
+        });
         self.record_on(&file, caller, Operation::Fallocate, result);
         result
     }

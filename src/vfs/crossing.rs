@@ -120,7 +120,13 @@ impl Vfs {
         let admit = self.admission(caller, source, target, gates)?;
         let mut full = None;
         let mut errno = Errno::NOSPC;
-        for branch in self.candidates(&target.parent)? {
+        let candidates = self.candidates(&target.parent)?;
+        // Only where all are full goes what could be undone.
+        let tries = candidates.iter().map(|branch| (*branch, false));
+        for (branch, again) in tries.chain(candidates.iter().map(|branch| (*branch, true))) {
+            if again && !self.make_room_for(branch, full.as_ref()) {
+                continue;
+            }
             let name = match self.with_part(&target.parent, branch, |part| name_of(target, part)) {
                 Err(refused) if passes_on(refused) => {
                     errno = refused;
@@ -150,6 +156,17 @@ impl Vfs {
         }
         let Some(error) = full else { return Err(errno.into()) };
         Err(self.crossing_failed(caller, source, target, gates.first(), &error))
+    }
+
+    /// Purges hold for a crossing that a full branch refused. Whether it can be tried again.
+    fn make_room_for(&self, branch: BranchIndex, full: Option<&CrossingError>) -> bool {
+        let bytes = match full {
+            // `needed` has the branch's `min_free` in it.
+            Some(CrossingError::NoSpace { needed, .. }) => *needed,
+            Some(error) if error.errno() == Errno::NOSPC => 0,
+            _ => return false,
+        };
+        self.mover.make_room(branch, bytes)
     }
 
     /// Somebody else has the file or a folder above it.

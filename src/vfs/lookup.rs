@@ -189,7 +189,10 @@ impl Vfs {
         let in_branch = inode.place().branch();
         let branches: Vec<_> = match in_branch {
             Some(branch) => match self.view.domain(branch) {
-                Domain::Branch(branch) => return self.branch(branch)?.statfs(),
+                Domain::Branch(branch) => {
+                    let branch = self.branch(branch)?;
+                    return Ok(self.with_hold(branch.device()?, branch.statfs()?));
+                }
                 pool => self.view.members(pool).into_iter().map(|at| self.branch(at)).collect(),
             },
             None => self.branches.iter().map(Ok).collect(),
@@ -210,6 +213,7 @@ impl Vfs {
                     space => Some(space?),
                 },
             };
+            let space = space.map(|space| self.with_hold(device, space));
             match (&mut sum, space) {
                 (Some(sum), Some(space)) => sum.add(&space),
                 (None, Some(space)) => sum = Some(space),
@@ -217,6 +221,17 @@ impl Vfs {
             }
         }
         Ok(sum.unwrap_or_default())
+    }
+
+    /// What hold would give back counts as free: it goes first when space runs short.
+    fn with_hold(&self, device: u64, mut space: SpaceStat) -> SpaceStat {
+        let on_it = self.branches.iter().filter(|branch| branch.device() == Ok(device));
+        let bytes = on_it.map(|branch| self.mover.freeable(branch.spec().index));
+        let bytes = bytes.fold(0_u64, u64::saturating_add);
+        let blocks = bytes.checked_div(space.block_size.into()).unwrap_or(0);
+        space.blocks_free = space.blocks_free.saturating_add(blocks).min(space.blocks);
+        space.blocks_available = space.blocks_available.saturating_add(blocks).min(space.blocks);
+        space
     }
 }
 

@@ -46,6 +46,7 @@ mod posix_names;
 mod readme;
 mod real_input;
 mod reload;
+mod room;
 mod tidy;
 mod trouble;
 mod trouble_config;

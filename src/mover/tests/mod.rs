@@ -24,6 +24,7 @@ mod real;
 mod real_trees;
 mod rearranging;
 mod returning;
+mod room;
 mod trees;
 mod undoing;
 mod unsynced;

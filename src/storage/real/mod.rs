@@ -15,10 +15,10 @@ use std::sync::Arc;
 
 use rustix::fs::{
     AtFlags, FallocateFlags, FileType, Mode, OFlags, RawDir, RenameFlags, SeekFrom,
-    StatVfsMountFlags, Timespec, Timestamps,
+    StatVfsMountFlags, StatxFlags, Timespec, Timestamps,
 };
 
-use super::{Kind, Metadata, Readback, Storage, Xattrs};
+use super::{FileSystem, Kind, Metadata, Readback, Storage, Xattrs};
 use crate::error::Errno;
 use crate::sys::{handle, lease};
 use crate::types::{Handle, Time};
@@ -375,6 +375,27 @@ impl Storage for RealStorage {
     fn free_space(&self, dir: &RealDir) -> Result<u64, Errno> {
         let stat = rustix::fs::fstatvfs(dir)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn file_system(&self, dir: &RealDir) -> Result<FileSystem, Errno> {
+        let stat = rustix::fs::fstatvfs(dir)?;
+        let size = stat.f_blocks.saturating_mul(stat.f_frsize);
+        Ok(FileSystem { device: rustix::fs::fstat(dir)?.st_dev, size })
+    }
+
+    fn disk_bytes(&self, dir: &RealDir, name: &OsStr) -> Result<u64, Errno> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        match rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS) {
+            Ok(stat) if stat.stx_mode & 0o170_000 == 0o040_000 => {
+                Ok(stat.stx_blocks.saturating_mul(512))
+            }
+            Ok(stat) => {
+                let bytes = stat.stx_blocks.saturating_mul(512);
+                Ok(bytes.checked_div(stat.stx_nlink.into()).unwrap_or(0))
+            }
+            Err(Errno::NOENT) => Ok(0),
+            Err(errno) => Err(errno),
+        }
     }
 
     fn free_inodes(&self, dir: &RealDir) -> Result<u64, Errno> {

@@ -2,6 +2,7 @@
 
 use parking_lot::MutexGuard;
 
+use super::super::FileSystem;
 use super::*;
 
 impl SimulatedStorage {
@@ -457,6 +458,19 @@ impl Storage for SimulatedStorage {
     fn free_space(&self, dir: &SimulatedDir) -> Result<u64, Errno> {
         let state = self.step("free_space", OsStr::new(""))?;
         Ok(state.free(state.inode(dir.inode)?.device))
+    }
+
+    fn file_system(&self, dir: &SimulatedDir) -> Result<FileSystem, Errno> {
+        let state = self.step("file_system", OsStr::new(""))?;
+        let device = state.inode(dir.inode)?.device;
+        Ok(FileSystem { device: device as u64, size: state.options(device).capacity })
+    }
+
+    fn disk_bytes(&self, dir: &SimulatedDir, name: &OsStr) -> Result<u64, Errno> {
+        let state = self.step("disk_bytes", name)?;
+        let Some(number) = state.entries.get(dir.inode, name) else { return Ok(0) };
+        let bytes = state.inode(number)?.content.cached.disk_bytes();
+        Ok(bytes / state.entries.links(number).max(1))
     }
 
     fn free_inodes(&self, dir: &SimulatedDir) -> Result<u64, Errno> {

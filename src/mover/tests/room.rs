@@ -1,0 +1,192 @@
+//! Space that hold takes: bounded, counted, and given up oldest first when space runs short.
+
+use std::time::Duration;
+
+use super::*;
+use crate::branch::SpaceLimit;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const ALL: SpaceLimit = SpaceLimit::Percent(100);
+/// Bytes of each file: four blocks.
+const SIZE: usize = 16 * 1024;
+
+/// A machine that has made `count` crossings, each of which keeps its source in hold of the first branch.
+fn crossed(count: usize) -> (World, Vec<TxId>) {
+    let world = new_world(Names::Independent, false);
+    let txids = (0..count).map(|number| cross_one(&world, number)).collect();
+    (world, txids)
+}
+
+fn cross_one(world: &World, number: usize) -> TxId {
+    let name = format!("f{number}");
+    let dir = world.roots[0].clone();
+    let file = world.disk.create_file(&dir, name.as_ref()).unwrap();
+    world.disk.write_at(&file, &vec![number as u8 + 1; SIZE], 0).unwrap();
+    world.disk.sync_all();
+    world.cross(&name, &format!("sub/g{number}")).unwrap().txid
+}
+
+impl World {
+    fn tend(&self, max: SpaceLimit) -> Vec<TxId> {
+        let purged = self.mover.tend_hold(jiff::Timestamp::now(), HOUR, max);
+        assert_eq!(purged.failed, 0);
+        purged.transactions
+    }
+
+    /// So much of the first branch's disk is left beside what is on it now.
+    fn leave_free(&self, bytes: u64) {
+        let free = self.disk.free_space(&self.roots[0]).unwrap();
+        let used = DeviceOptions::default().capacity - free;
+        self.disk
+            .set_options(1, DeviceOptions { capacity: used + bytes, ..DeviceOptions::default() });
+    }
+
+    /// Those of all purges in the ledger.
+    fn reasons(&self) -> Vec<String> {
+        self.mover.ledger.flush().unwrap();
+        let disk = self.disk.crash(0).shared();
+        let dir = disk.open_dir(&disk.root(0).unwrap(), Path::new("ledger")).unwrap();
+        let mut reasons = Vec::new();
+        let (ledger, _) = Ledger::open(Arc::clone(&disk), dir, "lab", &mut |entry| {
+            if let Record::Purge(purge) = &entry.record {
+                reasons.push(purge.reason.clone());
+            }
+        })
+        .unwrap();
+        ledger.close().unwrap();
+        reasons
+    }
+}
+
+#[test]
+fn the_oldest_goes_first_and_no_more_than_is_needed() {
+    let (world, txids) = crossed(4);
+    world.leave_free(4096);
+    assert!(!world.mover.make_room(BranchIndex(0), 4096), "there was room");
+    assert!(world.mover.make_room(BranchIndex(0), 2 * SIZE as u64));
+    let kept = |world: &World| world.private(0, "hold").len();
+    assert_eq!(kept(&world), 2);
+    let purged = |txid: &TxId| world.mover.with_journal(|j| j.get(*txid).unwrap().purged);
+    assert_eq!(txids.iter().map(purged).collect::<Vec<_>>(), [true, true, false, false]);
+    world.undo(txids[3]).unwrap();
+    let refused = world.undo(txids[0]).unwrap_err();
+    assert!(refused.to_string().contains("purged"), "{refused}");
+    assert_eq!(world.reasons(), ["branch a runs short of space"; 2]);
+}
+
+#[test]
+fn what_is_on_another_disk_does_not_help() {
+    let (world, txids) = crossed(2);
+    assert!(!world.mover.make_room(BranchIndex(1), u64::MAX));
+    assert_eq!(world.private(0, "hold").len(), 2);
+    world.undo(txids[0]).unwrap();
+    // What the undo took from the target is there.
+    assert!(world.mover.make_room(BranchIndex(1), u64::MAX));
+    assert_eq!(world.private(0, "hold").len(), 1);
+}
+
+#[test]
+fn what_is_needed_is_never_purged() {
+    let (world, txids) = crossed(3);
+    let undo = world.mover.prepare_undo(AUTHOR, None, false, txids[0], &any()).unwrap();
+    let commit = world.mover.with_journal(|j| j.get(txids[1]).unwrap().record.clone());
+    let dead = later_step(&commit, Step::Dead, Some("a test says so".to_owned()), "EIO".to_owned());
+    world.mover.record(dead, Durability::Sync).unwrap();
+    world.leave_free(0);
+    assert_eq!(world.tend(SpaceLimit::Bytes(0)), [txids[2]]);
+    assert!(!world.mover.make_room(BranchIndex(0), u64::MAX));
+    assert_eq!(world.mover.freeable(BranchIndex(0)), 0, "what cannot go does not count");
+    assert_eq!(world.private(0, "hold").len(), 2);
+    world.mover.commit(undo).unwrap();
+    assert_eq!(world.get(0, "f0").unwrap(), [1; SIZE]);
+}
+
+#[test]
+fn hold_keeps_below_its_maximum() {
+    let (world, txids) = crossed(4);
+    let size = 200 * SIZE as u64;
+    world.disk.set_options(1, DeviceOptions { capacity: size, ..DeviceOptions::default() });
+    assert_eq!(world.tend(ALL), []);
+    assert_eq!(world.tend(SpaceLimit::Bytes(3 * SIZE as u64)), [txids[0]]);
+    assert_eq!(world.tend(SpaceLimit::Percent(1)), [txids[1]]);
+    assert_eq!(world.tend(SpaceLimit::Percent(1)), []);
+    assert_eq!(world.reasons(), ["hold.max of branch a"; 2]);
+    let world = world.restart(false);
+    assert_eq!(world.mover.recover(), Recovery::default());
+    assert_eq!(world.tend(SpaceLimit::Percent(1)), [], "what is held is measured anew");
+    assert_eq!(world.tend(SpaceLimit::Percent(0)), txids[2..]);
+}
+
+#[test]
+fn purging_runs_ahead_of_min_free() {
+    let (world, txids) = crossed(6);
+    let min_free = 2 * SIZE as u64;
+    let branch = world.mover.branch(BranchIndex(0)).unwrap();
+    let MoverBranch { index, uuid, name, root, stage, hold, .. } = &*branch;
+    let (root, stage, hold) = (root.clone(), stage.clone(), hold.clone());
+    let branch =
+        MoverBranch { index: *index, uuid: *uuid, name: name.clone(), root, stage, hold, min_free };
+    world.mover.branch_returned(branch);
+    world.leave_free(3 * SIZE as u64);
+    assert_eq!(world.tend(ALL), [], "there is enough");
+    // Users write: less than min_free is left, and as much again may go before the next look.
+    world.put(0, "more", &vec![7; 2 * SIZE]);
+    assert_eq!(world.tend(ALL), txids[..3], "one below min_free, and what was used on top");
+    assert_eq!(world.tend(ALL), []);
+}
+
+#[test]
+fn what_hold_would_give_back_is_counted() {
+    let (world, txids) = crossed(2);
+    assert_eq!(world.mover.freeable(BranchIndex(0)), 0, "nobody has looked");
+    world.tend(ALL);
+    assert_eq!(world.mover.freeable(BranchIndex(0)), 2 * SIZE as u64);
+    assert_eq!(world.mover.freeable(BranchIndex(1)), 0);
+    world.undo(txids[0]).unwrap();
+    world.tend(ALL);
+    assert_eq!(world.mover.freeable(BranchIndex(0)), SIZE as u64, "what was undone went back");
+    // The copy that the undo took from the target waits there.
+    assert_eq!(world.mover.freeable(BranchIndex(1)), SIZE as u64);
+    // A sparse file takes what it has, a tree what is in it.
+    world.make_dirs(0, &["d", "d/sub"]);
+    world.put(0, "d/sub/hole", &[vec![0; 4096], vec![1; 8192]].concat());
+    world.put(0, "d/flat", &[2; 4096]);
+    world.cross("d", "sub/d").unwrap();
+    world.tend(ALL);
+    assert_eq!(world.mover.freeable(BranchIndex(0)), SIZE as u64 + 8192 + 4096);
+    assert_eq!(world.tend(SpaceLimit::Bytes(0)).len(), 3);
+    assert_eq!(world.mover.freeable(BranchIndex(0)), 0);
+}
+
+/// What is gone is never offered for undo, and what is recorded to go goes with the next recovery.
+#[test]
+fn power_loss_at_every_step_of_a_purge() {
+    for step in 0..200 {
+        let (world, txids) = crossed(3);
+        world.leave_free(0);
+        world.mover.ledger.flush().unwrap();
+        let first = world.disk.steps();
+        world.disk.fail_at(first + step, Fault::Crash);
+        world.mover.make_room(BranchIndex(0), 2 * SIZE as u64);
+        let ended = world.disk.steps() <= first + step;
+        for seed in 0..3 {
+            let context = format!("step {step} seed {seed}");
+            let world = start(world.disk.crash(seed).shared(), false).unwrap();
+            let recovery = world.mover.recover();
+            assert!(recovery.unknown_hold.is_empty(), "{context}: {recovery:?}");
+            let held = world.private(0, "hold").len();
+            let purged = txids.iter().filter(|txid| {
+                world.mover.with_journal(|journal| journal.get(**txid).unwrap().purged)
+            });
+            assert_eq!(purged.count() + held, 3, "{context}");
+            assert!(held >= 1, "{context}: too much is gone");
+            let world = world.restart(false);
+            assert_eq!(world.mover.recover(), Recovery::default(), "{context}");
+        }
+        if ended {
+            assert!(step > 4, "a purge took {step} steps only");
+            return;
+        }
+    }
+    panic!("a purge does not end");
+}
