@@ -32,16 +32,19 @@ use parking_lot::Mutex;
 use crate::error::Errno;
 use crate::storage::Storage;
 
+pub mod checkpoint;
 mod denials;
 mod encode;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+pub mod note;
 mod reader;
 pub mod record;
 mod replay;
 mod segment;
 #[cfg(test)]
 mod tests;
+pub mod tree;
 mod writer;
 
 pub use encode::decode_line;

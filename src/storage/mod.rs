@@ -154,6 +154,9 @@ pub trait Storage: Send + Sync + 'static {
         target: &Self::Dir,
         target_name: &OsStr,
     ) -> Result<(), Errno>;
+    /// Gives a file another name in its directory, in the place of what has that name: whoever looks
+    /// finds the one or the other. EISDIR if that is a directory. For files of our own.
+    fn replace(&self, dir: &Self::Dir, source: &OsStr, target: &OsStr) -> Result<(), Errno>;
     /// Gives what a name stands for, itself if it is a link, a second name. EEXIST; EPERM for a
     /// directory, EXDEV between file systems, EMLINK.
     fn link(

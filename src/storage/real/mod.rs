@@ -300,6 +300,10 @@ impl Storage for RealStorage {
         rustix::fs::renameat_with(source, source_name, target, target_name, RenameFlags::NOREPLACE)
     }
 
+    fn replace(&self, dir: &RealDir, source: &OsStr, target: &OsStr) -> Result<(), Errno> {
+        rustix::fs::renameat(dir, single(source)?, dir, single(target)?)
+    }
+
     fn link(
         &self,
         source: &RealDir,

@@ -59,6 +59,20 @@ fn a_mount_point_is_not_entered() {
 }
 
 #[test]
+fn replace_replaces_a_file_and_no_directory() {
+    let disk = disk();
+    let Disk { storage, dir, .. } = &disk;
+    std::fs::write(disk.path("a"), "a").unwrap();
+    std::fs::write(disk.path("b"), "b").unwrap();
+    std::fs::create_dir(disk.path("folder")).unwrap();
+    assert_eq!(storage.replace(dir, name("a"), name("folder")), Err(Errno::ISDIR));
+    assert_eq!(storage.replace(dir, name("a"), name("folder/b")), Err(Errno::INVAL));
+    storage.replace(dir, name("a"), name("b")).unwrap();
+    assert_eq!(std::fs::read(disk.path("b")).unwrap(), b"a");
+    assert_eq!(disk.kind("a"), None);
+}
+
+#[test]
 fn rename_never_replaces() {
     let disk = disk();
     let Disk { storage, dir, .. } = &disk;

@@ -346,3 +346,31 @@ fn inodes_run_out() {
     storage.unlink(&root, "b".as_ref()).unwrap();
     assert_eq!(storage.free_inodes(&root), Ok(1));
 }
+
+#[test]
+fn replacing_leaves_the_old_file_or_the_new_one() {
+    for names in [Names::Journal, Names::Independent] {
+        let storage = SimulatedStorage::new(names);
+        let root = storage.add_device(DeviceOptions::default());
+        for (name, byte) in [("a", 1), ("a.new", 2)] {
+            let file = storage.create_file(&root, name.as_ref()).unwrap();
+            storage.write_at(&file, &[byte], 0).unwrap();
+            storage.sync_file(&file).unwrap();
+        }
+        storage.sync_dir(&root).unwrap();
+        storage.create_dir(&root, "folder".as_ref()).unwrap();
+        let folder = storage.replace(&root, "a.new".as_ref(), "folder".as_ref());
+        assert_eq!(folder, Err(Errno::ISDIR));
+        storage.replace(&root, "a.new".as_ref(), "a".as_ref()).unwrap();
+        assert_eq!(storage.replace(&root, "a.new".as_ref(), "a".as_ref()), Err(Errno::NOENT));
+        let mut found: Vec<u8> =
+            (0..16).map(|seed| content_of(&storage.crash(seed), &root, "a")[0]).collect();
+        found.sort_unstable();
+        found.dedup();
+        assert_eq!(found, [1, 2], "{names:?}");
+        storage.sync_dir(&root).unwrap();
+        let after = storage.crash(0);
+        assert_eq!(content_of(&after, &root, "a"), [2]);
+        assert_eq!(after.stat(&root, "a.new".as_ref()).unwrap(), None);
+    }
+}
