@@ -105,8 +105,10 @@ impl Log {
 
 fn errno(error: LedgerError) -> Errno {
     match error {
-        LedgerError::Io { errno, .. } => errno,
-        LedgerError::Damaged { .. } => Errno::IO,
+        LedgerError::Io { errno, .. } | LedgerError::Tree { errno, .. } => errno,
+        LedgerError::Damaged { .. } | LedgerError::Differs { .. } | LedgerError::NothingLost => {
+            Errno::IO
+        }
     }
 }
 

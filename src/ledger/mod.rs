@@ -41,15 +41,25 @@ pub mod note;
 mod reader;
 pub mod record;
 mod replay;
+mod sealer;
 mod segment;
+#[cfg(test)]
+mod signed_tests;
+pub mod start;
+pub mod store;
 #[cfg(test)]
 mod tests;
 pub mod tree;
 mod writer;
 
+use checkpoint::Checkpoint;
 pub use encode::decode_line;
+use note::VerifierKey;
 pub use reader::{Lines, Reader};
 pub use record::{Durability, Record};
+use sealer::{Durable, Sealer};
+pub use start::{Acceptance, CheckpointCopy, Seal};
+use store::TreeStore;
 use writer::{Health, Message, Start, Writer};
 
 /// Records that may wait for the writer before callers do.
@@ -92,6 +102,30 @@ pub enum LedgerError {
         /// Why it failed.
         errno: Errno,
     },
+    /// Key, checkpoint or tiles.
+    #[error("cannot {attempted} {file}: {errno}")]
+    Tree {
+        /// A verb.
+        attempted: &'static str,
+        /// File name.
+        file: String,
+        /// Why it failed.
+        errno: Errno,
+    },
+    /// The ledger does not extend what vouches for it.
+    #[error(
+        "it is not the ledger that was signed: {}; nothing was changed\n\
+         hint: restore the state folder from a copy; if what is lost cannot be had back, octroi audit \
+         accept-loss --why TEXT records that and begins a new key",
+        found.join("; ")
+    )]
+    Differs {
+        /// What differs, in words.
+        found: Vec<String>,
+    },
+    /// A loss was to be accepted, and there is none.
+    #[error("it extends every checkpoint that was found: there is no loss to accept")]
+    NothingLost,
 }
 
 /// What `open` found and did, for the daemon's log.
@@ -101,6 +135,10 @@ pub struct Opened {
     pub torn_bytes: u64,
     /// The last run did not stop cleanly (no `unmounted` record at the end).
     pub unclean: bool,
+    /// Tiles that were not as the lines have them, and are made again.
+    pub damaged_tiles: u64,
+    /// What was lost and is accepted, in words.
+    pub lost: Vec<String>,
 }
 
 /// A handle on the writer, which stops when `close` is called or the last handle is gone.
@@ -108,49 +146,107 @@ pub struct Ledger<S: Storage> {
     messages: Mutex<Option<Sender<Message>>>,
     health: Arc<Health>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    storage: std::marker::PhantomData<fn() -> S>,
+    seal: Option<Sealing<S>>,
+}
+
+/// What a signed ledger has more.
+struct Sealing<S: Storage> {
+    durable: Arc<Durable>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    key: VerifierKey,
+    store: TreeStore<S>,
 }
 
 impl<S: Storage> Ledger<S> {
     /// Opens the ledger in `dir`, checks every line, hands each entry to `replay` in order, repairs a
     /// torn end, and starts the writer. An empty directory becomes a new ledger. After an
-    /// unclean stop a `gap` record is appended. `view` goes into version records.
+    /// unclean stop a `gap` record is appended. `view` goes into version records. Nothing is signed.
     pub fn open(
         storage: Arc<S>,
         dir: S::Dir,
         view: &str,
         replay: &mut dyn FnMut(&Entry),
     ) -> Result<(Arc<Self>, Opened), LedgerError> {
+        Self::open_with(storage, dir, view, None, replay)
+    }
+
+    /// As [`Ledger::open`], of a ledger that must extend every checkpoint that was found, and is signed
+    /// from now on.
+    pub fn open_signed(
+        storage: Arc<S>,
+        dir: S::Dir,
+        view: &str,
+        seal: &Seal<S::Dir>,
+        replay: &mut dyn FnMut(&Entry),
+    ) -> Result<(Arc<Self>, Opened), LedgerError> {
+        Self::open_with(storage, dir, view, Some(seal), replay)
+    }
+
+    fn open_with(
+        storage: Arc<S>,
+        dir: S::Dir,
+        view: &str,
+        seal: Option<&Seal<S::Dir>>,
+        replay: &mut dyn FnMut(&Entry),
+    ) -> Result<(Arc<Self>, Opened), LedgerError> {
         sync_last(&*storage, &dir)?;
-        let replayed = replay::replay(&*storage, &dir, replay)?;
-        let opened = Opened { torn_bytes: replayed.torn_bytes, unclean: replayed.unclean };
+        let accept = seal.and_then(|seal| seal.accept.as_ref());
+        let mut start =
+            seal.map(|seal| start::Start::new(&storage, &dir, view, seal)).transpose()?;
+        let least = start.as_ref().filter(|_| accept.is_none()).map_or(0, start::Start::least);
+        let replayed = replay::replay(&*storage, &dir, least, &mut |line| {
+            if let Some(start) = &mut start {
+                start.line(line);
+            }
+            replay(line.entry);
+        })?;
+        let end = (replayed.segment, replayed.length);
+        let finished = start.map(|start| start.finish(view, accept.is_some(), end)).transpose()?;
+        let mut opened = Opened {
+            torn_bytes: replayed.torn_bytes,
+            unclean: replayed.unclean,
+            ..Opened::default()
+        };
+        let durable = finished.as_ref().map(|_| Arc::new(Durable::default()));
         let health = Arc::new(Health::default());
-        let start = Start {
+        let begin = Start {
             segment: replayed.segment,
             length: replayed.length,
             next_seq: replayed.next_seq,
+            durable: durable.clone(),
         };
         let io = |attempted, errno| replay::io(attempted, replayed.segment.max(1), errno);
-        let writer = Writer::new(storage, dir, view, health.clone(), start)
+        let writer = Writer::new(Arc::clone(&storage), dir.clone(), view, health.clone(), begin)
             .map_err(|errno| io("open for writing", errno))?;
         let (sender, receiver) = crossbeam_channel::bounded(QUEUE);
         let thread = std::thread::Builder::new()
             .name("ledger".into())
             .spawn(move || writer.run(&receiver))
             .map_err(|error| io("start the writer of", crate::error::errno_of(&error)))?;
-        let ledger = Arc::new(Self {
+        let mut ledger = Self {
             messages: Mutex::new(Some(sender)),
             health,
             thread: Mutex::new(Some(thread)),
-            storage: std::marker::PhantomData,
-        });
+            seal: None,
+        };
+        let append = |record| {
+            ledger.append(record, Durability::Sync).map_err(|errno| io("append to", errno))
+        };
         if opened.unclean {
-            let gap = record::GapRecord { torn_bytes: opened.torn_bytes };
-            ledger
-                .append(Record::Gap(gap), Durability::Sync)
-                .map_err(|errno| io("append to", errno))?;
+            append(Record::Gap(record::GapRecord { torn_bytes: opened.torn_bytes }))?;
         }
-        Ok((ledger, opened))
+        if let (Some(finished), Some(durable)) = (finished, durable) {
+            opened.damaged_tiles = finished.damaged;
+            if let (Some((found, checkpoints)), Some(accept)) = (finished.lost, accept) {
+                opened.lost.clone_from(&found);
+                let Acceptance { why, uid } = accept.clone();
+                let loss = record::LossRecord { why, uid, found, checkpoints };
+                append(Record::Loss(Box::new(loss)))?;
+            }
+            ledger.seal =
+                Some(begin_sealing(storage, dir, durable, finished.begin, finished.unborn)?);
+        }
+        Ok((Arc::new(ledger), opened))
     }
 
     /// Appends. With [`Durability::Sync`] returns once the record is on the disk, else once it is
@@ -179,11 +275,38 @@ impl<S: Storage> Ledger<S> {
         self.ask(Message::Flush)
     }
 
-    /// Syncs everything and stops the writer. Later appends give EIO.
+    /// Syncs everything, signs it, and stops the threads. Later appends give EIO.
     pub fn close(&self) -> Result<(), Errno> {
         let closed = self.ask(Message::Close);
         self.stop();
         closed
+    }
+
+    /// The newest checkpoint that was published, as a note; none of a ledger that is not signed.
+    pub fn checkpoint(&self) -> Option<Arc<Vec<u8>>> {
+        self.seal.as_ref()?.durable.published()
+    }
+
+    /// The key that signs; none of a ledger that is not signed.
+    pub fn key(&self) -> Option<&VerifierKey> {
+        Some(&self.seal.as_ref()?.key)
+    }
+
+    /// Whether this ledger extends a checkpoint that came to light later; if not, why, in words. One of
+    /// lines that are not signed yet is not known either way.
+    pub fn extends(&self, note: &[u8]) -> Result<(), String> {
+        let Some(seal) = &self.seal else { return Ok(()) };
+        let wanted = Checkpoint::open(note, &seal.key).map_err(|why| why.to_string())?;
+        let published = self.checkpoint().and_then(|note| Checkpoint::unverified(&note));
+        let signed = published.map_or(0, |checkpoint| checkpoint.size);
+        if wanted.size > signed {
+            return Err(format!("it vouches for {} lines of {signed}", wanted.size));
+        }
+        match seal.store.root(wanted.size) {
+            Ok(root) if root == wanted.root => Ok(()),
+            Ok(_) => Err(format!("it vouches for other lines than the first {}", wanted.size)),
+            Err(errno) => Err(format!("cannot read the tiles: {errno}")),
+        }
     }
 
     fn send(&self, message: Message) -> Result<(), Errno> {
@@ -203,6 +326,10 @@ impl<S: Storage> Ledger<S> {
             // A panic of the writer was reported by its own thread.
             let _ = thread.join();
         }
+        let Some(seal) = &self.seal else { return };
+        if let Some(thread) = seal.thread.lock().take() {
+            sealer::stop(&seal.durable, thread);
+        }
     }
 }
 
@@ -210,6 +337,32 @@ impl<S: Storage> Drop for Ledger<S> {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// Starts the sealer. The first checkpoint of a key is published, and the key has its name, when this
+/// returns.
+fn begin_sealing<S: Storage>(
+    storage: Arc<S>,
+    dir: S::Dir,
+    durable: Arc<Durable>,
+    begin: sealer::Begin,
+    unborn: Option<(Arc<S>, S::Dir)>,
+) -> Result<Sealing<S>, LedgerError> {
+    let failed = |attempted, file: &str, errno| {
+        let file = file.to_owned();
+        LedgerError::Tree { attempted, file, errno }
+    };
+    let key = begin.signer.verifier().clone();
+    let store = TreeStore::new(Arc::clone(&storage), dir.clone());
+    let mut sealer = Sealer::new(storage, dir, Arc::clone(&durable), begin);
+    if let Some((storage, state)) = unborn {
+        sealer.seal().map_err(|errno| failed("publish", "the first checkpoint", errno))?;
+        start::name_key(&*storage, &state).map_err(|errno| failed("keep", start::KEY, errno))?;
+    }
+    let thread = sealer.start().map_err(|error| {
+        failed("start", "the thread that signs", crate::error::errno_of(&error))
+    })?;
+    Ok(Sealing { durable, thread: Mutex::new(Some(thread)), key, store })
 }
 
 /// After a kill the last lines may be in the page cache only; replay reads what is on the disk.

@@ -37,6 +37,9 @@ pub enum Record {
     Gap(GapRecord),
     /// What waited in hold was removed for good.
     Purge(PurgeRecord),
+    /// Lines or keys that a checkpoint vouches for are gone, and a person went on without: from here
+    /// another key signs.
+    Loss(Box<LossRecord>),
 }
 
 /// Opens a segment.
@@ -324,4 +327,17 @@ pub struct PurgeRecord {
     pub txid: TxId,
     /// Why, in words.
     pub reason: String,
+}
+
+/// See [`Record::Loss`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LossRecord {
+    /// Why it was accepted, in words.
+    pub why: String,
+    /// Who accepted it.
+    pub uid: u32,
+    /// What differed, in words.
+    pub found: Vec<String>,
+    /// The checkpoints that no longer hold, as signed notes.
+    pub checkpoints: Vec<String>,
 }

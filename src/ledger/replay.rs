@@ -14,6 +14,7 @@ use crate::storage::Storage;
 
 use super::encode::{self, Decoded};
 use super::record::{MountEvent, Record, VersionRecord};
+use super::start::Line;
 use super::{Entry, LedgerError, segment};
 
 /// What reads are aligned to, so that they can go past the page cache.
@@ -55,16 +56,18 @@ struct Scanned {
     void: bool,
 }
 
-/// Checks all segments, hands each entry to `replay` in order, and cuts off what a crash tore.
+/// Checks all segments, hands each line to `replay` in order, and cuts off what a crash tore. A
+/// checkpoint vouches for `least` lines: of these none can be torn.
 pub fn replay<S: Storage>(
     storage: &S,
     dir: &S::Dir,
-    replay: &mut dyn FnMut(&Entry),
+    least: u64,
+    replay: &mut dyn FnMut(&Line<'_>),
 ) -> Result<Replayed, LedgerError> {
     let list = |errno| LedgerError::Io { attempted: "list", segment: "directory".into(), errno };
     let mut numbers = segment::list(storage, dir).map_err(list)?;
     let mut result = Replayed::default();
-    drop_unborn(storage, dir, &mut numbers, &mut result)?;
+    let unborn = take_unborn(storage, dir, &mut numbers)?;
     let mut next: Option<u64> = None;
     let mut serving = false;
     for (at, number) in numbers.iter().copied().enumerate() {
@@ -77,46 +80,72 @@ pub fn replay<S: Storage>(
             None => None,
         };
         let void_from = end.filter(|(_, failed)| *failed).map(|(seq, _)| seq);
-        let mut scanned = scan(storage, dir, number, (next, void_from), &mut |entry| {
-            serving = match &entry.record {
+        let mut scanned = scan(storage, dir, number, (next, void_from), &mut |line| {
+            serving = match &line.entry.record {
                 Record::Mount(mount) => mount.event == MountEvent::Mounted,
                 Record::Operation(_) | Record::Crossing(_) | Record::Purge(_) => true,
                 _ => serving,
             };
-            replay(entry);
+            replay(line);
         })?;
-        cut_torn(storage, dir, number, &mut scanned, end, &mut result)?;
+        cut_torn(storage, dir, number, &mut scanned, end, least, &mut result)?;
         next = Some(scanned.next_seq);
         result.segment = number;
         result.length = scanned.good;
     }
     result.next_seq = next.unwrap_or(0);
+    if let Some(unborn) = unborn {
+        drop_unborn(storage, dir, &unborn, least, &mut result)?;
+    }
     result.unclean = serving || result.torn_bytes > 0;
     Ok(result)
 }
 
-/// Removes a last segment in which nothing was ever synced: its version record is synced before
+/// A last segment without a version record.
+struct Unborn {
+    number: u64,
+    length: u64,
+    why: String,
+}
+
+/// Takes away a last segment in which nothing was ever synced: its version record is synced before
 /// anything follows, so without one it holds no record that anybody was promised.
-fn drop_unborn<S: Storage>(
+fn take_unborn<S: Storage>(
     storage: &S,
     dir: &S::Dir,
     numbers: &mut Vec<u64>,
-    result: &mut Replayed,
-) -> Result<(), LedgerError> {
-    let Some(number) = numbers.last().copied() else { return Ok(()) };
-    if first_line(storage, dir, number)?.is_ok() {
-        return Ok(());
-    }
+) -> Result<Option<Unborn>, LedgerError> {
+    let Some(number) = numbers.last().copied() else { return Ok(None) };
+    let Err(why) = first_line(storage, dir, number)? else { return Ok(None) };
     let scanned = scan(storage, dir, number, (None, None), &mut |_| {})?;
     if let Some((line, why)) = scanned.bad.filter(|_| scanned.synced_after > 0) {
         return Err(damaged(number, line, why));
     }
+    numbers.pop();
+    Ok(Some(Unborn { number, length: scanned.length, why }))
+}
+
+/// Removes it from the disk.
+fn drop_unborn<S: Storage>(
+    storage: &S,
+    dir: &S::Dir,
+    unborn: &Unborn,
+    least: u64,
+    result: &mut Replayed,
+) -> Result<(), LedgerError> {
+    let number = unborn.number;
+    if result.next_seq < least {
+        return Err(damaged(number, 1, vouched(&unborn.why, least)));
+    }
     let failed = |errno| io("remove", number, errno);
     storage.unlink(dir, &segment::file_name(number)).map_err(failed)?;
     storage.sync_dir(dir).map_err(failed)?;
-    result.torn_bytes = result.torn_bytes.saturating_add(scanned.length);
-    numbers.pop();
+    result.torn_bytes = result.torn_bytes.saturating_add(unborn.length);
     Ok(())
+}
+
+fn vouched(why: &str, least: u64) -> String {
+    format!("{why}, and a checkpoint vouches for {least} lines")
 }
 
 /// Decides what the end of a segment is: whole, torn or void (then it is cut off), or damaged.
@@ -127,6 +156,7 @@ fn cut_torn<S: Storage>(
     number: u64,
     scanned: &mut Scanned,
     end: Option<(u64, bool)>,
+    least: u64,
     result: &mut Replayed,
 ) -> Result<(), LedgerError> {
     let reached = scanned.next_seq;
@@ -149,6 +179,9 @@ fn cut_torn<S: Storage>(
         None => {
             if let Some((line, why)) = scanned.bad.take_if(|_| scanned.synced_after > reached) {
                 return Err(damaged(number, line, why));
+            }
+            if let Some((line, why)) = scanned.bad.take_if(|_| reached < least) {
+                return Err(damaged(number, line, vouched(&why, least)));
             }
         }
     }
@@ -186,14 +219,14 @@ fn first_line<S: Storage>(
     Ok(decode(line).and_then(|decoded| admit(decoded, 0, None)))
 }
 
-/// Reads a segment and hands on each entry that checks and counts. `expected` is the position of the first, and lines
+/// Reads a segment and hands on each line that checks and counts. `expected` is the position of the first, and lines
 /// from `void_from` on do not count.
 fn scan<S: Storage>(
     storage: &S,
     dir: &S::Dir,
     number: u64,
     (mut expected, void_from): (Option<u64>, Option<u64>),
-    each: &mut dyn FnMut(&Entry),
+    each: &mut dyn FnMut(&Line<'_>),
 ) -> Result<Scanned, LedgerError> {
     let mut lines = SegmentLines::open(storage, dir, number)?;
     let mut scanned = Scanned::default();
@@ -215,7 +248,8 @@ fn scan<S: Storage>(
                 expected = Some(scanned.next_seq);
                 scanned.lines = scanned.lines.saturating_add(1);
                 scanned.good = scanned.length;
-                each(&entry);
+                let bytes = line.strip_suffix(b"\n").unwrap_or(line);
+                each(&Line { entry: &entry, bytes, segment: number });
             }
             Err(why) => scanned.bad = Some((scanned.lines.saturating_add(1), why)),
         }

@@ -23,6 +23,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::denials::Denials;
 use super::record::{Record, VersionRecord};
+use super::sealer::Durable;
 use super::{Durability, encode, segment};
 use crate::error::Errno;
 use crate::storage::Storage;
@@ -90,6 +91,8 @@ pub struct Writer<S: Storage> {
     dir: S::Dir,
     view: String,
     health: Arc<Health>,
+    /// Told how far lines are durable.
+    durable: Option<Arc<Durable>>,
     file: S::File,
     segment: u64,
     length: u64,
@@ -119,6 +122,8 @@ pub struct Start {
     pub length: u64,
     /// The next position.
     pub next_seq: u64,
+    /// Who is to be told how far lines are durable.
+    pub durable: Option<Arc<Durable>>,
 }
 
 impl<S: Storage> Writer<S> {
@@ -130,7 +135,7 @@ impl<S: Storage> Writer<S> {
         health: Arc<Health>,
         start: Start,
     ) -> Result<Self, Errno> {
-        let Start { mut segment, mut length, mut next_seq } = start;
+        let Start { mut segment, mut length, mut next_seq, durable } = start;
         let file = if segment == 0 {
             segment = 1;
             let (file, written) = begin(&*storage, &dir, segment, next_seq, view, false)?;
@@ -144,6 +149,7 @@ impl<S: Storage> Writer<S> {
             dir,
             view: view.to_owned(),
             health,
+            durable,
             file,
             segment,
             length,
@@ -160,7 +166,14 @@ impl<S: Storage> Writer<S> {
             denials: Denials::default(),
         };
         writer.refill_reserve();
+        writer.tell_durable();
         Ok(writer)
+    }
+
+    fn tell_durable(&self) {
+        if let Some(durable) = &self.durable {
+            durable.reached(self.segment, self.synced_length);
+        }
     }
 
     /// Serves until closed, or until all senders are gone.
@@ -313,6 +326,7 @@ impl<S: Storage> Writer<S> {
         for waiting in self.unsynced.drain(..) {
             answer(waiting.reply, Ok(()));
         }
+        self.tell_durable();
         Ok(())
     }
 
@@ -373,6 +387,7 @@ impl<S: Storage> Writer<S> {
                 (self.length, self.synced_length) = (length, length);
                 self.next_seq = self.next_seq.saturating_add(1);
                 self.synced_seq = Some(self.next_seq);
+                self.tell_durable();
             }
             // The old segment is sound and goes on.
             Err(errno) => log::warn!("cannot begin ledger segment {number}: {errno}"),

@@ -126,7 +126,8 @@ impl Journal {
             | Record::Branch(_)
             | Record::Operation(_)
             | Record::Policy(_)
-            | Record::Gap(_) => {}
+            | Record::Gap(_)
+            | Record::Loss(_) => {}
         }
     }
 

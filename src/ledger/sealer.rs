@@ -1,0 +1,259 @@
+//! The thread that signs. It follows the writer: whatever lines an fsync has made durable it hashes into
+//! the tree, writes the tiles, makes them durable, signs a checkpoint and publishes it, in that order.
+//!
+//! It reads the lines back from their segments, for which the writer tells it nothing but how far they
+//! are durable: so callers that wait for an fsync wait for nothing of this, and however long tiles or
+//! checkpoints cannot be written, nothing piles up.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use parking_lot::{Condvar, Mutex};
+
+use super::checkpoint::Checkpoint;
+use super::note::NoteSigner;
+use super::segment;
+use super::store::TreeStore;
+use super::tree::tile::{Builder, TileId};
+use super::tree::{Hash, leaf_hash};
+use crate::error::Errno;
+use crate::storage::Storage;
+use crate::types::after;
+
+/// From the first line that no checkpoint covers to the checkpoint that does. With the 100 ms that an
+/// fsync may be late it stays below the second that is promised.
+const DELAY: Duration = Duration::from_millis(750);
+/// After a failure.
+const RETRY: Duration = Duration::from_secs(1);
+/// Bytes read at once.
+const PIECE: usize = 256 * 1024;
+/// Full tiles that are kept before they are written.
+const TILES_MAX: usize = 256;
+
+/// Between the writer and the sealer.
+#[derive(Default)]
+pub struct Durable {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// The newest checkpoint that was published, as a note.
+    published: ArcSwapOption<Vec<u8>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Segments and how many bytes of each are durable, from the one that the sealer reads.
+    ends: VecDeque<(u64, u64)>,
+    /// Lines are there that no checkpoint covers yet.
+    grown: bool,
+    stop: bool,
+}
+
+impl Durable {
+    /// So much of a segment is on the disk, and all of those before.
+    pub fn reached(&self, segment: u64, end: u64) {
+        let mut state = self.state.lock();
+        match state.ends.back_mut() {
+            Some(last) if last.0 == segment => last.1 = end,
+            _ => state.ends.push_back((segment, end)),
+        }
+        state.grown = true;
+        self.changed.notify_all();
+    }
+
+    /// The newest checkpoint's note.
+    pub fn published(&self) -> Option<Arc<Vec<u8>>> {
+        self.published.load_full()
+    }
+}
+
+/// Where the tree stands and what is left to be written.
+pub struct Sealer<S: Storage> {
+    storage: Arc<S>,
+    dir: S::Dir,
+    store: TreeStore<S>,
+    signer: NoteSigner,
+    durable: Arc<Durable>,
+    builder: Builder,
+    /// The segment and the offset in it up to which lines are in the tree.
+    position: (u64, u64),
+    /// Full tiles that are not on the disk yet.
+    full: Vec<(TileId, Vec<Hash>)>,
+    /// Partial tiles on the disk.
+    partial: Vec<TileId>,
+    /// Size of the published checkpoint, if it is ours.
+    size: Option<u64>,
+}
+
+/// What a sealer begins with.
+pub struct Begin {
+    /// Signs.
+    pub signer: NoteSigner,
+    /// The tree over all lines up to `position`.
+    pub builder: Builder,
+    /// The last segment that replay read and its length.
+    pub position: (u64, u64),
+    /// Tiles that must be written, for they are not there or not as they must be.
+    pub missing: Vec<(TileId, Vec<Hash>)>,
+    /// The checkpoint that is published, and its note.
+    pub published: Option<(Checkpoint, Vec<u8>)>,
+}
+
+impl<S: Storage> Sealer<S> {
+    /// A sealer that has not begun yet.
+    pub fn new(storage: Arc<S>, dir: S::Dir, durable: Arc<Durable>, begin: Begin) -> Self {
+        let store = TreeStore::new(Arc::clone(&storage), dir.clone());
+        let Begin { signer, builder, position, missing, published } = begin;
+        let partial = published.as_ref().map_or_else(Vec::new, |(checkpoint, _)| {
+            super::tree::tile::partial_tiles(checkpoint.size).collect()
+        });
+        let size = published.as_ref().map(|(checkpoint, _)| checkpoint.size);
+        // What is missing of an old checkpoint is made good with a new one.
+        let size = size.filter(|_| missing.is_empty());
+        durable.published.store(published.map(|(_, note)| Arc::new(note)));
+        Self {
+            storage,
+            dir,
+            store,
+            signer,
+            durable,
+            builder,
+            position,
+            full: missing,
+            partial,
+            size,
+        }
+    }
+
+    /// Serves on a thread of its own until stopped.
+    pub fn start(mut self) -> Result<JoinHandle<()>, std::io::Error> {
+        std::thread::Builder::new().name("seal".into()).spawn(move || self.run())
+    }
+
+    fn run(&mut self) {
+        let mut said = None;
+        loop {
+            let stop = self.wait(if said.is_some() { RETRY } else { DELAY });
+            match self.seal() {
+                Ok(()) => said = None,
+                Err(errno) => {
+                    // It is tried again at the next start, if not before.
+                    if said != Some(errno) {
+                        log::error!("cannot sign a checkpoint of the ledger: {errno}");
+                    }
+                    said = Some(errno);
+                    self.durable.state.lock().grown = true;
+                }
+            }
+            if stop {
+                return;
+            }
+        }
+    }
+
+    /// Waits for lines, and then for more of them; true if it is the last time.
+    fn wait(&self, delay: Duration) -> bool {
+        let mut state = self.durable.state.lock();
+        while !state.grown && !state.stop {
+            self.durable.changed.wait(&mut state);
+        }
+        let due = after(Instant::now(), delay);
+        while !state.stop && !self.durable.changed.wait_until(&mut state, due).timed_out() {}
+        state.grown = false;
+        state.stop
+    }
+
+    /// Makes the tree cover all durable lines, and publishes a checkpoint that says so. Nothing is lost
+    /// by a failure: the next call goes on.
+    pub fn seal(&mut self) -> Result<(), Errno> {
+        self.catch_up()?;
+        let size = self.builder.size();
+        if self.size == Some(size) && self.full.is_empty() {
+            return Ok(());
+        }
+        self.write_full()?;
+        let partial: Vec<_> =
+            self.builder.partial().map(|(id, hashes)| (id, hashes.to_vec())).collect();
+        let known = |id: &TileId| self.size.is_some() && self.partial.contains(id);
+        let new: Vec<_> = partial.iter().filter(|(id, _)| !known(id)).cloned().collect();
+        self.store.write(&new)?;
+        let origin = self.signer.verifier().name().to_owned();
+        let note = Checkpoint { origin, size, root: self.builder.root() }.sign(&self.signer);
+        self.store.publish(&note)?;
+        self.durable.published.store(Some(Arc::new(note.into_bytes())));
+        self.size = Some(size);
+        let partial: Vec<TileId> = partial.into_iter().map(|(id, _)| id).collect();
+        let before = std::mem::replace(&mut self.partial, partial);
+        for id in before.into_iter().filter(|id| !self.partial.contains(id)) {
+            let same = |other: &&TileId| (other.level, other.index) == (id.level, id.index);
+            let keep = self.partial.iter().find(same).map(|id| id.width);
+            self.store.remove_partials(id, keep);
+        }
+        Ok(())
+    }
+
+    /// Hashes the lines that have become durable.
+    fn catch_up(&mut self) -> Result<(), Errno> {
+        loop {
+            let (end, next) = {
+                let state = self.durable.state.lock();
+                let end =
+                    |(segment, end): &(u64, u64)| (*segment == self.position.0).then_some(*end);
+                let next = state.ends.iter().find(|(segment, _)| *segment > self.position.0);
+                (state.ends.iter().find_map(end), next.map(|(segment, _)| *segment))
+            };
+            if let Some(end) = end {
+                self.read_to(end)?;
+            }
+            let Some(next) = next else { return Ok(()) };
+            self.position = (next, 0);
+            self.durable.state.lock().ends.retain(|(segment, _)| *segment >= next);
+        }
+    }
+
+    fn read_to(&mut self, end: u64) -> Result<(), Errno> {
+        if self.position.1 >= end {
+            return Ok(());
+        }
+        let file = self.storage.open_read(&self.dir, &segment::file_name(self.position.0))?;
+        while self.position.1 < end {
+            let rest = usize::try_from(end.saturating_sub(self.position.1)).unwrap_or(PIECE);
+            let mut piece = vec![0; rest.min(PIECE)];
+            let read = self.storage.read_at(&file, &mut piece, self.position.1)?;
+            piece.truncate(read);
+            let mut taken = 0_usize;
+            for line in piece.split_inclusive(|byte| *byte == b'\n') {
+                let Some(leaf) = line.strip_suffix(b"\n") else { break };
+                self.builder.push(leaf_hash(leaf), |id, hashes| {
+                    self.full.push((id, hashes.to_vec()));
+                });
+                taken = taken.saturating_add(line.len());
+            }
+            // A piece is longer than any line, and the end is that of a line.
+            if taken == 0 {
+                return Err(Errno::IO);
+            }
+            self.position.1 = self.position.1.saturating_add(taken as u64);
+            if self.full.len() >= TILES_MAX {
+                self.write_full()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_full(&mut self) -> Result<(), Errno> {
+        self.store.write(&self.full)?;
+        self.full.clear();
+        Ok(())
+    }
+}
+
+/// Has the sealer seal what is left, and waits for it.
+pub fn stop(durable: &Durable, thread: JoinHandle<()>) {
+    durable.state.lock().stop = true;
+    durable.changed.notify_all();
+    // A panic was reported by the thread itself.
+    let _ = thread.join();
+}

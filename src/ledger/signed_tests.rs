@@ -1,0 +1,494 @@
+//! The signed tree: what a run leaves, what a crash leaves, and what a start refuses.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use super::checkpoint::Checkpoint;
+use super::note::NoteSigner;
+use super::store::read_small;
+use super::tests::operation;
+use super::tree::tile::{Builder, TileId, bytes_of};
+use super::tree::{Hash, leaf_hash};
+use super::*;
+use crate::storage::real::{RealDir, RealStorage};
+use crate::storage::simulated::{DeviceOptions, Fault, Names, SimulatedDir, SimulatedStorage};
+
+/// A state folder on a real disk.
+struct State {
+    folder: tempfile::TempDir,
+    copies: Vec<CheckpointCopy>,
+}
+
+impl State {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("ledger")).unwrap();
+        Self { folder, copies: Vec::new() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn read(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.path(name)).unwrap()
+    }
+
+    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
+        std::fs::write(self.path(name), bytes).unwrap();
+    }
+
+    fn open_to(
+        &self,
+        why: Option<&str>,
+    ) -> Result<(Arc<Ledger<RealStorage>>, Opened), LedgerError> {
+        let dir = |path: &Path| RealDir::open(path).unwrap();
+        let seal = Seal {
+            state: dir(self.folder.path()),
+            copies: self.copies.clone(),
+            accept: why.map(|why| Acceptance { why: why.to_owned(), uid: 7 }),
+        };
+        let ledger = dir(&self.path("ledger"));
+        Ledger::open_signed(Arc::new(RealStorage), ledger, "lab", &seal, &mut |_| {})
+    }
+
+    /// Opens, appends, closes.
+    fn run(&self, paths: &[&str]) {
+        let (ledger, _) = self.open_to(None).unwrap();
+        for path in paths {
+            ledger.append(operation(path, true), Durability::Sync).unwrap();
+        }
+        ledger.append(unmounted(), Durability::Sync).unwrap();
+        ledger.close().unwrap();
+    }
+
+    fn key(&self) -> NoteSigner {
+        String::from_utf8(self.read("key")).unwrap().parse().unwrap()
+    }
+
+    fn checkpoint(&self) -> Checkpoint {
+        Checkpoint::open(&self.read("ledger/checkpoint"), self.key().verifier()).unwrap()
+    }
+
+    fn lines(&self) -> Vec<Vec<u8>> {
+        let text = self.read("ledger/00000001.jsonl");
+        text.split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+            .map(<[u8]>::to_vec)
+            .collect()
+    }
+
+    /// Takes the checkpoint as the copy of a branch.
+    fn copy(&mut self, branch: &str) {
+        let note = self.read("ledger/checkpoint");
+        let place = format!("the copy in branch {branch}");
+        self.copies.push(CheckpointCopy { place, note, adopted: false });
+    }
+
+    #[track_caller]
+    fn refused(&self, words: &[&str]) {
+        let before = self.everything();
+        let error = self.open_to(None).map(drop).expect_err("it was changed");
+        let text = error.to_string();
+        for word in words {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+        assert_eq!(self.everything(), before, "nothing was changed");
+    }
+
+    /// All files with their content.
+    fn everything(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let mut open = vec![self.folder.path().to_owned()];
+        let mut found = Vec::new();
+        while let Some(folder) = open.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    open.push(path);
+                } else if path.file_name() != Some(OsStr::new("reserve")) {
+                    let bytes = std::fs::read(&path).unwrap();
+                    found.push((path, bytes));
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+}
+
+fn unmounted() -> Record {
+    let event = record::MountEvent::Unmounted;
+    Record::Mount(record::MountRecord { event, mountpoint: "/mnt".into(), uid: 0, pid: 1 })
+}
+
+fn tree(lines: &[Vec<u8>]) -> (Builder, Vec<(TileId, Vec<Hash>)>) {
+    let mut builder = Builder::default();
+    let mut full = Vec::new();
+    for line in lines {
+        builder.push(leaf_hash(line), |id, hashes| full.push((id, hashes.to_vec())));
+    }
+    full.extend(builder.partial().map(|(id, hashes)| (id, hashes.to_vec())));
+    (builder, full)
+}
+
+/// The lines again with their checksums, after a change of one.
+fn forged(line: &[u8], from: &str, to: &str) -> Vec<u8> {
+    let text = std::str::from_utf8(line).unwrap();
+    let (body, _) = text.rsplit_once(",\"crc\":").unwrap();
+    let body = body.replace(from, to);
+    assert_ne!(body.as_bytes(), &line[..body.len().min(line.len())], "nothing to change");
+    format!("{body},\"crc\":\"{:08x}\"}}", crc32c::crc32c(body.as_bytes())).into_bytes()
+}
+
+fn joined(lines: &[Vec<u8>]) -> Vec<u8> {
+    lines.iter().flat_map(|line| [line.as_slice(), b"\n"].concat()).collect()
+}
+
+#[test]
+fn a_stop_leaves_a_checkpoint_over_all_lines_and_its_tiles() {
+    let state = State::new();
+    let many: Vec<String> = (0..600).map(|at| format!("/{at}")).collect();
+    state.run(&many.iter().map(String::as_str).collect::<Vec<_>>());
+    for round in 0..3 {
+        let (builder, tiles) = tree(&state.lines());
+        let checkpoint = state.checkpoint();
+        assert_eq!(checkpoint.size, state.lines().len() as u64);
+        assert_eq!(checkpoint.root, builder.root());
+        for (id, hashes) in &tiles {
+            let path = format!("ledger/tile/{}", id.path());
+            assert_eq!(state.read(&path), bytes_of(hashes), "{path}, round {round}");
+        }
+        let of_tiles = |(path, _): &(PathBuf, Vec<u8>)| path.starts_with(state.path("ledger/tile"));
+        assert_eq!(state.everything().into_iter().filter(of_tiles).count(), tiles.len());
+        assert!(!state.path("key.new").exists());
+        let mode = std::os::unix::fs::MetadataExt::mode(&state.path("key").metadata().unwrap());
+        assert_eq!(mode & 0o777, 0o600);
+        state.run(&["/more"]);
+    }
+}
+
+#[test]
+fn lines_are_signed_while_the_ledger_is_open() {
+    let state = State::new();
+    let (ledger, _) = state.open_to(None).unwrap();
+    let first = ledger.checkpoint().expect("signed at once");
+    ledger.append(operation("/a", true), Durability::Sync).unwrap();
+    let begun = std::time::Instant::now();
+    while ledger.checkpoint() == Some(Arc::clone(&first)) {
+        assert!(begun.elapsed().as_secs() < 20, "it is not signed");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let note = ledger.checkpoint().unwrap();
+    let published = Checkpoint::open(&note, ledger.key().unwrap()).unwrap();
+    assert_eq!(published.size, 2);
+    assert_eq!(state.read("ledger/checkpoint"), *note);
+    ledger.close().unwrap();
+}
+
+#[test]
+fn an_open_ledger_tells_whether_it_extends_a_checkpoint() {
+    let mut state = State::new();
+    for at in 0..3 {
+        state.run(&[&format!("/{at}")]);
+        state.copy("inbox");
+    }
+    let (ledger, _) = state.open_to(None).unwrap();
+    for copy in &state.copies {
+        assert_eq!(ledger.extends(&copy.note), Ok(()));
+    }
+    let key = state.key();
+    let older = Checkpoint::open(&state.copies[1].note, key.verifier()).unwrap();
+    let other = Checkpoint { root: [0; 32], ..older.clone() }.sign(&key);
+    assert!(ledger.extends(other.as_bytes()).unwrap_err().contains("other lines"));
+    let longer = Checkpoint { size: 1000, ..older }.sign(&key);
+    assert!(ledger.extends(longer.as_bytes()).unwrap_err().contains("1000 lines"));
+    let note = state.copies[0].note.split_last().unwrap().1;
+    assert!(ledger.extends(note).is_err());
+    ledger.close().unwrap();
+}
+
+#[test]
+fn a_ledger_from_before_checkpoints_begins_to_have_them() {
+    let state = State::new();
+    let dir = RealDir::open(&state.path("ledger")).unwrap();
+    let (ledger, _) = Ledger::open(Arc::new(RealStorage), dir, "lab", &mut |_| {}).unwrap();
+    for at in 0..300 {
+        ledger.append(operation(&format!("/{at}"), true), Durability::Async).unwrap();
+    }
+    ledger.append(unmounted(), Durability::Sync).unwrap();
+    ledger.close().unwrap();
+    assert!(!state.path("key").exists());
+    let (ledger, opened) = state.open_to(None).unwrap();
+    assert_eq!(opened.damaged_tiles, 0);
+    assert_eq!(state.checkpoint().size, 302);
+    ledger.close().unwrap();
+}
+
+#[test]
+fn tiles_that_are_gone_or_wrong_are_made_again() {
+    let state = State::new();
+    let many: Vec<String> = (0..300).map(|at| format!("/{at}")).collect();
+    state.run(&many.iter().map(String::as_str).collect::<Vec<_>>());
+    let whole = state.read("ledger/tile/0/000");
+    let mut wrong = whole.clone();
+    wrong[77] ^= 1;
+    state.write("ledger/tile/0/000", &wrong);
+    let (ledger, opened) = state.open_to(None).unwrap();
+    assert_eq!(opened.damaged_tiles, 1);
+    ledger.close().unwrap();
+    assert_eq!(state.read("ledger/tile/0/000"), whole);
+    std::fs::remove_dir_all(state.path("ledger/tile")).unwrap();
+    let (ledger, opened) = state.open_to(None).unwrap();
+    assert!(opened.damaged_tiles > 1);
+    ledger.close().unwrap();
+    let (_, tiles) = tree(&state.lines());
+    for (id, hashes) in tiles {
+        assert_eq!(state.read(&format!("ledger/tile/{}", id.path())), bytes_of(&hashes));
+    }
+}
+
+#[test]
+fn an_edited_line_is_refused_and_named() {
+    let state = State::new();
+    state.run(&["/a", "/b", "/c"]);
+    let mut lines = state.lines();
+    lines[2] = forged(&lines[2], "/b", "/x");
+    state.write("ledger/00000001.jsonl", joined(&lines));
+    state.refused(&["seq 2", "00000001.jsonl", "accept-loss"]);
+}
+
+#[test]
+fn a_truncated_ledger_is_refused() {
+    let state = State::new();
+    state.run(&["/a", "/b", "/c"]);
+    let whole = state.read("ledger/00000001.jsonl");
+    for length in 0..whole.len() - 1 {
+        state.write("ledger/00000001.jsonl", &whole[..length]);
+        state.refused(&["vouches for 5 lines"]);
+    }
+    std::fs::remove_file(state.path("ledger/00000001.jsonl")).unwrap();
+    state.refused(&["vouches for 5 lines, and the ledger has 0"]);
+}
+
+#[test]
+fn a_state_folder_that_was_rolled_back_is_refused_by_the_copy_of_a_branch() {
+    let mut state = State::new();
+    state.run(&["/a"]);
+    let before = state.everything();
+    state.run(&["/b"]);
+    state.copy("inbox");
+    for (path, _) in state.everything() {
+        std::fs::remove_file(path).unwrap();
+    }
+    for (path, bytes) in before {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+    state.refused(&["the copy in branch inbox", "vouches for 5 lines, and the ledger has 3"]);
+}
+
+#[test]
+fn a_swapped_key_is_refused() {
+    let mut state = State::new();
+    state.run(&["/a"]);
+    state.copy("inbox");
+    let other = NoteSigner::new("octroi/lab/00000000", &[1; 32]).unwrap();
+    state.write("key", other.to_secret_text());
+    state.refused(&["not signed by the key octroi/lab/00000000", "branch inbox", "another ledger"]);
+    // Also where the checkpoint was signed anew.
+    let origin = other.verifier().name().to_owned();
+    let forged = Checkpoint { origin, ..Checkpoint::unverified(&state.copies[0].note).unwrap() };
+    state.write("ledger/checkpoint", forged.sign(&other));
+    state.refused(&["branch inbox is of another ledger or key"]);
+    state.copies[0].adopted = true;
+    let (ledger, _) = state.open_to(None).unwrap();
+    ledger.close().unwrap();
+}
+
+#[test]
+fn a_key_or_checkpoint_that_is_gone_or_damaged_is_refused() {
+    let state = State::new();
+    state.run(&["/a"]);
+    for name in ["key", "ledger/checkpoint"] {
+        let whole = state.read(name);
+        std::fs::remove_file(state.path(name)).unwrap();
+        state.refused(&["is missing"]);
+        let mut wrong = whole.clone();
+        *wrong.last_mut().unwrap() ^= 1;
+        state.write(name, wrong);
+        state.refused(&[if name == "key" { "damaged" } else { "not to be believed" }]);
+        state.write(name, whole);
+    }
+    let (ledger, _) = state.open_to(None).unwrap();
+    ledger.close().unwrap();
+}
+
+#[test]
+fn an_accepted_loss_is_recorded_and_begins_a_new_key() {
+    let mut state = State::new();
+    state.run(&["/a", "/b"]);
+    state.copy("inbox");
+    let lines = state.lines();
+    let old = state.key().verifier().to_string();
+    assert!(matches!(state.open_to(Some("why")).map(drop), Err(LedgerError::NothingLost)));
+    state.write("ledger/00000001.jsonl", joined(&lines[..2]));
+    state.refused(&["vouches for 4 lines"]);
+    let (ledger, opened) = state.open_to(Some("the disk failed")).unwrap();
+    assert_eq!(opened.lost.len(), 2);
+    ledger.append(unmounted(), Durability::Sync).unwrap();
+    ledger.close().unwrap();
+    assert_ne!(state.key().verifier().to_string(), old);
+    let last = state.lines();
+    let loss = last.iter().find_map(|line| match encode::decode(line).unwrap().entry.record {
+        Record::Loss(loss) => Some(loss),
+        _ => None,
+    });
+    let loss = loss.expect("a record");
+    assert_eq!((loss.why.as_str(), loss.uid), ("the disk failed", 7));
+    let note = String::from_utf8(state.copies[0].note.clone()).unwrap();
+    assert!(loss.checkpoints.contains(&note));
+    // The old copy is accounted for; another one by the old key is not.
+    let (ledger, _) = state.open_to(None).unwrap();
+    ledger.close().unwrap();
+    state.copies[0].note[0] ^= 1;
+    state.refused(&["branch inbox"]);
+}
+
+/// A simulated machine with a state folder.
+struct Machine {
+    storage: Arc<SimulatedStorage>,
+    state: SimulatedDir,
+    ledger: SimulatedDir,
+}
+
+impl Machine {
+    fn new(names: Names) -> Self {
+        let storage = SimulatedStorage::new(names);
+        let state = storage.add_device(DeviceOptions::default());
+        storage.create_dir(&state, OsStr::new("ledger")).unwrap();
+        storage.sync_dir(&state).unwrap();
+        let ledger = storage.open_dir(&state, Path::new("ledger")).unwrap();
+        Self { storage: storage.shared(), state, ledger }
+    }
+
+    fn after_crash(&self, seed: u64) -> Self {
+        let storage = self.storage.crash(seed).shared();
+        Self { storage, state: self.state.clone(), ledger: self.ledger.clone() }
+    }
+
+    fn open(&self, found: &mut Vec<String>) -> Result<Arc<Ledger<SimulatedStorage>>, LedgerError> {
+        let seal = Seal { state: self.state.clone(), copies: Vec::new(), accept: None };
+        let (storage, dir) = (Arc::clone(&self.storage), self.ledger.clone());
+        let replay = &mut |entry: &Entry| {
+            if let Record::Operation(operation) = &entry.record {
+                found.push(operation.path.to_string());
+            }
+        };
+        Ledger::open_signed(storage, dir, "lab", &seal, replay).map(|(ledger, _)| ledger)
+    }
+
+    /// Two runs; gives what was promised.
+    fn work(&self) -> Vec<String> {
+        let mut promised = Vec::new();
+        for run in 0..2 {
+            let Ok(ledger) = self.open(&mut Vec::new()) else { return promised };
+            for at in 0..2 {
+                let path = format!("/{run}/{at}");
+                let _ = ledger.append(operation(&format!("{path}/async"), true), Durability::Async);
+                if ledger.append(operation(&path, true), Durability::Sync).is_ok() {
+                    promised.push(path);
+                }
+            }
+            let _ = ledger.close();
+        }
+        promised
+    }
+
+    fn file(&self, dir: &SimulatedDir, name: &str) -> Option<Vec<u8>> {
+        read_small(&*self.storage, dir, OsStr::new(name)).unwrap()
+    }
+
+    /// Whatever checkpoint the disk holds, its lines and tiles are there.
+    #[track_caller]
+    fn check_checkpoint(&self, what: &str) {
+        let Some(note) = self.file(&self.ledger, "checkpoint") else { return };
+        let key = self.file(&self.state, "key").into_iter();
+        let keys = key.chain(self.file(&self.state, "key.new"));
+        let signers =
+            keys.filter_map(|text| String::from_utf8(text).ok()?.parse::<NoteSigner>().ok());
+        let mut opened = signers.filter_map(|key| Checkpoint::open(&note, key.verifier()).ok());
+        let checkpoint = opened.next().unwrap_or_else(|| panic!("{what}: nobody signed it"));
+        let mut lines: Vec<Vec<u8>> = Vec::new();
+        for number in segment::list(&*self.storage, &self.ledger).unwrap() {
+            let name = segment::file_name(number);
+            let text = read_small(&*self.storage, &self.ledger, &name).unwrap().unwrap();
+            for line in text.split_inclusive(|byte| *byte == b'\n') {
+                let Some(line) = line.strip_suffix(b"\n") else { break };
+                let Ok(decoded) = encode::decode(line) else { break };
+                lines.truncate(decoded.entry.seq as usize);
+                lines.push(line.to_vec());
+            }
+        }
+        let size = checkpoint.size as usize;
+        assert!(size <= lines.len(), "{what}: {size} signed, {} there", lines.len());
+        let (builder, tiles) = tree(&lines[..size]);
+        assert_eq!(builder.root(), checkpoint.root, "{what}");
+        let store = TreeStore::new(Arc::clone(&self.storage), self.ledger.clone());
+        for (id, hashes) in tiles {
+            assert_eq!(store.read(id), Ok(Some(hashes)), "{what}: tile {}", id.path());
+        }
+    }
+
+    #[track_caller]
+    fn check(&self, promised: &[String], what: &str) {
+        self.check_checkpoint(what);
+        let mut found = Vec::new();
+        let ledger = self.open(&mut found).unwrap_or_else(|error| panic!("{what}: {error}"));
+        for path in promised {
+            assert!(found.contains(path), "{what}: {path} was promised; there are {found:?}");
+        }
+        ledger.append(operation("/again", true), Durability::Sync).unwrap();
+        ledger.close().unwrap();
+        self.check_checkpoint(what);
+        let again =
+            self.open(&mut Vec::new()).unwrap_or_else(|error| panic!("{what}, again: {error}"));
+        let key = self.file(&self.state, "key").expect("a key with its name");
+        let key: NoteSigner = String::from_utf8(key).unwrap().parse().unwrap();
+        let note = again.checkpoint().expect("signed");
+        assert!(Checkpoint::open(&note, key.verifier()).is_ok(), "{what}");
+    }
+}
+
+#[test]
+fn a_crash_at_any_step_leaves_no_checkpoint_ahead_of_the_ledger() {
+    for names in [Names::Journal, Names::Independent] {
+        let machine = Machine::new(names);
+        assert_eq!(machine.work().len(), 4);
+        for step in 0..=machine.storage.steps() {
+            let machine = Machine::new(names);
+            machine.storage.fail_at(step, Fault::Crash);
+            let promised = machine.work();
+            for seed in 0..3 {
+                let what = format!("{names:?}, step {step}, seed {seed}");
+                machine.after_crash(seed).check(&promised, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_error_at_any_step_leaves_no_checkpoint_ahead_of_the_ledger() {
+    for errno in [Errno::IO, Errno::NOSPC] {
+        let machine = Machine::new(Names::Independent);
+        machine.work();
+        for step in 0..=machine.storage.steps() {
+            let machine = Machine::new(Names::Independent);
+            machine.storage.fail_at(step, Fault::Errno(errno));
+            let promised = machine.work();
+            for seed in 0..2 {
+                let what = format!("{errno:?} at step {step}, seed {seed}");
+                machine.after_crash(seed).check(&promised, &what);
+            }
+        }
+    }
+}

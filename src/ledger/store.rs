@@ -1,0 +1,233 @@
+//! The signed tree on the disk: `checkpoint` and `tile/…` in the ledger's folder, laid out as
+//! <https://c2sp.org/tlog-tiles> has it.
+//!
+//! Nothing of it is needed to have the ledger: tiles can be made again from the lines. They are
+//! durable before the checkpoint that needs them is published all the same, so that who copies the
+//! folder has a whole log. Partial tiles are kept for the newest checkpoint alone.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::tree::tile::{TileId, WIDTH, bytes_of, hashes_of};
+use super::tree::{self, Hash, Node};
+use crate::error::Errno;
+use crate::storage::Storage;
+
+/// File name of the newest checkpoint.
+pub const CHECKPOINT: &str = "checkpoint";
+/// Folder of the tiles.
+pub const TILES: &str = "tile";
+/// So many new files are synced one by one; for more the whole file system is, where that can be
+/// relied on.
+const SYNCED_EACH_MAX: usize = 32;
+/// Bytes of a checkpoint or key that are read.
+const SMALL_MAX: usize = 1 << 16;
+
+/// Where the signed tree is kept.
+pub struct TreeStore<S: Storage> {
+    storage: Arc<S>,
+    dir: S::Dir,
+}
+
+/// Folder, below `tile`, and name of a tile's file.
+fn place(id: TileId) -> (PathBuf, String) {
+    let path = id.path();
+    let (folder, name) = path.rsplit_once('/').unwrap_or_default();
+    (Path::new(TILES).join(folder), name.to_owned())
+}
+
+impl<S: Storage> TreeStore<S> {
+    /// The tree in a ledger's folder.
+    pub fn new(storage: Arc<S>, dir: S::Dir) -> Self {
+        Self { storage, dir }
+    }
+
+    /// Writes tiles and makes them durable. What is in their place is replaced.
+    pub fn write(&self, tiles: &[(TileId, Vec<Hash>)]) -> Result<(), Errno> {
+        let storage = &*self.storage;
+        if tiles.is_empty() {
+            return Ok(());
+        }
+        self.make_folders(Path::new(TILES))?;
+        let whole = storage.open_dir(&self.dir, Path::new(TILES))?;
+        let at_once = tiles.len() > SYNCED_EACH_MAX && storage.syncs_whole(&whole)?;
+        let mut folders = BTreeSet::new();
+        for (id, hashes) in tiles {
+            let (path, name) = place(*id);
+            let folder = match storage.open_dir(&self.dir, &path) {
+                Err(Errno::NOENT) => self.make_folders(&path)?,
+                found => found?,
+            };
+            let file = write_new(storage, &folder, OsStr::new(&name), &bytes_of(hashes))?;
+            if !at_once {
+                storage.sync_file(&file)?;
+                folders.insert(path);
+            }
+        }
+        if at_once {
+            return storage.sync_file_system(&whole);
+        }
+        for path in folders {
+            storage.sync_dir(&storage.open_dir(&self.dir, &path)?)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the folders of a path that are not there; each is durable when this returns.
+    fn make_folders(&self, path: &Path) -> Result<S::Dir, Errno> {
+        let mut here = self.dir.clone();
+        for name in path {
+            let next = match self.storage.open_dir(&here, Path::new(name)) {
+                Err(Errno::NOENT) => {
+                    self.storage.create_dir(&here, name)?;
+                    self.storage.sync_dir(&here)?;
+                    self.storage.open_dir(&here, Path::new(name))?
+                }
+                found => found?,
+            };
+            here = next;
+        }
+        Ok(here)
+    }
+
+    /// The hashes of a tile; `None` if it is not there or has not the size that it must have.
+    pub fn read(&self, id: TileId) -> Result<Option<Vec<Hash>>, Errno> {
+        let (path, name) = place(id);
+        let folder = match self.storage.open_dir(&self.dir, &path) {
+            Err(Errno::NOENT) => return Ok(None),
+            found => found?,
+        };
+        let bytes = read_small(&*self.storage, &folder, OsStr::new(&name))?;
+        Ok(bytes.and_then(|bytes| hashes_of(id, &bytes)))
+    }
+
+    /// A tile of this width, from a wider one if it is not there itself any more.
+    pub fn read_any(&self, id: TileId) -> Result<Option<Vec<Hash>>, Errno> {
+        let prefix = |mut hashes: Vec<Hash>| {
+            hashes.truncate(usize::from(id.width));
+            hashes
+        };
+        if let Some(found) = self.read(id)? {
+            return Ok(Some(found));
+        }
+        for width in self.widths(id)?.into_iter().chain([WIDTH]) {
+            let wider = TileId { width, ..id };
+            if width > id.width
+                && let Some(found) = self.read(wider)?
+            {
+                return Ok(Some(prefix(found)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The root of the first `size` lines, of which all are in tiles. ENODATA where a tile is missing.
+    pub fn root(&self, size: u64) -> Result<Hash, Errno> {
+        tree::root(size, &mut |node| self.node(node, size))
+    }
+
+    /// The path from a line to that root, its sibling first.
+    pub fn inclusion(&self, index: u64, size: u64) -> Result<Vec<Hash>, Errno> {
+        tree::proof::inclusion(index, size, &mut |node| self.node(node, size))
+    }
+
+    fn node(&self, node: Node, size: u64) -> Result<Hash, Errno> {
+        let mut tile = |id| self.read_any(id)?.ok_or(Errno::NODATA);
+        tree::tile::node(node, size, &mut tile)?.ok_or(Errno::NODATA)
+    }
+
+    /// The widths in which a partial tile is there.
+    fn widths(&self, id: TileId) -> Result<Vec<u16>, Errno> {
+        let (path, _) = place(TileId { width: 1, ..id });
+        let folder = match self.storage.open_dir(&self.dir, &path) {
+            Err(Errno::NOENT) => return Ok(Vec::new()),
+            found => found?,
+        };
+        let names = self.storage.list(&folder)?;
+        let mut widths: Vec<u16> =
+            names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect();
+        widths.sort_unstable();
+        Ok(widths)
+    }
+
+    /// Removes what is there of a partial tile, but for the one that is to be kept. What cannot be
+    /// removed does no harm.
+    pub fn remove_partials(&self, id: TileId, keep: Option<u16>) {
+        let (path, _) = place(TileId { width: 1, ..id });
+        let Ok(folder) = self.storage.open_dir(&self.dir, &path) else { return };
+        let Ok(widths) = self.widths(id) else { return };
+        for width in widths.into_iter().filter(|width| Some(*width) != keep) {
+            let _ = self.storage.unlink(&folder, OsStr::new(&width.to_string()));
+        }
+        if keep.is_none()
+            && let (Some(parent), Some(name)) = (path.parent(), path.file_name())
+            && let Ok(parent) = self.storage.open_dir(&self.dir, parent)
+        {
+            let _ = self.storage.remove_dir(&parent, name);
+        }
+    }
+
+    /// The newest checkpoint's note.
+    pub fn checkpoint(&self) -> Result<Option<Vec<u8>>, Errno> {
+        read_small(&*self.storage, &self.dir, OsStr::new(CHECKPOINT))
+    }
+
+    /// Puts a checkpoint in the place of the last one: whoever looks, also after a crash, finds the
+    /// one or the other, and this one if the call succeeds.
+    pub fn publish(&self, note: &str) -> Result<(), Errno> {
+        put(&*self.storage, &self.dir, CHECKPOINT, note.as_bytes())
+    }
+}
+
+/// Puts a small file in the place of what has its name, whole and durable.
+pub fn put<S: Storage>(storage: &S, dir: &S::Dir, name: &str, bytes: &[u8]) -> Result<(), Errno> {
+    let new = format!("{name}.new");
+    let file = write_new(storage, dir, OsStr::new(&new), bytes)?;
+    storage.sync_file(&file)?;
+    storage.replace(dir, OsStr::new(&new), OsStr::new(name))?;
+    storage.sync_dir(dir)
+}
+
+/// Makes a file anew, whatever was there. Not durable.
+fn write_new<S: Storage>(
+    storage: &S,
+    dir: &S::Dir,
+    name: &OsStr,
+    bytes: &[u8],
+) -> Result<S::File, Errno> {
+    let file = match storage.create_file(dir, name) {
+        Err(Errno::EXIST) => {
+            storage.unlink(dir, name)?;
+            storage.create_file(dir, name)?
+        }
+        made => made?,
+    };
+    storage.write_at(&file, bytes, 0)?;
+    Ok(file)
+}
+
+/// A small file's bytes; `None` if it is not there. EFBIG if it is not small.
+pub fn read_small<S: Storage>(
+    storage: &S,
+    dir: &S::Dir,
+    name: &OsStr,
+) -> Result<Option<Vec<u8>>, Errno> {
+    let file = match storage.open_read(dir, name) {
+        Err(Errno::NOENT) => return Ok(None),
+        found => found?,
+    };
+    let mut bytes = vec![0; SMALL_MAX];
+    let mut filled = 0;
+    while let Some(room) = bytes.get_mut(filled..).filter(|room| !room.is_empty()) {
+        match storage.read_at(&file, room, filled as u64)? {
+            0 => {
+                bytes.truncate(filled);
+                return Ok(Some(bytes));
+            }
+            read => filled = filled.saturating_add(read),
+        }
+    }
+    Err(Errno::FBIG)
+}
