@@ -16,6 +16,7 @@ use crate::types::{BranchIndex, BranchIo, BranchMode, BranchUuid, Handle, Time};
 mod adopt;
 mod attributes;
 mod content;
+mod copy;
 mod create;
 mod directory;
 mod folder;
@@ -168,6 +169,7 @@ struct Online {
 /// The private folder of a branch.
 #[derive(Debug)]
 struct Private {
+    folder: Arc<OwnedFd>,
     stage: Arc<OwnedFd>,
     hold: Arc<OwnedFd>,
 }

@@ -20,7 +20,7 @@ fn private_path(spec: &BranchSpec) -> PathBuf {
     spec.path.join(".octroi")
 }
 
-fn private_io(
+pub(super) fn private_io(
     spec: &BranchSpec,
     attempted: &'static str,
     name: &str,
@@ -40,7 +40,10 @@ fn make_private(spec: &BranchSpec, root: &OwnedFd) -> Result<(), BranchError> {
 
 /// Opens `.octroi`, `None` where there is none; it must be ours, closed, and on the branch's own file
 /// system.
-fn open_private(spec: &BranchSpec, root: &OwnedFd) -> Result<Option<OwnedFd>, BranchError> {
+pub(super) fn open_private(
+    spec: &BranchSpec,
+    root: &OwnedFd,
+) -> Result<Option<OwnedFd>, BranchError> {
     let wrong =
         |why| BranchError::Private { name: spec.name.clone(), path: private_path(spec), why };
     let folder = match rustix::fs::openat2(root, ".octroi", DIRECTORY, Mode::empty(), CONFINED) {
@@ -137,7 +140,7 @@ pub(super) fn identify(
     };
     let stage = Arc::new(make_folder(spec, &folder, "stage")?);
     let hold = Arc::new(make_folder(spec, &folder, "hold")?);
-    let private = Some(Private { stage, hold });
+    let private = Some(Private { folder: Arc::new(folder), stage, hold });
     Ok(Identified { uuid: Some(uuid), adoption, lock: Some(lock), private })
 }
 

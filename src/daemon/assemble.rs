@@ -9,13 +9,13 @@ use std::sync::Arc;
 use crossbeam_channel::Receiver;
 
 use super::audit_source::DaemonSource;
-use super::{DaemonError, Launch, append};
+use super::{DaemonError, Launch, append, copies};
 use crate::audit_dir::AuditDir;
 use crate::branch::{Adoption, Branch, BranchError, BranchSpec};
 use crate::config::{BranchEntry, Config, Loaded, PoolEntry, RecordLevel as Recorded};
 use crate::error::Errno;
 use crate::ledger::record::BranchRecord;
-use crate::ledger::{Ledger, LedgerError, Record};
+use crate::ledger::{self, Acceptance, CheckpointCopy, Ledger, LedgerError, Record, Seal};
 use crate::mover::{Journal, Mover, MoverBranch, Recovery};
 use crate::policy::Policy;
 use crate::stats::Stats;
@@ -55,7 +55,8 @@ pub(super) fn assemble(
         )));
     }
     let storage = Arc::new(RealStorage);
-    let (ledger, memory) = open_ledger(&storage, &config.view, state, notices)?;
+    let copies = copies::find(config, &launch.adopt, notices);
+    let (ledger, memory) = open_ledger(&storage, &config.view, state, copies, notices)?;
     let mut branches = Vec::new();
     for entry in &config.branches {
         let adopt = launch.adopt.contains(&entry.spec.name);
@@ -122,8 +123,44 @@ fn open_ledger(
     storage: &Arc<RealStorage>,
     view: &str,
     state: &Path,
+    copies: Vec<CheckpointCopy>,
     notices: &mut Vec<String>,
 ) -> Result<(Arc<Ledger<RealStorage>>, Memory), DaemonError> {
+    let mut memory = Memory::default();
+    let mut remember = |entry: &crate::ledger::Entry| {
+        if let Record::Branch(record) = &entry.record {
+            memory.known.insert(record.branch.clone(), record.id);
+        }
+        memory.journal.apply(entry);
+    };
+    let (ledger, opened) = open_signed(storage, view, state, copies, None, &mut remember)?;
+    if opened.unclean {
+        notices
+            .push("the last run did not stop cleanly; the ledger says so in a gap record".into());
+    }
+    if opened.torn_bytes > 0 {
+        let bytes = opened.torn_bytes;
+        notices.push(format!("cut {bytes} bytes of a torn last line off the ledger"));
+    }
+    if opened.damaged_tiles > 0 {
+        let tiles = opened.damaged_tiles;
+        notices.push(format!(
+            "{tiles} tiles of the ledger's tree were missing or wrong; they are made again from \
+             its lines, which are those that were signed"
+        ));
+    }
+    Ok((ledger, memory))
+}
+
+/// Opens the ledger of a state folder, which must extend every checkpoint, or takes the loss.
+pub(super) fn open_signed(
+    storage: &Arc<RealStorage>,
+    view: &str,
+    state: &Path,
+    copies: Vec<CheckpointCopy>,
+    accept: Option<Acceptance>,
+    remember: &mut dyn FnMut(&crate::ledger::Entry),
+) -> Result<(Arc<Ledger<RealStorage>>, ledger::Opened), DaemonError> {
     let path = state.join("ledger");
     let failed = |why: String| {
         DaemonError::Failed(format!("cannot open the ledger {}: {why}", path.display()))
@@ -136,25 +173,11 @@ fn open_ledger(
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(failed(error.to_string())),
     }
-    let dir = RealDir::open(&path).map_err(|errno| failed(errno.to_string()))?;
-    let mut memory = Memory::default();
-    let mut remember = |entry: &crate::ledger::Entry| {
-        if let Record::Branch(record) = &entry.record {
-            memory.known.insert(record.branch.clone(), record.id);
-        }
-        memory.journal.apply(entry);
-    };
-    let opened = Ledger::open(Arc::clone(storage), dir, view, &mut remember);
-    let (ledger, opened) = opened.map_err(|error: LedgerError| failed(error.to_string()))?;
-    if opened.unclean {
-        notices
-            .push("the last run did not stop cleanly; the ledger says so in a gap record".into());
-    }
-    if opened.torn_bytes > 0 {
-        let bytes = opened.torn_bytes;
-        notices.push(format!("cut {bytes} bytes of a torn last line off the ledger"));
-    }
-    Ok((ledger, memory))
+    let open = |path: &Path| RealDir::open(path).map_err(|errno| failed(errno.to_string()));
+    let (state, dir) = (open(state)?, open(&path)?);
+    let seal = Seal { state, copies, accept };
+    Ledger::open_signed(Arc::clone(storage), dir, view, &seal, remember)
+        .map_err(|error: LedgerError| failed(error.to_string()))
 }
 
 /// Refuses branches that are not fit, before anything is made or adopted. Whether each is the one

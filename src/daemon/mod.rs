@@ -26,10 +26,12 @@ use crate::vfs::Vfs;
 
 mod assemble;
 mod audit_source;
+mod copies;
 pub mod detach;
 mod difference;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod loss;
 mod mountpoint;
 mod presence;
 mod reload;
@@ -38,6 +40,8 @@ mod stop;
 pub mod unmount;
 mod unprivileged;
 
+use copies::Copies;
+pub use loss::accept_loss;
 use presence::Presence;
 use reload::{By, Reloading};
 use state::State;
@@ -152,6 +156,7 @@ pub fn serve(launch: &Launch, live: impl FnOnce(&Live)) -> Result<(), DaemonErro
     let watching = signals.watch(mountpoint.clone(), reloading)?;
     let tending = Tending::start(Arc::clone(&vfs), &loaded.config)?;
     let presence = Presence::start(&vfs, &assembled.mover)?;
+    let copies = Copies::start(&vfs, &ledger)?;
     let ended = mounted.wait();
     if let Err(error) = &ended {
         log::error!("the connection to the kernel ended: {error}");
@@ -160,6 +165,7 @@ pub fn serve(launch: &Launch, live: impl FnOnce(&Live)) -> Result<(), DaemonErro
     vfs.shut_down();
     finish_crossings(&vfs);
     close(&ledger, &mountpoint, uid)?;
+    drop(copies);
     log::info!("view {} is unmounted, its ledger closed", loaded.config.view);
     Ok(())
 }

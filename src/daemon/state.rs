@@ -30,7 +30,14 @@ impl State {
         make(path)?;
         let path = path.canonicalize().map_err(|error| failed(path, "find", &error))?;
         check_outside(&path, view, mountpoint)?;
-        let lock = take_lock(&path.join("lock"), view)?;
+        let lock = take_lock(&path.join("lock"), view, "mount")?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// Takes the state folder of a view that is not mounted, and must have been.
+    pub fn open_unmounted(path: &Path, view: &str) -> Result<Self, DaemonError> {
+        let path = path.canonicalize().map_err(|error| failed(path, "find", &error))?;
+        let lock = take_lock(&path.join("lock"), view, "repair")?;
         Ok(Self { path, _lock: lock })
     }
 }
@@ -82,7 +89,7 @@ fn failed(path: &Path, verb: &str, error: &std::io::Error) -> DaemonError {
     ))
 }
 
-fn take_lock(path: &Path, view: &str) -> Result<File, DaemonError> {
+fn take_lock(path: &Path, view: &str, attempted: &str) -> Result<File, DaemonError> {
     let io = |error: std::io::Error| {
         DaemonError::Failed(format!("cannot lock {}: {error}", path.display()))
     };
@@ -106,7 +113,7 @@ fn take_lock(path: &Path, view: &str) -> Result<File, DaemonError> {
                 let mut holder = String::new();
                 let _ = file.read_to_string(&mut holder);
                 return Err(DaemonError::Failed(format!(
-                    "cannot mount view {view}: process {} has a view mounted with this state folder, {}\n\
+                    "cannot {attempted} view {view}: process {} has a view mounted with this state folder, {}\n\
                      hint: octroi status shows it; octroi umount ends it",
                     holder.trim(),
                     path.parent().unwrap_or(path).display()

@@ -84,6 +84,8 @@ pub fn replay<S: Storage>(
             serving = match &line.entry.record {
                 Record::Mount(mount) => mount.event == MountEvent::Mounted,
                 Record::Operation(_) | Record::Crossing(_) | Record::Purge(_) => true,
+                // What was before is accounted for.
+                Record::Loss(_) => false,
                 _ => serving,
             };
             replay(line);

@@ -279,7 +279,8 @@ impl<S: Storage> Start<S> {
                     let origin = plain(&checkpoint.origin);
                     let ours = self.signer.verifier().name();
                     found
-                        .push(format!("{place} is of another ledger or key: {origin}, not {ours}"));
+                        .push(format!("{place} is of another ledger or key: {origin}, not {ours} (a branch that comes \
+                         from another view is taken with octroi mount --adopt)"));
                 }
                 Some(Some(root)) if *root == checkpoint.root => {}
                 Some(Some(_)) => found.push(match self.differs.filter(|(_, seq)| *seq < size) {

@@ -1,0 +1,147 @@
+//! Copies of the newest checkpoint in the branches, each minute and at stop. Whoever rolls the state
+//! folder back, or has it rolled back by a restored backup, would have to do the same in every branch.
+//!
+//! A thread for each branch: one that hangs holds up no other.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use super::DaemonError;
+use crate::branch::{Branch, BranchError};
+use crate::config::Config;
+use crate::error::Errno;
+use crate::ledger::{CheckpointCopy, Ledger};
+use crate::storage::real::RealStorage;
+use crate::types::after;
+use crate::vfs::Vfs;
+
+/// Between two copies.
+const EVERY: Duration = Duration::from_secs(60);
+
+/// How long a stop waits for the last copies.
+const STOP_WAIT: Duration = Duration::from_secs(5);
+
+/// The threads. Dropped, each makes a last copy: after the ledger is closed.
+pub(super) struct Copies {
+    stop: Option<Sender<()>>,
+    /// Disconnected when all have ended.
+    ended: Receiver<()>,
+}
+
+impl Copies {
+    pub(super) fn start(vfs: &Vfs, ledger: &Arc<Ledger<RealStorage>>) -> Result<Self, DaemonError> {
+        let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
+        let (running, ended) = crossbeam_channel::bounded::<()>(0);
+        for (_, branch) in vfs.branches() {
+            let name = format!("copy-{}", branch.name());
+            let ledger = Arc::clone(ledger);
+            let mut copier =
+                Copier { epoch: branch.epoch(), branch, ledger, copied: None, said: None };
+            let (stopped, running) = (stopped.clone(), running.clone());
+            let copy = move || {
+                copier.copy();
+                while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+                    copier.copy();
+                }
+                copier.copy();
+                drop(running);
+            };
+            std::thread::Builder::new()
+                .name(name)
+                .spawn(copy)
+                .map_err(|error| DaemonError::Failed(format!("cannot start a thread: {error}")))?;
+        }
+        Ok(Self { stop: Some(stop), ended })
+    }
+}
+
+impl Drop for Copies {
+    fn drop(&mut self) {
+        self.stop = None;
+        let deadline = after(Instant::now(), STOP_WAIT);
+        if self.ended.recv_deadline(deadline) == Err(RecvTimeoutError::Timeout) {
+            log::warn!("a branch does not answer; it does not get the last checkpoint");
+        }
+    }
+}
+
+struct Copier {
+    branch: Arc<Branch>,
+    ledger: Arc<Ledger<RealStorage>>,
+    /// What the branch was when the copy in it was last found good: at mount all were.
+    epoch: u64,
+    /// The note that was copied last.
+    copied: Option<Arc<Vec<u8>>>,
+    /// What the log was told of last.
+    said: Option<String>,
+}
+
+impl Copier {
+    fn copy(&mut self) {
+        let epoch = self.branch.epoch();
+        if !self.branch.is_online()
+            || (epoch == self.epoch && self.copied == self.ledger.checkpoint())
+        {
+            return;
+        }
+        match self.copy_now(epoch) {
+            Ok(()) => self.said = None,
+            Err(why) if self.said.as_ref() == Some(&why) => {}
+            Err(why) => {
+                log::error!("branch {}: {why}", self.branch.name());
+                self.said = Some(why);
+            }
+        }
+    }
+
+    /// In a branch that has come back the ledger must extend what is there; else that is evidence.
+    fn copy_now(&mut self, epoch: u64) -> Result<(), String> {
+        let failed = |errno: Errno| format!("cannot keep a copy of the checkpoint: {errno}");
+        if epoch != self.epoch {
+            if let Some(found) = self.branch.kept_checkpoint().map_err(failed)? {
+                self.ledger.extends(&found).map_err(|why| {
+                    format!("the ledger does not extend the checkpoint in it, which stays: {why}")
+                })?;
+            }
+            self.epoch = epoch;
+        }
+        if let Some(note) = self.ledger.checkpoint() {
+            self.branch.keep_checkpoint(&note).map_err(failed)?;
+            self.copied = Some(note);
+        }
+        Ok(())
+    }
+}
+
+/// The copies in all branches that are there, before the ledger is opened. A branch that another view
+/// has is refused later, and says so better.
+pub(super) fn find(
+    config: &Config,
+    adopt: &[String],
+    notices: &mut Vec<String>,
+) -> Vec<CheckpointCopy> {
+    let mut copies = Vec::new();
+    for entry in &config.branches {
+        let spec = &entry.spec;
+        match Branch::look(spec) {
+            Err(BranchError::InUse { .. }) => continue,
+            Err(error) if error.is_missing() => continue,
+            _ => {}
+        }
+        match Branch::find_checkpoint(spec) {
+            Ok(None) => {}
+            Ok(Some(note)) => copies.push(CheckpointCopy {
+                place: format!("the copy in branch {}", spec.name),
+                note,
+                adopted: adopt.contains(&spec.name),
+            }),
+            Err(error) => notices.push(format!(
+                "the ledger cannot be compared with the checkpoint in branch {}: {error}",
+                spec.name
+            )),
+        }
+    }
+    copies
+}
