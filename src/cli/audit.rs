@@ -10,6 +10,11 @@ use serde_json::Value;
 use crate::config;
 use crate::ledger::Reader;
 
+mod files;
+mod loss;
+mod signed;
+mod verify;
+
 use super::failure::{Failure, cannot};
 use super::output::{is_terminal, local_time, plain, print_to_reader};
 use super::target::ViewOption;
@@ -27,7 +32,8 @@ const PIECE: usize = 256 * 1024;
 #[command(after_help = "Examples:\n  \
     octroi audit tail\n  \
     octroi audit tail -n 1000 --json | jq 'select(.decision == \"denied\")'\n  \
-    octroi audit tail --view lab/octroi.toml     also while nothing is mounted")]
+    octroi audit tail --view lab/octroi.toml     also while nothing is mounted\n  \
+    octroi audit verify --key lab.pub")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -37,6 +43,8 @@ pub struct Args {
 enum Command {
     /// Show the newest records; for root, the mounting user and audit.readers
     Tail(TailArgs),
+    Verify(verify::VerifyArgs),
+    AcceptLoss(loss::LossArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -56,7 +64,14 @@ struct TailArgs {
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let Command::Tail(args) = &args.command;
+    match &args.command {
+        Command::Tail(args) => tail(args),
+        Command::Verify(args) => verify::run(args),
+        Command::AcceptLoss(args) => loss::run(args),
+    }
+}
+
+fn tail(args: &TailArgs) -> Result<(), Failure> {
     let mut log = Log::find(&args.view)?;
     let raw = args.json || !is_terminal();
     let mut offset = last_lines(&log, args.count).map_err(cannot("read the ledger"))?;
@@ -220,6 +235,7 @@ fn readable(line: &str) -> String {
         }
         "version" => format!("{} serves view {}", text("program"), text("view")),
         "gap" => "gap: the last run did not stop cleanly, changes before may be missing".to_owned(),
+        "loss" => format!("a loss is accepted: {}", text("why")),
         "mount" => format!("{} {}", text("event"), text("mountpoint")),
         "branch" => format!("branch {} is {}", text("branch"), text("id")),
         other => other.to_owned(),

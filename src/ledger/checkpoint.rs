@@ -60,6 +60,11 @@ impl Checkpoint {
         unverified_text(note).and_then(Self::parse)
     }
 
+    /// The root in base64.
+    pub fn root_text(&self) -> String {
+        STANDARD.encode(self.root)
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let mut lines = text.lines();
         let origin = lines.next().filter(|origin| !origin.is_empty())?.to_owned();

@@ -74,22 +74,38 @@ pub fn decode_line(line: &[u8]) -> Result<Entry, String> {
     decode(line).map(|decoded| decoded.entry)
 }
 
+/// The beginning of a line that checked.
+pub struct Head<'a> {
+    /// Its position.
+    pub seq: u64,
+    /// When, as it is written.
+    pub time: &'a str,
+    /// What kind of record it is.
+    pub kind: &'a str,
+}
+
+/// Checks a line (without its newline) and reads no more of it than its beginning, which is a tenth
+/// of the work of [`decode`].
+pub fn head(line: &[u8]) -> Result<Head<'_>, String> {
+    let content = checked(line)?;
+    let wrong = || "the line does not begin as one".to_owned();
+    let text = std::str::from_utf8(content).map_err(|_| "the line is not UTF-8")?;
+    let rest = text.strip_prefix("{\"seq\":").ok_or_else(wrong)?;
+    let (seq, rest) = rest.split_once(",\"time\":\"").ok_or_else(wrong)?;
+    let (time, rest) = rest.split_once("\",").ok_or_else(wrong)?;
+    let rest = match rest.strip_prefix("\"synced\":") {
+        Some(rest) => rest.split_once(',').ok_or_else(wrong)?.1,
+        None => rest,
+    };
+    let rest = rest.strip_prefix("\"kind\":\"").ok_or_else(wrong)?;
+    let (kind, _) = rest.split_once('"').ok_or_else(wrong)?;
+    let seq = seq.parse().map_err(|_| wrong())?;
+    Ok(Head { seq, time, kind })
+}
+
 /// Checks and reads a line (without its newline); the error says what is wrong, in words.
 pub fn decode(line: &[u8]) -> Result<Decoded, String> {
-    if line.len() > LINE_MAX {
-        return Err(format!("the line is longer than {LINE_MAX} bytes"));
-    }
-    let checked = line.len().checked_sub(CRC_FIELD).ok_or("the line is cut short")?;
-    let (content, tail) = line.split_at(checked);
-    let crc = tail
-        .strip_prefix(br#","crc":""#)
-        .and_then(|rest| rest.strip_suffix(br#""}"#))
-        .and_then(|hex| std::str::from_utf8(hex).ok())
-        .and_then(|hex| u32::from_str_radix(hex, 16).ok())
-        .ok_or("the line does not end with its checksum")?;
-    if crc != crc32c::crc32c(content) {
-        return Err("the checksum does not match".into());
-    }
+    checked(line)?;
     let unreadable = |error: serde_json::Error| format!("the line cannot be read: {error}");
     let mut value: Value = serde_json::from_slice(line).map_err(unreadable)?;
     if contains(line, br#"_b64":"#) {
@@ -103,6 +119,26 @@ pub fn decode(line: &[u8]) -> Result<Decoded, String> {
     let time = time.as_str().and_then(|text| text.parse().ok()).ok_or("time cannot be read")?;
     let record = serde_json::from_value(value).map_err(unreadable)?;
     Ok(Decoded { entry: Entry { seq, time, record }, synced })
+}
+
+/// The bytes of a line that its checksum is over, if they have it.
+fn checked(line: &[u8]) -> Result<&[u8], String> {
+    if line.len() > LINE_MAX {
+        return Err(format!("the line is longer than {LINE_MAX} bytes"));
+    }
+    let checked = line.len().checked_sub(CRC_FIELD).ok_or("the line is cut short")?;
+    let (content, tail) = line.split_at(checked);
+    let crc = tail
+        .strip_prefix(br#","crc":""#)
+        .and_then(|rest| rest.strip_suffix(br#""}"#))
+        .and_then(|hex| std::str::from_utf8(hex).ok())
+        .filter(|hex| hex.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')))
+        .and_then(|hex| u32::from_str_radix(hex, 16).ok())
+        .ok_or("the line does not end with its checksum")?;
+    if crc != crc32c::crc32c(content) {
+        return Err("the checksum does not match".into());
+    }
+    Ok(content)
 }
 
 fn contains(bytes: &[u8], wanted: &[u8]) -> bool {

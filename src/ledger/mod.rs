@@ -48,8 +48,11 @@ mod signed_tests;
 pub mod start;
 pub mod store;
 #[cfg(test)]
+mod tamper_tests;
+#[cfg(test)]
 mod tests;
 pub mod tree;
+pub mod verify;
 mod writer;
 
 use checkpoint::Checkpoint;

@@ -1,0 +1,109 @@
+//! Where a signed ledger is read from: the state folder, or `.audit` of a mounted view.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::branch::{Branch, BranchSpec};
+use crate::config;
+use crate::control::protocol::{Answer, Request};
+use crate::ledger::CheckpointCopy;
+use crate::ledger::note::{NoteSigner, VerifierKey};
+use crate::ledger::store::TreeStore;
+use crate::ledger::verify::Source;
+use crate::storage::real::{RealDir, RealStorage};
+
+use super::super::failure::{Failure, cannot};
+use super::super::output::is_terminal;
+use super::super::target::ViewOption;
+use super::super::unexpected;
+
+/// All that belongs to a signed ledger.
+pub(super) struct Signed {
+    /// Where, for messages.
+    pub place: String,
+    /// The lines.
+    pub lines: Source,
+    /// Tiles and checkpoint.
+    pub tree: TreeStore<RealStorage>,
+    /// The newest checkpoint.
+    pub checkpoint: Option<Vec<u8>>,
+    /// The key that it says it has.
+    pub key: Result<VerifierKey, String>,
+    /// Copies in the branches.
+    pub copies: Vec<CheckpointCopy>,
+    /// The branches.
+    pub branches: Vec<BranchSpec>,
+}
+
+impl Signed {
+    /// Of a configuration, mounted or not, or of a mounted view.
+    pub(super) fn find(option: &ViewOption) -> Result<Self, Failure> {
+        if let Some(config) = option.view.as_deref().filter(|path| path.is_file()) {
+            let loaded = config::load(config)
+                .map_err(|errors| Failure::diagnostics(errors.render(is_terminal())))?;
+            let branches = loaded.config.branches.into_iter().map(|entry| entry.spec).collect();
+            return Self::of_state(&loaded.config.state, branches);
+        }
+        let view = option.find(None)?;
+        match view.client.ask(&Request::Status) {
+            Ok(Answer::Status(status)) => {
+                let loaded = config::load(&view.client.hello.config);
+                let entries = loaded.map(|loaded| loaded.config.branches).unwrap_or_default();
+                let branches = entries.into_iter().map(|entry| entry.spec).collect();
+                Self::of_state(&status.state, branches)
+            }
+            Ok(_) => Err(unexpected()),
+            Err(_) => Self::of_audit(&view.mount.mountpoint.join(".audit")),
+        }
+    }
+
+    fn of_state(state: &Path, branches: Vec<BranchSpec>) -> Result<Self, Failure> {
+        let ledger = state.join("ledger");
+        let key = std::fs::read_to_string(state.join("key")).map_err(|error| error.to_string());
+        let signer = key.and_then(|text| text.parse::<NoteSigner>().map_err(str::to_owned));
+        let key = signer.map(|signer| signer.verifier().clone());
+        Self::of_folder(&ledger, Source::Folder(ledger.clone()), key, branches)
+    }
+
+    fn of_audit(audit: &Path) -> Result<Self, Failure> {
+        let text = std::fs::read_to_string(audit.join("key.pub"));
+        let text = text.map_err(|error| {
+            cannot(format!("read {}", audit.join("key.pub").display()))(error)
+                .hint("audit.readers names who may, beside root")
+        })?;
+        let key = text.parse::<VerifierKey>().map_err(str::to_owned);
+        Self::of_folder(audit, Source::File(audit.join("log.jsonl")), key, Vec::new())
+    }
+
+    fn of_folder(
+        folder: &Path,
+        lines: Source,
+        key: Result<VerifierKey, String>,
+        branches: Vec<BranchSpec>,
+    ) -> Result<Self, Failure> {
+        let place = folder.display().to_string();
+        let dir = RealDir::open(folder).map_err(cannot(format!("open the ledger {place}")))?;
+        let tree = TreeStore::new(Arc::new(RealStorage), dir);
+        let checkpoint =
+            tree.checkpoint().map_err(cannot(format!("read the checkpoint in {place}")))?;
+        let copy = |spec: &BranchSpec| {
+            let note = Branch::find_checkpoint(spec).ok().flatten()?;
+            let place = format!("the copy in branch {}", spec.name);
+            Some(CheckpointCopy { place, note, adopted: false })
+        };
+        let copies = branches.iter().filter_map(copy).collect();
+        Ok(Self { place, lines, tree, checkpoint, key, copies, branches })
+    }
+}
+
+/// A key on the command line: itself, or the file that holds it.
+pub(super) fn key_of(given: &str) -> Result<VerifierKey, Failure> {
+    if let Ok(key) = given.parse() {
+        return Ok(key);
+    }
+    let text = std::fs::read_to_string(given).map_err(|error| {
+        Failure::usage(format!("cannot read the key {given}: {error}"))
+            .hint("a public key is NAME+HASH+KEY, as .audit/key.pub has it, or a file with that")
+    })?;
+    text.parse().map_err(|why| Failure::usage(format!("cannot use the key in {given}: {why}")))
+}

@@ -1,0 +1,182 @@
+//! `octroi audit verify`
+
+use std::path::{Path, PathBuf};
+
+use crate::ledger::checkpoint::Proof;
+use crate::ledger::verify::{Against, Report, verify};
+use crate::types::TxId;
+
+use super::super::failure::{Failure, cannot};
+use super::super::output::{local_time, plain, print, print_json};
+use super::super::target::ViewOption;
+use super::files::{Compared, Files};
+use super::signed::{Signed, key_of};
+
+/// Longest proof that is read.
+const PROOF_MAX: u64 = 1 << 20;
+
+/// Check the ledger, all of it: lines, checksums, the signed tree, the copies in the branches, and the
+/// story of each crossing. Or check a proof that octroi audit prove has written.
+///
+/// Works on a mounted view and, with --view CONFIG, on one that is not. Changes nothing. Ends with exit
+/// code 0 if everything is as it was signed, else with 1.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    octroi audit verify --view lab/octroi.toml --key lab.pub\n  \
+    octroi audit verify --files\n  \
+    octroi audit verify 1234.tlog-proof --key lab.pub     needs nothing but these two files")]
+pub struct VerifyArgs {
+    /// A proof
+    #[arg(requires = "key")]
+    proof: Option<PathBuf>,
+    /// The public key, or a file that holds it: that of .audit/key.pub, kept elsewhere. Without it
+    /// the ledger's own key is used
+    #[arg(long, value_name = "KEY|FILE")]
+    key: Option<String>,
+    /// Also compare the files that have crossed, where they are still in place and were not written
+    /// since, with the hashes in the ledger
+    #[arg(long, conflicts_with = "proof")]
+    files: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    view: ViewOption,
+}
+
+pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
+    let key = args.key.as_deref().map(key_of).transpose()?;
+    if let (Some(path), Some(key)) = (&args.proof, &key) {
+        return check_proof(path, key, args.json);
+    }
+    let signed = Signed::find(&args.view)?;
+    let own = key.is_none();
+    let key = match key {
+        Some(key) => key,
+        None => signed.key.clone().map_err(|why| {
+            Failure::new(format!("cannot read the key of the ledger {}: {why}", signed.place))
+                .hint("--key gives the public key")
+        })?,
+    };
+    let against = Against {
+        key: &key,
+        checkpoint: signed.checkpoint.clone(),
+        copies: &signed.copies,
+        tiles: Some(&signed.tree),
+    };
+    let mut files = args.files.then(|| Files::new(&signed.branches));
+    let attempt = format!("verify the ledger {}", signed.place);
+    let mut report = verify(&signed.lines, &against, &mut |commit| {
+        if let Some(files) = &mut files {
+            files.compare(commit);
+        }
+    })
+    .map_err(cannot(attempt))?;
+    if own {
+        report.notes.push(
+            "checked with the ledger's own key: who can rewrite the state folder can sign it anew. \
+             Keep .audit/key.pub elsewhere and give it with --key"
+                .to_owned(),
+        );
+    }
+    let compared = files.map(|files| files.finish(&mut report));
+    let failed = report.problems.len() as u64;
+    let failed = failed.saturating_add(report.more_problems);
+    if args.json {
+        let mut value = serde_json::to_value(&report).map_err(cannot("write JSON"))?;
+        if let (Some(compared), Some(fields)) = (&compared, value.as_object_mut()) {
+            let compared = serde_json::to_value(compared).map_err(cannot("write JSON"))?;
+            fields.insert("files".to_owned(), compared);
+        }
+        print_json(&value)?;
+    } else {
+        print(&readable(&signed.place, &report, compared.as_ref()))?;
+    }
+    if failed == 0 {
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "the ledger {} is not as it was signed: {failed} problems",
+        signed.place
+    )))
+}
+
+fn check_proof(
+    path: &Path,
+    key: &crate::ledger::note::VerifierKey,
+    json: bool,
+) -> Result<(), Failure> {
+    let read = |path: &Path| {
+        use std::io::Read as _;
+        let mut bytes = Vec::new();
+        std::fs::File::open(path)?.take(PROOF_MAX).read_to_end(&mut bytes)?;
+        Ok::<_, std::io::Error>(bytes)
+    };
+    let bytes = read(path).map_err(cannot(format!("read the proof {}", path.display())))?;
+    let wrong = cannot(format!("believe the proof {}", path.display()));
+    let proof = Proof::parse(&bytes).and_then(|proof| Ok((proof.verify(key)?, proof)));
+    let (checkpoint, proof) = proof.map_err(wrong)?;
+    let line = String::from_utf8_lossy(&proof.line);
+    if json {
+        return print_json(&serde_json::json!({
+            "origin": checkpoint.origin,
+            "index": proof.index,
+            "size": checkpoint.size,
+            "root": checkpoint.root_text(),
+            "line": line,
+        }));
+    }
+    let (origin, size) = (&checkpoint.origin, checkpoint.size);
+    print(&format!(
+        "line {} of the {size} that {} has signed:\n{}\n",
+        proof.index,
+        plain(origin),
+        plain(&line)
+    ))
+}
+
+fn readable(place: &str, report: &Report, files: Option<&Compared>) -> String {
+    let mut rows = vec![("ledger", plain(place))];
+    let times = report.times.as_ref().map_or_else(String::new, |[first, last]| {
+        format!(", {} to {}", local_time(first), local_time(last))
+    });
+    rows.push(("lines", format!("{} in {} segments{times}", report.lines, report.segments)));
+    rows.push((
+        "signed",
+        match report.signed {
+            Some(size) => format!("{size} lines, by {}", report.key),
+            None => "no".to_owned(),
+        },
+    ));
+    if let Some(root) = &report.root {
+        rows.push(("root", root.clone()));
+    }
+    rows.push(("tiles", format!("{} compared", report.tiles)));
+    rows.push(("copies", format!("{} agree", report.copies.len())));
+    let ended = report.crossings.iter().map(|(ending, count)| format!("{count} {ending}"));
+    let ended = ended.collect::<Vec<_>>().join(", ");
+    rows.push(("crossings", if ended.is_empty() { "none".to_owned() } else { ended }));
+    for loss in &report.losses {
+        let (seq, time) = (loss.seq, local_time(&loss.time));
+        rows.push(("loss", format!("accepted at seq {seq}, {time}: {}", plain(&loss.why))));
+    }
+    if let Some(files) = files {
+        rows.push(("files", files.to_string()));
+    }
+    rows.extend(report.notes.iter().map(|note| ("note", plain(note))));
+    for problem in &report.problems {
+        rows.push(("PROBLEM", format!("{}: {}", plain(&problem.place), plain(&problem.what))));
+    }
+    if report.more_problems > 0 {
+        rows.push(("PROBLEM", format!("and {} more", report.more_problems)));
+    }
+    if report.problems.is_empty() {
+        rows.push(("result", "everything is as it was signed".to_owned()));
+    }
+    rows.iter().map(|(name, text)| format!("{name:<10}{text}\n")).collect()
+}
+
+/// For messages about a crossing's file.
+pub(super) fn place_of(txid: TxId) -> String {
+    format!("crossing {txid}")
+}

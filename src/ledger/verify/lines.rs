@@ -1,0 +1,166 @@
+//! The lines of a ledger as the verifier reads them: segment by segment, in one buffer.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use crate::ledger::record::Record;
+use crate::ledger::{encode, segment};
+
+/// Bytes that are read at once.
+const BUFFER: usize = 1 << 18;
+
+/// Where the lines come from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// The ledger's folder.
+    Folder(PathBuf),
+    /// All segments as one file, as `.audit` shows them.
+    File(PathBuf),
+}
+
+/// What is read next.
+pub enum Step<'a> {
+    /// A segment begins; `missing` names one that should come before it.
+    Begin {
+        /// File name.
+        missing: Option<String>,
+    },
+    /// A line without its newline.
+    Line {
+        /// File name.
+        segment: &'a str,
+        /// From 1, in its file.
+        number: u64,
+        /// The bytes.
+        bytes: &'a [u8],
+    },
+    /// A line that the next segment has anew, for it was never durable.
+    Void,
+    /// Bytes after the last newline of a file.
+    Unfinished {
+        /// File name.
+        segment: String,
+        /// How many.
+        bytes: u64,
+        /// Of the last file.
+        last: bool,
+    },
+}
+
+/// Reads all segments in order.
+pub struct Segments {
+    folder: PathBuf,
+    /// Numbers and file names that are still to come, the last first.
+    names: Vec<(Option<u64>, String)>,
+    before: Option<u64>,
+    name: String,
+    reader: Option<BufReader<File>>,
+    number: u64,
+    /// Lines of the current segment from this position on are void.
+    void_from: Option<u64>,
+    line: Vec<u8>,
+    announced: bool,
+}
+
+impl Segments {
+    /// Finds the segments.
+    pub fn open(source: &Source) -> io::Result<Self> {
+        let (folder, names) = match source {
+            Source::File(path) => {
+                let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                (folder, vec![(None, name)])
+            }
+            Source::Folder(folder) => {
+                let mut numbers = Vec::new();
+                for entry in std::fs::read_dir(folder)? {
+                    numbers.extend(segment::number_of(&entry?.file_name()));
+                }
+                numbers.sort_unstable_by(|a, b| b.cmp(a));
+                let name = |number| segment::file_name(number).to_string_lossy().into_owned();
+                let named = numbers.into_iter().map(|number| (Some(number), name(number)));
+                (folder.clone(), named.collect())
+            }
+        };
+        Ok(Self {
+            folder,
+            names,
+            before: None,
+            name: String::new(),
+            reader: None,
+            number: 0,
+            void_from: None,
+            line: Vec::new(),
+            announced: false,
+        })
+    }
+
+    /// The next step; none at the end.
+    pub fn next(&mut self) -> io::Result<Option<Step<'_>>> {
+        let Some(reader) = &mut self.reader else { return self.begin() };
+        self.line.clear();
+        let length = reader.read_until(b'\n', &mut self.line)?;
+        if length == 0 {
+            self.reader = None;
+            return self.begin();
+        }
+        if self.line.last() != Some(&b'\n') {
+            let segment = self.name.clone();
+            self.reader = None;
+            let last = self.names.is_empty();
+            // After a failed sync the old segment may end with a part of a line.
+            if self.void_from.is_some() {
+                return Ok(Some(Step::Void));
+            }
+            return Ok(Some(Step::Unfinished { segment, bytes: length as u64, last }));
+        }
+        self.line.pop();
+        self.number = self.number.saturating_add(1);
+        if let Some(from) = self.void_from
+            && encode::head(&self.line).is_ok_and(|head| head.seq >= from)
+        {
+            return Ok(Some(Step::Void));
+        }
+        Ok(Some(Step::Line { segment: &self.name, number: self.number, bytes: &self.line }))
+    }
+
+    fn begin(&mut self) -> io::Result<Option<Step<'_>>> {
+        let Some((number, name)) = self.names.last().cloned() else { return Ok(None) };
+        let expected = self.before.map(|before| before.saturating_add(1));
+        if let (Some(number), Some(expected)) = (number, expected)
+            && number != expected
+            && !self.announced
+        {
+            self.announced = true;
+            let missing = segment::file_name(expected).to_string_lossy().into_owned();
+            return Ok(Some(Step::Begin { missing: Some(missing) }));
+        }
+        self.announced = false;
+        self.names.pop();
+        self.before = number;
+        let file = File::open(self.folder.join(&name))?;
+        self.reader = Some(BufReader::with_capacity(BUFFER, file));
+        self.name = name;
+        self.number = 0;
+        self.void_from = match self.names.last() {
+            Some((_, next)) => void_from(&self.folder.join(next))?,
+            None => None,
+        };
+        Ok(Some(Step::Begin { missing: None }))
+    }
+}
+
+/// The position at which a segment takes over after a failed sync.
+fn void_from(path: &Path) -> io::Result<Option<u64>> {
+    let mut line = Vec::new();
+    BufReader::new(File::open(path)?).read_until(b'\n', &mut line)?;
+    let line = line.strip_suffix(b"\n").unwrap_or(&line);
+    Ok(match encode::decode(line) {
+        Ok(decoded) => match decoded.entry.record {
+            Record::Version(version) if version.after_failed_sync => Some(decoded.entry.seq),
+            _ => None,
+        },
+        Err(_) => None,
+    })
+}

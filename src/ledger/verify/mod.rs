@@ -1,0 +1,385 @@
+//! Checks a whole ledger, in use or not, and changes nothing: every line, its checksum and position, the
+//! tree over them against the signed checkpoint, its tiles and the copies elsewhere, and the story of
+//! each crossing. One line is in memory at a time.
+
+use std::collections::BTreeMap;
+
+use crate::storage::Storage;
+
+use super::checkpoint::Checkpoint;
+use super::encode;
+use super::note::VerifierKey;
+use super::record::{CrossingRecord, Record};
+use super::start::CheckpointCopy;
+use super::store::TreeStore;
+use super::tree::tile::{Builder, TileId, WIDTH};
+use super::tree::{Hash, empty_root, leaf_hash};
+
+mod lines;
+mod story;
+#[cfg(test)]
+mod tests;
+
+pub use lines::Source;
+use lines::{Segments, Step as Next};
+use story::Story;
+
+/// Problems that are told one by one.
+const PROBLEMS_MAX: usize = 100;
+
+/// What is wrong, and where.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Problem {
+    /// Such as `00000001.jsonl line 7`.
+    pub place: String,
+    /// In words.
+    pub what: String,
+}
+
+/// A loss that somebody accepted.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct AcceptedLoss {
+    /// Position of its record.
+    pub seq: u64,
+    /// When, RFC 3339.
+    pub time: String,
+    /// Why.
+    pub why: String,
+    /// Who.
+    pub uid: u32,
+}
+
+/// What was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Report {
+    /// Lines that were read.
+    pub lines: u64,
+    /// Segments that were read.
+    pub segments: u64,
+    /// `time` of the first line and of the last.
+    pub times: Option<[String; 2]>,
+    /// The key's name, which is the log's identity.
+    pub origin: String,
+    /// The key that was used, `NAME+HASH+KEY`.
+    pub key: String,
+    /// Lines that the checkpoint vouches for; none without a checkpoint that is good.
+    pub signed: Option<u64>,
+    /// Its root, in base64.
+    pub root: Option<String>,
+    /// Copies that agree, by their places.
+    pub copies: Vec<String>,
+    /// Tiles that were compared.
+    pub tiles: u64,
+    /// Crossings, undos and rearrangements by how they ended; `open` for those that have not.
+    pub crossings: BTreeMap<String, u64>,
+    /// Losses that were accepted.
+    pub losses: Vec<AcceptedLoss>,
+    /// What is no problem and worth knowing.
+    pub notes: Vec<String>,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+    /// How many more problems there are than are told.
+    pub more_problems: u64,
+}
+
+impl Report {
+    fn problem(&mut self, place: impl Into<String>, what: impl Into<String>) {
+        if self.problems.len() < PROBLEMS_MAX {
+            self.problems.push(Problem { place: place.into(), what: what.into() });
+        } else {
+            self.more_problems = self.more_problems.saturating_add(1);
+        }
+    }
+}
+
+/// What the ledger is held against.
+pub struct Against<'a, S: Storage> {
+    /// The key that must have signed.
+    pub key: &'a VerifierKey,
+    /// The newest checkpoint's note, read before the lines; none if it is not there.
+    pub checkpoint: Option<Vec<u8>>,
+    /// Copies of checkpoints.
+    pub copies: &'a [CheckpointCopy],
+    /// The tiles, if they can be read.
+    pub tiles: Option<&'a TreeStore<S>>,
+}
+
+/// Checks a ledger. `done` is given COMMIT's record of each crossing that is done.
+pub fn verify<S: Storage>(
+    source: &Source,
+    against: &Against<'_, S>,
+    done: &mut dyn FnMut(&CrossingRecord),
+) -> std::io::Result<Report> {
+    let mut check = Check::new(against);
+    let mut segments = Segments::open(source)?;
+    while let Some(next) = segments.next()? {
+        match next {
+            Next::Line { segment, number, bytes } => check.line(segment, number, bytes, done),
+            Next::Void => {}
+            Next::Begin { missing: Some(name) } => {
+                check.report.problem(name, "the segment is missing");
+            }
+            Next::Begin { missing: None } => {
+                check.report.segments = check.report.segments.saturating_add(1);
+            }
+            Next::Unfinished { segment, bytes, last } => check.unfinished(&segment, bytes, last),
+        }
+    }
+    Ok(check.finish())
+}
+
+/// What is wrong with a line.
+enum Wrong {
+    /// It does not check, as one that a crash tore.
+    Broken(String),
+    /// It checks, and cannot be what it is where it is: no crash does that.
+    Misplaced(String),
+}
+
+struct Check<'a, S: Storage> {
+    against: &'a Against<'a, S>,
+    report: Report,
+    builder: Builder,
+    /// The checkpoint, if it is good.
+    checkpoint: Option<Checkpoint>,
+    /// Copies that the key signed.
+    copies: Vec<(String, Checkpoint)>,
+    roots: BTreeMap<u64, Option<Hash>>,
+    /// The first line that is not the one in the tiles.
+    differs: Option<u64>,
+    story: Story,
+    next_seq: u64,
+    /// Notes that an accepted loss accounts for.
+    accepted: Vec<Vec<u8>>,
+    /// Lines in a row that do not check, from here on: they may be a torn end.
+    torn: Vec<Problem>,
+}
+
+impl<'a, S: Storage> Check<'a, S> {
+    fn new(against: &'a Against<'a, S>) -> Self {
+        let key = against.key;
+        let report =
+            Report { origin: key.name().to_owned(), key: key.to_string(), ..Report::default() };
+        let mut check = Self {
+            against,
+            report,
+            builder: Builder::default(),
+            checkpoint: None,
+            copies: Vec::new(),
+            roots: BTreeMap::new(),
+            differs: None,
+            story: Story::default(),
+            next_seq: 0,
+            accepted: Vec::new(),
+            torn: Vec::new(),
+        };
+        match &against.checkpoint {
+            None => check.report.problem("checkpoint", "it is missing: nothing is signed"),
+            Some(note) => match Checkpoint::open(note, key) {
+                Ok(checkpoint) => check.checkpoint = Some(checkpoint),
+                Err(why) => check.report.problem("checkpoint", why.to_string()),
+            },
+        }
+        for copy in against.copies {
+            if let Ok(checkpoint) = Checkpoint::open(&copy.note, key) {
+                check.copies.push((copy.place.clone(), checkpoint));
+            }
+        }
+        let sizes = check.checkpoint.iter().chain(check.copies.iter().map(|(_, copy)| copy));
+        let sizes: Vec<u64> = sizes.map(|checkpoint| checkpoint.size).collect();
+        check.roots = sizes.into_iter().map(|size| (size, (size == 0).then(empty_root))).collect();
+        check
+    }
+
+    fn signed(&self) -> u64 {
+        self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.size)
+    }
+
+    fn line(
+        &mut self,
+        segment: &str,
+        number: u64,
+        bytes: &[u8],
+        done: &mut dyn FnMut(&CrossingRecord),
+    ) {
+        let place = || format!("{segment} line {number}");
+        match self.read(bytes, &place, done) {
+            Ok(()) => self.confirm_torn(),
+            // Beyond what is signed a crash may have left anything, if nothing good follows.
+            Err(Wrong::Broken(what)) if self.builder.size() >= self.signed() => {
+                self.torn.push(Problem { place: place(), what });
+            }
+            Err(Wrong::Broken(what) | Wrong::Misplaced(what)) => {
+                self.confirm_torn();
+                self.report.problem(place(), what);
+            }
+        }
+        self.push(leaf_hash(bytes));
+        self.next_seq = self.next_seq.saturating_add(1);
+    }
+
+    /// What looked like a torn end was none.
+    fn confirm_torn(&mut self) {
+        for Problem { place, what } in std::mem::take(&mut self.torn) {
+            self.report.problem(place, what);
+        }
+    }
+
+    fn read(
+        &mut self,
+        bytes: &[u8],
+        place: &dyn Fn() -> String,
+        done: &mut dyn FnMut(&CrossingRecord),
+    ) -> Result<(), Wrong> {
+        let head = encode::head(bytes).map_err(Wrong::Broken)?;
+        if head.seq != self.next_seq {
+            let expected = self.next_seq;
+            self.next_seq = head.seq;
+            let found = head.seq;
+            return Err(Wrong::Misplaced(format!("seq is {found} where {expected} must be")));
+        }
+        if self.report.lines == 0 {
+            self.report.times = Some([head.time.to_owned(), String::new()]);
+        }
+        self.report.lines = self.report.lines.saturating_add(1);
+        if let Some([_, last]) = &mut self.report.times {
+            last.clear();
+            last.push_str(head.time);
+        }
+        if head.kind == "operation" {
+            return Ok(());
+        }
+        match encode::decode(bytes).map_err(Wrong::Misplaced)?.entry.record {
+            Record::Crossing(record) => {
+                let ended = self.story.step(&record).map_err(|why| {
+                    self.report.problem(place(), why);
+                });
+                if let Ok(Some(commit)) = ended {
+                    done(&commit);
+                }
+            }
+            Record::Purge(record) => self.story.purged(record.txid),
+            Record::Loss(loss) => {
+                self.accepted.extend(loss.checkpoints.iter().map(|note| note.clone().into_bytes()));
+                self.report.losses.push(AcceptedLoss {
+                    seq: head.seq,
+                    time: head.time.to_owned(),
+                    why: loss.why,
+                    uid: loss.uid,
+                });
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, leaf: Hash) {
+        let mut full = Vec::new();
+        self.builder.push(leaf, |id, hashes| full.push((id, hashes.to_vec())));
+        let size = self.builder.size();
+        if size <= self.signed() {
+            for (id, hashes) in &full {
+                self.compare(*id, hashes);
+            }
+        }
+        if let Some(root) = self.roots.get_mut(&size) {
+            *root = Some(self.builder.root());
+        }
+        if self.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.size == size) {
+            let partial: Vec<_> =
+                self.builder.partial().map(|(id, hashes)| (id, hashes.to_vec())).collect();
+            for (id, hashes) in &partial {
+                self.compare(*id, hashes);
+            }
+        }
+    }
+
+    /// Compares a tile with the one on the disk.
+    fn compare(&mut self, id: TileId, hashes: &[Hash]) {
+        let Some(store) = self.against.tiles else { return };
+        self.report.tiles = self.report.tiles.saturating_add(1);
+        let place = || format!("tile/{}", id.path());
+        // A daemon that publishes the next checkpoint removes partial tiles of this one.
+        let found = match store.read_any(id) {
+            Ok(Some(found)) => found,
+            Ok(None) => {
+                return self.report.problem(place(), "it is missing, or has not its right size");
+            }
+            Err(errno) => return self.report.problem(place(), format!("cannot read it: {errno}")),
+        };
+        if found == hashes {
+            return;
+        }
+        if id.level > 0 {
+            return self.report.problem(place(), "it does not fit the lines");
+        }
+        let equal = found.iter().zip(hashes).take_while(|(found, hash)| found == hash).count();
+        let seq = id.index.saturating_mul(u64::from(WIDTH)).saturating_add(equal as u64);
+        self.differs.get_or_insert(seq);
+        self.report.problem(place(), format!("it has another line at seq {seq}"));
+    }
+
+    /// Bytes after the last newline.
+    fn unfinished(&mut self, segment: &str, bytes: u64, last: bool) {
+        if last && self.builder.size() >= self.signed() {
+            self.report.notes.push(format!(
+                "{segment} ends with {bytes} bytes of a line that is being written, or was torn by a \
+                 crash: the next mount cuts it off"
+            ));
+        } else {
+            self.report.problem(segment, format!("it ends with {bytes} bytes that are no line"));
+        }
+    }
+
+    fn finish(mut self) -> Report {
+        if let Some(first) = self.torn.first() {
+            self.report.notes.push(format!(
+                "{} and what follows was torn by a crash and never signed: the next mount cuts it off",
+                first.place
+            ));
+        }
+        let lines = self.builder.size();
+        let differs = self.differs;
+        let judge = |roots: &BTreeMap<u64, Option<Hash>>, found: &Checkpoint| match roots
+            .get(&found.size)
+        {
+            Some(Some(root)) if *root == found.root => None,
+            Some(Some(_)) => Some(match differs.filter(|seq| *seq < found.size) {
+                Some(seq) => format!("it vouches for another line at seq {seq}"),
+                None => format!("it vouches for other lines than the first {}", found.size),
+            }),
+            _ => Some(format!("it vouches for {} lines, and there are {lines}", found.size)),
+        };
+        if let Some(checkpoint) = self.checkpoint.take() {
+            match judge(&self.roots, &checkpoint) {
+                Some(what) => self.report.problem("checkpoint", what),
+                None => {
+                    self.report.signed = Some(checkpoint.size);
+                    self.report.root = Some(checkpoint.root_text());
+                }
+            }
+        }
+        for (place, copy) in std::mem::take(&mut self.copies) {
+            match judge(&self.roots, &copy) {
+                Some(what) => self.report.problem(place, what),
+                None => self.report.copies.push(place),
+            }
+        }
+        for copy in self.against.copies {
+            if Checkpoint::open(&copy.note, self.against.key).is_ok() {
+                continue;
+            }
+            if self.accepted.contains(&copy.note) {
+                let place = &copy.place;
+                let note = format!("{place} is from before an accepted loss");
+                self.report.notes.push(note);
+            } else {
+                self.report.problem(&copy.place, "it is of another ledger or key, or damaged");
+            }
+        }
+        for (ending, count) in self.story.counts() {
+            self.report.crossings.insert(ending.to_owned(), count);
+        }
+        self.report
+    }
+}

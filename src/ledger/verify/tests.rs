@@ -1,0 +1,85 @@
+use super::super::record::{CrossingRecord, Step};
+use super::story::Story;
+use crate::types::{TxId, ViewPath};
+
+fn step(txid: u128, step: Step) -> CrossingRecord {
+    let path = |text: &str| ViewPath::parse(std::path::Path::new(text)).unwrap();
+    CrossingRecord {
+        txid: TxId(ulid::Ulid(txid)),
+        step,
+        gate: None,
+        undoes: None,
+        rearrangement: false,
+        uid: 1,
+        gid: 1,
+        pid: 1,
+        exe: None,
+        source: path("/a"),
+        target: path("/b"),
+        branches: ["a".into(), "b".into()],
+        sha256: None,
+        size: None,
+        readback: None,
+        moves: Vec::new(),
+        replaced: None,
+        reason: None,
+        result: None,
+    }
+}
+
+#[track_caller]
+fn check(steps: &[Step], wrong: Option<&str>) {
+    let mut story = Story::default();
+    let mut found = None;
+    for kind in steps {
+        if let Err(why) = story.step(&step(7, *kind)) {
+            found.get_or_insert(why);
+        }
+    }
+    match (found, wrong) {
+        (None, None) => {}
+        (Some(found), Some(wrong)) if found.contains(wrong) => {}
+        (found, wrong) => panic!("{steps:?}: {found:?}, not {wrong:?}"),
+    }
+}
+
+#[test]
+fn each_step_needs_the_one_before() {
+    use Step::{Abort, Commit, Dead, Done, Prepare, Reverted};
+    check(&[Prepare, Commit, Done], None);
+    check(&[Prepare, Commit, Reverted], None);
+    check(&[Prepare, Abort], None);
+    check(&[Prepare, Commit, Abort], None);
+    check(&[Prepare, Commit, Dead], None);
+    check(&[Prepare], None);
+    check(&[Commit, Done], Some("COMMIT without PREPARE"));
+    check(&[Prepare, Done], Some("DONE without COMMIT"));
+    check(&[Done], Some("DONE without COMMIT"));
+    check(&[Prepare, Commit, Done, Done], Some("DONE without COMMIT"));
+    check(&[Prepare, Commit, Commit], Some("COMMIT a second time"));
+    check(&[Prepare, Prepare], Some("PREPARE a second time"));
+    check(&[Prepare, Reverted], Some("REVERTED without COMMIT"));
+    check(&[Abort], Some("ABORT of what was not prepared"));
+    check(&[Prepare, Commit, Done, Abort], Some("ABORT"));
+    check(&[Dead], Some("DEAD without COMMIT"));
+}
+
+#[test]
+fn only_what_is_done_is_taken_back_once() {
+    let mut story = Story::default();
+    let mut run = |record: &CrossingRecord| story.step(record).map(drop);
+    for kind in [Step::Prepare, Step::Commit, Step::Done] {
+        run(&step(1, kind)).unwrap();
+    }
+    let undo =
+        |txid, kind| CrossingRecord { undoes: Some(TxId(ulid::Ulid(1))), ..step(txid, kind) };
+    for kind in [Step::Prepare, Step::Commit, Step::Done] {
+        run(&undo(2, kind)).unwrap();
+    }
+    run(&undo(3, Step::Prepare)).unwrap();
+    let again = run(&undo(3, Step::Commit)).unwrap_err();
+    assert!(again.contains("which is not done"), "{again}");
+    let counts = story.counts();
+    assert!(counts.contains(&("done", 2)) && counts.contains(&("undone", 1)), "{counts:?}");
+    assert!(counts.contains(&("open", 1)), "{counts:?}");
+}
