@@ -10,7 +10,12 @@ enum State {
     Prepared,
     /// With the record that says what is to be done.
     Committed(Box<CrossingRecord>),
-    Dead,
+    /// With what was decided, where it was.
+    Dead(Option<Box<CrossingRecord>>),
+    /// A dead letter that is being taken back.
+    Withdrawn(Option<Box<CrossingRecord>>),
+    /// A dead letter that a person has taken as it is.
+    Accepted,
     /// Done and still to be taken back.
     Done,
 }
@@ -25,6 +30,7 @@ pub struct Story {
     aborted: u64,
     reverted: u64,
     dead: u64,
+    accepted: u64,
 }
 
 impl Story {
@@ -60,18 +66,40 @@ impl Story {
             (Step::Abort, _) => wrong("ABORT of what was not prepared, or is over"),
             (Step::Done, Some(State::Committed(commit))) => Ok(Some(self.finish(*commit))),
             (Step::Done, _) => wrong("DONE without COMMIT"),
-            (Step::Reverted, Some(State::Committed(_))) => {
+            (Step::Reverted, Some(State::Committed(_) | State::Withdrawn(_))) => {
                 self.reverted = self.reverted.saturating_add(1);
                 Ok(None)
             }
             (Step::Reverted, _) => wrong("REVERTED without COMMIT"),
-            (Step::Dead, Some(State::Prepared | State::Committed(_) | State::Dead)) => {
-                self.dead = self.dead.saturating_add(1);
-                self.open.insert(txid, State::Dead);
-                Ok(None)
+            (Step::Dead, Some(State::Prepared)) => Ok(self.die(txid, None)),
+            (Step::Dead, Some(State::Committed(commit))) => Ok(self.die(txid, Some(commit))),
+            (Step::Dead, Some(State::Dead(commit) | State::Withdrawn(commit))) => {
+                Ok(self.die(txid, commit))
             }
             (Step::Dead, _) => wrong("DEAD without COMMIT"),
+            (Step::Retry, Some(State::Dead(commit))) => {
+                self.open.insert(txid, commit.map_or(State::Prepared, State::Committed));
+                Ok(None)
+            }
+            (Step::Withdraw, Some(State::Dead(commit))) => {
+                self.open.insert(txid, State::Withdrawn(commit));
+                Ok(None)
+            }
+            (Step::Accept, Some(State::Dead(_))) => {
+                self.accepted = self.accepted.saturating_add(1);
+                self.open.insert(txid, State::Accepted);
+                Ok(None)
+            }
+            (Step::Retry, _) => wrong("RETRY of what is no dead letter"),
+            (Step::Withdraw, _) => wrong("WITHDRAW of what is no dead letter"),
+            (Step::Accept, _) => wrong("ACCEPT of what is no dead letter"),
         }
+    }
+
+    fn die(&mut self, txid: TxId, commit: Option<Box<CrossingRecord>>) -> Option<CrossingRecord> {
+        self.dead = self.dead.saturating_add(1);
+        self.open.insert(txid, State::Dead(commit));
+        None
     }
 
     fn commit(&mut self, record: &CrossingRecord) -> Result<Option<CrossingRecord>, String> {
@@ -103,14 +131,16 @@ impl Story {
 
     /// It can no longer be taken back.
     pub fn purged(&mut self, txid: TxId) {
-        if matches!(self.open.get(&txid), Some(State::Done)) {
+        if matches!(self.open.get(&txid), Some(State::Done | State::Accepted)) {
             self.open.remove(&txid);
         }
     }
 
     /// How many ended how.
     pub fn counts(&self) -> Vec<(&'static str, u64)> {
-        let is_open = |state: &&State| matches!(state, State::Prepared | State::Committed(_));
+        let is_open = |state: &&State| {
+            matches!(state, State::Prepared | State::Committed(_) | State::Withdrawn(_))
+        };
         let open = self.open.values().filter(is_open).count() as u64;
         let all = [
             ("done", self.done),
@@ -118,6 +148,7 @@ impl Story {
             ("aborted", self.aborted),
             ("reverted", self.reverted),
             ("dead", self.dead),
+            ("accepted", self.accepted),
             ("open", open),
         ];
         all.into_iter().filter(|(_, count)| *count > 0).collect()
