@@ -8,6 +8,7 @@ mod check;
 mod demo;
 mod explain;
 mod failure;
+mod fsck;
 mod init;
 mod mount;
 mod mv;
@@ -61,6 +62,7 @@ enum Command {
     Reload(reload::Args),
     Tx(tx::Args),
     Audit(audit::Args),
+    Fsck(fsck::Args),
     Demo(demo::Args),
 }
 
@@ -87,6 +89,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Reload(args) => reload::run(&args),
         Command::Tx(args) => tx::run(&args),
         Command::Audit(args) => audit::run(&args),
+        Command::Fsck(args) => fsck::run(&args),
         Command::Demo(args) => demo::run(&args),
     }
 }
@@ -131,6 +134,8 @@ mod tests {
         check("octroi reload lab.toml", false);
         check("octroi policy hits --unused", true);
         check("octroi policy", false);
+        check("octroi fsck --view lab.toml --repair --json", true);
+        check("octroi fsck", false);
         check("octroi frobnicate", false);
     }
 }

@@ -34,9 +34,9 @@ pub(super) struct Assembled {
 
 /// What the ledger remembers.
 #[derive(Default)]
-struct Memory {
-    known: HashMap<String, BranchUuid>,
-    journal: Journal,
+pub(super) struct Memory {
+    pub known: HashMap<String, BranchUuid>,
+    pub journal: Journal,
 }
 
 /// Builds everything below the transports. Recovery has run when it returns.
@@ -119,7 +119,7 @@ fn pool(entry: &PoolEntry) -> Pool {
     }
 }
 
-fn open_ledger(
+pub(super) fn open_ledger(
     storage: &Arc<RealStorage>,
     view: &str,
     state: &Path,
@@ -224,7 +224,9 @@ fn open_branch(
     Ok(opened.branch)
 }
 
-fn mover_branch_at_start(branch: &Branch) -> Result<Option<MoverBranch<RealStorage>>, DaemonError> {
+pub(super) fn mover_branch_at_start(
+    branch: &Branch,
+) -> Result<Option<MoverBranch<RealStorage>>, DaemonError> {
     let folders = match (branch.root(), branch.stage(), branch.hold()) {
         (Ok(root), Ok(stage), Ok(hold)) => [root, stage, hold],
         // Offline, or read-only: it has neither stage nor hold.

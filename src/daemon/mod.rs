@@ -29,6 +29,7 @@ mod audit_source;
 mod copies;
 pub mod detach;
 mod difference;
+pub mod fsck;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod loss;

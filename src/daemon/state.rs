@@ -42,6 +42,29 @@ impl State {
     }
 }
 
+impl State {
+    /// Takes the state folder of a view that is not mounted, and changes nothing; `None` where there is
+    /// none.
+    pub fn look(path: &Path, view: &str) -> Result<Option<Self>, DaemonError> {
+        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let at = path.join("lock");
+        let lock = match File::open(&at) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(&path, "read", &error)),
+        };
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self { path, _lock: lock })),
+            Err(Errno::AGAIN) => Err(DaemonError::Failed(format!(
+                "cannot check view {view}: it is mounted, or being mounted, with {}\n\
+                 hint: unmount it first; while it is mounted, see octroi status and octroi tx list --dead",
+                path.display()
+            ))),
+            Err(errno) => Err(failed(&path, "lock", &errno.into())),
+        }
+    }
+}
+
 /// Refuses a state folder that the view would hide. To be asked before anything is made in it.
 pub fn check_outside(path: &Path, view: &str, mountpoint: &Path) -> Result<(), DaemonError> {
     if !path.starts_with(mountpoint) {

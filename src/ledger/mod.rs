@@ -161,6 +161,18 @@ struct Sealing<S: Storage> {
 }
 
 impl<S: Storage> Ledger<S> {
+    /// Checks every line of a ledger that is not in use and hands each entry to `replay`, as
+    /// [`Ledger::open`] does, and changes nothing: a torn end is only counted.
+    pub fn inspect(
+        storage: &S,
+        dir: &S::Dir,
+        replay: &mut dyn FnMut(&Entry),
+    ) -> Result<Opened, LedgerError> {
+        let replayed = replay::inspect(storage, dir, &mut |line| replay(line.entry))?;
+        let replay::Replayed { torn_bytes, unclean, .. } = replayed;
+        Ok(Opened { torn_bytes, unclean, ..Opened::default() })
+    }
+
     /// Opens the ledger in `dir`, checks every line, hands each entry to `replay` in order, repairs a
     /// torn end, and starts the writer. An empty directory becomes a new ledger. After an
     /// unclean stop a `gap` record is appended. `view` goes into version records. Nothing is signed.

@@ -64,6 +64,25 @@ pub fn replay<S: Storage>(
     least: u64,
     replay: &mut dyn FnMut(&Line<'_>),
 ) -> Result<Replayed, LedgerError> {
+    read_all(storage, dir, least, true, replay)
+}
+
+/// As [`replay`], and changes nothing: what would be cut off is only counted.
+pub fn inspect<S: Storage>(
+    storage: &S,
+    dir: &S::Dir,
+    replay: &mut dyn FnMut(&Line<'_>),
+) -> Result<Replayed, LedgerError> {
+    read_all(storage, dir, 0, false, replay)
+}
+
+fn read_all<S: Storage>(
+    storage: &S,
+    dir: &S::Dir,
+    least: u64,
+    repair: bool,
+    replay: &mut dyn FnMut(&Line<'_>),
+) -> Result<Replayed, LedgerError> {
     let list = |errno| LedgerError::Io { attempted: "list", segment: "directory".into(), errno };
     let mut numbers = segment::list(storage, dir).map_err(list)?;
     let mut result = Replayed::default();
@@ -90,14 +109,25 @@ pub fn replay<S: Storage>(
             };
             replay(line);
         })?;
-        cut_torn(storage, dir, number, &mut scanned, end, least, &mut result)?;
+        judge_end(number, &mut scanned, end, least)?;
+        let torn_bytes = scanned.length.saturating_sub(scanned.good);
+        if torn_bytes > 0 && repair {
+            cut(storage, dir, number, scanned.good)?;
+        }
+        result.torn_bytes = result.torn_bytes.saturating_add(torn_bytes);
         next = Some(scanned.next_seq);
         result.segment = number;
         result.length = scanned.good;
     }
     result.next_seq = next.unwrap_or(0);
-    if let Some(unborn) = unborn {
-        drop_unborn(storage, dir, &unborn, least, &mut result)?;
+    if let Some(Unborn { number, length, why }) = unborn {
+        if result.next_seq < least {
+            return Err(damaged(number, 1, vouched(&why, least)));
+        }
+        if repair {
+            remove(storage, dir, number)?;
+        }
+        result.torn_bytes = result.torn_bytes.saturating_add(length);
     }
     result.unclean = serving || result.torn_bytes > 0;
     Ok(result)
@@ -127,39 +157,30 @@ fn take_unborn<S: Storage>(
     Ok(Some(Unborn { number, length: scanned.length, why }))
 }
 
-/// Removes it from the disk.
-fn drop_unborn<S: Storage>(
-    storage: &S,
-    dir: &S::Dir,
-    unborn: &Unborn,
-    least: u64,
-    result: &mut Replayed,
-) -> Result<(), LedgerError> {
-    let number = unborn.number;
-    if result.next_seq < least {
-        return Err(damaged(number, 1, vouched(&unborn.why, least)));
-    }
-    let failed = |errno| io("remove", number, errno);
-    storage.unlink(dir, &segment::file_name(number)).map_err(failed)?;
-    storage.sync_dir(dir).map_err(failed)?;
-    result.torn_bytes = result.torn_bytes.saturating_add(unborn.length);
-    Ok(())
+fn remove<S: Storage>(storage: &S, dir: &S::Dir, number: u64) -> Result<(), LedgerError> {
+    let removed = storage.unlink(dir, &segment::file_name(number));
+    removed.and_then(|()| storage.sync_dir(dir)).map_err(|errno| io("remove", number, errno))
+}
+
+fn cut<S: Storage>(storage: &S, dir: &S::Dir, number: u64, length: u64) -> Result<(), LedgerError> {
+    let cut = storage.open_write(dir, &segment::file_name(number)).and_then(|file| {
+        storage.set_len(&file, length)?;
+        storage.sync_file(&file)
+    });
+    cut.map_err(|errno| io("cut the torn end of", number, errno))
 }
 
 fn vouched(why: &str, least: u64) -> String {
     format!("{why}, and a checkpoint vouches for {least} lines")
 }
 
-/// Decides what the end of a segment is: whole, torn or void (then it is cut off), or damaged.
+/// Decides what the end of a segment is: whole, torn or void (then it is to be cut off), or damaged.
 /// `end` is the position at which the following segment takes over, and whether a sync had failed.
-fn cut_torn<S: Storage>(
-    storage: &S,
-    dir: &S::Dir,
+fn judge_end(
     number: u64,
     scanned: &mut Scanned,
     end: Option<(u64, bool)>,
     least: u64,
-    result: &mut Replayed,
 ) -> Result<(), LedgerError> {
     let reached = scanned.next_seq;
     match end {
@@ -187,15 +208,6 @@ fn cut_torn<S: Storage>(
             }
         }
     }
-    if scanned.length == scanned.good {
-        return Ok(());
-    }
-    let failed = |errno| io("cut the torn end of", number, errno);
-    let file = storage.open_write(dir, &segment::file_name(number)).map_err(failed)?;
-    storage.set_len(&file, scanned.good).map_err(failed)?;
-    storage.sync_file(&file).map_err(failed)?;
-    let torn_bytes = scanned.length.saturating_sub(scanned.good);
-    result.torn_bytes = result.torn_bytes.saturating_add(torn_bytes);
     Ok(())
 }
 

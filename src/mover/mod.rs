@@ -68,6 +68,7 @@ mod commit;
 mod copy;
 mod directory;
 mod error;
+mod inspect;
 mod journal;
 mod letters;
 mod look;
@@ -93,6 +94,7 @@ mod tree;
 mod undo;
 
 pub use error::CrossingError;
+pub use inspect::{Irregularity, inspect};
 pub use journal::{Journal, Transaction, TransactionState};
 pub use letters::{Finding, Found, LetterError, Settle, Settled, subject};
 pub use prepare::Prepared;

@@ -84,6 +84,28 @@ impl<S: Storage> Mover<S> {
         }
     }
 
+    /// Records of a completed crossing that what it should have in hold is gone, so that nobody is offered its
+    /// undo. Whether it was recorded; it is not where any of it is still there, or cannot be looked for.
+    pub fn purge_lost(&self, txid: TxId) -> bool {
+        let held = self.with_journal(|journal| {
+            let found = journal.get(txid).filter(|found| found.is_kept());
+            let moves = found.map(|found| found.record.moves.clone()).unwrap_or_default();
+            moves.into_iter().map(|step| step.to).filter(|to| to.area == Area::Hold).collect()
+        });
+        let held: Vec<Spot> = held;
+        let gone = |spot: &Spot| {
+            self.branch_by_uuid(spot.branch).is_some_and(|branch| {
+                self.storage.stat(&branch.hold, spot.path.as_os_str()) == Ok(None)
+            })
+        };
+        if held.is_empty() || !held.iter().all(gone) {
+            return false;
+        }
+        let mut purged = Purged::default();
+        self.purge_held(txid, &held, "what it kept is gone".to_owned(), &mut purged);
+        !purged.transactions.is_empty()
+    }
+
     /// Records that what a transaction moved to hold goes. The caller has `purging`.
     pub(super) fn record_purge(&self, txid: TxId, reason: String) -> Result<(), CrossingError> {
         self.append(Record::Purge(PurgeRecord { txid, reason }), Durability::Sync)

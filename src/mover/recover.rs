@@ -1,10 +1,10 @@
 //! Recovery: what a crash left open is completed, undone or put back before anybody looks.
 
-use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::Path;
 
 use super::error::CrossingError;
+use super::inspect;
 use super::journal::TransactionState;
 use super::moves::{self, Place, PlacedMove};
 use super::remove::remove;
@@ -32,6 +32,8 @@ pub struct Recovery {
     pub locked: Vec<ViewPath>,
     /// Entries of stage that belonged to nothing open and were removed.
     pub swept: u64,
+    /// Entries of hold whose purge was recorded, and that were removed.
+    pub purged_left: u64,
     /// Entries of hold that no transaction knows: branch and name. They are kept.
     pub unknown_hold: Vec<(String, OsString)>,
 }
@@ -237,10 +239,7 @@ impl<S: Storage> Mover<S> {
                 return;
             }
         };
-        let needed: HashSet<OsString> = self.with_journal(|journal| {
-            let keeping = journal.iter().filter(|(_, found)| found.keeps_all());
-            keeping.map(|(txid, _)| txid.to_string().into()).collect()
-        });
+        let needed = self.with_journal(inspect::needed);
         for name in names.iter().filter(|name| !needed.contains(*name)) {
             match remove(&*self.storage, &branch.stage, name) {
                 Ok(()) => recovery.swept = recovery.swept.saturating_add(1),
@@ -261,14 +260,14 @@ impl<S: Storage> Mover<S> {
             }
         };
         for name in names {
-            // `TXID`, or `TXID.N` where a transaction took more than one thing from a branch.
-            let txid = name.to_str().and_then(|name| name.split('.').next()?.parse::<TxId>().ok());
+            let txid = inspect::owner_of(&name);
             let known = self.with_journal(|journal| {
                 txid.and_then(|txid| journal.get(txid)).map(|found| (found.state, found.purged))
             });
             match known {
                 Some((TransactionState::Done | TransactionState::Accepted, true)) => {
                     self.remove_held(branch, &name);
+                    recovery.purged_left = recovery.purged_left.saturating_add(1);
                 }
                 Some((
                     TransactionState::Done

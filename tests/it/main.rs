@@ -28,6 +28,7 @@ mod crossing;
 mod faults;
 mod faults_crossing;
 mod faults_disk;
+mod fsck;
 mod integrity;
 mod isolation;
 mod letters;

@@ -1,0 +1,325 @@
+//! `octroi fsck`: a view that is not mounted, looked through: ledger, ids of branches, transactions, stage
+//! and hold, shadows in pools. Repairing is what the next mount's recovery would do, and no more;
+//! nothing in hold is ever deleted in doubt.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::assemble::{mover_branch_at_start, open_ledger, tell};
+use super::state::State;
+use super::{DaemonError, append, copies, mount_record};
+use crate::branch::{Branch, BranchError, BranchSpec};
+use crate::config::{Config, Loaded};
+use crate::ledger::record::{MountEvent, Record};
+use crate::ledger::{self, Ledger};
+use crate::mover::{Irregularity, Journal, Mover, MoverBranch, inspect};
+use crate::storage::Storage as _;
+use crate::storage::real::{RealDir, RealStorage};
+use crate::types::{BranchMode, BranchUuid, TxId};
+
+mod shadows;
+
+/// What the record of a repair has in place of a mountpoint.
+const IN_PLACE_OF_A_MOUNT: &str = "(octroi fsck --repair)";
+
+/// Something that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What it is about: `ledger`, `branch`, `transaction`, `stage`, `hold` or `pool`.
+    pub about: &'static str,
+    /// In words.
+    pub text: String,
+    /// What to do about it.
+    pub advice: String,
+}
+
+/// What was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// The view.
+    pub view: String,
+    /// What was done, in order, where repairing was asked for.
+    pub repaired: Vec<String>,
+    /// What is not as it should be, after repairing.
+    pub findings: Vec<Finding>,
+    /// What is worth knowing and needs nothing.
+    pub notes: Vec<String>,
+}
+
+/// What the ledger tells.
+#[derive(Default)]
+struct Memory {
+    journal: Journal,
+    ids: HashMap<String, BranchUuid>,
+}
+
+/// Looks a view through; with `repair` what can be repaired is, first. An error where the view is mounted or
+/// cannot be looked at at all.
+pub fn check(loaded: &Loaded, repair: bool) -> Result<Report, DaemonError> {
+    let config = &loaded.config;
+    let mut report = Report { view: config.view.clone(), ..Report::default() };
+    let Some(state) = State::look(&config.state, &config.view)? else {
+        let path = config.state.display();
+        report.notes.push(format!("{path} is no state folder yet: the view was never mounted"));
+        look_at_branches(config, None, &mut report);
+        look_at_pools(config, &mut report);
+        return Ok(report);
+    };
+    if repair {
+        repair_all(config, &state.path, &mut report.repaired)?;
+    }
+    let memory = look_at_ledger(&state.path, &mut report);
+    let branches = look_at_branches(config, memory.as_ref(), &mut report);
+    if let Some(memory) = &memory {
+        for found in inspect(&RealStorage, &memory.journal, &branches) {
+            report.findings.push(finding(found));
+        }
+    }
+    look_at_pools(config, &mut report);
+    Ok(report)
+}
+
+impl Report {
+    fn find(&mut self, about: &'static str, text: impl Into<String>, advice: impl Into<String>) {
+        self.findings.push(Finding { about, text: text.into(), advice: advice.into() });
+    }
+}
+
+fn look_at_ledger(state: &Path, report: &mut Report) -> Option<Memory> {
+    let path = state.join("ledger");
+    let mut memory = Memory::default();
+    let mut lines = 0_u64;
+    let mut remember = |entry: &ledger::Entry| {
+        lines = lines.saturating_add(1);
+        if let Record::Branch(record) = &entry.record {
+            memory.ids.insert(record.branch.clone(), record.id);
+        }
+        memory.journal.apply(entry);
+    };
+    let inspected = RealDir::open(&path)
+        .map_err(|errno| format!("cannot open {}: {errno}", path.display()))
+        .and_then(|dir| {
+            let found = Ledger::inspect(&RealStorage, &dir, &mut remember);
+            found.map_err(|error| error.to_string())
+        });
+    match inspected {
+        Ok(opened) => {
+            report.notes.push(format!("the ledger has {lines} records, all of which check"));
+            if opened.torn_bytes > 0 {
+                let bytes = opened.torn_bytes;
+                let text = format!("the ledger ends in {bytes} bytes that a crash has torn");
+                report.find("ledger", text, "--repair cuts them off, as the next mount does");
+            } else if opened.unclean {
+                let text = "the last run did not stop cleanly";
+                report.find("ledger", text, "--repair records it, as the next mount does");
+            }
+            Some(memory)
+        }
+        Err(why) => {
+            report.find("ledger", why, "without its ledger nothing else can be told or repaired");
+            None
+        }
+    }
+}
+
+/// Compares the ids, and gives the branches that are the ones the ledger knows.
+fn look_at_branches(
+    config: &Config,
+    memory: Option<&Memory>,
+    report: &mut Report,
+) -> Vec<Arc<MoverBranch<RealStorage>>> {
+    let mut good = Vec::new();
+    for entry in &config.branches {
+        let spec = &entry.spec;
+        let name = &spec.name;
+        let known = memory.and_then(|memory| memory.ids.get(name).copied());
+        match (Branch::look(spec), known) {
+            (Ok(Some(found)), Some(known)) if found == known => match folders(spec, known) {
+                Ok(branch) => good.extend(branch.map(Arc::new)),
+                Err(why) => report.find("branch", why, "look at its .octroi folder"),
+            },
+            (Ok(found), Some(known)) => {
+                let found = found.map_or("no id".to_owned(), |id| format!("the id {id}"));
+                let text = format!("branch {name} carries {found}; the ledger knows it as {known}");
+                let advice = format!(
+                    "is its disk mounted? if it was replaced on purpose, octroi mount --adopt {name}"
+                );
+                report.find("branch", text, advice);
+            }
+            (Ok(_), None) => report.notes.push(format!("branch {name} is new: mounting adopts it")),
+            (Err(error), _) => {
+                let (text, advice) = split_hint(&error);
+                let advice =
+                    advice.unwrap_or("what concerns it waits until it is there".to_owned());
+                report.find("branch", text, advice);
+            }
+        }
+    }
+    good
+}
+
+/// The folders of a branch that can be written; none of another.
+fn folders(
+    spec: &BranchSpec,
+    uuid: BranchUuid,
+) -> Result<Option<MoverBranch<RealStorage>>, String> {
+    if spec.mode == BranchMode::Ro {
+        return Ok(None);
+    }
+    let open = |below: &str| {
+        let root = RealDir::open(&spec.path)?;
+        RealStorage.open_dir(&root, Path::new(below))
+    };
+    let failed = |errno| format!("cannot open the folders of branch {}: {errno}", spec.name);
+    Ok(Some(MoverBranch {
+        index: spec.index,
+        uuid,
+        name: spec.name.clone(),
+        root: open("").map_err(failed)?,
+        stage: open(".octroi/stage").map_err(failed)?,
+        hold: open(".octroi/hold").map_err(failed)?,
+        min_free: spec.min_free,
+    }))
+}
+
+fn split_hint(error: &BranchError) -> (String, Option<String>) {
+    let text = error.to_string();
+    match text.split_once("\nhint: ") {
+        Some((text, hint)) => (text.to_owned(), Some(hint.to_owned())),
+        None => (text, None),
+    }
+}
+
+fn finding(found: Irregularity) -> Finding {
+    let shown = |name: &OsStr| name.to_string_lossy().into_owned();
+    let (about, text, advice) = match found {
+        Irregularity::Undecided(txid) => (
+            "transaction",
+            format!("{txid} was cut off before its decision"),
+            "--repair rolls it back, as the next mount does".to_owned(),
+        ),
+        Irregularity::Unfinished(txid) => (
+            "transaction",
+            format!("{txid} is decided and not ended"),
+            "--repair completes it or puts it back, as the next mount does; it waits for branches \
+             that are not there"
+                .to_owned(),
+        ),
+        Irregularity::Dead(txid, why) => (
+            "transaction",
+            format!("{txid} needs a person: {why}"),
+            format!("mount the view, then octroi tx show {txid}"),
+        ),
+        Irregularity::Stage(branch, name) => (
+            "stage",
+            format!("branch {branch} has {} in stage, which no transaction needs", shown(&name)),
+            "--repair removes it, as the next mount does".to_owned(),
+        ),
+        Irregularity::Hold(branch, name) => (
+            "hold",
+            format!("branch {branch} holds {}, which no transaction knows", shown(&name)),
+            "it is kept; look at it in .octroi/hold, and remove it by hand if nobody wants it"
+                .to_owned(),
+        ),
+        Irregularity::Purged(branch, name) => (
+            "hold",
+            format!("branch {branch} holds {}, whose purge is recorded", shown(&name)),
+            "--repair removes it, as the next mount does".to_owned(),
+        ),
+        Irregularity::Missing(txid, why, true) => (
+            "hold",
+            format!("crossing {txid} cannot be undone: {why}"),
+            "--repair records that, so that it is not offered".to_owned(),
+        ),
+        Irregularity::Missing(txid, why, false) => (
+            "hold",
+            format!("crossing {txid} cannot be undone: {why}"),
+            "what is there is kept until hold.keep has passed".to_owned(),
+        ),
+        Irregularity::Unreadable(branch, why) => {
+            ("branch", format!("branch {branch}: {why}"), "look at its disk".to_owned())
+        }
+    };
+    Finding { about, text, advice }
+}
+
+fn look_at_pools(config: &Config, report: &mut Report) {
+    for pool in &config.pools {
+        let specs = pool.members.iter().filter_map(|member| {
+            config.branches.get(usize::from(member.0)).map(|entry| &entry.spec)
+        });
+        // Those that cannot be opened have been reported.
+        let members =
+            specs.filter_map(|spec| Some((spec.name.clone(), RealDir::open(&spec.path).ok()?)));
+        let found = shadows::find(&RealStorage, members.collect());
+        for shadow in found.conflicts {
+            let text = format!("pool {}: {shadow}", pool.name);
+            let advice = "the first is what is seen; rename or remove one of them, in its branch";
+            report.find("pool", text, advice);
+        }
+        for why in found.failed {
+            report.find("pool", format!("pool {}: {why}", pool.name), "look at the member's disk");
+        }
+        if found.hidden > 0 {
+            let (name, files) = (&pool.name, found.hidden);
+            report.notes.push(format!(
+                "pool {name}: {files} names are on more than one member; the first is what is seen"
+            ));
+        }
+    }
+}
+
+/// Opens everything as a mount would, recovers, and closes the ledger. New branches are not adopted.
+fn repair_all(
+    config: &Config,
+    state: &Path,
+    repaired: &mut Vec<String>,
+) -> Result<(), DaemonError> {
+    let storage = Arc::new(RealStorage);
+    let copies = copies::find(config, &[], repaired);
+    let (ledger, memory) = open_ledger(&storage, &config.view, state, copies, repaired)?;
+    let mut branches = Vec::new();
+    for entry in &config.branches {
+        let known = memory.known.get(&entry.spec.name).copied();
+        let opened = known.map(|known| Branch::open(entry.spec.clone(), Some(known), false));
+        branches.push(match opened {
+            Some(Ok(opened)) => Some(opened.branch),
+            // What is wrong with it is a finding.
+            Some(Err(_)) | None => None,
+        });
+    }
+    let movable = branches.iter().map(|branch| match branch {
+        Some(branch) => mover_branch_at_start(branch),
+        None => Ok(None),
+    });
+    let movable = movable.collect::<Result<Vec<_>, _>>()?;
+    let uid = rustix::process::geteuid().as_raw();
+    let record = |event| mount_record(Path::new(IN_PLACE_OF_A_MOUNT), uid, event);
+    append(&ledger, record(MountEvent::Mounted))?;
+    let lost = |mover: &Mover<RealStorage>, found: Vec<Irregularity>| {
+        let lost = found.into_iter().filter_map(|one| match one {
+            Irregularity::Missing(txid, _, true) => Some(txid),
+            _ => None,
+        });
+        lost.filter(|txid| mover.purge_lost(*txid)).collect::<Vec<TxId>>()
+    };
+    let mover = Mover::new(storage, Arc::clone(&ledger), movable, memory.journal);
+    let recovery = mover.recover();
+    tell(&recovery, repaired);
+    if recovery.swept > 0 {
+        repaired.push(format!("removed {} entries of stage that nothing needs", recovery.swept));
+    }
+    if recovery.purged_left > 0 {
+        let left = recovery.purged_left;
+        repaired.push(format!("removed {left} entries of hold whose purge was recorded"));
+    }
+    for txid in lost(&mover, mover.inspect()) {
+        repaired.push(format!("recorded that nothing is left of what crossing {txid} kept"));
+    }
+    append(&ledger, record(MountEvent::Unmounted))?;
+    ledger.close().map_err(|errno| DaemonError::Failed(format!("cannot close the ledger: {errno}")))
+}

@@ -1,0 +1,165 @@
+//! What stage and hold have, held against the journal, for a view that is not mounted. Changes nothing.
+
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+use std::ops::Deref;
+
+use super::journal::{Journal, TransactionState};
+use super::{Mover, MoverBranch, subject};
+use crate::error::errno_name;
+use crate::ledger::record::{Area, Step};
+use crate::storage::Storage;
+use crate::types::TxId;
+
+/// Something that is not as it should be, or that waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Irregularity {
+    /// Announced and not decided: rolled back by recovery.
+    Undecided(TxId),
+    /// Decided and not ended: completed by recovery, or put back.
+    Unfinished(TxId),
+    /// Needs a person; why.
+    Dead(TxId, String),
+    /// An entry of stage that no open transaction needs: branch and name. Recovery removes it.
+    Stage(String, OsString),
+    /// An entry of hold that no transaction knows: branch and name. It is kept.
+    Hold(String, OsString),
+    /// An entry of hold whose purge is recorded: branch and name. Recovery removes it.
+    Purged(String, OsString),
+    /// What a completed crossing should have in hold is not there, or is something else: it cannot be
+    /// undone. In words; and whether nothing of it is there.
+    Missing(TxId, String, bool),
+    /// A folder cannot be looked at: branch, and why.
+    Unreadable(String, String),
+}
+
+/// Looks through the stage and hold of `branches`, and through the journal. What has a part on another branch
+/// is not looked for.
+pub fn inspect<S: Storage, B: Deref<Target = MoverBranch<S>>>(
+    storage: &S,
+    journal: &Journal,
+    branches: &[B],
+) -> Vec<Irregularity> {
+    let mut found = Vec::new();
+    for (txid, transaction) in journal.iter() {
+        match transaction.state {
+            TransactionState::Active if transaction.record.step == Step::Commit => {
+                found.push(Irregularity::Unfinished(txid));
+            }
+            TransactionState::Active => found.push(Irregularity::Undecided(txid)),
+            TransactionState::Dead => {
+                let why = transaction.reason.clone().unwrap_or_default();
+                found.push(Irregularity::Dead(txid, why));
+            }
+            TransactionState::Done if transaction.is_kept() && transaction.undone_by.is_none() => {
+                found.extend(missing(storage, journal, branches, txid));
+            }
+            TransactionState::Done
+            | TransactionState::Reverted
+            | TransactionState::Aborted
+            | TransactionState::Accepted => {}
+        }
+    }
+    for branch in branches {
+        let list = |area: &str, dir: &S::Dir| {
+            storage.list(dir).map_err(|errno| {
+                let why = format!("cannot list {area}: {}", errno_name(errno));
+                Irregularity::Unreadable(branch.name.clone(), why)
+            })
+        };
+        match list("stage", &branch.stage) {
+            Ok(names) => {
+                let needed: HashSet<OsString> = needed(journal);
+                let idle = names.into_iter().filter(|name| !needed.contains(name));
+                found.extend(idle.map(|name| Irregularity::Stage(branch.name.clone(), name)));
+            }
+            Err(error) => found.push(error),
+        }
+        match list("hold", &branch.hold) {
+            Ok(names) => {
+                found
+                    .extend(names.into_iter().filter_map(|name| stray::<S>(journal, branch, name)));
+            }
+            Err(error) => found.push(error),
+        }
+    }
+    found
+}
+
+impl<S: Storage> Mover<S> {
+    /// As [`inspect`], of what is online now. The journal is locked while the disks are looked at: for when
+    /// nothing crosses.
+    pub fn inspect(&self) -> Vec<Irregularity> {
+        let branches: Vec<_> = self.online().collect();
+        self.with_journal(|journal| inspect(&*self.storage, journal, &branches))
+    }
+}
+
+/// The names in stage that must stay.
+pub(super) fn needed(journal: &Journal) -> HashSet<OsString> {
+    let keeping = journal.iter().filter(|(_, found)| found.keeps_all());
+    keeping.map(|(txid, _)| txid.to_string().into()).collect()
+}
+
+/// The transaction that an entry of hold belongs to by its name: `TXID`, or `TXID.N` where it took more than
+/// one thing from a branch.
+pub(super) fn owner_of(name: &OsStr) -> Option<TxId> {
+    name.to_str().and_then(|name| name.split('.').next()?.parse().ok())
+}
+
+fn stray<S: Storage>(
+    journal: &Journal,
+    branch: &MoverBranch<S>,
+    name: OsString,
+) -> Option<Irregularity> {
+    let known = owner_of(&name).and_then(|txid| journal.get(txid));
+    match known.map(|found| (found.state, found.purged)) {
+        Some((TransactionState::Done | TransactionState::Accepted, true)) => {
+            Some(Irregularity::Purged(branch.name.clone(), name))
+        }
+        Some((TransactionState::Aborted | TransactionState::Reverted, _)) | None => {
+            Some(Irregularity::Hold(branch.name.clone(), name))
+        }
+        Some(_) => None,
+    }
+}
+
+/// What a completed crossing should have in hold.
+fn missing<S: Storage, B: Deref<Target = MoverBranch<S>>>(
+    storage: &S,
+    journal: &Journal,
+    branches: &[B],
+    txid: TxId,
+) -> Option<Irregularity> {
+    // A running undo, or one that needs a person, may have taken it.
+    let record = &journal.get(txid).filter(|_| !journal.is_being_undone(txid))?.record;
+    let held = record.moves.iter().filter(|step| step.to.area == Area::Hold);
+    let (mut lost, mut there) = (Vec::new(), 0_usize);
+    for step in held {
+        let branch = branches.iter().find(|branch| branch.uuid == step.to.branch)?;
+        let name = step.to.path.as_os_str();
+        let what = subject(step);
+        match storage.stat(&branch.hold, name) {
+            Ok(Some(found)) if found.identity.handle == step.identity.handle => {
+                there = there.saturating_add(1);
+            }
+            Ok(Some(_)) => {
+                there = there.saturating_add(1);
+                lost.push(format!(
+                    "{} in hold of branch {} is not {what}",
+                    name.display(),
+                    branch.name
+                ));
+            }
+            Ok(None) => {
+                lost.push(format!("{what} is not in hold of branch {}", branch.name));
+            }
+            Err(errno) => {
+                let (branch, why) = (branch.name.clone(), errno_name(errno));
+                let why = format!("cannot look at {} in hold: {why}", name.display());
+                return Some(Irregularity::Unreadable(branch, why));
+            }
+        }
+    }
+    (!lost.is_empty()).then(|| Irregularity::Missing(txid, lost.join("; "), there == 0))
+}

@@ -1,0 +1,242 @@
+//! `octroi fsck`: each kind of damage is found by its name, nothing is changed without `--repair`, and what
+//! is repaired is clean afterwards.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::disk::Disk;
+use crate::harness::{Ended, LAB, Scene, octroi, require_root, sh};
+use crate::strace::Strace;
+
+fn fsck(scene: &Scene, more: &[&str]) -> Ended {
+    let config = scene.config();
+    let mut arguments = vec!["fsck", "--view", config.to_str().expect("UTF-8")];
+    arguments.extend(more);
+    octroi(arguments)
+}
+
+/// The findings, as `about: text`, and that the exit code fits them.
+#[track_caller]
+fn findings(scene: &Scene, more: &[&str]) -> Vec<String> {
+    let ended = fsck(scene, &[more, &["--json"]].concat());
+    let report: Value = serde_json::from_str(&ended.out).expect("JSON");
+    let found = report["findings"].as_array().expect("a list");
+    assert_eq!(ended.code, Some(i32::from(!found.is_empty())), "{ended:?}");
+    let text = |one: &Value| {
+        assert!(!one["advice"].as_str().expect("advice").is_empty());
+        format!(
+            "{}: {}",
+            one["about"].as_str().expect("a word"),
+            one["text"].as_str().expect("text")
+        )
+    };
+    found.iter().map(text).collect()
+}
+
+/// The only finding has these words in it.
+#[track_caller]
+fn finds(scene: &Scene, words: &[&str]) {
+    let found = findings(scene, &[]);
+    let [one] = found.as_slice() else { panic!("not one finding: {found:?}") };
+    assert!(words.iter().all(|word| one.contains(word)), "{words:?}: {one}");
+}
+
+/// Everything below the scene's folder: names, sizes, times and content.
+fn picture(scene: &Scene) -> String {
+    sh(
+        scene.base(),
+        "find . -not -name lock -printf '%p %y %s %T@ %m\\n' | sort; \
+        find . -type f -not -name lock -print0 | sort -z | xargs -0 sha256sum",
+    )
+    .ok()
+}
+
+/// A view that was used and unmounted.
+fn used() -> Scene {
+    let scene = Scene::lab();
+    let mount = scene.mount();
+    mount.sh("echo a >inbox/a; mv inbox/a review/a").ok();
+    mount.unmount();
+    scene
+}
+
+fn private(scene: &Scene, branch: &str, area: &str) -> PathBuf {
+    scene.branch(branch).join(".octroi").join(area)
+}
+
+#[test]
+fn a_view_that_is_well_is_clean_and_a_mounted_one_refused() {
+    let scene = Scene::lab();
+    let said = fsck(&scene, &[]).ok();
+    assert!(said.contains("never mounted") && said.contains("is clean"), "{said}");
+    assert!(!scene.state().exists(), "it made something");
+    let mount = scene.mount();
+    let said = fsck(&scene, &[]).fails(1);
+    assert!(said.contains("is mounted"), "{said}");
+    let said = fsck(&scene, &["--repair"]).fails(1);
+    assert!(said.contains("is mounted"), "{said}");
+    mount.unmount();
+    let before = picture(&scene);
+    let said = fsck(&scene, &[]).ok();
+    assert!(said.contains("records, all of which check"), "{said}");
+    assert_eq!(picture(&scene), before, "it changed something");
+    octroi(["fsck", "--view", "/nonexistent/octroi.toml"]).fails(2);
+    scene.configure("[branches.x]\n");
+    fsck(&scene, &[]).fails(2);
+}
+
+#[test]
+fn what_stage_and_hold_have_and_lack_is_found() {
+    let scene = used();
+    let stage = private(&scene, "review", "stage");
+    fs::write(stage.join("stray"), "x").expect("write");
+    finds(&scene, &["stage: branch review has stray"]);
+    let before = picture(&scene);
+    assert_eq!(fsck(&scene, &[]).code, Some(1));
+    assert_eq!(picture(&scene), before, "it changed something");
+    let said = fsck(&scene, &["--repair"]).ok();
+    assert!(said.contains("repaired: removed 1 entries of stage"), "{said}");
+    assert!(!stage.join("stray").exists());
+
+    let strange = private(&scene, "inbox", "hold").join("01JD8Z6Q1M4T0V2W3X4Y5Z6A7B");
+    fs::write(&strange, "the last copy?").expect("write");
+    finds(&scene, &["hold: branch inbox holds 01JD8Z6Q1M4T0V2W3X4Y5Z6A7B"]);
+    assert_eq!(fsck(&scene, &["--repair"]).code, Some(1), "it is still there");
+    assert_eq!(fs::read(&strange).expect("kept"), b"the last copy?");
+    fs::remove_file(&strange).expect("rm");
+    fsck(&scene, &[]).ok();
+}
+
+#[test]
+fn a_crossing_whose_hold_is_gone_is_not_offered_for_undo() {
+    require_root();
+    let scene = Scene::lab();
+    let disk = Disk::ext4(&scene, "review", "96M");
+    let mount = scene.mount();
+    mount.sh("echo a >inbox/a; mv inbox/a review/a").ok();
+    mount.unmount();
+    let hold = private(&scene, "inbox", "hold");
+    let held =
+        fs::read_dir(&hold).expect("hold").next().expect("an entry").expect("an entry").path();
+    let txid = held.file_name().expect("a name").to_string_lossy().into_owned();
+    fs::rename(&held, hold.join("aside")).expect("mv");
+    let found = findings(&scene, &[]);
+    let wanted = format!(
+        "hold: crossing {txid} cannot be undone: the source is not in hold of branch inbox"
+    );
+    assert!(found.contains(&wanted), "{found:?}");
+    // Something else of that name is not it, and is not touched.
+    fs::write(&held, "another").expect("write");
+    let found = findings(&scene, &["--repair"]);
+    assert!(found.iter().any(|one| one.contains("is not the source")), "{found:?}");
+    assert_eq!(fs::read(&held).expect("kept"), b"another");
+    fs::remove_file(&held).expect("rm");
+    let said = fsck(&scene, &["--repair"]);
+    assert!(said.out.contains("recorded that nothing is left"), "{said:?}");
+    assert!(hold.join("aside").exists(), "what is in doubt was removed");
+    fs::remove_file(hold.join("aside")).expect("rm");
+    fsck(&scene, &[]).ok();
+    let mount = scene.mount();
+    let said = mount.sh(&format!("$OCTROI undo {txid}")).fails(1);
+    assert!(said.contains("purged"), "{said}");
+    mount.unmount();
+    drop(disk);
+}
+
+#[test]
+fn a_crossing_that_was_cut_off_is_found_and_ended() {
+    require_root();
+    let scene = Scene::with(&["inbox", "other", "review"], LAB);
+    let disk = Disk::ext4(&scene, "review", "96M");
+    // Killed after the decision, before the first move; and in the middle of copying.
+    for (inject, about, at_target) in [
+        ("renameat2:signal=KILL:when=1", "is decided and not ended", true),
+        ("fsync:signal=KILL:when=1", "was cut off before its decision", false),
+    ] {
+        let mount = scene.mount();
+        mount
+            .sh("echo warm >inbox/w; mv inbox/w review/w; rm -f review/f inbox/f; seq 9 >inbox/f")
+            .ok();
+        let strace = Strace::attach(&mount, &["rename-"], Some(inject));
+        mount.sh("mv inbox/f review/f").refused();
+        drop(strace);
+        mount.kill9();
+        let found = findings(&scene, &[]);
+        assert!(found.iter().any(|one| one.contains(about)), "{about}: {found:?}");
+        assert!(found.iter().any(|one| one.contains("did not stop cleanly")), "{found:?}");
+        let said = fsck(&scene, &["--repair"]).ok();
+        assert!(said.contains("repaired: crossing"), "{said}");
+        let ends = ["inbox", "review"].map(|branch| scene.branch(branch).join("f").exists());
+        assert_eq!(ends, [!at_target, at_target], "{inject}");
+        fsck(&scene, &[]).ok();
+        sh(Path::new("/"), &format!("fusermount3 -uz {}", scene.mountpoint().display()));
+    }
+    let mount = scene.mount();
+    let ledger = mount.ledger();
+    let repairs = ledger.iter().filter(|line| line["mountpoint"] == "(octroi fsck --repair)");
+    assert_eq!(repairs.count(), 4, "a repair is recorded from begin to end, twice");
+    mount.unmount();
+    drop(disk);
+}
+
+#[test]
+fn branches_that_are_not_what_they_were_are_found_and_left_alone() {
+    let scene = used();
+    let id = private(&scene, "inbox", "id");
+    let text = fs::read_to_string(&id).expect("an id");
+    fs::write(&id, "01JD8Z6Q1M4T0V2W3X4Y5Z6A7B\n").expect("write");
+    finds(&scene, &["branch inbox carries the id 01JD8Z6Q1M4T0V2W3X4Y5Z6A7B"]);
+    fs::remove_file(&id).expect("rm");
+    finds(&scene, &["branch inbox carries no id"]);
+    assert_eq!(fsck(&scene, &["--repair"]).code, Some(1));
+    assert!(!id.exists(), "a repair has adopted it");
+    fs::write(&id, text).expect("write");
+    let (path, aside) = (scene.branch("other"), scene.base().join("aside"));
+    fs::rename(&path, &aside).expect("mv");
+    finds(&scene, &["branch", "branches/other"]);
+    fs::rename(&aside, &path).expect("mv");
+    fsck(&scene, &[]).ok();
+}
+
+#[test]
+fn a_file_and_a_directory_of_one_name_are_found_in_a_pool() {
+    let body = "[branches.d1]\npath = \"branches/d1\"\n[branches.d2]\npath = \"branches/d2\"\n\
+                [pools.all]\nmembers = [\"d1\", \"d2\"]\n";
+    let scene = Scene::with(&["d1", "d2"], body);
+    scene.mount().unmount();
+    let (one, two) = (scene.branch("d1"), scene.branch("d2"));
+    fs::create_dir_all(one.join("a/b/x")).expect("mkdir");
+    fs::create_dir_all(two.join("a/b")).expect("mkdir");
+    fs::create_dir_all(two.join("only/here")).expect("mkdir");
+    fs::write(one.join("same"), "1").expect("write");
+    fs::write(two.join("same"), "2").expect("write");
+    let said = fsck(&scene, &[]).ok();
+    assert!(said.contains("1 names are on more than one member"), "{said}");
+    fs::write(two.join("a/b/x"), "a file").expect("write");
+    finds(&scene, &["pool all: a/b/x is a directory on d1 and hides a file on d2"]);
+    assert_eq!(fsck(&scene, &["--repair"]).code, Some(1));
+    assert_eq!(fs::read(two.join("a/b/x")).expect("kept"), b"a file");
+}
+
+#[test]
+fn damage_of_the_ledger_is_found_and_not_repaired() {
+    let scene = used();
+    let segment = scene.state().join("ledger/00000001.jsonl");
+    let good = fs::read(&segment).expect("the segment");
+    let torn = [good.as_slice(), b"{\"seq\":99"].concat();
+    fs::write(&segment, &torn).expect("write");
+    finds(&scene, &["ledger: the ledger ends in 9 bytes that a crash has torn"]);
+    assert_eq!(fs::read(&segment).expect("the segment"), torn, "it cut something off");
+    let said = fsck(&scene, &["--repair"]).ok();
+    assert!(said.contains("cut 9 bytes"), "{said}");
+
+    let mut bad = good.clone();
+    bad[good.len() / 2] ^= 1;
+    fs::write(&segment, &bad).expect("write");
+    finds(&scene, &["ledger: ledger segment 00000001.jsonl is damaged at line"]);
+    let said = fsck(&scene, &["--repair"]).fails(1);
+    assert!(said.contains("is damaged at line"), "{said}");
+    assert_eq!(fs::read(&segment).expect("the segment"), bad, "damage was changed");
+}
