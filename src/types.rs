@@ -10,6 +10,10 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+mod check;
+
+pub use check::{Check, CheckInput};
+
 /// Position of a branch in the configuration, in order of declaration. Valid for one mount only;
 /// what must outlive it is named by [`BranchUuid`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -64,6 +64,8 @@ enum Command {
     Audit(audit::Args),
     Fsck(fsck::Args),
     Demo(demo::Args),
+    #[command(name = crate::check::HELPER, hide = true)]
+    RunGateCheck,
 }
 
 /// The daemon's answer belongs to another question.
@@ -91,6 +93,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Audit(args) => audit::run(&args),
         Command::Fsck(args) => fsck::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::RunGateCheck => std::process::exit(crate::check::sandbox::run()),
     }
 }
 

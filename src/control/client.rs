@@ -8,10 +8,10 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::descriptors;
 use super::mounts::ViewMount;
 use super::protocol::{ANSWER_MAX, Answer, Hello, Request, encode};
 use super::socket::candidates;
+use crate::sys::descriptors;
 use crate::sys::peer::peer_of;
 
 /// How long an answer may take; an undo, which may copy a file, and a reload, which asks the user

@@ -7,9 +7,9 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
 use super::client::{MoveClient, Received, read_answer};
-use super::descriptors;
 use super::protocol::{Answer, Request, encode};
 use super::server::{Service, serve_alone};
+use crate::sys::descriptors;
 use crate::types::Caller;
 
 /// Who sends a request; the first byte chooses.

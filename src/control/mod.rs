@@ -6,7 +6,6 @@
 //! as the kernel's is: it calls `vfs` and nothing below.
 
 pub mod client;
-pub mod descriptors;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod letters;

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::descriptors::{DESCRIPTORS_MAX, receive};
 use super::protocol::{ANSWER_MAX, Answer, REQUEST_MAX, Request, encode};
 use super::socket::listen;
+use crate::sys::descriptors::{DESCRIPTORS_MAX, receive};
 use crate::sys::peer::peer_of;
 use crate::types::{Caller, after};
 

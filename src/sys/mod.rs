@@ -2,6 +2,7 @@
 //! the reason why it is sound.
 
 pub mod cachestat;
+pub mod descriptors;
 pub mod handle;
 pub mod identity;
 pub mod lease;
@@ -9,4 +10,5 @@ pub mod limits;
 pub mod memory;
 pub mod peer;
 pub mod process;
+pub mod sandbox;
 pub mod users;

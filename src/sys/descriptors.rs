@@ -1,4 +1,4 @@
-//! Descriptors that come with a request (`SCM_RIGHTS`, unix(7)).
+//! Descriptors that come with a line (`SCM_RIGHTS`, unix(7)).
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -10,7 +10,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-/// Descriptors that a request may bring. The kernel closes what is beyond.
+/// Descriptors that a line may bring. The kernel closes what is beyond.
 pub const DESCRIPTORS_MAX: usize = 2;
 
 /// Sends a line, its first byte with the descriptors.
