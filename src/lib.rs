@@ -13,7 +13,7 @@
 //! 4  vfs                  the operations: facts, decide, act, record
 //! 3  mover  config  audit_dir   crossings; TOML text to validated values; the nodes of .audit
 //! 2  view                 inode table, name locks, open handles; sends invalidations on a channel
-//! 1  policy  ledger  branch  check   pure decisions; the log; one branch's operations; content types
+//! 1  policy  ledger  branch  check   pure decisions; the log; one branch's operations; what contents are
 //! 0  storage  sys  stats  types  error   durable steps, real and simulated; all unsafe code
 //! ```
 //!

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::branch::{Branch, BranchError, BranchSpec};
 use crate::config::{self, BranchEntry, Config, ConfigErrors};
+use crate::daemon::checks;
 use crate::policy::Policy;
 use crate::types::BranchMode;
 
@@ -37,6 +38,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         print(&format!("{}\n\n", warning.render(colour)))?;
     }
     expect(&loaded.config, colour)?;
+    for lack in checks::probe(&loaded.config).map_err(Failure::new)? {
+        print(&format!("warning: {lack}\n\n"))?;
+    }
     let mut faults = Vec::new();
     for BranchEntry { spec, .. } in &loaded.config.branches {
         let mut pools = loaded.config.pools.iter();

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Account, load_bytes};
+use super::{Account, Machine, find, load_bytes};
 use crate::policy::Policy;
 
 /// Reads them, renders what is said about them, and compiles what is good. Paths are looked up below
@@ -14,7 +14,8 @@ pub fn run(data: &[u8]) {
         Account::User("slow") => Err(crate::error::Errno::TIMEDOUT),
         Account::User(_) | Account::Group(_) => Ok(None),
     };
-    match load_bytes(Path::new("/usr/lab.toml"), data.to_vec(), &known) {
+    let machine = Machine { resolve: &known, find: &find };
+    match load_bytes(Path::new("/usr/lab.toml"), data.to_vec(), machine) {
         Err(errors) => {
             assert!(!errors.render(false).is_empty() && !errors.render(true).is_empty());
         }

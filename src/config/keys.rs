@@ -100,7 +100,31 @@ pub const KEYS: &[Key] = &[
     ),
     later("gates.NAME.hard_links", "refuse", "refuse", "files with several names"),
     later("gates.NAME.lossy", "list", "[]", "what may be lost: acl, xattr:GLOB, times"),
-    later("gates.NAME.checks", "tables", "none", "commands that must accept the content"),
+    key(
+        "gates.NAME.checks.run",
+        "command",
+        "required",
+        "the program, an absolute path, and its arguments; exit code 0 lets the file pass",
+    ),
+    key(
+        "gates.NAME.checks.input",
+        "stdin, path",
+        "stdin",
+        "how it gets the content: a pipe, or a file whose path is its last argument",
+    ),
+    key("gates.NAME.checks.timeout", "duration", "60s", "after which it has failed, at most 1d"),
+    key(
+        "gates.NAME.checks.memory",
+        "size",
+        "512MiB",
+        "of all its processes together, at least 16MiB; its /tmp has as much again",
+    ),
+    key(
+        "gates.NAME.checks.read",
+        "paths",
+        "[]",
+        "what it may read beside the content and the system's programs and libraries",
+    ),
     key(
         "rules.NAME.deny",
         "verbs or operations",

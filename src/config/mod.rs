@@ -10,6 +10,7 @@
 
 mod accounts;
 mod branches;
+mod checks;
 mod conditions;
 mod diagnostic;
 mod ends;
@@ -43,6 +44,7 @@ use crate::policy::{PolicySource, Principal};
 use crate::types::{BranchIndex, BranchMode, Placement, PoolIndex, ViewPath};
 
 pub use accounts::Account;
+pub use checks::{Found, find};
 pub use diagnostic::{ConfigErrors, Diagnostic, Severity};
 pub use expect::{Expectations, load_expectations};
 pub use keys::{KEYS, Key};
@@ -142,18 +144,28 @@ pub struct Loaded {
     pub sha256: String,
 }
 
-/// Reads and validates a file. Names are looked up in the system's user database.
-pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
-    load_with(path, &accounts::system)
+/// What a configuration takes for granted of the machine that it is read on, branches aside.
+#[derive(Clone, Copy)]
+pub struct Machine<'a> {
+    /// The id of an account, `None` if there is none of that name.
+    pub resolve: &'a dyn Fn(Account<'_>) -> Result<Option<u32>, Errno>,
+    /// What an absolute path of a check leads to.
+    pub find: &'a dyn Fn(&Path) -> std::io::Result<Found>,
 }
 
-/// [`load`] with another user database: `resolve` gives the id of an account, `None` if there is
-/// none of that name.
-pub fn load_with(
-    path: &Path,
-    resolve: &dyn Fn(Account<'_>) -> Result<Option<u32>, Errno>,
-) -> Result<Loaded, ConfigErrors> {
-    load_bytes(path, bytes_of(path)?, resolve)
+impl Machine<'static> {
+    /// This machine: its user database and its files.
+    const HERE: Self = Self { resolve: &accounts::system, find: &find };
+}
+
+/// Reads and validates a file.
+pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
+    load_with(path, Machine::HERE)
+}
+
+/// [`load`] as on another machine.
+pub fn load_with(path: &Path, machine: Machine<'_>) -> Result<Loaded, ConfigErrors> {
+    load_bytes(path, bytes_of(path)?, machine)
 }
 
 /// What stands in a file.
@@ -181,11 +193,7 @@ fn text_of(path: &Path, bytes: Vec<u8>) -> Result<(String, String), ConfigErrors
 }
 
 /// [`load_with`] with what stands in the file.
-fn load_bytes(
-    path: &Path,
-    bytes: Vec<u8>,
-    resolve: &dyn Fn(Account<'_>) -> Result<Option<u32>, Errno>,
-) -> Result<Loaded, ConfigErrors> {
+fn load_bytes(path: &Path, bytes: Vec<u8>, machine: Machine<'_>) -> Result<Loaded, ConfigErrors> {
     let fail = |why: String| ConfigErrors::from(Diagnostic::about_file(path, why));
     let (sha256, text) = text_of(path, bytes)?;
     let directory = std::path::absolute(path)
@@ -193,7 +201,7 @@ fn load_bytes(
         .parent()
         .map_or_else(|| PathBuf::from("/"), Path::to_owned);
     let mut report = Report::new(path, &text);
-    let config = read(&text, &directory, resolve, &mut report);
+    let config = read(&text, &directory, machine, &mut report);
     let (errors, warnings) = report.finish();
     match config {
         Some(config) if errors.is_empty() => Ok(Loaded { config, warnings, text, sha256 }),
@@ -212,16 +220,11 @@ fn parse<'t>(text: &'t str, report: &mut Report) -> Option<Spanned<DeTable<'t>>>
 }
 
 /// Reads all sections. `None` only after an error was reported.
-fn read(
-    text: &str,
-    directory: &Path,
-    resolve: &dyn Fn(Account<'_>) -> Result<Option<u32>, Errno>,
-    report: &mut Report,
-) -> Option<Config> {
+fn read(text: &str, directory: &Path, machine: Machine<'_>, report: &mut Report) -> Option<Config> {
     let document = parse(text, report)?;
     let root = Section::root(document.get_ref());
     root.refuse_strangers(report);
-    let accounts = Accounts::new(&root, resolve, report);
+    let accounts = Accounts::new(&root, machine.resolve, report);
 
     let view = root.section("view", report);
     let name = view.as_ref().and_then(|view| view.required_text("name", report));
@@ -236,8 +239,10 @@ fn read(
     if let Some(state) = &state {
         branches.check_state(state, report);
     }
-    let policy =
-        rules::read(&root, Known { branches: &branches, pools: &pools }, &accounts, report);
+    let state_path = state.as_ref().map(|state| state.path.as_path());
+    let seen = checks::Surroundings { find: machine.find, branches: &branches, state: state_path };
+    let known = Known { branches: &branches, pools: &pools };
+    let policy = rules::read(&root, known, &accounts, &seen, report);
 
     let crossings = crossings(&root, report);
     let hold = root.section("hold", report);

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::accounts::Accounts;
+use super::checks::Surroundings;
 use super::diagnostic::Report;
 use super::ends::{self, Ends, Known};
 use super::lint;
 use super::section::Section;
-use super::{conditions, values};
+use super::{checks, conditions, values};
 use crate::check;
 use crate::policy::{
     Gate, GateTerms, PATTERN_MAX, PathPatterns, PolicySource, Rule, Verify, depth_is_whole,
@@ -22,6 +23,7 @@ pub(super) fn read<'t>(
     root: &Section<'t>,
     known: Known<'_, 't>,
     accounts: &Accounts<'t>,
+    seen: &Surroundings<'_, 't>,
     report: &mut Report,
 ) -> PolicySource {
     let policy = root.section("policy", report);
@@ -35,7 +37,7 @@ pub(super) fn read<'t>(
     let gates = root.named("gates", "a gate", report);
     let gates: Vec<_> = gates
         .into_iter()
-        .filter_map(|section| Some((gate(&section, known, accounts, report)?, section)))
+        .filter_map(|section| Some((gate(&section, known, accounts, seen, report)?, section)))
         .collect();
     let within_allowed = within.unwrap_or(true);
     if !report.has_errors() {
@@ -119,6 +121,7 @@ fn gate<'t>(
     section: &Section<'t>,
     known: Known<'_, 't>,
     accounts: &Accounts<'t>,
+    seen: &Surroundings<'_, 't>,
     report: &mut Report,
 ) -> Option<Gate> {
     let ends = ends::read(section, known, report);
@@ -130,6 +133,7 @@ fn gate<'t>(
     let types = content_types(section, report);
     let max_size = section.size("max_size", report);
     let verify = section.choice("verify", &VERIFY, report).unwrap_or(Verify::Readback);
+    let checks = checks::read(section, seen, report);
     let Ends { from, to } = ends?;
     Some(Gate {
         name: Arc::from(*section.name.get_ref()),
@@ -137,7 +141,7 @@ fn gate<'t>(
         to,
         who: who?,
         paths: paths?,
-        terms: Arc::new(GateTerms { types, max_size, verify }),
+        terms: Arc::new(GateTerms { types, max_size, verify, checks }),
     })
 }
 

@@ -18,7 +18,7 @@ const PRINCIPAL: &str = r"(\*|user:.+|group:.+|[a-z0-9-]{1,32})";
 const REQUIRED: [&str; 2] = ["view", "branches"];
 
 /// The sections of which there can be several, as `[[SECTION]]`.
-const TABLES: [&str; 1] = ["expect"];
+const TABLES: [&str; 2] = ["checks", "expect"];
 
 /// The keys below a section.
 #[derive(Default)]
@@ -111,6 +111,13 @@ fn shape(kind: &str) -> Value {
         "boolean" => json!({ "type": "boolean" }),
         "path" | "text" | "time" => json!({ "type": "string", "minLength": 1 }),
         "name" | "branch or pool" => text(format!("^{NAME}$")),
+        "command" => json!({
+            "type": "array",
+            "prefixItems": [{ "type": "string", "pattern": "^/" }],
+            "items": { "type": "string" },
+            "minItems": 1,
+        }),
+        "paths" => list(text("^/".to_owned())),
         "branches" => some(text(format!("^{NAME}$"))),
         "path of the view" => text("^/".to_owned()),
         "principals" => list(text(format!("^{PRINCIPAL}$"))),
@@ -150,7 +157,7 @@ fn default_of(key: &Key) -> Option<Value> {
         "size" => values::parse_size(default).ok().map(|_| json!(default)),
         "share or size" => values::parse_share(default).map(|_| json!(default)),
         "duration" => values::parse_duration(default).map(|_| json!(default)),
-        "words" if default == "[]" => Some(json!([])),
+        "words" | "paths" if default == "[]" => Some(json!([])),
         "patterns" if default.starts_with('/') => Some(json!([default])),
         words if words.split(", ").any(|word| word == default) => Some(json!(default)),
         _ => None,
@@ -201,7 +208,7 @@ mod tests {
         };
         schema.as_object().unwrap().iter().all(|(keyword, wanted)| match keyword.as_str() {
             "$schema" | "title" | "description" | "default" | "pattern" | "properties"
-            | "patternProperties" => true,
+            | "patternProperties" | "prefixItems" => true,
             "type" => match wanted.as_str().unwrap() {
                 "object" => value.is_object(),
                 "array" => value.is_array(),

@@ -8,6 +8,7 @@ use crate::branch::BranchSpec;
 use crate::policy::{Given, Policy, Subject, Verify, Window};
 use crate::types::{BranchIndex, BranchIo, BranchMode, Operation, Placement, PoolIndex};
 
+mod checks;
 mod expectations;
 mod limits;
 
@@ -40,6 +41,8 @@ fn accounts(account: Account<'_>) -> Result<Option<u32>, Errno> {
     }
 }
 
+const MACHINE: Machine<'static> = Machine { resolve: &accounts, find: &find };
+
 /// A folder with the branches of [`BASE`], a file and links.
 fn folder() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -54,7 +57,7 @@ fn folder() -> tempfile::TempDir {
 fn load_text(dir: &Path, text: &str) -> Result<Loaded, ConfigErrors> {
     let file = dir.join("lab.toml");
     std::fs::write(&file, text).unwrap();
-    load_with(&file, &accounts)
+    load_with(&file, MACHINE)
 }
 
 /// `mistakes.txt` is a list of `=== TITLE`, a file, `---`, and what is said about it. With
@@ -442,7 +445,8 @@ fn the_example_is_valid() {
     let everybody = |_: Account<'_>| Ok(Some(1001));
     let file = dir.path().join("octroi.toml");
     std::fs::write(&file, text).unwrap();
-    let loaded = load_with(&file, &everybody).unwrap_or_else(|errors| panic!("{errors}"));
+    let loaded = load_with(&file, Machine { resolve: &everybody, find: &find })
+        .unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(loaded.warnings, []);
     let names: Vec<_> = loaded.config.branches.iter().map(|b| b.spec.name.as_str()).collect();
     assert_eq!(names, ["inbox", "review", "disk1", "disk2"]);
@@ -463,7 +467,7 @@ proptest::proptest! {
     {
         let text: String = words.concat();
         let mut report = Report::new(Path::new("lab.toml"), &text);
-        let config = read(&text, Path::new("/nonexistent"), &accounts, &mut report);
+        let config = read(&text, Path::new("/nonexistent"), MACHINE, &mut report);
         let (errors, warnings) = report.finish();
         proptest::prop_assert!(config.is_some() || !errors.is_empty());
         for said in errors.iter().chain(&warnings) {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crossbeam_channel::Receiver;
 
 use super::audit_source::DaemonSource;
+use super::checks::RealCommands;
 use super::{DaemonError, Launch, append, copies};
 use crate::audit_dir::AuditDir;
 use crate::branch::{Adoption, Branch, BranchError, BranchSpec};
@@ -69,6 +70,7 @@ pub(super) fn assemble(
         .map(|(_, branch)| mover_branch_at_start(branch))
         .collect::<Result<_, _>>()?;
     let mover = Mover::new(storage, Arc::clone(&ledger), movable, memory.journal);
+    mover.set_commands(Box::new(RealCommands::new()));
     mover.set_pace(config.crossings.parallel, config.crossings.rate);
     let recovery = mover.recover();
     tell(&recovery, notices);

@@ -26,6 +26,7 @@ use crate::vfs::Vfs;
 
 mod assemble;
 mod audit_source;
+pub mod checks;
 mod copies;
 pub mod detach;
 mod difference;
@@ -109,6 +110,7 @@ pub fn serve(launch: &Launch, live: impl FnOnce(&Live)) -> Result<(), DaemonErro
         loaded.warnings.iter().map(|warning| warning.message.clone()).collect();
     let mountpoint = mountpoint::prepare(launch, &loaded.config, &mut notices)?;
     assemble::look_at_branches(&loaded.config)?;
+    notices.extend(checks::probe(&loaded.config).map_err(DaemonError::Failed)?);
     let state = State::open(&loaded.config.state, &loaded.config.view, &mountpoint)?;
     // A signal from here on ends in a clean stop, not in the middle of a mount.
     let signals = stop::Signals::new()?;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::difference;
+use super::{checks, difference};
 use crate::config::{self, Config, ConfigErrors, Loaded};
 use crate::control::protocol::{KEPT_MAX, KeptHandle, ReloadReport};
 use crate::control::{NotReloaded, by_text};
@@ -83,6 +83,8 @@ impl Reloading {
             return Ok(report);
         }
         report.generation = in_force.generation.saturating_add(1);
+        let lacks = checks::probe(&loaded.config).map_err(NotReloaded::Failed)?;
+        report.warnings.extend(lacks);
         let policy = self.compile(&loaded, report.generation)?;
         self.record(&report, by)?;
         self.vfs.replace_policy(policy, loaded.text, loaded.config.readers.clone());

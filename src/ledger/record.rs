@@ -40,6 +40,8 @@ pub enum Record {
     /// Lines or keys that a checkpoint vouches for are gone, and a person went on without: from here
     /// another key signs.
     Loss(Box<LossRecord>),
+    /// A command of a gate was asked about a file.
+    Check(Box<CheckRecord>),
 }
 
 /// Opens a segment.
@@ -340,4 +342,38 @@ pub struct LossRecord {
     pub found: Vec<String>,
     /// The checkpoints that no longer hold, as signed notes.
     pub checkpoints: Vec<String>,
+}
+
+/// A command of a gate was asked about a file, between PREPARE and COMMIT or ABORT of its crossing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckRecord {
+    /// The crossing.
+    pub txid: TxId,
+    /// The gate.
+    pub gate: String,
+    /// The program and its arguments.
+    pub run: Vec<String>,
+    /// The file: its path at the source, as users see it.
+    pub path: ViewPath,
+    /// Whether it may cross.
+    pub result: CheckResult,
+    /// Why not, in words: exit code, signal, limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The last line of the command's output that is not blank, at most 256 bytes of it; without control
+    /// characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<String>,
+    /// How long it took, in milliseconds.
+    pub ms: u64,
+}
+
+/// See [`CheckRecord`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckResult {
+    /// Exit code 0 within all limits.
+    Passed,
+    /// Anything else.
+    Failed,
 }

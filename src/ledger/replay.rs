@@ -102,7 +102,10 @@ fn read_all<S: Storage>(
         let mut scanned = scan(storage, dir, number, (next, void_from), &mut |line| {
             serving = match &line.entry.record {
                 Record::Mount(mount) => mount.event == MountEvent::Mounted,
-                Record::Operation(_) | Record::Crossing(_) | Record::Purge(_) => true,
+                Record::Operation(_)
+                | Record::Crossing(_)
+                | Record::Purge(_)
+                | Record::Check(_) => true,
                 // What was before is accounted for.
                 Record::Loss(_) => false,
                 _ => serving,

@@ -9,15 +9,15 @@ use parking_lot::Mutex;
 use super::error::CrossingError;
 use super::merge::{Plan, Planned, Trees};
 use super::moves::Place;
-use super::parallel::in_parallel;
+use super::parallel::{Pieces, in_parallel};
 use super::pass::{CopyTo, Hashed, pass};
 use super::prepare::{check_kind, check_type};
 use super::stage;
 use super::tree::{Folders, Tree, entry_error};
-use super::{Mover, Progress};
+use super::{Mover, Progress, SourcePart};
 use crate::error::Errno;
-use crate::policy::{GateTerms, Verify};
-use crate::storage::{Kind, Metadata, Readback, Storage, Xattrs};
+use crate::policy::Verify;
+use crate::storage::{Kind, Metadata, Storage, Xattrs};
 use crate::types::{Handle, Time};
 
 /// Files up to this length are written without asking for room first.
@@ -26,8 +26,8 @@ const SMALL_MAX: u64 = 256 * 1024;
 /// What one part of the source is to the work.
 pub(super) struct Origin<'a, S: Storage> {
     pub(super) top: S::Dir,
-    /// None for an undo, which needs no gate.
-    pub(super) terms: Option<&'a GateTerms>,
+    /// As what it leaves, with its gate; none for an undo, which needs none.
+    pub(super) leaving: Option<&'a SourcePart<S>>,
     /// The file system must be told of each file by itself.
     pub(super) sync_each: bool,
 }
@@ -45,7 +45,7 @@ pub(super) struct Arrived {
     /// SHA-256 of a file's content or a link's text.
     pub(super) sha256: [u8; 32],
     /// The copy was compared with what its disk gives.
-    compared: bool,
+    pub(super) compared: bool,
     /// The copy's inode, and when the source had last been read.
     pub(super) copy: Option<(Handle, Time)>,
 }
@@ -66,12 +66,12 @@ pub(super) struct Work<'a, S: Storage> {
 }
 
 /// The directories that one thread has open.
-struct Hands<S: Storage> {
+pub(super) struct Hands<S: Storage> {
     origins: Vec<Option<Folders<S>>>,
     copy: Option<Folders<S>>,
 }
 
-type CopyPlace<'a, S> = Option<(Place<S>, &'a Copy<'a, S>)>;
+pub(super) type CopyPlace<'a, S> = Option<(Place<S>, &'a Copy<'a, S>)>;
 
 /// An entry and where it is taken from.
 struct Taken<'a, S: Storage> {
@@ -130,7 +130,7 @@ impl<S: Storage> Work<'_, S> {
         Ok(bytes.into_inner())
     }
 
-    fn leader(&self, at: usize) -> Option<u32> {
+    pub(super) fn leader(&self, at: usize) -> Option<u32> {
         let found = self.links.binary_search_by_key(&(at as u32), |(at, _)| *at).ok()?;
         self.links.get(found).map(|(_, leader)| *leader)
     }
@@ -150,7 +150,7 @@ impl<S: Storage> Work<'_, S> {
     }
 
     /// The place of an entry's copy; none where nothing is copied.
-    fn copy_place(
+    pub(super) fn copy_place(
         &self,
         hands: &mut Hands<S>,
         entry: Planned,
@@ -181,14 +181,23 @@ impl<S: Storage> Work<'_, S> {
                 Some(make_file(storage, copy.branch, place, &opened.file, size)?)
             }
         };
-        let verify = taken.origin.terms.map_or(Verify::Stream, |terms| terms.verify);
+        let leaving = taken.origin.leaving;
+        let verify = leaving.map_or(Verify::Stream, |part| part.terms.verify);
         let to = match (&target, &file) {
             (Some((_, copy)), Some(file)) => Some(CopyTo { file, branch: copy.branch, verify }),
             _ => None,
         };
         let hashed = self.pass(&opened.file, to, size)?;
-        if let Some(terms) = taken.origin.terms {
-            check_type(hashed.content_type, terms)?;
+        if let Some(part) = leaving {
+            check_type(hashed.content_type, &part.terms)?;
+            if !part.terms.checks.is_empty() {
+                let staged = target.as_ref().map(|(place, _)| place);
+                if let (Some(file), true) = (&file, size <= SMALL_MAX) {
+                    set_len(storage, file, size)?;
+                }
+                let content = file.as_ref().unwrap_or(&opened.file);
+                self.mover.ask_commands(part, content, staged, &self.path(entry), self.progress)?;
+            }
         }
         if opened.lease.as_ref().is_some_and(|lease| !storage.lease_holds(lease)) {
             return Err(CrossingError::SourceChanged);
@@ -200,7 +209,7 @@ impl<S: Storage> Work<'_, S> {
         let mut arrived = Arrived { sha256: digest_of(&hashed)?, compared, copy: None };
         if let (Some((place, copy)), Some(file)) = (target, file) {
             if size <= SMALL_MAX {
-                storage.set_len(&file, size).map_err(CrossingError::io("write", "the copy"))?;
+                set_len(storage, &file, size)?;
             }
             let xattrs = self.xattrs(&taken.place)?;
             let made = stage::dress_file(storage, (&file, &place), &found, &xattrs)?;
@@ -212,7 +221,7 @@ impl<S: Storage> Work<'_, S> {
         Ok(arrived)
     }
 
-    fn pass(
+    pub(super) fn pass(
         &self,
         file: &S::File,
         copy: Option<CopyTo<'_, S>>,
@@ -231,8 +240,8 @@ impl<S: Storage> Work<'_, S> {
         let storage = &*self.mover.storage;
         let found = self.look(taken)?;
         let mut arrived = Arrived::default();
-        if let Some(terms) = taken.origin.terms {
-            check_kind(&found.kind, terms)?;
+        if let Some(part) = taken.origin.leaving {
+            check_kind(&found.kind, &part.terms)?;
         }
         if let Kind::Symlink(text) = &found.kind {
             arrived.sha256 = stage::hash_text(text);
@@ -351,81 +360,6 @@ impl<S: Storage> Work<'_, S> {
         self.mover.storage.sync_dir(dir).map_err(CrossingError::io("sync", "a folder of the copy"))
     }
 
-    /// Reads the copies again and compares. The word is that of the record's `readback`; the flag says
-    /// that times had to be set again, so that another sync is due.
-    pub(super) fn read_back(
-        &self,
-        arrived: &[Arrived],
-    ) -> Result<(&'static str, bool), CrossingError> {
-        let stream = |origin: &Origin<'_, S>| {
-            origin.terms.is_some_and(|terms| match terms.verify {
-                Verify::Stream => true,
-                Verify::Readback => false,
-            })
-        };
-        let seen = Mutex::new((false, false));
-        self.each(|hands, at, entry| {
-            let letter = self.plan.item(self.trees, entry)?.letter;
-            let origin = self.origins.get(usize::from(entry.part)).and_then(Option::as_ref);
-            if letter != b'f' || origin.is_none_or(stream) || self.leader(at).is_some() {
-                return Ok(());
-            }
-            let Some((place, copy)) = self.copy_place(hands, entry)? else { return Ok(()) };
-            let arrived = arrived.get(at).ok_or(CrossingError::SourceChanged)?;
-            if arrived.compared {
-                return Ok(());
-            }
-            let size = self.plan.item(self.trees, entry)?.measure;
-            let (cached, dressed) = self.read_back_file(&place, copy, arrived, size)?;
-            let mut seen = seen.lock();
-            *seen = (seen.0 || cached, seen.1 || dressed);
-            Ok(())
-        })?;
-        let (cached, dressed) = seen.into_inner();
-        let word = match (self.origins.iter().flatten().any(stream), cached) {
-            (true, _) => "stream",
-            (false, true) => "cached",
-            (false, false) => "disk",
-        };
-        Ok((word, dressed))
-    }
-
-    /// Whether the page cache may have answered, and whether times had to be set again.
-    fn read_back_file(
-        &self,
-        place: &Place<S>,
-        copy: &Copy<'_, S>,
-        arrived: &Arrived,
-        size: u64,
-    ) -> Result<(bool, bool), CrossingError> {
-        let storage = &*self.mover.storage;
-        let (file, readback) = storage
-            .open_readback(&place.dir, &place.name)
-            .map_err(CrossingError::io("read back", "the copy"))?;
-        let differs = || CrossingError::Verification { branch: copy.branch.to_owned() };
-        let again = self.pass(&file, None, size);
-        let again = again.map_err(|error| match error {
-            CrossingError::SourceChanged => differs(),
-            other => other,
-        })?;
-        if digest_of(&again)? != arrived.sha256 {
-            return Err(differs());
-        }
-        let found = self.mover.stat_file(&file)?;
-        let (_, atime) = arrived.copy.as_ref().ok_or_else(differs)?;
-        let dressed = found.atime != *atime;
-        if dressed {
-            let mtime = found.identity.mtime;
-            storage
-                .set_times(&place.dir, &place.name, *atime, mtime)
-                .map_err(CrossingError::io("set the times of", "the copy"))?;
-            if copy.sync_each {
-                self.mover.make_durable(&file)?;
-            }
-        }
-        Ok((readback == Readback::Cached, dressed))
-    }
-
     fn hands(&self) -> Hands<S> {
         Hands {
             origins: self
@@ -438,13 +372,14 @@ impl<S: Storage> Work<'_, S> {
     }
 
     /// Does something for every entry; what fails names its path.
-    fn each(
+    pub(super) fn each(
         &self,
         work: impl Fn(&mut Hands<S>, usize, Planned) -> Result<(), CrossingError> + Sync,
     ) -> Result<(), CrossingError> {
         self.progress.files.store(0, Ordering::Relaxed);
         in_parallel(
             self.plan.entries.len(),
+            self.pieces(),
             || self.hands(),
             |hands, at| {
                 self.progress.check_cancel()?;
@@ -456,6 +391,14 @@ impl<S: Storage> Work<'_, S> {
         )
     }
 
+    /// Commands take longer than all the rest.
+    fn pieces(&self) -> Pieces {
+        let asks = |origin: &Origin<'_, S>| {
+            origin.leaving.is_some_and(|part| !part.terms.checks.is_empty())
+        };
+        if self.origins.iter().flatten().any(asks) { Pieces::Large } else { Pieces::Small }
+    }
+
     fn path(&self, entry: Planned) -> PathBuf {
         let item = self.plan.item(self.trees, entry);
         let name = item.map_or(Path::new(""), |item| Path::new(item.name));
@@ -463,7 +406,7 @@ impl<S: Storage> Work<'_, S> {
     }
 }
 
-fn digest_of(hashed: &Hashed) -> Result<[u8; 32], CrossingError> {
+pub(super) fn digest_of(hashed: &Hashed) -> Result<[u8; 32], CrossingError> {
     let mut bytes = [0; 32];
     for (byte, digits) in bytes.iter_mut().zip(hashed.sha256.as_bytes().chunks(2)) {
         let digits = std::str::from_utf8(digits).unwrap_or_default();
@@ -471,6 +414,10 @@ fn digest_of(hashed: &Hashed) -> Result<[u8; 32], CrossingError> {
             .map_err(|_| CrossingError::io("understand", "a hash")(Errno::INVAL))?;
     }
     Ok(bytes)
+}
+
+fn set_len<S: Storage>(storage: &S, file: &S::File, size: u64) -> Result<(), CrossingError> {
+    storage.set_len(file, size).map_err(CrossingError::io("write", "the copy"))
 }
 
 fn make_file<S: Storage>(

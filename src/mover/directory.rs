@@ -12,7 +12,7 @@ use super::moves::Place;
 use super::prepare::{Part, Prepared, check_kind, check_size};
 use super::stage;
 use super::tree::{Digest, Item, Manifest, Tree, entry_error};
-use super::{CrossingRequest, Moved, Mover, MoverBranch, Progress};
+use super::{CrossingRequest, Moved, Mover, MoverBranch, Progress, SourcePart};
 use crate::policy::GateTerms;
 use crate::storage::{Kind, Storage};
 use crate::types::{BranchIndex, Handle, Identity};
@@ -77,7 +77,7 @@ impl<S: Storage> Mover<S> {
     pub(super) fn origins<'a>(
         &self,
         tops: &[Top<S>],
-        terms: impl Fn(usize) -> Option<&'a GateTerms>,
+        leaving: impl Fn(usize) -> Option<&'a SourcePart<S>>,
     ) -> Result<Vec<Option<Origin<'a, S>>>, CrossingError> {
         let mut origins = Vec::with_capacity(tops.len());
         for (part, top) in tops.iter().enumerate() {
@@ -86,7 +86,7 @@ impl<S: Storage> Mover<S> {
                 continue;
             };
             let sync_each = !self.syncs_whole(top)?;
-            origins.push(Some(Origin { top: top.clone(), terms: terms(part), sync_each }));
+            origins.push(Some(Origin { top: top.clone(), leaving: leaving(part), sync_each }));
         }
         Ok(origins)
     }
@@ -159,7 +159,7 @@ impl<S: Storage> Mover<S> {
         prepared.record.size = Some(size);
         let mut work = Work {
             mover: self,
-            origins: self.origins(&tops, terms)?,
+            origins: self.origins(&tops, |part| request.sources.get(part))?,
             trees: &trees,
             plan: &plan,
             links: &links,

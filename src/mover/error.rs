@@ -52,6 +52,12 @@ pub enum CrossingError {
     /// The gate does not let this size through.
     #[error("the source has {size} bytes, the gate takes at most {max}")]
     TooLarge { size: u64, max: u64 },
+    /// A command of the gate did not accept the content.
+    #[error("check `{command}`: {outcome}{}", said.as_ref().map(|said| format!(", saying: {said}")).unwrap_or_default())]
+    CheckFailed { command: String, outcome: String, said: Option<String> },
+    /// The gate's commands ask for content, which only regular files have.
+    #[error("it is {found}, and the gate's checks take regular files alone")]
+    NothingToCheck { found: String },
     /// The target's branch cannot take it and keep its `min_free`.
     #[error("branch {branch} has {free} bytes free; {needed} are needed, min_free included")]
     NoSpace { branch: String, needed: u64, free: u64 },
@@ -123,6 +129,8 @@ impl CrossingError {
             // What the gate refuses is a denial like any other.
             Self::TypeNotAllowed { .. }
             | Self::TooLarge { .. }
+            | Self::CheckFailed { .. }
+            | Self::NothingToCheck { .. }
             | Self::NotAdmitted { .. }
             | Self::MountPoint { .. } => Errno::ACCESS,
             Self::NoSpace { .. } | Self::NoInodes { .. } => Errno::NOSPC,
@@ -142,9 +150,24 @@ impl CrossingError {
     /// Whether the gate or the policy refused, as opposed to a step that failed.
     pub fn is_denial(&self) -> bool {
         match self {
-            Self::TypeNotAllowed { .. } | Self::TooLarge { .. } | Self::NotAdmitted { .. } => true,
+            Self::TypeNotAllowed { .. }
+            | Self::TooLarge { .. }
+            | Self::CheckFailed { .. }
+            | Self::NothingToCheck { .. }
+            | Self::NotAdmitted { .. } => true,
             Self::Below { why, .. } => why.is_denial(),
             _ => false,
+        }
+    }
+
+    /// The same without what a command said, which may be a part of what it read.
+    pub fn silenced(self) -> Self {
+        match self {
+            Self::CheckFailed { command, outcome, said: _ } => {
+                Self::CheckFailed { command, outcome, said: None }
+            }
+            Self::Below { path, why } => Self::Below { path, why: Box::new(why.silenced()) },
+            other => other,
         }
     }
 

@@ -127,7 +127,8 @@ impl Journal {
             | Record::Operation(_)
             | Record::Policy(_)
             | Record::Gap(_)
-            | Record::Loss(_) => {}
+            | Record::Loss(_)
+            | Record::Check(_) => {}
         }
     }
 

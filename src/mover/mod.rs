@@ -54,7 +54,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
@@ -64,6 +64,7 @@ use crate::ledger::{Durability, Ledger, Record};
 use crate::storage::Storage;
 use crate::types::{BranchIndex, BranchUuid, TxId};
 
+mod commands;
 mod commit;
 mod copy;
 mod directory;
@@ -84,6 +85,7 @@ mod rearrange;
 mod recover;
 mod remove;
 mod request;
+mod reread;
 mod returning;
 mod room;
 mod stage;
@@ -93,6 +95,7 @@ mod tests;
 mod tree;
 mod undo;
 
+pub use commands::Commands;
 pub use error::CrossingError;
 pub use inspect::{Irregularity, inspect};
 pub use journal::{Journal, Transaction, TransactionState};
@@ -150,6 +153,7 @@ pub struct Mover<S: Storage> {
     room: Room,
     turns: Turns,
     limiter: Arc<Limiter>,
+    commands: OnceLock<Box<dyn Commands<S>>>,
 }
 
 impl<S: Storage> Mover<S> {
@@ -174,6 +178,7 @@ impl<S: Storage> Mover<S> {
             recovering: Mutex::default(),
             turns: Turns::new(usize::MAX),
             limiter: Arc::default(),
+            commands: OnceLock::new(),
         })
     }
 

@@ -7,30 +7,44 @@ use parking_lot::Mutex;
 
 use super::error::CrossingError;
 
+/// What the pieces are like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pieces {
+    /// Microseconds each.
+    Small,
+    /// A process each, at least: every one may go to another thread.
+    Large,
+}
+
 /// Threads that work on one tree.
 const THREADS_MAX: NonZero<usize> = NonZero::<usize>::MIN.saturating_add(3);
-/// Pieces from which on more than one thread is worth starting.
+/// Small pieces from which on more than one thread is worth starting.
 const PARALLEL_MIN: usize = 128;
-/// Pieces that a thread takes at once: names of one directory, mostly.
+/// Small pieces that a thread takes at once: names of one directory, mostly.
 const RUN: usize = 16;
 
 /// Calls `work` for every number below `count`, on a few threads when there are many, until one
 /// fails. Each thread has a context of its own.
 pub(super) fn in_parallel<C>(
     count: usize,
+    pieces: Pieces,
     context: impl Fn() -> C + Sync,
     work: impl Fn(&mut C, usize) -> Result<(), CrossingError> + Sync,
 ) -> Result<(), CrossingError> {
+    let (run, parallel_min) = match pieces {
+        Pieces::Small => (RUN, PARALLEL_MIN),
+        Pieces::Large => (1, 2),
+    };
     let next = AtomicUsize::new(0);
     let failed: Mutex<Option<CrossingError>> = Mutex::new(None);
-    let run = || {
+    let work_on = || {
         let mut context = context();
         loop {
-            let start = next.fetch_add(RUN, Ordering::Relaxed);
+            let start = next.fetch_add(run, Ordering::Relaxed);
             if start >= count {
                 return;
             }
-            for at in start..count.min(start.saturating_add(RUN)) {
+            for at in start..count.min(start.saturating_add(run)) {
                 if failed.lock().is_some() {
                     return;
                 }
@@ -42,18 +56,18 @@ pub(super) fn in_parallel<C>(
         }
     };
     let threads = match std::thread::available_parallelism() {
-        Ok(threads) if count >= PARALLEL_MIN => threads.min(THREADS_MAX),
+        Ok(threads) if count >= parallel_min => threads.min(THREADS_MAX),
         _ => NonZero::<usize>::MIN,
     };
     std::thread::scope(|scope| {
         for _ in 1..threads.get() {
             // This thread does what others cannot.
             let builder = std::thread::Builder::new().name("octroi-tree".to_owned());
-            if builder.spawn_scoped(scope, run).is_err() {
+            if builder.spawn_scoped(scope, work_on).is_err() {
                 break;
             }
         }
-        run();
+        work_on();
     });
     failed.into_inner().map_or(Ok(()), Err)
 }

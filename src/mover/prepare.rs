@@ -316,6 +316,7 @@ impl<S: Storage> Mover<S> {
         let size = found.identity.size;
         let hashed = pass(&*self.storage, &opened.file, None, size, &prepared.progress)?;
         check_type(hashed.content_type, &source.terms)?;
+        self.ask_commands(source, &opened.file, None, "".as_ref(), &prepared.progress)?;
         note(&mut prepared.record, hashed, size, "same");
         self.make_durable(&opened.file)?;
         self.keep_lease(prepared, opened)
@@ -350,6 +351,7 @@ impl<S: Storage> Mover<S> {
         let hashed = pass(storage, &opened.file, Some(copy), size, &prepared.progress)?;
         prepared.enter("check")?;
         check_type(hashed.content_type, &part.terms)?;
+        self.ask_commands(part, &file, Some(&stage_place), "".as_ref(), &prepared.progress)?;
         prepared.enter("meta")?;
         let xattrs = self.source_xattrs(&part.name)?;
         stage::dress(storage, &stage_place, found, &xattrs)?;
@@ -446,11 +448,14 @@ pub(super) fn check_type(found: ContentType, terms: &GateTerms) -> Result<(), Cr
     Err(CrossingError::TypeNotAllowed { found: found.to_string(), allowed: terms.types.clone() })
 }
 
-/// A gate with types asks for content, which only regular files have.
+/// A gate with types or commands asks for content, which only regular files have.
 pub(super) fn check_kind(kind: &Kind, terms: &GateTerms) -> Result<(), CrossingError> {
-    if terms.types.is_empty() {
-        return Ok(());
+    let found = || stage::special_type(kind).to_owned();
+    if !terms.types.is_empty() {
+        return Err(CrossingError::TypeNotAllowed { found: found(), allowed: terms.types.clone() });
     }
-    let found = stage::special_type(kind).to_owned();
-    Err(CrossingError::TypeNotAllowed { found, allowed: terms.types.clone() })
+    if !terms.checks.is_empty() {
+        return Err(CrossingError::NothingToCheck { found: found() });
+    }
+    Ok(())
 }

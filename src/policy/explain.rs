@@ -2,7 +2,7 @@
 //! looked at on the way. The decision comes from the engine's own functions, so that what is said
 //! here and what the mount does cannot part.
 
-use super::{Considered, Decision, Facts, Object, Policy, Rule, Subject};
+use super::{Considered, Decision, Facts, Gate, Object, Policy, Rule, Subject};
 use crate::types::{Operation, ViewPath};
 
 impl Policy {
@@ -82,10 +82,11 @@ impl Policy {
             let to = self.source.end_name(&gate.to);
             let misfit = self.gate_misfit(gate, subject, source, target);
             let fits = misfit.map_or("it fits caller and names", |misfit| misfit.text());
+            let asks = if misfit.is_none() { commands_of(gate) } else { String::new() };
             Considered {
                 what: format!("gate {}", gate.name),
                 applies: misfit.is_none(),
-                why: format!("leads from {from} to {to}: {fits}"),
+                why: format!("leads from {from} to {to}: {fits}{asks}"),
             }
         }));
         list
@@ -168,6 +169,16 @@ impl Operation {
             (Self::RenameSource | Self::MoveSource | Self::Link, target) => (path, target),
             _ => (path, None),
         }
+    }
+}
+
+/// What a gate will have commands say, which is not known before they have.
+fn commands_of(gate: &Gate) -> String {
+    let commands: Vec<String> =
+        gate.terms.checks.iter().map(|check| format!("`{check}`")).collect();
+    match commands.as_slice() {
+        [] => String::new(),
+        all => format!("; each file must then pass {}", all.join(", ")),
     }
 }
 

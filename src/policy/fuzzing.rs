@@ -149,7 +149,12 @@ fn policy(bytes: &mut Source<'_>) -> (Policy, usize) {
         to: end(bytes),
         who: bytes.who(),
         paths: bytes.patterns(),
-        terms: Arc::new(GateTerms { types: vec![], max_size: None, verify: Verify::Stream }),
+        terms: Arc::new(GateTerms {
+            types: vec![],
+            max_size: None,
+            verify: Verify::Stream,
+            checks: vec![],
+        }),
     };
     let gates = (0..bytes.below(4)).map(|at| gate(bytes, at)).collect();
     let within_allowed = bytes.byte() < 128;

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::types::{BranchIndex, BranchMode, Operation, ViewPath};
+use crate::types::{BranchIndex, BranchMode, Check, Operation, ViewPath};
 
 mod below;
 mod compiled;
@@ -174,6 +174,8 @@ pub struct GateTerms {
     pub max_size: Option<u64>,
     /// Whether the copy is read back from the disk.
     pub verify: Verify,
+    /// Commands that must accept every file, in the order in which they are asked.
+    pub checks: Vec<Check>,
 }
 
 /// How a copy is verified.

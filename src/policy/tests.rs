@@ -55,7 +55,12 @@ fn gate_between(name: &str, from: &[u16], to: &[u16], who: Principal, paths: &[&
         to: end(to),
         who: vec![who].into(),
         paths: patterns(paths),
-        terms: Arc::new(GateTerms { types: vec![], max_size: None, verify: Verify::Stream }),
+        terms: Arc::new(GateTerms {
+            types: vec![],
+            max_size: None,
+            verify: Verify::Stream,
+            checks: vec![],
+        }),
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{Access, AtFlags};
@@ -29,26 +30,47 @@ impl Vfs {
         error: &CrossingError,
     ) -> String {
         match error {
-            CrossingError::TypeNotAllowed { allowed, .. } if !self.may_read(caller, source) => {
+            CrossingError::TypeNotAllowed { allowed, .. }
+                if !self.may_read(caller, source, None) =>
+            {
                 format!("the gate takes {}, and this is something else", allowed.join(", "))
             }
-            _ if self.may_know(caller, source) => error.to_string(),
+            _ if self.may_know(caller, source) => {
+                self.without_content(caller, source, error).to_string()
+            }
             _ => HIDDEN.to_owned(),
         }
     }
 
-    /// Whether a caller may be told what a file is by its content. Of anything else than files it is no
-    /// secret; what is inside of directories is another question.
-    fn may_read(&self, caller: Caller, source: &Occupied<'_>) -> bool {
-        if source.first.found.stat.kind != FileKind::File || self.is_privileged(caller.uid) {
+    /// What a command said of a file may be a part of it, and is told only to those who can read it.
+    fn without_content(
+        &self,
+        caller: Caller,
+        source: &Occupied<'_>,
+        error: &CrossingError,
+    ) -> CrossingError {
+        let below = match error {
+            CrossingError::Below { path, .. } => Some(path.as_path()),
+            _ => None,
+        };
+        if self.may_read(caller, source, below) { error.clone() } else { error.clone().silenced() }
+    }
+
+    /// Whether a caller may be told what a file is by its content, or one below a directory. Of anything
+    /// else than files it is no secret; what is inside of directories is another question.
+    fn may_read(&self, caller: Caller, source: &Occupied<'_>, below: Option<&Path>) -> bool {
+        let is_file = below.is_some() || source.first.found.stat.kind == FileKind::File;
+        if !is_file || self.is_privileged(caller.uid) {
             return true;
         }
+        let name = Path::new(&source.site.name);
+        let name = below.map_or_else(|| name.to_owned(), |below| name.join(below));
         let reads = || -> Result<(), Errno> {
             let folder = source.part(&source.first)?.as_fd();
             let groups = self.identities.groups(caller.uid)?;
             let _caller = CallerGuard::assume(caller.uid, caller.gid, &groups, 0o077)?;
             let flags = AtFlags::EACCESS | AtFlags::SYMLINK_NOFOLLOW;
-            rustix::fs::accessat(folder, &source.site.name, Access::READ_OK, flags)
+            rustix::fs::accessat(folder, &name, Access::READ_OK, flags)
         };
         reads().is_ok()
     }

@@ -23,6 +23,7 @@ mod harness;
 mod strace;
 
 mod bypass;
+mod checks;
 mod cli;
 mod crossing;
 mod faults;

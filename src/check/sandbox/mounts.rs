@@ -156,6 +156,9 @@ impl Shown {
         if self.places.readable.iter().any(|shown| path.starts_with(shown)) {
             return Ok(());
         }
+        if !is_plain(path) {
+            return Err(format!("{} is no plain path", path.display()));
+        }
         let opened = open_path(path)?;
         let real = real_path(&opened)?;
         if views.iter().any(|view| view.starts_with(&real) || real.starts_with(view)) {
@@ -278,6 +281,12 @@ fn attach(mount: &OwnedFd, dir: impl AsFd, path: &Path) -> Step<()> {
 /// A path below the new root.
 fn inside(path: &Path) -> &Path {
     path.strip_prefix("/").unwrap_or(path)
+}
+
+/// Whether a path leads from the root down, and nowhere else.
+fn is_plain(path: &Path) -> bool {
+    path.is_absolute()
+        && inside(path).components().all(|part| matches!(part, std::path::Component::Normal(_)))
 }
 
 /// Makes a folder and those above it.

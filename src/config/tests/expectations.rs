@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::super::expect::load_expectations_with;
 use super::{BASE, accounts, folder, load_text};
-use crate::config::Expectations;
+use crate::config::{Expectations, Found, Machine, find, load_with};
 use crate::policy::Policy;
 
 /// What is said about a file of expectations, beside the configuration that has [`BASE`] and a rule.
@@ -56,6 +56,16 @@ at = "2026-01-05T09:00[Europe/Paris]"
     }
 }
 
+/// This machine, and on it ClamAV whether it is there or not.
+fn with_clamav(path: &Path) -> std::io::Result<Found> {
+    let found = |is_file| Found { real: path.to_owned(), is_file, is_executable: true };
+    match path.to_str() {
+        Some("/usr/bin/clamscan") => Ok(found(true)),
+        Some("/var/lib/clamav") => Ok(found(false)),
+        _ => find(path),
+    }
+}
+
 /// The policies that the README works out: each loads, and says what it is expected to say.
 #[test]
 fn the_worked_policies_are_what_they_say() {
@@ -72,8 +82,11 @@ fn the_worked_policies_are_what_they_say() {
                 std::fs::create_dir_all(dir.path().join("branches").join(path)).unwrap();
             }
         }
+        let config = dir.path().join("lab.toml");
+        std::fs::write(&config, &text).unwrap();
+        let machine = Machine { resolve: &accounts, find: &with_clamav };
         let loaded =
-            load_text(dir.path(), &text).unwrap_or_else(|errors| panic!("{name}: {errors}"));
+            load_with(&config, machine).unwrap_or_else(|errors| panic!("{name}: {errors}"));
         // A gate that leads back to where people work is meant.
         let mut doubts = loaded.warnings.iter().map(|warning| &warning.message);
         assert!(doubts.all(|doubt| doubt == "gate reject leads to a branch that is rw"), "{name}");
@@ -85,5 +98,5 @@ fn the_worked_policies_are_what_they_say() {
         assert!(allowed > 0 && allowed < expectations.list.len(), "{name} expects too little");
         seen += 1;
     }
-    assert!(seen >= 4, "{seen} examples");
+    assert!(seen >= 7, "{seen} examples");
 }

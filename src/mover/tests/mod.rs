@@ -247,7 +247,7 @@ impl World {
 
 /// A part behind a gate that lets everything through.
 fn part<S: Storage>(name: Name<S>, verify: Verify) -> SourcePart<S> {
-    let terms = GateTerms { types: Vec::new(), max_size: None, verify };
+    let terms = GateTerms { types: Vec::new(), max_size: None, verify, checks: Vec::new() };
     SourcePart { name, gate: "submit".to_owned(), terms: Arc::new(terms) }
 }
 

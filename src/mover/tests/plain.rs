@@ -96,7 +96,8 @@ fn check_refused(
 
 fn set_terms(request: &mut CrossingRequest<Disk>, types: &[&str], max_size: Option<u64>) {
     let types = types.iter().map(|text| (*text).to_owned()).collect();
-    request.sources[0].terms = Arc::new(GateTerms { types, max_size, verify: Verify::Stream });
+    request.sources[0].terms =
+        Arc::new(GateTerms { types, max_size, verify: Verify::Stream, checks: vec![] });
 }
 
 #[test]

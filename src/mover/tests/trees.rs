@@ -128,7 +128,7 @@ fn check_refused(
 
 fn set_terms(request: &mut CrossingRequest<Disk>, types: &[&str], max_size: Option<u64>) {
     let types = types.iter().map(|text| (*text).to_owned()).collect();
-    let terms = GateTerms { types, max_size, verify: Verify::Readback };
+    let terms = GateTerms { types, max_size, verify: Verify::Readback, checks: Vec::new() };
     request.sources[0].terms = Arc::new(terms);
 }
 

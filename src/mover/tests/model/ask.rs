@@ -136,7 +136,12 @@ impl Run {
     }
 
     fn request_of(&self, asked: &Asked) -> CrossingRequest<Disk> {
-        let terms = GateTerms { types: Vec::new(), max_size: None, verify: Verify::Readback };
+        let terms = GateTerms {
+            types: Vec::new(),
+            max_size: None,
+            verify: Verify::Readback,
+            checks: Vec::new(),
+        };
         let terms = Arc::new(terms);
         let lab = self.lab();
         let parts = self.model.parts(asked.source_domain, &asked.source);
