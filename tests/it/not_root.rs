@@ -453,3 +453,32 @@ fn a_directory_swapped_for_a_link_leads_nowhere_without_handles() {
     assert_eq!(fs::read_dir(&target).expect("there").count(), 0, "something was made outside");
     view.unmount();
 }
+
+/// The command sees itself as nobody, and is the user: without any rights over what is the user's.
+#[test]
+fn commands_of_gates_are_shut_in_without_root_too() {
+    for other_disk in [false, true] {
+        let check = |script: &str, input: &str| {
+            format!(
+                "[[gates.submit.checks]]\nrun = ['/bin/bash', '-c', '''{script}''', 'bash']\ninput = '{input}'\n"
+            )
+        };
+        let closed = "! ls BASE/branches && ! cat BASE/view.toml && ! touch /usr/x && ! echo y >>$1 && ! chmod 777 $1 \
+                      && ! touch $1 && ! unshare -U true && echo $(id -u) $(cat $1)";
+        let checks = check(closed, "path") + &check("! grep bad", "stdin");
+        let view = View::new(&["inbox", "other", "review"], &format!("{LAB}{checks}"));
+        let disk = other_disk.then(|| Disk::tmpfs(&view.scene, "review", "80M"));
+        view.give();
+        let said = view.user("$OCTROI check view.toml").ok();
+        assert!(said.contains("is good") && !said.contains("lacks"), "{said}");
+        view.mount("");
+        view.user("cd mnt; echo good >inbox/f; chmod 600 inbox/f; mv inbox/f review/f; echo bad >inbox/g; \
+                   ! mv inbox/g review/g; $OCTROI why | grep 'exit code 1, saying: bad'; \
+                   mkdir inbox/t; seq 20 | xargs -I% cp review/f inbox/t/%; mv inbox/t review/t; cat review/f inbox/g")
+            .ok();
+        let said = view.user("grep '\"kind\":\"check\"' mnt/.audit/log.jsonl").ok();
+        assert!(said.contains("65534 good") && said.lines().count() == 44, "{said}");
+        view.unmount();
+        drop(disk);
+    }
+}

@@ -60,9 +60,12 @@ pub(super) fn clone_for_nobody(proc: &OwnedFd, file: &OwnedFd) -> Step<OwnedFd> 
         close(&mount, closed, false)?;
         return Ok(mount);
     }
-    let namespace = owner::namespace(proc, stat.st_uid, stat.st_gid)?;
-    // Where the file system cannot, the command is told that it may not read it.
-    if set_mount_attributes(mount.as_fd(), closed, false, Some(namespace.as_fd())).is_err() {
+    let shown = owner::namespace(proc, stat.st_uid, stat.st_gid).and_then(|owned| {
+        set_mount_attributes(mount.as_fd(), closed, false, Some(owned.as_fd()))
+            .map_err(cannot("show a file as nobody's"))
+    });
+    // Where the file system cannot, it may still be one that `nobody` can read; that is seen later.
+    if shown.is_err() {
         close(&mount, closed, false)?;
     }
     Ok(mount)

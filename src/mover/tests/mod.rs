@@ -12,6 +12,7 @@ use crate::storage::Kind;
 use crate::storage::simulated::{DeviceOptions, Fault, Names, SimulatedDir, SimulatedStorage};
 use crate::types::{Caller, Time, ViewPath};
 
+mod commands;
 mod crash;
 mod crash_trees;
 mod lab;

@@ -170,14 +170,15 @@ fn a_command_sees_neither_view_nor_branches() {
     let base = scene.base().display().to_string();
     let script = format!(
         "for path in {base} {base}/mnt {base}/mnt/.audit {base}/mnt/other/secret {base}/branches/other/secret; do \
-         ! [ -e $path ] || {{ echo $path; exit 1; }}; done; echo blind"
+         ! [ -e $path ] || {{ echo $path; exit 1; }}; done; \
+         echo blind $(/usr/bin/python3 -c 'import os; print([n for n in range(256) if os.path.exists(n)])')"
     );
     scene.configure(&with_checks(&[(&script, "")]));
     let mount = scene.mount();
     mount
         .sh("echo x >other/secret; chmod 666 other/secret; echo x >inbox/f; mv inbox/f review/f")
         .ok();
-    assert_eq!(checks(&mount)[0]["line"], "blind");
+    assert_eq!(checks(&mount)[0]["line"], "blind [0, 1, 2]");
     mount.unmount();
 }
 
@@ -304,4 +305,19 @@ fn a_machine_that_cannot_shut_commands_in_is_told_at_load() {
     assert!(said.contains("cannot run the checks of gate submit"), "{said}");
     let permissions = fs::metadata(scene.config()).expect("stat").permissions();
     assert_eq!(permissions.mode() & 0o077, 0o044);
+}
+
+#[test]
+fn names_of_any_bytes_are_told_and_recorded() {
+    let script =
+        "printf %s \"$OCTROI_SOURCE\" | od -An -tx1 | tr -d ' \\n'; wc -c <\"$1\" >/dev/null";
+    let (scene, _disk) = scene(&[(script, "input = \"path\"")], false);
+    let mount = scene.mount();
+    mount
+        .sh("n=$(printf 'a\\377\\n\\033-'); echo x >inbox/\"$n\"; mv inbox/\"$n\" review/\"$n\"")
+        .ok();
+    let said = checks(&mount);
+    assert_eq!(said[0]["line"], "2f696e626f782f61ff0a1b2d");
+    assert!(said[0]["path_b64"].is_string());
+    mount.unmount();
 }

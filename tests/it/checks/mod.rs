@@ -1,8 +1,10 @@
 //! Commands of gates: what they can and cannot do, and what their answers do to a crossing.
 
 mod crossing;
+mod examples;
 mod limits;
 mod sandbox;
+mod stuck;
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
