@@ -128,6 +128,7 @@ impl Watcher {
 
     fn leave(&mut self, why: &BranchError) {
         self.branch.go_offline(why);
+        self.vfs.branch_left();
         self.mover.branch_left(self.branch.spec().index);
         log::error!("branch {} is offline: {why}", self.branch.name());
         self.said = why.to_string();

@@ -15,19 +15,26 @@ use super::Vfs;
 /// The names, by the numbers of their directories.
 #[derive(Debug, Default)]
 pub(super) struct OutOfReach {
-    /// Changes of all branches when they were noted.
-    epoch: u64,
+    /// The state of all branches when they were noted: how often each has changed, and whether it is
+    /// online. That it is not is seen a moment before the change is counted.
+    noted: Vec<(u64, bool)>,
     names: HashMap<(u64, OsString), BranchIndex>,
 }
 
 impl Vfs {
+    /// To be called when a branch has gone offline: what the kernel forgets from now on was known.
+    pub fn branch_left(&self) {
+        self.note_offline();
+    }
+
     /// Notes what is known to lie on branches that are offline, if any has changed since the last time.
     pub(super) fn note_offline(&self) {
-        let epoch = self.branches.iter().map(|branch| branch.epoch()).sum();
         let mut noted = self.out_of_reach.lock();
-        if noted.epoch == epoch {
+        let states = || self.branches.iter().map(|branch| (branch.epoch(), branch.is_online()));
+        if states().eq(noted.noted.iter().copied()) {
             return;
         }
+        let now: Vec<_> = states().collect();
         let offline =
             |index: BranchIndex| self.branch(index).is_ok_and(|branch| !branch.is_online());
         noted.names.retain(|_, branch| offline(*branch));
@@ -48,7 +55,7 @@ impl Vfs {
             }
         }
         if complete.get() {
-            noted.epoch = epoch;
+            noted.noted = now;
         }
     }
 
