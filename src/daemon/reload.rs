@@ -66,6 +66,8 @@ impl Reloading {
     /// Puts the policy in force that the file holds now.
     pub fn reload(&self, by: By) -> Result<ReloadReport, NotReloaded> {
         let mut in_force = self.in_force.lock();
+        // Whoever reloads for a group that has changed must not wait until it is asked about again.
+        self.vfs.forget_groups();
         let loaded =
             config::load(&self.path).map_err(|errors| NotReloaded::Config(errors.to_string()))?;
         let fixed = difference::needs_remount(&in_force.config, &loaded.config);

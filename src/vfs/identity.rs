@@ -49,6 +49,11 @@ impl Identities {
         Self { known: DashMap::new(), questions }
     }
 
+    /// Asks anew about everybody.
+    pub fn forget(&self) {
+        self.known.clear();
+    }
+
     /// Groups of a user; empty for a user id without an entry. ETIMEDOUT if the database does not
     /// answer, or its own error: the caller must deny then.
     pub fn groups(&self, uid: u32) -> Answer {

@@ -38,6 +38,11 @@ impl Vfs {
         self.audit.directory().show_policy(policy, Some(config));
     }
 
+    /// Has groups looked up anew, which are believed for a minute otherwise.
+    pub fn forget_groups(&self) {
+        self.identities.forget();
+    }
+
     /// Asks for all that one operation needs by one policy: again, if another came into force meanwhile, for
     /// what half of one and half of the other allow may be what each of them denies. A denial stands: one
     /// policy has denied.
