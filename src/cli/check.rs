@@ -1,15 +1,17 @@
 //! `octroi check`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
 
 use crate::branch::{Branch, BranchError, BranchSpec};
-use crate::config::{self, BranchEntry, Config, ConfigErrors};
+use crate::config::{self, BranchEntry, Config, ConfigErrors, Diagnostic, Loaded};
 use crate::daemon::checks;
 use crate::policy::Policy;
 use crate::types::BranchMode;
 
 use super::failure::{ExitCode, Failure};
-use super::output::{is_terminal, print};
+use super::output::{in_colour, print, print_json};
 
 /// Validate a configuration, ask its policy what its [[expect]] blocks expect, and look whether its
 /// branches are fit for use. Changes nothing.
@@ -27,56 +29,143 @@ pub struct Args {
     /// Print the JSON Schema of configurations, by which editors complete them, and check nothing
     #[arg(long, conflicts_with = "config")]
     schema: bool,
+    /// Print JSON
+    #[arg(long, conflicts_with = "schema")]
+    json: bool,
+}
+
+/// What is said with --json.
+#[derive(Serialize)]
+struct Checked<'a> {
+    config: &'a Path,
+    /// Its name, where the file could be read.
+    view: Option<&'a str>,
+    good: bool,
+    errors: Vec<Said<'a>>,
+    warnings: Vec<Said<'a>>,
+    /// What the kernel lacks for the checks of gates, and is done without.
+    lacks: &'a [String],
+    branches: &'a [Looked],
+}
+
+/// A mistake, a doubt, or an expectation that is not met.
+#[derive(Serialize)]
+struct Said<'a> {
+    line: Option<usize>,
+    message: &'a str,
+    hints: &'a [String],
+}
+
+impl<'a> From<&'a Diagnostic> for Said<'a> {
+    fn from(one: &'a Diagnostic) -> Self {
+        Self { line: one.line(), message: &one.message, hints: &one.hints }
+    }
+}
+
+/// A branch as it was found.
+#[derive(Serialize)]
+struct Looked {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pool: Option<String>,
+    /// What it is, where it is fit for use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    found: Option<String>,
+    /// Why it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fault: Option<String>,
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let Some(config) = &args.config else { return print(&config::schema()) };
-    let colour = is_terminal();
-    let loaded =
-        config::load(config).map_err(|errors| Failure::diagnostics(errors.render(colour)))?;
-    for warning in &loaded.warnings {
-        print(&format!("{}\n\n", warning.render(colour)))?;
-    }
-    expect(&loaded.config, colour)?;
-    for lack in checks::probe(&loaded.config).map_err(Failure::new)? {
-        print(&format!("warning: {lack}\n\n"))?;
-    }
-    let mut faults = Vec::new();
-    for BranchEntry { spec, .. } in &loaded.config.branches {
-        let mut pools = loaded.config.pools.iter();
-        let name = match pools.find(|pool| pool.members.contains(&spec.index)) {
-            Some(pool) => format!("branch {} of pool {}", spec.name, pool.name),
-            None => format!("branch {}", spec.name),
+    let Some(path) = &args.config else { return print(&config::schema()) };
+    let (loaded, errors) = match config::load(path) {
+        Ok(loaded) => {
+            let unmet = unmet(&loaded.config)?;
+            (Some(loaded), ConfigErrors { errors: unmet, warnings: Vec::new() })
+        }
+        Err(errors) => (None, errors),
+    };
+    let warnings = loaded.as_ref().map_or(&errors.warnings, |loaded| &loaded.warnings);
+    let fit = loaded.as_ref().filter(|_| errors.errors.is_empty()).map(|loaded| &loaded.config);
+    let lacks = match fit {
+        Some(config) => checks::probe(config).map_err(Failure::new)?,
+        None => Vec::new(),
+    };
+    let branches: Vec<Looked> = fit.into_iter().flat_map(look_at_all).collect();
+    let faults: Vec<&str> = branches.iter().filter_map(|branch| branch.fault.as_deref()).collect();
+    if args.json {
+        let checked = Checked {
+            config: path,
+            view: loaded.as_ref().map(|loaded| loaded.config.view.as_str()),
+            good: errors.errors.is_empty() && faults.is_empty(),
+            errors: errors.errors.iter().map(Said::from).collect(),
+            warnings: warnings.iter().map(Said::from).collect(),
+            lacks: &lacks,
+            branches: &branches,
         };
-        match look(spec) {
-            Ok(found) => print(&format!("{name}: {found}\n"))?,
-            Err(error @ BranchError::Io { .. }) => faults.push(format!("{name}: {error}")),
-            Err(error) => faults.push(error.to_string()),
-        }
+        print_json(&checked)?;
+    } else {
+        show(&loaded, &lacks, &branches)?;
     }
-    if let Some(first) = faults.first() {
-        let mut failure = Failure { code: ExitCode::Usage, ..Failure::new(first) };
-        if faults.len() > 1 {
-            let more = faults.len().saturating_sub(1);
-            failure.message =
-                format!("{} (branches that are not fit, beside it: {more})", failure.message);
-        }
-        return Err(failure);
+    let Some(config) = fit else {
+        return Err(Failure::diagnostics(errors.render(in_colour())));
+    };
+    match faults.split_first() {
+        Some((first, more)) => Err(not_fit(first, more.len())),
+        None if args.json => Ok(()),
+        None => print(&format!("{}: view {} is good\n", path.display(), config.view)),
     }
-    print(&format!("{}: view {} is good\n", config.display(), loaded.config.view))
 }
 
-/// Fails with every expectation that the policy does not meet.
-fn expect(config: &Config, colour: bool) -> Result<(), Failure> {
+/// What is found before the end: warnings, and branches that are fit for use.
+fn show(loaded: &Option<Loaded>, lacks: &[String], branches: &[Looked]) -> Result<(), Failure> {
+    for warning in loaded.iter().flat_map(|loaded| &loaded.warnings) {
+        print(&format!("{}\n\n", warning.render(in_colour())))?;
+    }
+    for lack in lacks {
+        print(&format!("warning: {lack}\n\n"))?;
+    }
+    for Looked { name, pool, found, .. } in branches {
+        let Some(found) = found else { continue };
+        let of = pool.as_ref().map(|pool| format!(" of pool {pool}")).unwrap_or_default();
+        print(&format!("branch {name}{of}: {found}\n"))?;
+    }
+    Ok(())
+}
+
+fn not_fit(first: &str, more: usize) -> Failure {
+    let mut failure = Failure { code: ExitCode::Usage, ..Failure::new(first) };
+    if more > 0 {
+        failure.message =
+            format!("{} (branches that are not fit, beside it: {more})", failure.message);
+    }
+    failure
+}
+
+/// Every expectation that the policy does not meet.
+fn unmet(config: &Config) -> Result<Vec<Diagnostic>, Failure> {
     let policy = Policy::new(config.policy.clone(), 1).map_err(|error| {
         Failure::usage(format!("cannot compile the patterns of the policy: {error}"))
     })?;
-    let unmet = config.expectations.unmet(&policy);
-    if unmet.is_empty() {
-        return Ok(());
-    }
-    let errors = ConfigErrors { errors: unmet, warnings: Vec::new() };
-    Err(Failure::diagnostics(errors.render(colour)))
+    Ok(config.expectations.unmet(&policy))
+}
+
+fn look_at_all(config: &Config) -> Vec<Looked> {
+    let looked = |BranchEntry { spec, .. }: &BranchEntry| {
+        let mut pools = config.pools.iter();
+        let pool = pools.find(|pool| pool.members.contains(&spec.index));
+        let pool = pool.map(|pool| pool.name.clone());
+        let (found, fault) = match look(spec) {
+            Ok(found) => (Some(found), None),
+            Err(error @ BranchError::Io { .. }) => {
+                let of = pool.as_ref().map(|pool| format!(" of pool {pool}")).unwrap_or_default();
+                (None, Some(format!("branch {}{of}: {error}", spec.name)))
+            }
+            Err(error) => (None, Some(error.to_string())),
+        };
+        Looked { name: spec.name.clone(), pool, found, fault }
+    };
+    config.branches.iter().map(looked).collect()
 }
 
 fn look(spec: &BranchSpec) -> Result<String, BranchError> {

@@ -7,7 +7,7 @@ use crate::daemon::DaemonError;
 use crate::daemon::fsck::{self, Report};
 
 use super::failure::{ExitCode, Failure};
-use super::output::{is_terminal, plain, print, print_json};
+use super::output::{in_colour, plain, print, print_json};
 
 /// Look through a view that is not mounted: its ledger, its branches, what crossings left.
 ///
@@ -42,7 +42,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             .hint("fsck works on views that are not mounted, by their configuration: --view lab/octroi.toml"));
     }
     let loaded = config::load(&args.view)
-        .map_err(|errors| Failure::diagnostics(errors.render(is_terminal())))?;
+        .map_err(|errors| Failure::diagnostics(errors.render(in_colour())))?;
     let report = fsck::check(&loaded, args.repair).map_err(|error| match error {
         DaemonError::Config(text) => Failure::diagnostics(text),
         DaemonError::Usage(text) => Failure::usage(text),

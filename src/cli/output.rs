@@ -33,6 +33,11 @@ pub fn is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
+/// Whether to print in colour: on a terminal, unless `NO_COLOR` says not to (no-color.org).
+pub fn in_colour() -> bool {
+    is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// Rows in columns two spaces apart, the first row a heading. Control characters in names cannot
 /// reach the terminal.
 pub fn table(rows: &[Vec<String>]) -> String {

@@ -175,11 +175,30 @@ impl<'t> Accounts<'t> {
             return Some(Member::Role(word));
         }
         let error = report.error(word.span(), format!("unknown role `{text}`"));
-        if let Some(near) = nearest(text, roles.iter().copied()) {
+        let near = nearest(text, roles.iter().copied()).map(str::to_owned);
+        if let Some(near) = self.account_meant(text).or(near) {
             error.label(format!("did you mean `{near}`?"));
         }
         error.hint("user:NAME, group:NAME, the name of a role in [roles], or *");
         None
+    }
+
+    /// The user or group that is meant by a word that is none: its prefix is missing, or written otherwise.
+    fn account_meant(&self, text: &str) -> Option<String> {
+        let (kind, name) = match text.split_once(':') {
+            Some((kind, name)) => (Some(kind.to_ascii_lowercase()), name.trim()),
+            None => (None, text),
+        };
+        if let Some(kind @ ("user" | "group")) = kind.as_deref() {
+            return Some(format!("{kind}:{name}"));
+        }
+        let known = |account| matches!((self.resolve)(account), Ok(Some(_)));
+        match kind {
+            Some(_) => None,
+            None if known(Account::User(name)) => Some(format!("user:{name}")),
+            None if known(Account::Group(name)) => Some(format!("group:{name}")),
+            None => None,
+        }
     }
 
     /// The id of a name; a number that no account has as its name is itself.

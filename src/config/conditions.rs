@@ -4,8 +4,8 @@ use super::diagnostic::{Report, nearest};
 use super::section::{Section, Word};
 use crate::policy::{Conditions, Window, WindowMistake};
 
-/// `owner`.
-const OWNERS: [(&str, ()); 1] = [("caller", ())];
+/// `owner`: the object is the caller's.
+const OWNER: &str = "caller";
 
 const WHEN_HINT: &str = "such as \"Mon-Fri 08:00-18:00 Europe/Paris\": days, hours, and a zone";
 
@@ -20,13 +20,31 @@ pub(super) fn read(section: &Section<'_>, report: &mut Report) -> Option<Conditi
         true => labels(section, Some("the object has none of these, whatever it has"), report),
         false => Some(Vec::new()),
     };
-    let owner = section.choice("owner", &OWNERS, report);
+    let owner = owner(section, report);
     Some(Conditions {
         when: windows?,
         max_file_size,
         labels: labels?,
         owner_is_caller: owner.is_some(),
     })
+}
+
+/// `owner`, which compares with the caller and names nobody.
+fn owner(section: &Section<'_>, report: &mut Report) -> Option<()> {
+    let word = section.text("owner", report)?;
+    let text = *word.get_ref();
+    if text == OWNER {
+        return Some(());
+    }
+    let error =
+        report.error(word.span(), format!("{} cannot be `{text}`", section.path_of("owner")));
+    if nearest(text, [OWNER]).is_some() {
+        error.label(format!("did you mean `{OWNER}`?"));
+    }
+    error.hint(
+        "owner = \"caller\": the object belongs to whoever asks; for whom the rule is, says `who`",
+    );
+    None
 }
 
 fn windows(section: &Section<'_>, report: &mut Report) -> Option<Vec<Window>> {

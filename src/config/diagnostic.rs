@@ -162,11 +162,28 @@ pub(super) struct Report {
     file: Arc<str>,
     text: Arc<str>,
     found: Vec<Diagnostic>,
+    /// Whether paths are followed on the file system.
+    looks: bool,
 }
 
 impl Report {
     pub(super) fn new(file: &Path, text: &str) -> Self {
-        Self { file: file.to_string_lossy().into(), text: text.into(), found: Vec::new() }
+        Self {
+            file: file.to_string_lossy().into(),
+            text: text.into(),
+            found: Vec::new(),
+            looks: true,
+        }
+    }
+
+    /// One for a file whose paths are taken as they are written.
+    pub(super) fn without_looking(self) -> Self {
+        Self { looks: false, ..self }
+    }
+
+    /// Whether paths are followed on the file system.
+    pub(super) fn looks(&self) -> bool {
+        self.looks
     }
 
     /// Notes a mistake at a place; label, hints and other places can be added to the result.

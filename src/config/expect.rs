@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use jiff::civil::DateTime;
 use jiff::{Timestamp, ZonedDateTime};
 use toml::de::DeValue;
 
@@ -11,7 +12,7 @@ use super::diagnostic::{ConfigErrors, Diagnostic, Report, nearest};
 use super::section::{Section, Word};
 use super::{Config, conditions};
 use crate::error::{Errno, errno_name};
-use crate::policy::{Expectation, Given, Policy, PolicySource, Subject, Wanted};
+use crate::policy::{Expectation, Given, Policy, PolicySource, Subject, Unmet, Wanted};
 use crate::sys::users;
 use crate::types::{Operation, ViewPath};
 
@@ -37,10 +38,20 @@ impl Expectations {
     pub fn unmet(&self, policy: &Policy) -> Vec<Diagnostic> {
         let each = self.list.iter().zip(&self.places);
         each.filter_map(|(expected, place)| {
-            let message = policy.meets(expected).err()?;
             let mut unmet = place.clone();
-            unmet.message = message;
+            unmet.message = policy.meets(expected).err()?.message;
             Some(unmet)
+        })
+        .collect()
+    }
+}
+
+impl Expectations {
+    /// Each that a policy does not meet, with its line and what came instead.
+    pub fn each_unmet(&self, policy: &Policy) -> Vec<(&Expectation, Option<usize>, Unmet)> {
+        let each = self.list.iter().zip(&self.places);
+        each.filter_map(|(expected, place)| {
+            Some((expected, place.line(), policy.meets(expected).err()?))
         })
         .collect()
     }
@@ -124,6 +135,14 @@ fn read_one<'t>(
         check_facts(section, wanted, report);
     }
     let line = report.line_of(&section.name.span());
+    if let Some(policy) = policy {
+        let is_virtual = by.as_ref().is_some_and(|by| *by.get_ref() == "virtual");
+        for (key, path) in [("path", &path), ("target", &target)] {
+            if let Some(path) = path {
+                check_place(section, key, path, is_virtual, policy, report);
+            }
+        }
+    }
     let (subject, wanted, facts) = (subject?, wanted?, facts?);
     let owner = facts.owner.or(Some(subject.uid));
     Some(Expectation {
@@ -216,6 +235,49 @@ fn path_of(
     path
 }
 
+/// Reports a path where no branch lies, of which everything but reading is denied anyway, and warns of what
+/// looks like a pattern.
+fn check_place(
+    section: &Section<'_>,
+    key: &str,
+    path: &ViewPath,
+    is_virtual: bool,
+    policy: &PolicySource,
+    report: &mut Report,
+) {
+    let text = path.to_string();
+    if text.contains(['*', '?', '{']) {
+        report
+            .warning(section.value_span(key), format!("`{text}` is one path, not a pattern"))
+            .label("asked as it stands, wildcards included")
+            .hint("give the path of one file that is meant");
+    }
+    let on_the_way = |at: &ViewPath| at.below(path).is_some();
+    let places = || policy.branches.iter().map(|branch| &branch.at);
+    if is_virtual || !policy.branches_at(path).is_empty() || places().any(on_the_way) {
+        return;
+    }
+    let error = report.error(section.value_span(key), format!("no branch or pool lies at {text}"));
+    let own: Vec<_> = path.components().collect();
+    let near = places().find_map(|at| {
+        let depth = at.components().count();
+        let head: Vec<_> = own.iter().take(depth).map(|name| name.to_string_lossy()).collect();
+        let head = format!("/{}", head.join("/"));
+        let place = at.to_string();
+        nearest(&head, [place.as_str()])?;
+        let rest = own.iter().skip(depth);
+        Some(rest.fold(at.clone(), |path, name| path.join(name)))
+    });
+    if let Some(near) = near {
+        error.label(format!("did you mean `{near}`?"));
+    }
+    let mut all: Vec<_> = places().map(|at| at.to_string()).collect();
+    all.dedup();
+    error
+        .hint(format!("places of branches and pools: {}", all.join(", ")))
+        .hint("by = \"virtual\" says that a folder which no branch provides is meant");
+}
+
 /// Reports a `by` that no decision could have.
 fn check_basis(by: &Word<'_>, policy: &PolicySource, report: &mut Report) {
     let rules = policy.rules.iter().map(|rule| format!("rule {}", rule.name));
@@ -281,13 +343,37 @@ fn time(section: &Section<'_>, report: &mut Report) -> Option<Timestamp> {
         DeValue::Datetime(time) => time.to_string(),
         _ => String::new(),
     };
-    let zoned = || text.parse::<ZonedDateTime>().map(|zoned| zoned.timestamp());
-    let time = text.parse::<Timestamp>().or_else(|_| zoned());
-    if time.is_err() {
-        report
-            .error(section.value_span("at"), format!("{} is not a time", section.path_of("at")))
-            .label("expected a date and time with an offset or a zone")
-            .hint("such as \"2026-01-05T09:00:00Z\" or \"2026-01-05T09:00[Europe/Paris]\"");
+    let mistake = match parse_time(&text) {
+        Ok(time) => return Some(time),
+        Err(mistake) => mistake,
+    };
+    report
+        .error(section.value_span("at"), format!("{} is not a time", section.path_of("at")))
+        .label(mistake.to_string())
+        .hint("such as \"2026-01-05T09:00:00Z\" or \"2026-01-05T09:00[Europe/Paris]\"");
+    None
+}
+
+/// Why a text is no time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TimeMistake {
+    /// It is something else, or lacks its zone.
+    #[error("expected a date and time with an offset or a zone")]
+    NoTime,
+    /// Clocks are put forward over it.
+    #[error("the clocks of that zone skip this time")]
+    Skipped,
+}
+
+/// Takes a date and time with an offset or a zone, such as `2026-01-05T09:00:00Z` or
+/// `2026-01-05T09:00[Europe/Paris]`. Of a time that comes twice in autumn the first is meant.
+pub fn parse_time(text: &str) -> Result<Timestamp, TimeMistake> {
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Ok(time);
     }
-    time.ok()
+    let zoned: ZonedDateTime = text.parse().map_err(|_| TimeMistake::NoTime)?;
+    match text.parse::<DateTime>() {
+        Ok(written) if written != zoned.datetime() => Err(TimeMistake::Skipped),
+        _ => Ok(zoned.timestamp()),
+    }
 }

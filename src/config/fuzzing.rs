@@ -15,7 +15,7 @@ pub fn run(data: &[u8]) {
         Account::User(_) | Account::Group(_) => Ok(None),
     };
     let machine = Machine { resolve: &known, find: &find };
-    match load_bytes(Path::new("/usr/lab.toml"), data.to_vec(), machine) {
+    match load_bytes(Path::new("/usr/lab.toml"), data.to_vec(), machine, true) {
         Err(errors) => {
             assert!(!errors.render(false).is_empty() && !errors.render(true).is_empty());
         }

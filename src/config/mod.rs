@@ -25,6 +25,7 @@ mod pools;
 mod rules;
 mod schema;
 mod section;
+mod syntax;
 mod values;
 
 #[cfg(test)]
@@ -46,9 +47,10 @@ use crate::types::{BranchIndex, BranchMode, Placement, PoolIndex, ViewPath};
 pub use accounts::Account;
 pub use checks::{Found, find};
 pub use diagnostic::{ConfigErrors, Diagnostic, Severity};
-pub use expect::{Expectations, load_expectations};
+pub use expect::{Expectations, TimeMistake, load_expectations, parse_time};
 pub use keys::{KEYS, Key};
 pub use schema::schema;
+pub use values::parse_size;
 
 use accounts::Accounts;
 use diagnostic::Report;
@@ -165,7 +167,13 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
 
 /// [`load`] as on another machine.
 pub fn load_with(path: &Path, machine: Machine<'_>) -> Result<Loaded, ConfigErrors> {
-    load_bytes(path, bytes_of(path)?, machine)
+    load_bytes(path, bytes_of(path)?, machine, true)
+}
+
+/// [`load`], but paths are taken as they are written, and nobody looks whether branches are there: to ask a
+/// policy alone, for which whoever asks needs no rights on them.
+pub fn load_unseen(path: &Path) -> Result<Loaded, ConfigErrors> {
+    load_bytes(path, bytes_of(path)?, Machine::HERE, false)
 }
 
 /// What stands in a file.
@@ -193,7 +201,12 @@ fn text_of(path: &Path, bytes: Vec<u8>) -> Result<(String, String), ConfigErrors
 }
 
 /// [`load_with`] with what stands in the file.
-fn load_bytes(path: &Path, bytes: Vec<u8>, machine: Machine<'_>) -> Result<Loaded, ConfigErrors> {
+fn load_bytes(
+    path: &Path,
+    bytes: Vec<u8>,
+    machine: Machine<'_>,
+    looks: bool,
+) -> Result<Loaded, ConfigErrors> {
     let fail = |why: String| ConfigErrors::from(Diagnostic::about_file(path, why));
     let (sha256, text) = text_of(path, bytes)?;
     let directory = std::path::absolute(path)
@@ -201,6 +214,9 @@ fn load_bytes(path: &Path, bytes: Vec<u8>, machine: Machine<'_>) -> Result<Loade
         .parent()
         .map_or_else(|| PathBuf::from("/"), Path::to_owned);
     let mut report = Report::new(path, &text);
+    if !looks {
+        report = report.without_looking();
+    }
     let config = read(&text, &directory, machine, &mut report);
     let (errors, warnings) = report.finish();
     match config {
@@ -212,11 +228,14 @@ fn load_bytes(path: &Path, bytes: Vec<u8>, machine: Machine<'_>) -> Result<Loade
 /// The tree of a text; `None` after its mistakes were reported.
 fn parse<'t>(text: &'t str, report: &mut Report) -> Option<Spanned<DeTable<'t>>> {
     let (document, mistakes) = DeTable::parse_recoverable(text);
-    for mistake in &mistakes {
-        let span = mistake.span().unwrap_or(0..0);
-        report.error(span, format!("not valid TOML: {}", mistake.message()));
-    }
-    mistakes.is_empty().then_some(document)
+    let place = |mistake: &toml::de::Error| mistake.span().unwrap_or(0..0);
+    // What follows from the first is no help, and can be very much.
+    let Some(first) = mistakes.iter().min_by_key(|mistake| place(mistake).start) else {
+        return Some(document);
+    };
+    let span = place(first);
+    syntax::report(text, span, first.message(), report);
+    None
 }
 
 /// Reads all sections. `None` only after an error was reported.

@@ -43,7 +43,7 @@ pub(super) fn state(
         return None;
     };
     let path = folder.join(name?);
-    match real(&path) {
+    match followed(&path, report) {
         Ok(path) => Some(StatePath { path, span }),
         Err(why) => {
             let message = format!("cannot follow the default state path {}: {why}", path.display());
@@ -81,13 +81,18 @@ pub(super) fn resolve(
         return None;
     }
     let path = directory.join(text);
-    match real(&path) {
+    match followed(&path, report) {
         Ok(path) => Some(path),
         Err(why) => {
             report.error(word.span(), format!("cannot follow {}: {why}", path.display()));
             None
         }
     }
+}
+
+/// As it is written where the report says so, else where it really leads.
+fn followed(path: &Path, report: &Report) -> Result<PathBuf, String> {
+    if report.looks() { real(path) } else { Ok(path.to_owned()) }
 }
 
 /// An absolute path with links and `..` followed as far as it exists; what does not exist is added

@@ -13,6 +13,7 @@ use crate::check;
 use crate::policy::{
     Gate, GateTerms, PATTERN_MAX, PathPatterns, PolicySource, Rule, Verify, depth_is_whole,
 };
+use crate::types::BranchIndex;
 
 const WITHIN: [(&str, bool); 2] = [("allow", true), ("deny", false)];
 
@@ -32,7 +33,7 @@ pub(super) fn read<'t>(
     let rules = root.named("rules", "a rule", report);
     let rules: Vec<_> = rules
         .into_iter()
-        .filter_map(|section| Some((rule(&section, accounts, report)?, section)))
+        .filter_map(|section| Some((rule(&section, known, accounts, report)?, section)))
         .collect();
     let gates = root.named("gates", "a gate", report);
     let gates: Vec<_> = gates
@@ -41,7 +42,8 @@ pub(super) fn read<'t>(
         .collect();
     let within_allowed = within.unwrap_or(true);
     if !report.has_errors() {
-        let policy = lint::Read { within_allowed, rules: &rules, gates: &gates, known };
+        let within = policy.as_ref().map(|policy| policy.value_span("within"));
+        let policy = lint::Read { within_allowed, within, rules: &rules, gates: &gates, known };
         lint::check(&policy, report);
     }
     PolicySource {
@@ -53,14 +55,19 @@ pub(super) fn read<'t>(
     }
 }
 
-fn rule<'t>(section: &Section<'t>, accounts: &Accounts<'t>, report: &mut Report) -> Option<Rule> {
+fn rule<'t>(
+    section: &Section<'t>,
+    known: Known<'_, 't>,
+    accounts: &Accounts<'t>,
+    report: &mut Report,
+) -> Option<Rule> {
     let denies = effect(section, report);
     let key = if denies == Some(false) { "allow" } else { "deny" };
     let words = section.texts(key, Some("this is no operation"), report);
     let operations = words.and_then(|words| values::operations(&words, report));
     let who = accounts.who(section, report);
     let paths = match section.has("paths") {
-        true => patterns(section, check_view_pattern, report),
+        true => patterns(section, &|text| check_view_pattern(text, known), report),
         false => PathPatterns::new(vec!["/**".to_owned()]).ok(),
     };
     let conditions = conditions::read(section, report);
@@ -125,9 +132,10 @@ fn gate<'t>(
     report: &mut Report,
 ) -> Option<Gate> {
     let ends = ends::read(section, known, report);
+    let places = ends.as_ref().map(|ends| places_of(ends, known)).unwrap_or_default();
     let who = accounts.who(section, report);
     let paths = match section.has("paths") {
-        true => patterns(section, check_branch_pattern, report),
+        true => patterns(section, &|text| check_branch_pattern(text, &places), report),
         false => PathPatterns::new(vec!["**".to_owned()]).ok(),
     };
     let types = content_types(section, report);
@@ -170,7 +178,7 @@ fn content_types(section: &Section<'_>, report: &mut Report) -> Vec<String> {
 /// Compiles `paths`; `check` says what is wrong with a pattern besides its syntax, with a hint.
 fn patterns(
     section: &Section<'_>,
-    check: fn(&str) -> Option<(&'static str, String)>,
+    check: &dyn Fn(&str) -> Option<(&'static str, String)>,
     report: &mut Report,
 ) -> Option<PathPatterns> {
     let words = section.texts("paths", Some("this is no path"), report)?;
@@ -201,15 +209,52 @@ fn patterns(
 }
 
 /// Patterns of rules are over paths of the view.
-fn check_view_pattern(text: &str) -> Option<(&'static str, String)> {
-    let hint = || format!("such as \"/**/{text}\", or \"/inbox/{text}\" for one branch");
-    (!text.starts_with('/')).then(|| ("a path of the view begins with `/`", hint()))
+fn check_view_pattern(text: &str, known: Known<'_, '_>) -> Option<(&'static str, String)> {
+    if text.is_empty() {
+        return Some(("it is empty", "\"/**\" is everything in the view".to_owned()));
+    }
+    if text.starts_with('/') {
+        return None;
+    }
+    let places: Vec<String> =
+        known.branches.all().iter().map(|found| found.place.at.to_string()).collect();
+    let rooted = format!("/{text}");
+    let below = |place: &&String| {
+        let rest = rooted.strip_prefix(place.as_str());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    let hint = match (places.iter().find(below), places.first()) {
+        (Some(_), _) => format!("did you mean \"{rooted}\"?"),
+        (None, Some(place)) => {
+            let place = place.trim_end_matches('/');
+            format!("such as \"/**/{text}\", or \"{place}/{text}\" for one branch")
+        }
+        (None, None) => format!("such as \"/**/{text}\""),
+    };
+    Some(("a path of the view begins with `/`", hint))
 }
 
-/// Patterns of gates are over paths below a branch.
-fn check_branch_pattern(text: &str) -> Option<(&'static str, String)> {
-    let hint = || format!("such as \"{}\"", text.trim_start_matches('/'));
-    text.starts_with('/').then(|| ("a gate's pattern is relative to the branch", hint()))
+/// Patterns of gates are over paths below a branch, which is at one of the places.
+fn check_branch_pattern(text: &str, places: &[String]) -> Option<(&'static str, String)> {
+    if text.is_empty() {
+        return Some(("it is empty", "\"**\" is everything in the branch".to_owned()));
+    }
+    let below = |place: &String| {
+        let rest = text.strip_prefix(place.trim_end_matches('/'));
+        rest.filter(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    let rest = places.iter().find_map(below).unwrap_or(text).trim_start_matches('/');
+    let rest = if rest.is_empty() { "**" } else { rest };
+    let why = "a gate's pattern is relative to the branch";
+    text.starts_with('/').then(|| (why, format!("did you mean \"{rest}\"?")))
+}
+
+/// The places of both ends of a gate.
+fn places_of(ends: &Ends, known: Known<'_, '_>) -> Vec<String> {
+    let ends = ends.from.iter().chain(ends.to.iter());
+    let place =
+        |end: &BranchIndex| known.branches.all().iter().find(|found| found.spec.index == *end);
+    ends.filter_map(place).map(|found| found.place.at.to_string()).collect()
 }
 
 fn check_components(text: &str) -> Option<(&'static str, String)> {

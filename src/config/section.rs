@@ -153,6 +153,12 @@ impl<'t> Section<'t> {
         self.table.contains_key(key)
     }
 
+    /// Whether the list of a key holds this word.
+    pub(super) fn lists(&self, key: &str, word: &str) -> bool {
+        let list = self.table.get(key).and_then(|value| value.get_ref().as_array());
+        list.is_some_and(|list| list.iter().any(|one| one.get_ref().as_str() == Some(word)))
+    }
+
     /// Where a key stands; the section's name where it is absent.
     pub(super) fn span_of(&self, key: &str) -> Range<usize> {
         self.table.get_key_value(key).map_or(self.name.span(), |(key, _)| key.span())
@@ -376,7 +382,8 @@ impl<'t> Section<'t> {
     ) {
         report
             .error(value.span(), format!("{} must be {wanted}", self.path_of(key)))
-            .label(format!("this is {}", with_article(value.get_ref())));
+            .label(format!("this is {}", with_article(value.get_ref())))
+            .hint(fixed(key, wanted, value.get_ref()));
     }
 
     /// The dotted path of a key of this section, as the user would write it.
@@ -390,6 +397,36 @@ fn bytes_of(value: &DeValue<'_>) -> Result<u64, &'static str> {
     let DeValue::Integer(number) = value else { return Err("a size") };
     u64::from_str_radix(number.as_str(), number.radix())
         .map_err(|_| "a number of bytes from 0 to 18446744073709551615")
+}
+
+/// A value of another type as the type that is wanted, as far as it can be told.
+fn fixed(key: &str, wanted: &str, value: &DeValue<'_>) -> String {
+    let assigned = |value: &str| match key.ends_with("[]") {
+        true => value.to_owned(),
+        false => format!("{key} = {value}"),
+    };
+    let quoted = |value: &DeValue<'_>| match value {
+        DeValue::String(text) => Some(format!("{text:?}")),
+        DeValue::Integer(number) => Some(format!("\"{}\"", number.as_str())),
+        DeValue::Float(number) => Some(format!("\"{}\"", number.as_str())),
+        DeValue::Boolean(flag) => Some(format!("\"{flag}\"")),
+        _ => None,
+    };
+    let one = quoted(value);
+    match (value, one) {
+        (_, Some(one)) if wanted.starts_with("a list") => assigned(&format!("[{one}]")),
+        (DeValue::String(text), _) if matches!(&**text, "true" | "false") => assigned(text),
+        (DeValue::String(text), _) if text.parse::<u64>().is_ok() => assigned(text),
+        (DeValue::String(_), _) => format!("{wanted} is written without quotes"),
+        (_, Some(one)) if wanted.starts_with("a string") => assigned(&one),
+        (DeValue::Array(list), _) if wanted.starts_with("a string") => {
+            match list.first().and_then(|first| quoted(first.get_ref())) {
+                Some(first) if list.len() == 1 => assigned(&first),
+                _ => "strings are quoted: \"...\"".to_owned(),
+            }
+        }
+        _ => format!("expected {wanted}"),
+    }
 }
 
 fn join(path: &str, key: &str) -> String {

@@ -169,7 +169,7 @@ owner = "caller"
 observe = true
 [rules.one]
 allow = ["read"]
-who = ["staff", "!user:ben", "!curators"]
+who = ["staff", "user:0", "user:4000000123", "!user:ben", "!curators"]
 [audit]
 record = "everything"
 readers = ["curators"]
@@ -271,7 +271,8 @@ changes_labels = true
     assert_eq!(one.operations, [Operation::List, Operation::OpenRead, Operation::Exec]);
     let mut staff = one.who.included.clone();
     staff.sort_by_key(|principal| format!("{principal:?}"));
-    assert_eq!(staff, [Principal::Group(2001), Principal::User(1001), Principal::User(7)]);
+    let users = [0, 1001, 4_000_000_123, 7].map(Principal::User);
+    assert_eq!(staff, [&[Principal::Group(2001)][..], &users].concat());
     assert_eq!(one.paths.texts(), ["/**"]);
 
     let [first, second, third] = expectations.list.as_slice() else { panic!("three expectations") };

@@ -38,7 +38,7 @@ pub(super) fn check_name(what: &str, name: &Word<'_>, report: &mut Report) -> bo
 }
 
 /// Bytes of `64MiB`, `2 GiB`, `100B` or `100`; else what was expected.
-pub(super) fn parse_size(text: &str) -> Result<u64, &'static str> {
+pub fn parse_size(text: &str) -> Result<u64, &'static str> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at_checked(digits).unwrap_or((text, ""));
     let number: u64 = number.parse().map_err(|_| "a whole number and a unit")?;

@@ -65,8 +65,9 @@ impl PolicySource {
 
 impl Policy {
     /// Whether an expectation is met; the error says what came instead. In a pool it must be met
-    /// whichever member holds the path. What is only observed is not denied.
-    pub fn meets(&self, expected: &Expectation) -> Result<(), String> {
+    /// whichever member holds the path. What one rule only observes is not denied; what is denied but for
+    /// `policy.observe` is, for such a policy is tried as it will be.
+    pub fn meets(&self, expected: &Expectation) -> Result<(), Unmet> {
         let holders = |path: &ViewPath| -> Vec<Option<BranchIndex>> {
             match self.source().branches_at(path) {
                 none if none.is_empty() => vec![None],
@@ -83,17 +84,39 @@ impl Policy {
             let object =
                 Object { path: &expected.path, branch, is_directory: expected.is_directory };
             let Expectation { subject, operation, facts, .. } = expected;
-            let (decision, _) = self.explain(subject, *operation, object, target, facts);
-            let by = expected.by.as_ref().is_none_or(|by| *by == decision.basis.text());
-            if decision.allowed == expected.allowed && by {
+            let decision = self.decide_request(subject, *operation, object, target, facts);
+            let is_basis =
+                |basis: &Basis| expected.by.as_ref().is_none_or(|by| *by == basis.text());
+            // A policy that is only tried denies what it would.
+            let tried = decision.observed.as_ref().filter(|_| self.source().observe);
+            let denies = tried.is_some_and(|observed| is_basis(&observed.basis));
+            let met = match expected.allowed {
+                true => decision.allowed && is_basis(&decision.basis),
+                false => denies || (!decision.allowed && is_basis(&decision.basis)),
+            };
+            if met {
                 return Ok(());
             }
-            Err(expected.unmet(&decision))
+            Err(Unmet { got: expected.got(&decision), message: expected.unmet(&decision) })
         })
     }
 }
 
+/// An expectation that is not met.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unmet {
+    /// What was expected and what came, in a sentence.
+    pub message: String,
+    /// What came alone: `allow` or `deny`, `by` and what decided.
+    pub got: String,
+}
+
 impl Expectation {
+    fn got(&self, decision: &Decision) -> String {
+        let verdict = if decision.allowed { "allow" } else { "deny" };
+        format!("{verdict} by {}", decision.basis.text())
+    }
+
     fn unmet(&self, decision: &Decision) -> String {
         let verdict = |allowed| if allowed { "allowed" } else { "denied" };
         let mut text = format!("{}: {} of {}", self.name, self.operation, self.path);
@@ -201,12 +224,14 @@ mod tests {
             assert_eq!(policy.meets(&met), Ok(()));
         }
         let told = policy.meets(&create("/store/a.sh", true, None)).unwrap_err();
+        assert_eq!(told.got, "deny by rule scripts");
         assert_eq!(
-            told,
+            told.message,
             "expect 1, line 7: create of /store/a.sh for uid 7 must be allowed, but is denied by rule \
              scripts: no scripts"
         );
-        let told = policy.meets(&create("/deep/inbox/a.sh", false, Some("mode"))).unwrap_err();
+        let told =
+            policy.meets(&create("/deep/inbox/a.sh", false, Some("mode"))).unwrap_err().message;
         assert!(told.contains("must be denied by mode, but is denied by rule scripts"), "{told}");
         let move_out = Expectation {
             operation: Operation::MoveSource,
@@ -215,13 +240,30 @@ mod tests {
         };
         assert_eq!(policy.meets(&move_out), Ok(()));
         let told = policy.meets(&Expectation { allowed: true, by: None, ..move_out }).unwrap_err();
+        let told = told.message;
         assert!(told.contains("move-source of /deep/inbox/a to /store/a for uid 7"), "{told}");
     }
 
     #[test]
-    fn what_is_observed_is_allowed_and_told() {
-        let policy = Policy::new(PolicySource { observe: true, ..source() }, 1).unwrap();
-        let told = policy.meets(&create("/store/a.sh", false, None)).unwrap_err();
+    fn what_one_rule_observes_is_allowed_and_told() {
+        let mut observing = source();
+        observing.rules[0].observe = true;
+        let policy = Policy::new(observing, 1).unwrap();
+        let told = policy.meets(&create("/store/a.sh", false, None)).unwrap_err().message;
         assert!(told.ends_with("only observed: rule scripts would deny it: no scripts"), "{told}");
+        assert_eq!(policy.meets(&create("/store/a.sh", true, None)), Ok(()));
+    }
+
+    #[test]
+    fn a_policy_that_is_only_tried_meets_what_it_would_deny() {
+        let policy = Policy::new(PolicySource { observe: true, ..source() }, 1).unwrap();
+        for by in [None, Some("rule scripts")] {
+            assert_eq!(policy.meets(&create("/store/a.sh", false, by)), Ok(()));
+        }
+        for (at, by) in [("/store/a.sh", Some("default")), ("/store/a", None)] {
+            assert!(policy.meets(&create(at, false, by)).is_err(), "{at}");
+        }
+        assert_eq!(policy.meets(&create("/store/a", true, None)), Ok(()));
+        assert_eq!(policy.meets(&create("/deep/inbox/inner/a", false, Some("mode"))), Ok(()));
     }
 }

@@ -29,7 +29,7 @@ mod window;
 pub use compiled::{PathClass, SubjectClass};
 pub use conditions::{Conditions, Facts, Given, Who};
 pub use engine::{Hits, Policy, WriteWatch};
-pub use expect::Expectation;
+pub use expect::{Expectation, Unmet};
 pub use hits::Counted;
 pub use patterns::{PATTERN_MAX, PathPatterns, depth_is_whole, literal_components};
 pub use wanted::Wanted;

@@ -33,6 +33,9 @@ pub enum WindowMistake {
     /// Neither days nor hours.
     #[error("`{0}` is neither days such as Mon-Fri nor hours such as 08:00-18:00")]
     Word(String),
+    /// It begins at `24:00`, which is the end of a day.
+    #[error("it begins at 24:00, which is the end of a day: 00:00 is the beginning")]
+    BeginsAtEnd,
     /// It begins when it ends.
     #[error("it never opens: it ends when it begins")]
     Empty,
@@ -59,7 +62,13 @@ impl Window {
         };
         let (from, to) = match rest {
             [] => (0, DAY_MINUTES),
-            [one] => hours(one).ok_or_else(|| WindowMistake::Word((*one).to_owned()))?,
+            [one] => match hours(one) {
+                Some((DAY_MINUTES, to)) if to != DAY_MINUTES => {
+                    return Err(WindowMistake::BeginsAtEnd);
+                }
+                Some(hours) => hours,
+                None => return Err(WindowMistake::Word((*one).to_owned())),
+            },
             [_, more, ..] => return Err(WindowMistake::Word((*more).to_owned())),
         };
         if from == to {
@@ -121,8 +130,8 @@ fn hours(text: &str) -> Option<(u16, u16)> {
     if from == to {
         return Some((from, to));
     }
-    // Midnight is the end of a day as an end, and the beginning of one as a beginning.
-    Some((from % DAY_MINUTES, if to == 0 { DAY_MINUTES } else { to }))
+    // Midnight is the end of a day as an end.
+    Some((from, if to == 0 { DAY_MINUTES } else { to }))
 }
 
 #[cfg(test)]
@@ -220,6 +229,7 @@ mod tests {
         for word in ["Mo", "8:00-18:00", "08:00-25:00", "08:00-24:30", "08:00"] {
             assert_eq!(mistake(&format!("{word} UTC")), WindowMistake::Word(word.into()));
         }
+        assert_eq!(mistake("Mon 24:00-07:00 UTC"), WindowMistake::BeginsAtEnd);
         assert_eq!(mistake("Mon 08:00-09:00 x UTC"), WindowMistake::Word("x".into()));
     }
 }

@@ -230,7 +230,7 @@ fn expectations_are_tested_with_nothing_mounted() {
         (ended.code, &report["expectations"], &report["met"]),
         (Some(1), &2.into(), &1.into())
     );
-    assert!(report["unmet"][0].as_str().expect("a text").contains(said));
+    assert!(report["unmet"][0]["message"].as_str().expect("a text").contains(said));
     // None at all, and mistakes.
     assert!(octroi(["policy", "test", config]).fails(2).contains("it expects nothing"));
     std::fs::write(apart, EXPECTED.replace("nobody", "no-such-user")).expect("written");

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::cli::failure::{ExitCode, Failure};
-use crate::cli::output::{is_terminal, print, print_json};
+use crate::cli::output::{in_colour, print, print_json};
 use crate::config::{self, ConfigErrors, Diagnostic, Expectations, Loaded};
-use crate::policy::Policy;
+use crate::policy::{Expectation, Policy, Unmet};
+use crate::types::{Operation, ViewPath};
 
 /// Ask a policy what it is expected to say.
 ///
@@ -43,14 +44,44 @@ struct Report<'a> {
     config: &'a Path,
     expectations: usize,
     met: usize,
-    /// What was expected and what came, for each that is not met.
-    unmet: Vec<String>,
+    /// Those that are not met.
+    unmet: Vec<One>,
+}
+
+#[derive(Serialize)]
+struct One {
+    /// Of its `result` in the file of expectations.
+    line: Option<usize>,
+    /// User id of who asks.
+    #[serde(rename = "as")]
+    uid: u32,
+    #[serde(rename = "do")]
+    operation: Operation,
+    path: ViewPath,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<ViewPath>,
+    /// `allow` or `deny`, and `by` what if that was said.
+    expected: String,
+    got: String,
+    /// All of it in a sentence.
+    message: String,
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     let config = args.config.as_deref().unwrap_or(&args.file);
-    let wrong = |errors: ConfigErrors| Failure::diagnostics(errors.render(is_terminal()));
-    let Loaded { config: loaded, .. } = config::load(config).map_err(wrong)?;
+    let wrong = |errors: ConfigErrors| Failure::diagnostics(errors.render(in_colour()));
+    if args.config.is_none() && expects_alone(&args.file) {
+        let file = args.file.display();
+        let message = format!("cannot test a policy by {file}: it has expectations and no policy");
+        return Err(Failure::usage(message)
+            .hint("name the configuration that is asked with --config CONFIG"));
+    }
+    let Loaded { config: loaded, warnings, .. } = config::load_unseen(config).map_err(wrong)?;
+    if !args.json {
+        for warning in warnings {
+            print(&format!("{}\n\n", warning.render(in_colour())))?;
+        }
+    }
     let expectations: Expectations = match &args.config {
         Some(_) => config::load_expectations(&args.file, &loaded).map_err(wrong)?,
         None => loaded.expectations,
@@ -67,7 +98,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let unmet = expectations.unmet(&policy);
     let met = count.saturating_sub(unmet.len());
     if args.json {
-        let unmet = unmet.iter().map(|one| one.message.clone()).collect();
+        let unmet = expectations.each_unmet(&policy).into_iter().map(one).collect();
         print_json(&Report { config, expectations: count, met, unmet })?;
     } else {
         show(&unmet, met, count)?;
@@ -75,8 +106,30 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     ended(unmet.len(), count)
 }
 
+/// Whether a file has `[[expect]]` and nothing else that a configuration must have.
+fn expects_alone(file: &Path) -> bool {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let heads = || text.lines().map(str::trim_start).filter(|line| line.starts_with('['));
+    heads().next().is_some() && heads().all(|line| line.starts_with("[[expect]]"))
+}
+
+fn one((expected, line, unmet): (&Expectation, Option<usize>, Unmet)) -> One {
+    let verdict = if expected.allowed { "allow" } else { "deny" };
+    let by = expected.by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
+    One {
+        line,
+        uid: expected.subject.uid,
+        operation: expected.operation,
+        path: expected.path.clone(),
+        target: expected.target.clone(),
+        expected: format!("{verdict}{by}"),
+        got: unmet.got,
+        message: unmet.message,
+    }
+}
+
 fn show(unmet: &[Diagnostic], met: usize, count: usize) -> Result<(), Failure> {
-    let colour = is_terminal();
+    let colour = in_colour();
     for one in unmet {
         print(&format!("{}\n\n", one.render(colour)))?;
     }

@@ -79,6 +79,18 @@ pub(super) fn holds_all(outer: &Who, inner: &Who) -> bool {
     included && outer.excepted.iter().all(|principal| inner.excepted.contains(principal))
 }
 
+/// Whether somebody may be in both, as far as lists tell: a user may be in any group.
+pub(super) fn share(a: &Who, b: &Who) -> bool {
+    let among = |who: &Who, other: &Who| {
+        other.included.iter().any(|principal| {
+            let included =
+                who.included.contains(&Principal::Anyone) || who.included.contains(principal);
+            included && !who.excepted.contains(principal)
+        })
+    };
+    among(a, b) || among(b, a)
+}
+
 /// Whether nobody can be one of them.
 pub(super) fn is_nobody(who: &Who) -> bool {
     who.excepted.contains(&Principal::Anyone)

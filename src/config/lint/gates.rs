@@ -13,6 +13,7 @@ pub(super) fn check(read: &Read<'_, '_>, report: &mut Report) {
             continue;
         }
         closed_by_rule(read, gate, section, report);
+        behind_another(read, gate, section, report);
         if gate.terms.max_size == Some(0) {
             report
                 .warning(
@@ -51,6 +52,32 @@ fn closed_by_rule(read: &Read<'_, '_>, gate: &Gate, section: &Section<'_>, repor
             .hint("remove one of them, or let the rule speak of less");
         return;
     }
+}
+
+/// Reports a gate that another before it stands in front of: the first that fits carries every move, also one
+/// that it then refuses for its content.
+fn behind_another(read: &Read<'_, '_>, gate: &Gate, section: &Section<'_>, report: &mut Report) {
+    let before = read.gates.iter().take_while(|(other, _)| other.name != gate.name);
+    let in_front = before.into_iter().find(|(other, _)| {
+        let leads = |outer: &[BranchIndex], inner: &[BranchIndex]| {
+            inner.iter().all(|end| outer.contains(end))
+        };
+        leads(&other.from, &gate.from)
+            && leads(&other.to, &gate.to)
+            && cover::holds_all(&other.who, &gate.who)
+            && cover::matches_all(&rooted(other), &rooted(gate))
+    });
+    let Some((other, other_section)) = in_front else { return };
+    report
+        .error(section.name.span(), format!("gate {} is never used", gate.name))
+        .label(format!("gate {} takes all that it would, and comes first", other.name))
+        .other(other_section.name.span(), "this gate")
+        .hint("remove one of them, or put the narrower one first");
+}
+
+/// The patterns of a gate as if its branch were the root.
+fn rooted(gate: &Gate) -> Vec<String> {
+    gate.paths.texts().iter().map(|text| format!("/{text}")).collect()
 }
 
 fn place<'c>(read: &Read<'c, '_>, end: &[BranchIndex]) -> Option<&'c ViewPath> {

@@ -5,6 +5,8 @@ mod cover;
 mod gates;
 mod reach;
 
+use std::ops::Range;
+
 use super::diagnostic::{Report, nearest};
 use super::ends::Known;
 use super::section::Section;
@@ -15,6 +17,8 @@ use reach::{Pattern, Reach};
 /// A policy as it was read, with the sections of the file that it was read from.
 pub(super) struct Read<'c, 't> {
     pub within_allowed: bool,
+    /// Where `policy.within` stands.
+    pub within: Option<Range<usize>>,
     pub rules: &'c [(Rule, Section<'t>)],
     pub gates: &'c [(Gate, Section<'t>)],
     pub known: Known<'c, 't>,
@@ -42,6 +46,10 @@ pub(super) fn check(read: &Read<'_, '_>, report: &mut Report) {
             allows_in_vain(rule, section, report);
         }
     }
+    if !read.within_allowed {
+        nothing_for_who_runs_it(read, report);
+    }
+    labels_by_attrs(read, report);
     gates::check(read, report);
 }
 
@@ -83,6 +91,13 @@ impl Read<'_, '_> {
             return;
         }
         let key = if rule.denies { "deny" } else { "allow" };
+        if rule.conditions.max_file_size == Some(0) {
+            let message = format!("rule {} is about every file that has content", rule.name);
+            report
+                .warning(section.value_span("max_file_size"), message)
+                .label("only empty files are not larger")
+                .hint("without max_file_size files of any size are meant");
+        }
         if !rule.operations.iter().any(|operation| operation.has_size()) {
             let sized = Operation::ALL.into_iter().filter(|operation| operation.has_size());
             let names: Vec<_> = sized.map(Operation::name).collect();
@@ -229,6 +244,46 @@ impl Modes {
             let decision = policy.decide(&nobody, operation, object, &Given::default());
             matches!(decision.basis, Basis::Mode(_)) && !decision.allowed
         })
+    }
+}
+
+/// Warns where nobody who looks after the view is allowed anything: root has no rights of its own here.
+fn nothing_for_who_runs_it(read: &Read<'_, '_>, report: &mut Report) {
+    let own = rustix::process::geteuid().as_raw();
+    let runs_it = |uid: u32, gid: u32| Subject { uid, gid, groups: [gid].into() };
+    let them = [runs_it(0, 0), runs_it(own, rustix::process::getegid().as_raw())];
+    let allowed = |(rule, _): &(Rule, Section<'_>)| {
+        !rule.denies && them.iter().any(|subject| rule.who.is(subject))
+    };
+    let (false, Some(within)) = (read.rules.iter().any(allowed), &read.within) else { return };
+    report
+        .warning(within.clone(), "root is not allowed anything in this view")
+        .label("this holds for root and the user who mounts too")
+        .hint("give them a rule of their own, such as allow = [\"read\", \"write\", \"add\", \"remove\", \"attrs\"], who = [\"user:root\"]");
+}
+
+/// Warns of callers who may change the labels that a rule denies them by: `attrs` is setxattr too.
+fn labels_by_attrs(read: &Read<'_, '_>, report: &mut Report) {
+    let labelled =
+        || read.rules.iter().filter(|(rule, _)| rule.denies && !rule.conditions.labels.is_empty());
+    for (rule, section) in read.rules {
+        let by_verb = section.lists("allow", "attrs");
+        if rule.denies || !by_verb {
+            continue;
+        }
+        let met = labelled().find(|(denying, _)| cover::share(&denying.who, &rule.who));
+        let Some((denying, denying_section)) = met else { continue };
+        report
+            .warning(
+                section.value_span("allow"),
+                format!("rule {} allows changing labels too", rule.name),
+            )
+            .label("attrs is setxattr too, by which labels are changed")
+            .other(
+                denying_section.span_of("labels"),
+                format!("who it allows can rid a file of what rule {} asks for", denying.name),
+            )
+            .hint("give chmod, chown and utimes instead of attrs, if that is not meant");
     }
 }
 
