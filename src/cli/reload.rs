@@ -1,5 +1,7 @@
 //! `octroi reload`
 
+use serde::Serialize;
+
 use crate::control::protocol::{Answer, Difference, ReloadReport, Request};
 
 use super::failure::{Failure, cannot};
@@ -34,13 +36,26 @@ pub struct Args {
     view: ViewOption,
 }
 
+/// In place of the report, with --json.
+#[derive(Serialize)]
+struct NotReloaded {
+    changed: bool,
+    /// Diagnostics, or a sentence.
+    why: String,
+}
+
 pub fn run(args: &Args) -> Result<(), Failure> {
     let view = args.view.find(None)?;
     let attempt = format!("reload the policy of view {}", view.mount.name);
     match view.client.ask(&Request::Reload).map_err(cannot(attempt))? {
         Answer::Reloaded(report) if args.json => print_json(&report),
         Answer::Reloaded(report) => print(&render(&report)),
-        Answer::NotReloaded { why } => Err(not_reloaded(&why)),
+        Answer::NotReloaded { why } => {
+            if args.json {
+                print_json(&NotReloaded { changed: false, why: why.clone() })?;
+            }
+            Err(not_reloaded(&why))
+        }
         _ => Err(unexpected()),
     }
 }

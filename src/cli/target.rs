@@ -63,8 +63,8 @@ impl ViewOption {
         Ok(View { mount, client })
     }
 
-    /// The view and a path in it. A path of the file system must lie in the view; with `--view`, an
-    /// absolute path that does not is taken for a path of the view.
+    /// The view and a path in it. A path of the file system must lie in the view; with `--view`, or in a
+    /// folder of the view, an absolute path that does not is taken for a path of the view.
     pub fn find_with_path(&self, path: &Path) -> Result<(View, ViewPath), Failure> {
         let view = self.find(Some(path))?;
         let inside = self.inside(&view.mount, path)?;
@@ -79,10 +79,15 @@ impl ViewOption {
             return inside.ok_or_else(|| not_in(mount, path));
         }
         match ViewPath::parse(path) {
-            Some(inside) if self.view.is_some() => Ok(inside),
+            Some(inside) if self.view.is_some() || is_here(mount) => Ok(inside),
             _ => Err(not_in(mount, path)),
         }
     }
+}
+
+/// Whether the current directory is in the view.
+fn is_here(mount: &ViewMount) -> bool {
+    std::env::current_dir().is_ok_and(|here| here.starts_with(&mount.mountpoint))
 }
 
 fn not_in(mount: &ViewMount, path: &Path) -> Failure {
@@ -92,6 +97,7 @@ fn not_in(mount: &ViewMount, path: &Path) -> Failure {
         mount.name,
         mount.mountpoint.display()
     ))
+    .hint(format!("with --view {} an absolute path is one of the view", mount.name))
 }
 
 fn named(views: &[ViewMount], wanted: &Path) -> Result<ViewMount, Failure> {

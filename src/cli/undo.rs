@@ -45,7 +45,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         let why = error.to_string();
         // What the daemon says begins with the crossing, which was named already.
         let why = why.strip_prefix(&format!("{what} cannot be undone: ")).unwrap_or(&why);
-        cannot(format!("undo {what}"))(why)
+        let failure = cannot(format!("undo {what}"))(why);
+        match why.contains(": denied by ") {
+            true => failure.hint("octroi why shows what was considered"),
+            false => failure,
+        }
     })?;
     let Answer::Undo(plan) = answer else { return Err(unexpected()) };
     rename(&view, &plan)?;

@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 
+use jiff::Timestamp;
+
 use crate::control::protocol::{Answer, DenialReport, Explanation, Request};
+use crate::policy::Considered;
 
 use super::failure::{Failure, cannot};
-use super::output::{local_time, plain, print, print_json};
+use super::output::{local_time, plain, print, print_json, size};
 use super::target::ViewOption;
 use super::unexpected;
 
@@ -21,6 +24,9 @@ use super::unexpected;
 pub struct Args {
     /// The last denial that names this path
     path: Option<PathBuf>,
+    /// Show everything that is considered, not only what speaks of the request or nearly does
+    #[arg(short, long)]
+    verbose: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -36,7 +42,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let Answer::Why { denial } = answer else { return Err(unexpected()) };
     match denial {
         Some(denial) if args.json => print_json(&denial),
-        Some(denial) => print(&render(&denial)),
+        Some(denial) => print(&render(&denial, args.verbose, Timestamp::now())),
         None => {
             let (of, at) = match path {
                 Some(path) => (format!(" of {path}"), " there"),
@@ -51,34 +57,67 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
 }
 
-fn render(denial: &DenialReport) -> String {
+/// Seconds after which a denial may not be the one that is meant.
+const OLD_SECONDS: i64 = 10;
+
+fn render(denial: &DenialReport, verbose: bool, now: Timestamp) -> String {
     let target = denial.target.as_ref().map(|target| format!(" to {target}")).unwrap_or_default();
-    let heading = format!(
-        "{} {} {}{} was denied\n",
+    let time = denial.time.parse::<Timestamp>();
+    let seconds = time.map_or(0, |time| now.as_second().saturating_sub(time.as_second()));
+    let age =
+        if seconds > OLD_SECONDS { format!(", {} ago", span(seconds)) } else { String::new() };
+    let mut text = format!(
+        "{}{age}: {} {}{} was denied\n",
         local_time(&denial.time),
         denial.operation,
         plain(&denial.path.to_string()),
         plain(&target),
     );
-    heading + &explained(&denial.explanation)
+    text.push_str(&explained(&denial.explanation, verbose));
+    if seconds > OLD_SECONDS {
+        text.push_str(NOT_THIS_ONE);
+    }
+    text
 }
 
-/// What decided, the reason, and everything considered.
-pub(super) fn explained(explanation: &Explanation) -> String {
+const NOT_THIS_ONE: &str = "\
+if it is not this one that you met: the policy has denied you nothing since; see ls -ld for permissions, and
+octroi explain, which knows what the view itself refuses (.octroi, .audit, hard links between branches)
+";
+
+fn span(seconds: i64) -> String {
+    match seconds {
+        ..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// What decided, the reason, the limit, and what was considered: all of it, or what speaks of the request or
+/// nearly does.
+pub(super) fn explained(explanation: &Explanation, verbose: bool) -> String {
     let mut text = format!("  by      {}\n", plain(&explanation.by));
     if let Some(reason) = &explanation.reason {
         text.push_str(&format!("  reason  {}\n", plain(reason)));
     }
-    if !explanation.considered.is_empty() {
+    if let Some(limit) = &explanation.limit {
+        let (bytes, by) = (size(limit.bytes), plain(&limit.by));
+        text.push_str(&format!("  up to   {bytes}, by {by}\n"));
+    }
+    let shown = |considered: &&Considered| verbose || considered.applies || considered.near;
+    let all = &explanation.considered;
+    if !all.is_empty() {
         text.push_str("considered:\n");
     }
-    for considered in &explanation.considered {
+    for considered in all.iter().filter(shown) {
         let mark = if considered.applies { '*' } else { '-' };
-        text.push_str(&format!(
-            "  {mark} {}: {}\n",
-            plain(&considered.what),
-            plain(&considered.why)
-        ));
+        let (what, why) = (plain(&considered.what), plain(&considered.why));
+        text.push_str(&format!("  {mark} {what}: {why}\n"));
+    }
+    match all.iter().filter(|considered| !shown(considered)).count() {
+        0 => {}
+        hidden => text.push_str(&format!("  {hidden} more, with -v, speak of something else\n")),
     }
     text
 }

@@ -5,6 +5,7 @@
 //! by `SO_PEERCRED`; nothing that a request says of its sender is believed. The server is a transport
 //! as the kernel's is: it calls `vfs` and nothing below.
 
+mod answers;
 pub mod client;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::policy::{Considered, Counted};
+use crate::policy::{Counted, Supposed};
 use crate::types::{BranchIo, BranchMode, BranchUuid, Operation, TxId, ViewPath};
 use crate::view::Known;
+
+pub use super::answers::{DenialReport, Explanation, Limit};
 
 use super::letters::{DeadLetter, Wish};
 
@@ -48,6 +50,9 @@ pub enum Request {
         path: ViewPath,
         /// The second path of a rename, move or link.
         target: Option<ViewPath>,
+        /// What is not looked at.
+        #[serde(default)]
+        supposed: Supposed,
     },
     /// Transactions, newest first; those of others for root and the mounting user.
     Transactions {
@@ -275,34 +280,6 @@ pub struct ActiveCrossing {
     pub files_all: u64,
 }
 
-/// What decided, for people and scripts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Explanation {
-    /// Whether it may go on.
-    pub allowed: bool,
-    /// What decided, such as `rule no-scripts` or `no gate`.
-    pub by: String,
-    /// The rule's reason, or what was missing.
-    pub reason: Option<String>,
-    /// Every rule and gate considered, in the order of the file.
-    pub considered: Vec<Considered>,
-}
-
-/// A denial, for the one who met it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DenialReport {
-    /// When, RFC 3339.
-    pub time: String,
-    /// What was tried.
-    pub operation: Operation,
-    /// On what.
-    pub path: ViewPath,
-    /// The second path.
-    pub target: Option<ViewPath>,
-    /// What decided then, and what the policy in force considers.
-    pub explanation: Explanation,
-}
-
 /// Where a file lies.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Location {
@@ -476,6 +453,7 @@ mod tests {
             operation: Operation::MoveSource,
             path: odd.clone(),
             target: Some(odd.clone()),
+            supposed: Supposed { size: Some(7), at: Some(-1), ..Supposed::default() },
         });
         check(Request::Undo { txid: Some(TxId(ulid::Ulid::generate())), path: None });
         let name = PathBuf::from(std::ffi::OsStr::from_bytes(b"\xff\n"));

@@ -13,16 +13,17 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::error::{Errno, errno_name};
 use crate::mover::{Progress, Transaction, TransactionState};
-use crate::policy::{Basis, Considered, Decision};
+use crate::policy::{Basis, Supposed};
 use crate::sys::identity::CallerGuard;
 use crate::types::{BranchMode, Caller, Operation, TxId, ViewPath};
-use crate::vfs::{UndoError, Vfs};
+use crate::vfs::{Asking, Explained, UndoError, Vfs};
 
 use super::letters::{self, Wish};
 use super::moves;
 use super::protocol::{
     ActiveCrossing, Answer, Backing, BranchStatus, DenialReport, Explanation, Hello, HitsReport,
-    Location, ReloadReport, Request, Status, TRANSACTIONS_MAX, TransactionReport, UndoReport,
+    Limit, Location, ReloadReport, Request, Status, TRANSACTIONS_MAX, TransactionReport,
+    UndoReport,
 };
 use super::server::Service;
 
@@ -67,11 +68,12 @@ impl Service for ViewService {
             Request::Status => self.status(peer),
             Request::Why { path } => self.why(peer, path.as_ref()),
             Request::Where { path } => self.locate(peer, &path),
-            Request::Explain { uid, operation, path, target } => {
+            Request::Explain { uid, operation, path, target, supposed } => {
                 let uid = uid.unwrap_or(peer.uid);
                 if uid == peer.uid || self.vfs.is_privileged(peer.uid) {
-                    let asked = self.explain(peer, uid, operation, &path, target.as_ref());
-                    asked.map(|(decision, list)| Answer::Explain(explanation(&decision, list)))
+                    let paths = (&path, target.as_ref());
+                    let asked = self.explain(peer, uid, operation, paths, &supposed);
+                    asked.map(|explained| Answer::Explain(explanation(explained)))
                 } else {
                     Err(not_permitted("explain for other users"))
                 }
@@ -182,14 +184,16 @@ impl ViewService {
         };
         let operation = denial.operation;
         let (path, target) = operation.sides(&denial.path, denial.target.as_ref());
-        let (_, considered) = self.explain(peer, peer.uid, operation, path, target)?;
+        let explained =
+            self.explain(peer, peer.uid, operation, (path, target), &denial.supposed)?;
+        let explained = Explained { decision: denial.decision, limit: None, ..explained };
         Ok(Answer::Why {
             denial: Some(Box::new(DenialReport {
                 time: denial.time.to_string(),
                 operation: denial.operation,
-                path: denial.path,
-                target: denial.target,
-                explanation: explanation(&denial.decision, considered),
+                path: path.clone(),
+                target: target.cloned(),
+                explanation: explanation(explained),
             })),
         })
     }
@@ -200,12 +204,13 @@ impl ViewService {
         peer: Caller,
         uid: u32,
         operation: Operation,
-        path: &ViewPath,
-        target: Option<&ViewPath>,
-    ) -> Result<(Decision, Vec<Considered>), String> {
+        (path, target): (&ViewPath, Option<&ViewPath>),
+        supposed: &Supposed,
+    ) -> Result<Explained, String> {
         let known = |path| self.check_known(peer, path).is_ok();
         let visible = (known(path), target.is_some_and(known));
-        self.vfs.explain(uid, operation, path, target, visible).map_err(groups_unknown)
+        let asking = Asking { uid, operation, path, target, visible, supposed };
+        self.vfs.explain(&asking).map_err(groups_unknown)
     }
 
     /// Whether a peer may know what is at a path.
@@ -332,9 +337,15 @@ fn groups_unknown(errno: Errno) -> String {
     format!("the user's groups cannot be looked up: {}", errno_name(errno))
 }
 
-fn explanation(decision: &Decision, considered: Vec<Considered>) -> Explanation {
-    let reason = decision.reason.as_deref().map(str::to_owned);
-    Explanation { allowed: decision.allowed, by: by_text(&decision.basis), reason, considered }
+fn explanation(explained: Explained) -> Explanation {
+    let Explained { decision, considered, limit } = explained;
+    Explanation {
+        allowed: decision.allowed,
+        by: by_text(&decision.basis),
+        reason: decision.reason.as_deref().map(str::to_owned),
+        limit: limit.map(|(bytes, basis)| Limit { bytes, by: by_text(&basis) }),
+        considered,
+    }
 }
 
 /// What decided, for people.
@@ -349,6 +360,7 @@ pub fn by_text(basis: &Basis) -> String {
         Basis::Default => "policy.within".to_owned(),
         Basis::Label => "the guard of labels".to_owned(),
         Basis::Virtual => "a folder that no branch provides".to_owned(),
+        Basis::View => "the view itself".to_owned(),
         Basis::Error => "an error".to_owned(),
     }
 }

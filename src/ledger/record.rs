@@ -130,10 +130,9 @@ pub struct OperationRecord {
     /// The caller's executable, a hint only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exe: Option<String>,
-    /// The object, as users see it; for two-sided operations the source, and for the target side of a rename or
-    /// move, or what it replaces, the target.
+    /// The object, as users see it; of a rename, move or link the source, whichever side was denied.
     pub path: ViewPath,
-    /// The other path of rename, move and link.
+    /// The target of a rename, move or link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<ViewPath>,
     /// Name of the branch.

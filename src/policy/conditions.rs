@@ -4,10 +4,11 @@
 use std::cell::OnceCell;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::{Principal, Subject, Window};
 use crate::error::Errno;
-use crate::types::Operation;
+use crate::types::{BranchIndex, Operation};
 
 /// For whom a rule or gate is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -108,6 +109,55 @@ impl Facts for Given {
     }
 }
 
+/// What is taken for granted instead of asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Supposed {
+    /// Bytes that the file has afterwards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// The object's labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Vec<String>>,
+    /// Whether the operation changes them.
+    #[serde(default)]
+    pub changes_labels: bool,
+    /// The time, in seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<i64>,
+}
+
+/// Facts of which some are only supposed.
+#[derive(Clone, Copy)]
+pub struct Supposing<'a> {
+    /// Asked for the others.
+    pub facts: &'a dyn Facts,
+    /// Those that are.
+    pub supposed: &'a Supposed,
+}
+
+impl Facts for Supposing<'_> {
+    fn now(&self) -> Timestamp {
+        let supposed = self.supposed.at.and_then(|at| Timestamp::from_second(at).ok());
+        supposed.unwrap_or_else(|| self.facts.now())
+    }
+
+    fn size_after(&self) -> Option<u64> {
+        self.supposed.size.or_else(|| self.facts.size_after())
+    }
+
+    fn owner(&self) -> Result<Option<u32>, Errno> {
+        self.facts.owner()
+    }
+
+    fn labels(&self) -> Result<Vec<String>, Errno> {
+        self.supposed.labels.clone().map_or_else(|| self.facts.labels(), Ok)
+    }
+
+    fn changes_labels(&self) -> bool {
+        self.supposed.changes_labels || self.facts.changes_labels()
+    }
+}
+
 /// Facts that are asked at most once, so that all rules of a decision see the same.
 pub(super) struct Once<'a> {
     asked: &'a dyn Facts,
@@ -158,6 +208,7 @@ pub(super) enum Unmet {
     Size,
     Label,
     Owner,
+    Virtual,
 }
 
 impl Unmet {
@@ -168,6 +219,7 @@ impl Unmet {
             Self::Size => "the file becomes larger than `max_file_size`",
             Self::Label => "the object has none of its `labels`",
             Self::Owner => "the object is not the caller's",
+            Self::Virtual => "a folder that no branch provides has no labels and no owner",
         }
     }
 }
@@ -178,14 +230,18 @@ impl Conditions {
         *self == Self::default()
     }
 
-    /// What keeps a rule from speaking; an error if a fact could not be had.
+    /// What keeps a rule from speaking; an error if a fact could not be had. A folder that no branch
+    /// provides has neither labels nor an owner.
     pub(super) fn unmet(
         &self,
         denies: bool,
         operation: Operation,
         subject: &Subject,
-        facts: &dyn Facts,
+        (branch, facts): (Option<BranchIndex>, &dyn Facts),
     ) -> Result<Option<Unmet>, Errno> {
+        if branch.is_none() && (self.owner_is_caller || !self.labels.is_empty()) {
+            return Ok(Some(Unmet::Virtual));
+        }
         if let Some(max) = self.max_file_size {
             let after = if operation.has_size() { facts.size_after() } else { None };
             let exceeded = after.is_some_and(|size| size > max);

@@ -13,7 +13,8 @@
 //! `policy.observe`, comes with the decision as [`Observed`]: the first such deny rule, else `within`.
 //! The labels of an object change only by an allow rule ([`Basis::Label`] denies all else).
 //!
-//! Deny rules hold for virtual folders too. A move between branches is decided by modes (`ro` denies
+//! Deny rules hold for virtual folders too, but for those that ask for labels or the owner: such a folder
+//! has neither. A move between branches is decided by modes (`ro` denies
 //! on either side; a gate is what leads into `gates-only`) and deny rules on both sides, and then by
 //! a gate. A gate is itself the permission: neither an allow rule nor `within` can stand for it, and
 //! `within = "deny"` does not close it. A pool is asked about member by member: its members differ
@@ -172,7 +173,7 @@ impl Policy {
         if let Some(denial) = self.denied_by_mode(operation, branch) {
             return denial;
         }
-        let (denied, allowing) = match self.spoken(subject, operation, class, facts) {
+        let (denied, allowing) = match self.spoken(subject, operation, (class, branch), facts) {
             Ok(spoken) => (spoken.denied, spoken.allowed),
             Err(_) => return self.fact_missing(),
         };
@@ -237,7 +238,7 @@ impl Policy {
         facts: &dyn Facts,
     ) -> Option<Box<Observed>> {
         let class = self.classify_path(object.path);
-        match self.spoken(subject, operation, &class, facts) {
+        match self.spoken(subject, operation, (&class, object.branch), facts) {
             Ok(Spoken { denied: Some((position, false)), .. }) => self.observed_rule(position),
             _ => None,
         }
@@ -264,7 +265,7 @@ impl Policy {
     ) -> Option<Decision> {
         self.denied_by_mode(operation, object.branch).or_else(|| {
             let class = self.classify_path(object.path);
-            match self.spoken(subject, operation, &class, facts) {
+            match self.spoken(subject, operation, (&class, object.branch), facts) {
                 Ok(Spoken { denied: Some((position, true)), .. }) => {
                     Some(self.denied_by_rule(position))
                 }
@@ -324,9 +325,12 @@ impl Policy {
         &self,
         subject: &Subject,
         operation: Operation,
-        class: &PathClass,
+        (class, branch): (&PathClass, Option<BranchIndex>),
         facts: &dyn Facts,
     ) -> Result<Spoken, Errno> {
+        let unmet = |rule: &Rule, facts: &dyn Facts| {
+            rule.conditions.unmet(rule.denies, operation, subject, (branch, facts))
+        };
         let who = self.classify_subject(subject);
         let cell = self.compiled.cell(&self.source.rules, &who, class)?;
         let at = match cell.ruling(operation) {
@@ -348,7 +352,7 @@ impl Policy {
             if denied.is_some() && !enforced {
                 continue;
             }
-            if rule.conditions.unmet(true, operation, subject, facts)?.is_none() {
+            if unmet(rule, facts)?.is_none() {
                 denied = Some((*position, enforced));
                 if enforced {
                     break;
@@ -359,7 +363,7 @@ impl Policy {
         if !matches!(denied, Some((_, true))) {
             for position in &open.allows {
                 let Some(rule) = self.source.rules.get(*position as usize) else { continue };
-                if rule.conditions.unmet(false, operation, subject, facts)?.is_none() {
+                if unmet(rule, facts)?.is_none() {
                     allowed = Some(*position);
                     break;
                 }

@@ -41,6 +41,7 @@ impl Basis {
             Self::Default => "default".to_owned(),
             Self::Virtual => "virtual".to_owned(),
             Self::Label => "label".to_owned(),
+            Self::View => "view".to_owned(),
             Self::Error => "error".to_owned(),
         }
     }

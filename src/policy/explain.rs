@@ -2,7 +2,11 @@
 //! looked at on the way. The decision comes from the engine's own functions, so that what is said
 //! here and what the mount does cannot part.
 
-use super::{Considered, Decision, Facts, Gate, Object, Policy, Rule, Subject};
+use super::gates::GateMisfit;
+use super::{
+    Basis, Considered, Decision, Facts, Gate, LABEL, Object, Policy, Rule, Subject, Supposed,
+    Supposing,
+};
 use crate::types::{Operation, ViewPath};
 
 impl Policy {
@@ -64,6 +68,27 @@ impl Policy {
         self.unless_widened(subject, decision, object, target)
     }
 
+    /// How large, in bytes, an operation that is allowed may make a file, and what denies more; none if
+    /// nothing limits it.
+    pub fn size_limit(
+        &self,
+        subject: &Subject,
+        operation: Operation,
+        object: Object<'_>,
+        facts: &Supposing<'_>,
+    ) -> Option<(u64, Basis)> {
+        let rules = self.source.rules.iter();
+        let mut limits: Vec<u64> = rules.filter_map(|rule| rule.conditions.max_file_size).collect();
+        limits.sort_unstable();
+        limits.dedup();
+        limits.into_iter().find_map(|max| {
+            let supposed = Supposed { size: Some(max.saturating_add(1)), ..facts.supposed.clone() };
+            let facts = Supposing { supposed: &supposed, ..*facts };
+            let decision = self.decide(subject, operation, object, &facts);
+            (!decision.allowed).then_some((max, decision.basis))
+        })
+    }
+
     fn crosses(&self, operation: Operation, source: Object<'_>, target: Object<'_>) -> bool {
         is_rename(operation) && !self.source.one_domain(source.branch, target.branch)
     }
@@ -86,6 +111,7 @@ impl Policy {
             Considered {
                 what: format!("gate {}", gate.name),
                 applies: misfit.is_none(),
+                near: misfit.is_some_and(|misfit| !matches!(misfit, GateMisfit::Branches)),
                 why: format!("leads from {from} to {to}: {fits}{asks}"),
             }
         }));
@@ -116,15 +142,40 @@ impl Policy {
         let mut list = self.rules_considered(subject, operation, object, facts);
         if object.branch.is_some() {
             let within = if self.source.within_allowed { "allow" } else { "deny" };
+            if facts.changes_labels() {
+                let unheard = !self.allows_by_rule(subject, operation, object, facts);
+                let why = match unheard {
+                    true => format!("{LABEL} is changed only by those whom a rule allows it"),
+                    false => format!("a rule allows changing {LABEL}"),
+                };
+                list.push(Considered {
+                    what: "label".to_owned(),
+                    applies: unheard,
+                    near: false,
+                    why,
+                });
+            }
             let spoken = list.iter().any(|considered| considered.applies);
             let why = if spoken { "something else speaks of it" } else { "nothing else does" };
             list.push(Considered {
                 what: "default".to_owned(),
                 applies: !spoken,
+                near: false,
                 why: format!("policy.within is \"{within}\": {why}"),
             });
         }
         list
+    }
+
+    fn allows_by_rule(
+        &self,
+        subject: &Subject,
+        operation: Operation,
+        object: Object<'_>,
+        facts: &dyn Facts,
+    ) -> bool {
+        let speaks = |rule: &Rule| rule_fit(rule, subject, operation, object, facts).speaks;
+        self.source.rules.iter().any(|rule| !rule.denies && speaks(rule))
     }
 
     /// The mode and the rules, for one side.
@@ -146,17 +197,19 @@ impl Policy {
                 None => "no branch provides this folder; reading it is allowed".to_owned(),
             },
         };
-        let mode = Considered { what: "mode".to_owned(), applies: denial.is_some(), why };
+        let mode =
+            Considered { what: "mode".to_owned(), applies: denial.is_some(), near: false, why };
         let rules = self.source.rules.iter().map(|rule| {
-            let (applies, why) = rule_fit(rule, subject, operation, object, facts);
-            Considered { what: format!("rule {}", rule.name), applies, why }
+            let fit = rule_fit(rule, subject, operation, object, facts);
+            let what = format!("rule {}", rule.name);
+            Considered { what, applies: fit.speaks, near: fit.near, why: fit.why }
         });
         std::iter::once(mode).chain(rules).collect()
     }
 }
 
 impl Operation {
-    /// Source and target of what was asked, where its record or denial names a path and another: of the
+    /// Source and target of what was asked about a path, with the other path of the same request: of the
     /// target side of a rename or move the path is the target, and what removes what is replaced has one
     /// side.
     pub fn sides<'a>(
@@ -192,35 +245,43 @@ fn is_rename(operation: Operation) -> bool {
     )
 }
 
+/// Whether a rule speaks of a request, or all but a condition would have it do so.
+struct Fit {
+    speaks: bool,
+    near: bool,
+    why: String,
+}
+
 fn rule_fit(
     rule: &Rule,
     subject: &Subject,
     operation: Operation,
     object: Object<'_>,
     facts: &dyn Facts,
-) -> (bool, String) {
+) -> Fit {
     let path = object.path;
+    let no = |near, why| Fit { speaks: false, near, why };
     if !rule.operations.contains(&operation) {
-        return (false, format!("does not speak of {operation}"));
+        return no(false, format!("does not speak of {operation}"));
     }
     if !rule.who.is(subject) {
-        return (false, "is not about this caller".to_owned());
+        return no(false, "is not about this caller".to_owned());
     }
     if !rule.paths.matches(path.as_path().as_os_str()) {
-        return (false, format!("no pattern of {} matches {path}", rule.paths.texts().join(", ")));
+        let why = format!("no pattern of {} matches {path}", rule.paths.texts().join(", "));
+        return no(false, why);
     }
-    match rule.conditions.unmet(rule.denies, operation, subject, facts) {
-        Ok(None) => {}
-        Ok(Some(unmet)) => return (false, unmet.text(rule.denies).to_owned()),
-        Err(errno) => return (true, format!("cannot be decided: {errno}")),
-    }
-    let effect = match (rule.denies, rule.observe) {
-        (true, true) => "would deny (observe)",
-        (true, false) => "denies",
-        (false, _) => "allows",
+    let asked = (object.branch, facts);
+    let effect = match rule.conditions.unmet(rule.denies, operation, subject, asked) {
+        Ok(Some(unmet)) => return no(true, unmet.text(rule.denies).to_owned()),
+        Err(errno) => {
+            let why = format!("cannot be decided: {errno}");
+            return Fit { speaks: true, near: false, why };
+        }
+        Ok(None) if rule.denies && rule.observe => "would deny (observe)",
+        Ok(None) if rule.denies => "denies",
+        Ok(None) => "allows",
     };
-    match &rule.reason {
-        Some(reason) => (true, format!("{effect} {operation} of {path}: {reason}")),
-        None => (true, format!("{effect} {operation} of {path}")),
-    }
+    let reason = rule.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    Fit { speaks: true, near: false, why: format!("{effect} {operation} of {path}{reason}") }
 }

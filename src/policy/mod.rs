@@ -27,7 +27,7 @@ mod widen;
 mod window;
 
 pub use compiled::{PathClass, SubjectClass};
-pub use conditions::{Conditions, Facts, Given, Who};
+pub use conditions::{Conditions, Facts, Given, Supposed, Supposing, Who};
 pub use engine::{Hits, Policy, WriteWatch};
 pub use expect::{Expectation, Unmet};
 pub use hits::Counted;
@@ -79,6 +79,8 @@ pub enum Basis {
     Virtual,
     /// Labels are changed only by those whom a rule allows it.
     Label,
+    /// The view itself, whatever the policy: its own names, and links between branches.
+    View,
     /// The facts could not be had (groups unknown): an error denies.
     Error,
 }
@@ -219,10 +221,13 @@ pub struct BranchFacts {
 /// A rule or gate that was looked at, for `explain`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Considered {
-    /// `rule NAME`, `gate NAME`, `mode` or `default`.
+    /// `rule NAME`, `gate NAME`, `mode`, `label`, `default`, or `view` for what the view itself refuses.
     pub what: String,
     /// Whether it speaks of this request.
     pub applies: bool,
+    /// Whether it nearly does: all but a condition, or, of a gate, the caller or the names.
+    #[serde(default)]
+    pub near: bool,
     /// Why or why not, in words.
     pub why: String,
 }

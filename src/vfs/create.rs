@@ -141,7 +141,7 @@ impl Vfs {
         let facts = Asked { size: Size::Whole, ..Asked::of(About::Inode(self, &node.inode)) };
         self.by_one_policy(|| {
             let decision = self.decide(caller, Operation::Link, name.object(), &facts);
-            self.settle(Operation::Link, &question, decision)?;
+            self.settle(Operation::Link, &question, decision, &facts)?;
             self.refuse_widening(caller, Operation::Link, &node.inode, &site)
         })?;
         self.ready_to_record()?;
@@ -178,7 +178,7 @@ impl Vfs {
         for path in inode.paths() {
             let source = Question { path: &path, target: Some(&site.path), ..target };
             if let Some(decision) = policy.widens(&subject, source.object(), target.object()) {
-                return Err(self.deny(operation, &source, &decision));
+                return Err(self.deny(operation, &source, &decision, None));
             }
         }
         Ok(())

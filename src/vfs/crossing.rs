@@ -202,7 +202,7 @@ impl Vfs {
             generation: self.policy().generation(),
             observed: None,
         };
-        self.remember_failure(Operation::MoveSource, &question, decision);
+        self.remember_failure(Operation::MoveSource, &question, decision, None);
         Refused { errno, why: Some(reason.to_owned()) }
     }
 
@@ -233,7 +233,7 @@ impl Vfs {
             let (decision, gate) =
                 policy.decide_crossing(&subject, from.object(), to.object(), &facts);
             let gate = gate.cloned();
-            self.settle(Operation::MoveSource, &from, decision)?;
+            self.settle(Operation::MoveSource, &from, decision, &facts)?;
             gates.extend(gate);
         }
         self.permit_replacing(caller, target)?;
@@ -317,8 +317,12 @@ impl Vfs {
         match self.standings(&target.parent, &target.name)?.first() {
             Some(there) => {
                 let question = target.question(caller, there.is_directory());
-                self.permit(Operation::Unlink, &question, &Asked::of(About::Standing(self, there)))
-                    .map(drop)
+                let removal = match there.is_directory() {
+                    true => Operation::Rmdir,
+                    false => Operation::Unlink,
+                };
+                let facts = Asked::of(About::Standing(self, there));
+                self.permit(removal, &question, &facts).map(drop)
             }
             None => Ok(()),
         }
@@ -420,7 +424,7 @@ impl Vfs {
         }
         let why = self.told(caller, source, error);
         let told = Decision { reason: Some(Arc::from(why.as_str())), ..decision };
-        self.remember_failure(Operation::MoveSource, &question, told);
+        self.remember_failure(Operation::MoveSource, &question, told, None);
         Refused { errno: error.errno(), why: Some(why) }
     }
 }

@@ -37,6 +37,7 @@ mod content;
 mod create;
 mod crossing;
 mod directory;
+mod explain;
 mod facts;
 mod identity;
 mod inside;
@@ -66,6 +67,7 @@ mod xattr;
 
 pub use attributes::AttributeRequest;
 pub use directory::DirectoryEntry;
+pub use explain::{Asking, Explained};
 pub use identity::Identities;
 pub use letters::SettleError;
 pub use moves::{MoveError, MoveRequest, NameIn, Readied};

@@ -8,7 +8,9 @@ use dashmap::DashMap;
 use crate::error::Errno;
 use crate::ledger::Durability;
 use crate::ledger::record::Verdict;
-use crate::policy::{Basis, Decision, Object, Observed, Policy, Subject, WriteWatch};
+use crate::policy::{
+    Basis, Decision, Facts as _, Object, Observed, Policy, Subject, Supposed, WriteWatch,
+};
 use crate::types::{BranchIndex, BranchMode, Caller, Operation, ViewPath};
 use crate::view::{Inode, in_epoch};
 
@@ -33,6 +35,9 @@ pub struct Denial {
     pub target: Option<ViewPath>,
     /// The outcome.
     pub decision: Decision,
+    /// What was asked with it: the size that the file would have got, and whether its labels would have
+    /// changed.
+    pub supposed: Supposed,
 }
 
 /// The last denials by user.
@@ -106,7 +111,7 @@ impl Vfs {
         facts: &Asked<'_>,
     ) -> Result<Decision, Errno> {
         let decision = self.decide(question.caller, operation, question.object(), facts);
-        self.settle(operation, question, decision)
+        self.settle(operation, question, decision, facts)
     }
 
     /// Counts a decision. A denial is recorded, and its errno comes back; so is what only would have been
@@ -116,10 +121,11 @@ impl Vfs {
         operation: Operation,
         question: &Question<'_>,
         decision: Decision,
+        facts: &Asked<'_>,
     ) -> Result<Decision, Errno> {
         self.policy().count(&decision);
         if !decision.allowed {
-            return Err(self.deny(operation, question, &decision));
+            return Err(self.deny(operation, question, &decision, Some(facts)));
         }
         if let Some(observed) = &decision.observed {
             self.record_observed(operation, question, observed);
@@ -156,7 +162,7 @@ impl Vfs {
             let path = paths.iter().find(same).or(paths.last()).ok_or(Errno::STALE)?;
             let is_directory = inode.kind == crate::branch::FileKind::Directory;
             let question = Question { caller, path, branch, is_directory, target: None };
-            allowed = Some(self.settle(operation, &question, decision)?);
+            allowed = Some(self.settle(operation, &question, decision, facts)?);
         }
         allowed.ok_or(Errno::STALE)
     }
@@ -181,8 +187,9 @@ impl Vfs {
         operation: Operation,
         question: &Question<'_>,
         decision: &Decision,
+        facts: Option<&Asked<'_>>,
     ) -> Errno {
-        self.remember_failure(operation, question, decision.clone());
+        self.remember_failure(operation, question, decision.clone(), facts);
         self.record_denial(operation, question, decision)
     }
 
@@ -201,6 +208,7 @@ impl Vfs {
             | Basis::NoGate
             | Basis::Label
             | Basis::Default
+            | Basis::View
             | Basis::Error => Errno::ACCESS,
         };
         let record = self.operation_record(operation, question, Err(errno));
@@ -235,13 +243,20 @@ impl Vfs {
         operation: Operation,
         question: &Question<'_>,
         decision: Decision,
+        facts: Option<&Asked<'_>>,
     ) {
+        let supposed = Supposed {
+            size: facts.and_then(|facts| facts.size_after()),
+            changes_labels: facts.is_some_and(|facts| facts.changes_labels),
+            ..Supposed::default()
+        };
         let denial = Denial {
             time: jiff::Timestamp::now(),
             operation,
             path: question.path.clone(),
             target: question.target.cloned(),
             decision,
+            supposed,
         };
         self.denials.push(question.caller.uid, denial);
     }

@@ -264,7 +264,7 @@ impl Vfs {
             observed: None,
         };
         let (question, _) = source.sides(caller, target);
-        self.remember_failure(Operation::MoveSource, &question, decision);
+        self.remember_failure(Operation::MoveSource, &question, decision, None);
         CrossingError::Cancelled.errno()
     }
 

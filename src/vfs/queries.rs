@@ -6,14 +6,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::branch::{Branch, FileKind};
+use crate::branch::Branch;
 use crate::error::Errno;
 use crate::mover::{Journal, Progress};
-use crate::policy::{Basis, Considered, Decision, Object, Subject};
-use crate::types::{BranchIndex, Caller, Operation, Verb, ViewPath};
-use crate::view::{Known, LayoutIndex};
+use crate::types::{BranchIndex, Caller, ViewPath};
+use crate::view::Known;
 
-use super::facts::{About, Asked, Size};
 use super::{Denial, Vfs};
 
 /// Where a path of the view lies.
@@ -66,84 +64,6 @@ impl Vfs {
     /// The newest denial of a user, or the newest that names a path.
     pub fn last_denial(&self, uid: u32, path: Option<&ViewPath>) -> Option<Denial> {
         self.denials.last(uid, path)
-    }
-
-    /// What the policy in force would decide, and everything it considers. A path that does not exist, or
-    /// that the asker may not look at, counts as a file. The error is that of looking up the caller's
-    /// groups.
-    pub fn explain(
-        &self,
-        uid: u32,
-        operation: Operation,
-        path: &ViewPath,
-        target: Option<&ViewPath>,
-        (visible, target_visible): (bool, bool),
-    ) -> Result<(Decision, Vec<Considered>), Errno> {
-        let groups = self.identities.groups(uid)?;
-        // The primary group is one of them, and rules do not tell it from the others.
-        let gid = groups.first().copied().unwrap_or(u32::MAX);
-        let subject = Subject { uid, gid, groups };
-        let found = if visible { self.walk(path).ok() } else { None };
-        let is_directory = found.as_ref().is_some_and(|inode| inode.kind == FileKind::Directory);
-        let about = found.as_ref().map_or(About::New, |inode| About::Inode(self, inode));
-        let size = if target.is_some() { Size::Whole } else { Size::Kept };
-        let facts = Asked { size, ..Asked::of(about) };
-        let object = Object { path, branch: self.branch_of_path(path), is_directory };
-        let target =
-            target.map(|path| Object { path, branch: self.branch_of_path(path), is_directory });
-        let policy = self.policy();
-        let (decision, considered) = policy.explain(&subject, operation, object, target, &facts);
-        let mut others = found.as_ref().map(|inode| inode.paths()).unwrap_or_default();
-        others.retain(|other| other != path);
-        if decision.allowed
-            && let Some(target) =
-                target.filter(|_| target_visible && operation.verb() == Verb::Remove)
-            && let Ok(there) = self.walk(target.path)
-        {
-            let is_directory = there.kind == FileKind::Directory;
-            let removal = if is_directory { Operation::Rmdir } else { Operation::Unlink };
-            let target = Object { is_directory, ..target };
-            let facts = Asked::of(About::Inode(self, &there));
-            let (removed, considered) = policy.explain(&subject, removal, target, None, &facts);
-            if !removed.allowed {
-                return Ok((removed, considered));
-            }
-        }
-        // Whether other names may cross is for the crossing to say.
-        if !decision.allowed || matches!(decision.basis, Basis::Gate(_)) {
-            return Ok((decision, considered));
-        }
-        // A file is asked about by every name that it has.
-        for other in &others {
-            let object = Object { path: other, ..object };
-            let denial = match (target, operation.verb()) {
-                (Some(target), _) => policy.widens(&subject, object, target),
-                (None, Verb::Add | Verb::Remove) => None,
-                (None, Verb::Read | Verb::Write | Verb::Attrs) => {
-                    let named = policy.decide(&subject, operation, object, &facts);
-                    (!named.allowed).then_some(named)
-                }
-            };
-            if let Some(denial) = denial {
-                let (_, named) = policy.explain(&subject, operation, object, target, &facts);
-                return Ok((denial, named));
-            }
-        }
-        Ok((decision, considered))
-    }
-
-    /// The branch that a path lies in, or would; of a pool, where the kinds of members do not differ,
-    /// its first.
-    fn branch_of_path(&self, path: &ViewPath) -> Option<BranchIndex> {
-        let mut folder = LayoutIndex::ROOT;
-        for name in path.components() {
-            match self.view.layout.child(folder, name) {
-                Some(child) => folder = child,
-                None => break,
-            }
-        }
-        let domain = self.view.layout.folder(folder).domain?;
-        self.view.members(domain).first().copied()
     }
 
     /// Where a path lies. ENOENT if it does not exist.

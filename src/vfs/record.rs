@@ -6,7 +6,7 @@ use crate::error::{Errno, errno_name};
 use crate::ledger::record::{OperationRecord, Verdict};
 use crate::ledger::{Durability, Record};
 use crate::sys::process::exe_of;
-use crate::types::{BranchIndex, Operation, Verb};
+use crate::types::{BranchIndex, Operation, Verb, ViewPath};
 
 use super::Vfs;
 use super::permit::Question;
@@ -54,13 +54,19 @@ impl Vfs {
         }
     }
 
+    /// The source of a rename or move comes first, whichever side was asked about.
     pub(super) fn operation_record(
         &self,
         operation: Operation,
         question: &Question<'_>,
         result: Result<(), Errno>,
     ) -> OperationRecord {
-        let branch = question.branch.and_then(|index| self.branch(index).ok());
+        let (path, target) = operation.sides(question.path, question.target);
+        let index = match question.branch {
+            Some(asked) if path != question.path => self.branch_beside(path, asked),
+            asked => asked,
+        };
+        let branch = index.and_then(|index| self.branch(index).ok());
         OperationRecord {
             op: operation,
             decision: Verdict::Allowed,
@@ -71,13 +77,20 @@ impl Vfs {
             gid: question.caller.gid,
             pid: question.caller.pid,
             exe: exe_of(question.caller.pid),
-            path: question.path.clone(),
-            target: question.target.cloned(),
+            path: path.clone(),
+            target: target.cloned(),
             branch: branch.map(|branch| branch.name().to_owned()),
             result: result.map_or_else(|errno| errno_name(errno).to_owned(), |()| "ok".to_owned()),
             written: None,
             count: None,
         }
+    }
+
+    /// The branch of the other path of an operation: the same where it can be.
+    fn branch_beside(&self, path: &ViewPath, asked: BranchIndex) -> Option<BranchIndex> {
+        let there = self.branch_of_path(path)?;
+        let same = self.view.domain(there) == self.view.domain(asked);
+        Some(if same { asked } else { there })
     }
 
     /// An allowed change met EROFS: the branch, or a member of its pool, may have become read-only.

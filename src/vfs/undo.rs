@@ -54,7 +54,17 @@ pub enum UndoError {
     /// Something stands where it came from.
     #[error("the name it came from, {0}, is taken")]
     Taken(ViewPath),
-    /// A name could not be found, locked, or a rule forbids it.
+    /// A rule or mode forbids it.
+    #[error("{path}: denied by {by}: {reason}")]
+    Denied {
+        /// What would be moved.
+        path: ViewPath,
+        /// What denies it.
+        by: String,
+        /// For people.
+        reason: String,
+    },
+    /// A name could not be found or locked.
     #[error("{path}: {}", std::io::Error::from(*errno))]
     Name {
         /// Which.
@@ -95,10 +105,12 @@ impl Vfs {
         }
         let target = self.site_of(&plan.target).map_err(name_error(&plan.target))?;
         let generation = self.policy().generation();
-        self.permit_undo(caller, &source, &target).map_err(|errno| match errno {
-            Errno::EXIST => UndoError::Taken(plan.target.clone()),
-            errno => UndoError::Name { path: plan.source.clone(), errno },
-        })?;
+        self.permit_undo(caller, &source, &target)?;
+        match self.standings(&target.parent, &target.name) {
+            Ok(there) if there.is_empty() => {}
+            Ok(_) => return Err(UndoError::Taken(plan.target)),
+            Err(errno) => return Err(name_error(&plan.target)(errno)),
+        }
         let inode = self.find_child(&source.site.parent.inode, &source.site.name);
         let inode = inode.map_err(name_error(&plan.source))?.inode;
         self.view.inodes.forget(inode.number, 1);
@@ -163,21 +175,17 @@ impl Vfs {
         self.site_in(folder, name, Purpose::Remove)
     }
 
-    /// It needs no gate; deny rules hold, also for what would be replaced: nothing may be.
+    /// It needs no gate; deny rules hold.
     fn permit_undo(
         &self,
         caller: Caller,
         source: &Occupied<'_>,
         target: &Site<'_>,
-    ) -> Result<(), Errno> {
+    ) -> Result<(), UndoError> {
         let (from, to) = source.sides(caller, target);
         let facts = Asked { size: Size::Whole, ..Asked::of(About::Standing(self, &source.first)) };
         self.permit_ungated(Operation::MoveSource, &from, &facts)?;
-        self.permit_ungated(Operation::MoveTarget, &to, &facts)?;
-        match self.standings(&target.parent, &target.name)?.is_empty() {
-            true => Ok(()),
-            false => Err(Errno::EXIST),
-        }
+        self.permit_ungated(Operation::MoveTarget, &to, &facts)
     }
 
     /// The rename of a prepared undo, which holds the locks since it was prepared.
@@ -203,7 +211,7 @@ impl Vfs {
         operation: Operation,
         question: &Question<'_>,
         facts: &Asked<'_>,
-    ) -> Result<(), Errno> {
+    ) -> Result<(), UndoError> {
         let decision = self.decide(question.caller, operation, question.object(), facts);
         let wants_gate = matches!(
             decision.basis,
@@ -212,6 +220,11 @@ impl Vfs {
         if decision.allowed || wants_gate {
             return Ok(());
         }
-        Err(self.deny(operation, question, &decision))
+        self.deny(operation, question, &decision, Some(facts));
+        Err(UndoError::Denied {
+            path: question.path.clone(),
+            by: decision.basis.text(),
+            reason: decision.reason.as_deref().unwrap_or_default().to_owned(),
+        })
     }
 }

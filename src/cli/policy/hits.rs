@@ -30,9 +30,15 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let view = args.view.find(None)?;
     let attempt = format!("ask view {} for the hits of its rules", view.mount.name);
-    let Answer::Hits(mut report) = view.client.ask(&Request::Hits).map_err(cannot(attempt))? else {
-        return Err(unexpected());
+    let refused = |failure: Failure| match failure.message.contains("only root") {
+        true => failure.hint(format!(
+            "readers of the audit find the same in {}",
+            view.mount.mountpoint.join(".audit/policy/hits.tsv").display()
+        )),
+        false => failure,
     };
+    let answer = view.client.ask(&Request::Hits).map_err(cannot(attempt)).map_err(refused)?;
+    let Answer::Hits(mut report) = answer else { return Err(unexpected()) };
     if args.unused {
         report.counted.retain(|one| one.hits == 0);
     }

@@ -308,3 +308,14 @@ fn a_tree_that_has_grown_on_another_member_is_not_undone() {
     let refused = fixture.vfs.prepare_undo(ROOT, None, None).expect_err("it has changed");
     assert!(refused.to_string().contains("its target has changed since"), "{refused}");
 }
+
+#[test]
+fn an_empty_directory_that_a_crossing_replaces_is_removed_as_a_directory() {
+    for (operation, done) in [(Operation::Unlink, Ok(())), (Operation::Rmdir, Err(Errno::ACCESS))] {
+        let fixture = Fixture::new(vec![rule("kept", &[operation], "/archive/t")]);
+        fixture.plant("inbox/t/g.csv", "a,b\n");
+        fixture.folder("archive/t");
+        assert_eq!(fixture.rename(("inbox", "t"), ("archive", "t")), done, "{operation}");
+        assert_eq!(fixture.has("archive/t/g.csv"), done.is_ok(), "{operation}");
+    }
+}

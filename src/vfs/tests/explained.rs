@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::fixture::*;
 use crate::branch::{AttributeChange, RenameFlags, XattrFlags};
-use crate::policy::{Conditions, LABEL, PathPatterns, Rule, Who, Window};
+use crate::policy::{Conditions, LABEL, PathPatterns, Rule, Supposed, Who, Window};
 use crate::types::{Operation, Verb};
 use crate::vfs::*;
 
@@ -111,6 +111,18 @@ fn furnish(fixture: &Fixture) {
     }
 }
 
+pub(super) fn explained(
+    vfs: &Vfs,
+    uid: u32,
+    operation: Operation,
+    path: &ViewPath,
+    target: Option<&ViewPath>,
+) -> Explained {
+    let (visible, supposed) = ((true, true), &Supposed::default());
+    let asking = Asking { uid, operation, path, target, visible, supposed };
+    vfs.explain(&asking).expect("groups")
+}
+
 fn inode_of(vfs: &Vfs, path: &ViewPath) -> Option<u64> {
     let mut number = ROOT_NUMBER;
     for name in path.components() {
@@ -211,9 +223,7 @@ fn what_is_explained_is_what_happens() {
             );
             let makes = operation.verb() == Verb::Add && operation != Operation::Link;
             let asked = if makes { &target } else { &path };
-            let (said, _) = vfs
-                .explain(uid, operation, asked, two.then_some(&target), (true, true))
-                .expect("groups");
+            let said = explained(vfs, uid, operation, asked, two.then_some(&target)).decision;
             let (mut before, mut after) = (BTreeMap::new(), BTreeMap::new());
             fingerprint(fixture.dir.path(), &mut before);
             let Some(result) = act(vfs, caller, operation, &path, &target) else { continue };
@@ -222,9 +232,8 @@ fn what_is_explained_is_what_happens() {
                 allowed += 1;
                 // What the crossing finds in the file is not the policy's to say.
                 let by_gate = matches!(said.basis, crate::policy::Basis::Gate(_));
-                let linked_away = result == Err(Errno::XDEV);
                 assert!(
-                    !refused || by_gate || linked_away,
+                    (!refused || by_gate) && result != Err(Errno::XDEV),
                     "{seed}/{step}: {operation} of {asked} by {uid} to {target}: {result:?}, but {said:?}"
                 );
             } else if result != Err(Errno::XDEV) {
@@ -291,4 +300,35 @@ fn a_rule_holds_for_a_file_by_any_of_its_names() {
     let denial = fixture.vfs.last_denial(0, None).expect("kept");
     assert_eq!(denial.path.to_string(), "/inbox/closed/f");
     std::fs::remove_file(fixture.backing("inbox/closed/f")).expect("removed");
+}
+
+#[test]
+fn rules_about_labels_or_owners_do_not_speak_of_folders_that_no_branch_provides() {
+    let read = [Operation::List, Operation::OpenRead];
+    let labelled = Rule {
+        conditions: Conditions { labels: vec!["pii".to_owned()], ..Conditions::default() },
+        ..rule("labelled", &read, "/**")
+    };
+    let own = Rule {
+        conditions: Conditions { owner_is_caller: true, ..Conditions::default() },
+        ..rule("own", &read, "/**")
+    };
+    for rule in [labelled, own] {
+        let name = rule.name.clone();
+        let fixture = Fixture::new(vec![rule]);
+        let vfs = &fixture.vfs;
+        for caller in [ROOT, Caller { uid: 1001, gid: 1001, pid: 1 }] {
+            let opened = vfs.opendir(caller, ROOT_NUMBER);
+            assert!(opened.map(|handle| vfs.releasedir(handle)).is_ok(), "{name}");
+            let root = ViewPath::root();
+            let said = explained(vfs, caller.uid, Operation::List, &root, None);
+            assert!(said.decision.allowed, "{name}: {said:?}");
+            let why = "a folder that no branch provides has no labels and no owner";
+            assert!(said.considered.iter().any(|one| one.near && one.why == why), "{said:?}");
+        }
+        fixture.plant("inbox/f", "text");
+        let file = fixture.backing("inbox/f");
+        let _ = rustix::fs::lsetxattr(&file, LABEL, b"pii", rustix::fs::XattrFlags::empty());
+        assert_eq!(fixture.read(fixture.number("inbox/f")).err(), Some(Errno::ACCESS), "{name}");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 
+use super::explained::explained;
 use super::fixture::*;
 use crate::policy::Rule;
 use crate::types::Operation;
@@ -63,10 +64,7 @@ fn what_a_rename_would_replace_is_explained_too() {
     fixture.number("inbox/kept");
     let at = |name: &str| ViewPath::root().join(OsStr::new("inbox")).join(OsStr::new(name));
     let (from, to) = (at("new"), at("kept"));
-    let (said, _) = fixture
-        .vfs
-        .explain(0, Operation::RenameSource, &from, Some(&to), (true, true))
-        .expect("groups");
+    let said = explained(&fixture.vfs, 0, Operation::RenameSource, &from, Some(&to)).decision;
     let done = fixture.rename(("inbox", "new"), ("inbox", "kept"));
     assert_eq!(done, Err(Errno::ACCESS));
     assert!(!said.allowed, "{said:?}");

@@ -1,10 +1,12 @@
 //! A record of the ledger, decided again.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use crate::error::Errno;
 use crate::ledger::record::{CrossingRecord, OperationRecord};
 use crate::policy::{Conditions, Decision, Facts, Given, LABEL, Object, Policy, Subject};
 use crate::sys::users;
@@ -24,8 +26,10 @@ pub(super) enum Untold {
     Shortened,
     /// It is no record that this program reads.
     Unreadable,
-    /// What decided then asked about size, owner or labels, which are not recorded.
+    /// What decides asks about size, owner or labels, which are not recorded.
     Facts,
+    /// A gate refused what it found in the file.
+    Content,
 }
 
 impl Untold {
@@ -35,8 +39,48 @@ impl Untold {
             Self::Branch => "it lies in a branch that the configuration does not have there",
             Self::Shortened => "the record was too long for a line and is cut",
             Self::Unreadable => "the line cannot be read",
-            Self::Facts => "the rule asks for size, owner or labels, which are not recorded",
+            Self::Facts => "a rule asks for size, owner or labels, which are not recorded",
+            Self::Content => "a gate refused what it found in the file, which is not recorded",
         }
+    }
+}
+
+/// What would be decided, and whether something that is not recorded could make it otherwise.
+pub(super) struct Judged {
+    pub decision: Decision,
+    pub assumed: bool,
+}
+
+/// The facts that a record has; notes when another is asked for.
+struct Recorded {
+    given: Given,
+    assumed: Cell<bool>,
+}
+
+impl Facts for Recorded {
+    fn now(&self) -> Timestamp {
+        self.given.now
+    }
+
+    fn size_after(&self) -> Option<u64> {
+        if self.given.size_after.is_none() {
+            self.assumed.set(true);
+        }
+        self.given.size_after
+    }
+
+    fn owner(&self) -> Result<Option<u32>, Errno> {
+        self.assumed.set(true);
+        self.given.owner()
+    }
+
+    fn labels(&self) -> Result<Vec<String>, Errno> {
+        self.assumed.set(true);
+        self.given.labels()
+    }
+
+    fn changes_labels(&self) -> bool {
+        self.given.changes_labels
     }
 }
 
@@ -60,33 +104,23 @@ impl Judge {
         &mut self,
         time: Timestamp,
         record: &OperationRecord,
-    ) -> Result<Decision, Untold> {
+    ) -> Result<Judged, Untold> {
         let subject = self.subject(record.uid, record.gid)?;
-        let (path, target) = record.op.sides(&record.path, record.target.as_ref());
-        let recorded = record.branch.as_deref();
-        let here = self.branch(&record.path, recorded)?;
-        let branch_of = |judge: &Self, path: &ViewPath| match *path == record.path {
-            true => Ok(here),
-            false => judge.branch_beside(path, here),
-        };
-        let object = Object { path, branch: branch_of(self, path)?, is_directory: false };
-        let target = match target {
-            Some(path) => {
-                Some(Object { path, branch: branch_of(self, path)?, is_directory: false })
-            }
-            None => None,
-        };
+        let here = self.branch(&record.path, record.branch.as_deref())?;
+        let object = Object { path: &record.path, branch: here, is_directory: false };
+        let target = record.target.as_ref().map(|path| {
+            let branch = self.branch_beside(path, here);
+            Object { path, branch, is_directory: false }
+        });
         let label = record.reason.as_ref().is_some_and(|reason| reason.starts_with(LABEL));
-        let facts = Given { now: time, changes_labels: label, ..Given::default() };
-        Ok(self.policy.decide_request(&subject, record.op, object, target, &facts))
+        let given = Given { now: time, changes_labels: label, ..Given::default() };
+        Ok(self.judged(given, |facts| {
+            self.policy.decide_request(&subject, record.op, object, target, facts)
+        }))
     }
 
     /// What would be decided of a crossing, a rename within a pool or an undo.
-    pub fn crossing(
-        &mut self,
-        time: Timestamp,
-        record: &CrossingRecord,
-    ) -> Result<Decision, Untold> {
+    pub fn crossing(&mut self, time: Timestamp, record: &CrossingRecord) -> Result<Judged, Untold> {
         let subject = self.subject(record.uid, record.gid)?;
         let is_directory = record.moves.iter().any(|step| step.below.is_some());
         let [from, to] = &record.branches;
@@ -95,13 +129,40 @@ impl Judge {
             Object { path: source, branch: self.branch(source, Some(from))?, is_directory };
         let target = Object { path: target, branch: self.branch(target, Some(to))?, is_directory };
         let size_after = record.size.filter(|_| !is_directory);
-        let facts = Given { now: time, size_after, ..Given::default() };
+        let given = Given { now: time, size_after, ..Given::default() };
         if record.undoes.is_some() {
-            return Ok(self.undo(&subject, source, target, &facts));
+            return Ok(self.judged(given, |facts| self.undo(&subject, source, target, facts)));
         }
         let operation =
             if record.rearrangement { Operation::RenameSource } else { Operation::MoveSource };
-        Ok(self.policy.decide_request(&subject, operation, source, Some(target), &facts))
+        Ok(self.judged(given, |facts| {
+            self.policy.decide_request(&subject, operation, source, Some(target), facts)
+        }))
+    }
+
+    /// Decides, and where something is asked that is not recorded, by all that it could have been: owned by
+    /// the caller or another, without labels or with all that the policy knows, small or large.
+    fn judged(&self, given: Given, decide: impl Fn(&dyn Facts) -> Decision) -> Judged {
+        let recorded = Recorded { given, assumed: Cell::new(false) };
+        let decision = decide(&recorded);
+        if !recorded.assumed.get() {
+            return Judged { decision, assumed: false };
+        }
+        let rules = self.policy.source().rules.iter();
+        let every: Vec<String> = rules.flat_map(|rule| &rule.conditions.labels).cloned().collect();
+        let labelled = [Vec::new(), every];
+        let given = recorded.given;
+        let sizes = [given.size_after, Some(given.size_after.unwrap_or(u64::MAX))];
+        let assumed = [None, Some(u32::MAX)].into_iter().any(|owner| {
+            labelled.iter().any(|labels| {
+                sizes.into_iter().any(|size_after| {
+                    let labels = labels.clone();
+                    let other = Given { owner, labels, size_after, ..given };
+                    decide(&other).allowed != decision.allowed
+                })
+            })
+        });
+        Judged { decision, assumed }
     }
 
     /// An undo needs no gate; modes and deny rules hold for it.
@@ -156,13 +217,9 @@ impl Judge {
     }
 
     /// The branch of another path of the same operation: the same where it can be.
-    fn branch_beside(
-        &self,
-        path: &ViewPath,
-        beside: Option<BranchIndex>,
-    ) -> Result<Option<BranchIndex>, Untold> {
+    fn branch_beside(&self, path: &ViewPath, beside: Option<BranchIndex>) -> Option<BranchIndex> {
         let at = self.policy.source().branches_at(path);
         let same = beside.filter(|beside| at.contains(beside));
-        Ok(same.or(at.first().copied()))
+        same.or(at.first().copied())
     }
 }

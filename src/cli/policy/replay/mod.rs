@@ -9,20 +9,20 @@ use serde::Serialize;
 
 use crate::cli::audit::Log;
 use crate::cli::failure::Failure;
-use crate::cli::output::{is_terminal, print, print_json};
+use crate::cli::output::{in_colour, print, print_json};
 use crate::cli::target::ViewOption;
 use crate::cli::unexpected;
 use crate::config::{self, Config, Loaded};
 use crate::control::protocol::{Answer, Request};
 use crate::ledger::record::{CrossingRecord, OperationRecord, Step, Verdict};
 use crate::ledger::{Entry, Record, decode_line};
-use crate::policy::{Basis, Decision, Policy};
+use crate::policy::{Basis, Policy};
 use crate::types::{Operation, TxId, ViewPath};
 
 mod judge;
 mod tally;
 
-use judge::{Judge, Untold};
+use judge::{Judge, Judged, Untold};
 use tally::{Report, Tally};
 
 /// Decide again what the ledger has recorded, by another configuration, and show what would differ.
@@ -33,8 +33,7 @@ use tally::{Report, Tally};
 /// Each record of an operation or crossing is asked of NEW at the time that it has: changes, denials and
 /// crossings, and with audit.record = "everything" reads. What the ledger does not have is assumed: groups
 /// are those of the user database now; owners, labels and sizes of files (but that of a crossing) are
-/// unknown, and files count as the caller's own, without labels and small; what was renamed counts as a
-/// file. UNIX permissions are no part of it.
+/// unknown, and what differs by them is counted as untold; what was renamed counts as a file. UNIX permissions are no part of it.
 ///
 /// For root, the mounting user and, while the view is mounted, audit.readers.
 #[derive(Debug, clap::Args)]
@@ -75,6 +74,13 @@ fn moment(text: &str) -> Result<Timestamp, String> {
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {
+    if let (Some(from), Some(to)) = (args.from, args.to)
+        && to <= from
+    {
+        return Err(Failure::usage(format!(
+            "cannot replay from {from} to {to}: it ends before it begins"
+        )));
+    }
     let new = load(&args.rules)?;
     let (log, old) = ledger(args, &new.config)?;
     if let Some(old) = old {
@@ -115,7 +121,7 @@ fn show(args: &Args, report: Report) -> Result<(), Failure> {
 }
 
 fn load(path: &Path) -> Result<Loaded, Failure> {
-    config::load(path).map_err(|errors| Failure::diagnostics(errors.render(is_terminal())))
+    config::load_unseen(path).map_err(|errors| Failure::diagnostics(errors.render(in_colour())))
 }
 
 /// Names of branches with their places.
@@ -225,13 +231,16 @@ impl Replay {
         }
         let decided = self.judge.operation(time, record);
         let was = (record.decision != Verdict::Denied, then(record));
-        let rule = record.rule.as_deref();
-        self.settle(decided, was, rule, (record.uid, &record.path), (times, seq));
+        let by = Then {
+            rule: record.rule.as_deref(),
+            gate: record.gate.as_deref().filter(|gate| *gate != NO_GATE),
+        };
+        self.settle(decided, was, by, (record.uid, &record.path), (times, seq));
     }
 
     /// Whether a record of the same operation that was only observed came before.
     fn is_second(&mut self, record: &OperationRecord) -> bool {
-        let (path, target) = record.op.sides(&record.path, record.target.as_ref());
+        let (path, target) = (&record.path, record.target.as_ref());
         let op = target.is_none().then_some(record.op);
         let seen = (record.pid, op, path.clone(), target.cloned());
         match record.decision {
@@ -264,27 +273,33 @@ impl Replay {
     fn crossing(&mut self, seq: u64, time: Timestamp, record: &CrossingRecord) {
         let decided = self.judge.crossing(time, record);
         let by = record.gate.as_ref().map_or_else(String::new, |gate| format!("gate {gate}"));
-        self.settle(decided, (true, by), None, (record.uid, &record.source), (1, seq));
+        let then = Then { rule: None, gate: None };
+        self.settle(decided, (true, by), then, (record.uid, &record.source), (1, seq));
     }
 
     fn settle(
         &mut self,
-        decided: Result<Decision, Untold>,
+        decided: Result<Judged, Untold>,
         (was_allowed, was_by): (bool, String),
-        rule: Option<&str>,
+        then: Then<'_>,
         (uid, path): (u32, &ViewPath),
         (times, seq): (u64, u64),
     ) {
-        let decision = match decided {
-            Ok(decision) if decision.basis == Basis::Error => {
+        let Judged { decision, assumed } = match decided {
+            Ok(judged) if judged.decision.basis == Basis::Error => {
                 return self.tally.untold(Untold::Branch, times, seq);
             }
-            Ok(decision) => decision,
+            Ok(judged) => judged,
             Err(why) => return self.tally.untold(why, times, seq),
         };
         let differs = decision.allowed != was_allowed;
-        if differs && rule.is_some_and(|rule| self.judge.asks_for_more(rule)) {
+        let asked = |rule: &str| self.judge.asks_for_more(rule);
+        if differs && (assumed || then.rule.is_some_and(asked)) {
             return self.tally.untold(Untold::Facts, times, seq);
+        }
+        // The gate that carries it now would look into the file too.
+        if differs && then.gate.is_some() && matches!(decision.basis, Basis::Gate(_)) {
+            return self.tally.untold(Untold::Content, times, seq);
         }
         self.tally.records = self.tally.records.saturating_add(times);
         if !differs {
@@ -311,11 +326,20 @@ const SHORTENED: &[u8] = br#","shortened":true"#;
 /// Bytes below which no text is cut.
 const CUT_MIN: usize = 64;
 
+/// In a denial for want of a gate.
+const NO_GATE: &str = "none";
+
+/// The rule or gate that denied then.
+struct Then<'r> {
+    rule: Option<&'r str>,
+    gate: Option<&'r str>,
+}
+
 /// What denied then, as far as the record has it.
 fn then(record: &OperationRecord) -> String {
     match (record.decision, &record.rule, &record.gate) {
         (Verdict::Denied, Some(rule), _) => format!("rule {rule}"),
-        (Verdict::Denied, None, Some(gate)) if gate == "none" => "no gate".to_owned(),
+        (Verdict::Denied, None, Some(gate)) if gate == NO_GATE => "no gate".to_owned(),
         (Verdict::Denied, None, Some(gate)) => format!("gate {gate}"),
         (Verdict::Denied, None, None) => "mode or default".to_owned(),
         (Verdict::Allowed | Verdict::Observed, ..) => String::new(),

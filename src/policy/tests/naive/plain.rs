@@ -251,7 +251,7 @@ impl Plain {
         let path = split(object.path.as_bytes());
         let speaks = |rule: &&PlainRule| {
             rule.operations.contains(&operation)
-                && rule.holds(who, operation, facts)
+                && rule.holds(who, operation, object.branch.is_some(), facts)
                 && self.fits(rule, who, &path)
         };
         self.rules.iter().filter(speaks).collect()
@@ -458,7 +458,7 @@ impl PlainRule {
         self.when.is_empty() && self.max.is_none() && self.labels.is_empty() && !self.own
     }
 
-    fn holds(&self, who: &Subject, operation: Operation, facts: &Given) -> bool {
+    fn holds(&self, who: &Subject, operation: Operation, provided: bool, facts: &Given) -> bool {
         // What else is there that makes a file larger, or brings one?
         let sized = [
             "write-data",
@@ -478,6 +478,8 @@ impl PlainRule {
         let label =
             self.labels.is_empty() || facts.labels.iter().any(|label| self.labels.contains(label));
         let owner = !self.own || facts.owner.is_none() || facts.owner == Some(who.uid);
-        size && when && label && owner
+        // What no branch provides has neither.
+        let virtual_one = !provided && (self.own || !self.labels.is_empty());
+        size && when && label && owner && !virtual_one
     }
 }
