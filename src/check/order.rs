@@ -3,12 +3,15 @@
 //! standard input, and a second where the content is to be a file. The daemon's end being closed means
 //! that the command is to end.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use crate::sys::descriptors;
@@ -16,8 +19,11 @@ use crate::sys::descriptors;
 /// The subcommand of this program that is the helper. Not for users.
 pub const HELPER: &str = "run-gate-check";
 
-/// Bytes of an order, at most.
-const ORDER_MAX: usize = 256 * 1024;
+/// Bytes of an order, at most: what a socket holds that nobody reads yet (`net.core.wmem_default` of
+/// 212,992), with room for what the kernel counts beside them.
+const ORDER_MAX: usize = 160 * 1024;
+/// Bytes of a value of the environment, at most, far below `MAX_ARG_STRLEN` of include/uapi/linux/binfmts.h.
+const VALUE_MAX: usize = 48 * 1024;
 /// Bytes of an answer, at most.
 const ANSWER_MAX: usize = 64 * 1024;
 
@@ -34,8 +40,25 @@ pub(super) struct Order {
     pub memory: u64,
     /// What can be read beside the system's folders.
     pub read: Vec<PathBuf>,
-    /// The environment, beside what all commands get.
-    pub environment: Vec<(String, OsString)>,
+    /// The environment, beside what all commands get: base64, for values are bytes.
+    pub environment: Vec<(String, String)>,
+}
+
+impl Order {
+    /// Adds to the environment. `false`: the value is longer than execve(2) takes with its name.
+    pub(super) fn set(&mut self, name: &str, value: &OsStr) -> bool {
+        let fits = value.len() < VALUE_MAX;
+        self.environment.push((name.to_owned(), STANDARD.encode(value.as_bytes())));
+        fits
+    }
+
+    /// The environment's names and values.
+    pub(super) fn environment(&self) -> impl Iterator<Item = (&str, OsString)> {
+        self.environment.iter().map(|(name, value)| {
+            let value = STANDARD.decode(value).unwrap_or_default();
+            (name.as_str(), OsString::from_vec(value))
+        })
+    }
 }
 
 /// What the helper says.
@@ -49,11 +72,17 @@ pub(super) enum Answer {
     Ended { code: Option<i32>, signal: Option<i32>, left: bool },
 }
 
-/// Sends an order. It fits into the socket's buffer, so that this never waits.
+/// Sends an order to who has not been started yet. It fits into the socket's buffer or is refused: this never
+/// waits.
 pub(super) fn give(socket: &UnixStream, order: &Order, with: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut line = serde_json::to_vec(order)?;
     line.push(b'\n');
-    descriptors::send(socket, &line, with)
+    if line.len() > ORDER_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is too long"));
+    }
+    socket.set_nonblocking(true)?;
+    descriptors::send(socket, &line, with)?;
+    socket.set_nonblocking(false)
 }
 
 /// Receives an order with its descriptors.
@@ -102,20 +131,34 @@ impl Answering {
 mod tests {
     use super::*;
     use std::os::fd::AsFd;
-    use std::os::unix::ffi::OsStringExt;
+
+    fn empty() -> Order {
+        let run = vec!["/bin/true".to_owned(), "x".repeat(20_000)];
+        let (read, environment) = (vec!["/srv".into()], Vec::new());
+        Order { run, shows_file: false, cpu_seconds: 60, memory: 1 << 29, read, environment }
+    }
+
+    #[test]
+    fn an_order_never_waits_for_its_reader() {
+        // Nobody reads the other end.
+        let (one, _other) = UnixStream::pair().unwrap();
+        let mut order = empty();
+        for name in ["OCTROI_SOURCE", "OCTROI_TARGET"] {
+            assert!(order.set(name, OsStr::from_bytes(&[0xff; VALUE_MAX - 1])));
+        }
+        give(&one, &order, &[]).unwrap();
+        assert!(!order.set("TOO_LONG", OsStr::from_bytes(&[b'x'; VALUE_MAX])));
+        assert!(give(&one, &order, &[]).is_err());
+    }
 
     #[test]
     fn orders_and_answers_arrive_as_they_were_sent() {
         let (one, other) = UnixStream::pair().unwrap();
         let null = std::fs::File::open("/dev/null").unwrap();
-        let order = Order {
-            run: vec!["/bin/true".to_owned(), "x".repeat(20_000)],
-            shows_file: false,
-            cpu_seconds: 60,
-            memory: 1 << 29,
-            read: vec!["/srv".into()],
-            environment: vec![("A".to_owned(), OsString::from_vec(vec![0xff, b'\n']))],
-        };
+        let mut order = empty();
+        let value = OsString::from_vec(vec![0xff, b'\n']);
+        assert!(order.set("A", &value));
+        assert_eq!(order.environment().collect::<Vec<_>>(), [("A", value)]);
         give(&one, &order, &[null.as_fd()]).unwrap();
         let (came, with) = take(&other).unwrap();
         assert_eq!((came, with.len()), (order, 1));

@@ -2,7 +2,7 @@
 //! long. Nothing here waits without an end: neither for a command nor for one that was killed and will
 //! not die, because it hangs in the kernel.
 
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
@@ -166,19 +166,22 @@ impl Runner {
         cancelled: &dyn Fn() -> bool,
     ) -> (Outcome, Option<String>) {
         let shows_file = check.input == CheckInput::Path;
-        let path = |path: &ViewPath| OsString::from(path.as_path());
-        let order = Order {
+        let mut order = Order {
             run: check.run.clone(),
             shows_file,
             cpu_seconds: check.timeout.as_secs().max(1),
             memory: check.memory,
             read: check.read.clone(),
-            environment: vec![
-                ("OCTROI_GATE".to_owned(), about.gate.into()),
-                ("OCTROI_SOURCE".to_owned(), path(about.source)),
-                ("OCTROI_TARGET".to_owned(), path(about.target)),
-            ],
+            environment: Vec::new(),
         };
+        let told = [
+            ("OCTROI_GATE", OsStr::new(about.gate)),
+            ("OCTROI_SOURCE", about.source.as_path().as_os_str()),
+            ("OCTROI_TARGET", about.target.as_path().as_os_str()),
+        ];
+        if let Some((name, _)) = told.into_iter().find(|(name, value)| !order.set(name, value)) {
+            return (Outcome::NotRun(format!("{name} would be too long for a command")), None);
+        }
         let limits = Limits { timeout: check.timeout, memory: check.memory };
         let started = match Input::new(shows_file, file) {
             Ok(Input { input, feed }) => {
@@ -275,6 +278,9 @@ impl Runner {
         };
         let builder = std::thread::Builder::new().name("octroi-reap".to_owned());
         if let Err(error) = builder.spawn(wait) {
+            // Of the places for those that do not die it takes none then: they are for what is waited for.
+            let mut taken = self.places.taken.lock();
+            taken.stuck = taken.stuck.saturating_sub(1);
             log::warn!("nobody waits for it: {error}");
         }
     }
@@ -320,30 +326,29 @@ struct Feed<'f> {
 }
 
 impl Feed<'_> {
-    /// Writes as much as goes. False when there is nothing more to write, or nobody to read it.
+    /// Reads and writes one piece at most, so that limits are looked at in between. False when there is
+    /// nothing more to write, or nobody to read it.
     fn go_on(&mut self) -> Result<bool, Errno> {
-        loop {
-            if self.from == self.to {
-                let count = match rustix::io::pread(self.file, &mut self.piece, self.at) {
-                    Err(Errno::INTR) => continue,
-                    count => count?,
-                };
-                if count == 0 {
-                    return Ok(false);
-                }
-                self.at = self.at.saturating_add(count as u64);
-                (self.from, self.to) = (0, count);
+        if self.from == self.to {
+            let count = match rustix::io::pread(self.file, &mut self.piece, self.at) {
+                Err(Errno::INTR) => return Ok(true),
+                count => count?,
+            };
+            if count == 0 {
+                return Ok(false);
             }
-            let rest = self.piece.get(self.from..self.to).unwrap_or_default();
-            match rustix::io::write(&self.pipe, rest) {
-                Ok(count) => self.from = self.from.saturating_add(count),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Ok(true),
-                // A command may know enough before the end.
-                Err(Errno::PIPE) => return Ok(false),
-                Err(errno) => return Err(errno),
-            }
+            self.at = self.at.saturating_add(count as u64);
+            (self.from, self.to) = (0, count);
         }
+        let rest = self.piece.get(self.from..self.to).unwrap_or_default();
+        match rustix::io::write(&self.pipe, rest) {
+            Ok(count) => self.from = self.from.saturating_add(count),
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            // A command may know enough before the end.
+            Err(Errno::PIPE) => return Ok(false),
+            Err(errno) => return Err(errno),
+        }
+        Ok(true)
     }
 }
 

@@ -36,9 +36,17 @@ fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-/// Memory of a process that no file backs, swapped out or not (proc_pid_status(5)).
+/// Memory of a process that no file backs, swapped out or not (proc_pid_status(5)). All threads tell the
+/// same, but for those that have ended, which tell nothing, the first among them.
 fn memory(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
+    let mut told = threads
+        .filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("status")).ok())
+        .map(|status| told_memory(&status));
+    told.find(|bytes| *bytes > 0).unwrap_or(0)
+}
+
+fn told_memory(status: &str) -> u64 {
     let kibibytes = |line: &str| line.split_whitespace().nth(1)?.parse::<u64>().ok();
     let counted = ["RssAnon:", "RssShmem:", "VmSwap:"];
     let lines = status.lines().filter(|line| counted.iter().any(|name| line.starts_with(name)));
@@ -65,6 +73,31 @@ mod tests {
         std::io::BufRead::read_line(&mut out, &mut line).unwrap();
         let used = below(std::process::id());
         drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(used > 50_000_000, "{used}");
+    }
+
+    #[test]
+    fn memory_counts_when_the_first_thread_has_ended() {
+        let script = format!(
+            "import ctypes, sys, threading, time\n\
+             held = bytearray(60_000_000)\n\
+             def stay():\n    time.sleep(0.2); print('ready', flush=True); sys.stdin.read()\n\
+             threading.Thread(target=stay).start()\n\
+             ctypes.CDLL(None).syscall({}, 0)\n",
+            libc::SYS_exit
+        );
+        let mut child = Command::new("python3")
+            .args(["-c", &script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+        let used = memory(child.id());
+        child.kill().unwrap();
         child.wait().unwrap();
         assert!(used > 50_000_000, "{used}");
     }

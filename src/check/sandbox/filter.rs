@@ -1,7 +1,7 @@
 //! The system calls that a command has (seccomp(2)). All others are answered ENOSYS, as by a kernel that
 //! does not know them, for which libraries have another way; so are those to come. Not among them: sockets
-//! other than pairs, namespaces and mounts, tracing and other processes' memory, file handles, memory that
-//! no path and no limit knows (memfd_create, System V IPC), io_uring, keys, BPF, clocks, modules.
+//! other than connected pairs, namespaces and mounts, tracing and other processes' memory, file handles, memory that
+//! no path and no limit knows (memfd_create, System V IPC, shared mappings without a file), io_uring, keys, BPF, clocks, modules.
 
 use std::collections::BTreeMap;
 
@@ -21,6 +21,8 @@ const NAMESPACES: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET
     | CLONE_NEWTIME) as u64;
+/// `SOCK_TYPE_MASK` of include/linux/net.h.
+const SOCKET_TYPE: u64 = 0xf;
 /// include/uapi/linux/sched.h; also a bit of the exit signal, where nobody uses it.
 const CLONE_NEWTIME: libc::c_int = 0x80;
 
@@ -38,6 +40,26 @@ fn program() -> Result<BpfProgram, seccompiler::BackendError> {
     let no_namespaces =
         SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(NAMESPACES), 0)?;
     rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![no_namespaces])?]);
+    let is = |argument, mask, value| {
+        SeccompCondition::new(
+            argument,
+            SeccompCmpArgLen::Dword,
+            SeccompCmpOp::MaskedEq(mask),
+            value as u64,
+        )
+    };
+    // Those that are connected to each other for good: by a datagram socket others can be reached.
+    let pair = |kind| {
+        let conditions = vec![is(0, u64::MAX, libc::AF_UNIX)?, is(1, SOCKET_TYPE, kind)?];
+        SeccompRule::new(conditions)
+    };
+    let pairs = vec![pair(libc::SOCK_STREAM)?, pair(libc::SOCK_SEQPACKET)?];
+    rules.insert(libc::SYS_socketpair, pairs);
+    // Shared memory without a file can be let go of and is still there, where nobody counts it.
+    let shared_memory = (libc::MAP_SHARED | libc::MAP_ANONYMOUS) as u64;
+    let mapping = |flags| SeccompRule::new(vec![is(3, shared_memory, flags)?]);
+    let mappings = vec![mapping(0)?, mapping(libc::MAP_SHARED)?, mapping(libc::MAP_ANONYMOUS)?];
+    rules.insert(libc::SYS_mmap, mappings);
     let unknown = SeccompAction::Errno(libc::ENOSYS as u32);
     let here = TargetArch::try_from(std::env::consts::ARCH)?;
     SeccompFilter::new(rules, unknown, SeccompAction::Allow, here)?.try_into()
@@ -63,7 +85,7 @@ const EVERYWHERE: &[i64] = &[
     libc::SYS_listxattr, libc::SYS_llistxattr, libc::SYS_flistxattr, libc::SYS_inotify_init1,
     libc::SYS_inotify_add_watch, libc::SYS_inotify_rm_watch,
     // Pairs of sockets
-    libc::SYS_socketpair, libc::SYS_sendto, libc::SYS_recvfrom, libc::SYS_sendmsg,
+    libc::SYS_sendto, libc::SYS_recvfrom, libc::SYS_sendmsg,
     libc::SYS_recvmsg, libc::SYS_sendmmsg, libc::SYS_recvmmsg, libc::SYS_shutdown,
     libc::SYS_getsockname, libc::SYS_getpeername, libc::SYS_getsockopt, libc::SYS_setsockopt,
     // Waiting
@@ -71,7 +93,7 @@ const EVERYWHERE: &[i64] = &[
     libc::SYS_ppoll, libc::SYS_pselect6, libc::SYS_eventfd2, libc::SYS_signalfd4,
     libc::SYS_timerfd_create, libc::SYS_timerfd_settime, libc::SYS_timerfd_gettime,
     // Memory
-    libc::SYS_brk, libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_mprotect,
+    libc::SYS_brk, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_mprotect,
     libc::SYS_madvise, libc::SYS_mincore, libc::SYS_msync, libc::SYS_mlock, libc::SYS_mlock2,
     libc::SYS_munlock, libc::SYS_membarrier,
     // Processes and threads

@@ -147,7 +147,7 @@ fn command(begin: &Begin<'_>) -> Step<Vec<String>> {
     let mut command = Command::new(program);
     command.args(arguments).args(order.shows_file.then_some(INPUT));
     command.env_clear().envs(ENVIRONMENT);
-    command.envs(order.environment.iter().map(|(name, value)| (name, value)));
+    command.envs(order.environment());
     let error = command.exec();
     Err(format!("cannot execute {program}: {}", super::errno_name(crate::error::errno_of(&error))))
 }
