@@ -57,6 +57,11 @@ impl Log {
         Ok(())
     }
 
+    /// The lines.
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
     /// Bytes of the ledger.
     pub fn len(&self) -> u64 {
         self.reader.len()
@@ -103,7 +108,7 @@ impl Log {
     }
 }
 
-fn errno(error: LedgerError) -> Errno {
+pub(super) fn errno(error: LedgerError) -> Errno {
     match error {
         LedgerError::Io { errno, .. } | LedgerError::Tree { errno, .. } => errno,
         LedgerError::Damaged { .. } | LedgerError::Differs { .. } | LedgerError::NothingLost => {

@@ -18,8 +18,10 @@ mod hits;
 mod log;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 use log::Log;
+use tree::{TileNode, Tree};
 
 const README: &str = include_str!("README.txt");
 const VERSION: &str = concat!("octroi ", env!("CARGO_PKG_VERSION"), "\n");
@@ -27,6 +29,8 @@ const VERSION: &str = concat!("octroi ", env!("CARGO_PKG_VERSION"), "\n");
 /// Numbers of nodes begin here: above all numbers of other inodes.
 const NUMBERS: u64 = 1 << 62;
 const BRANCHES: u64 = NUMBERS + 1000;
+const PROOFS: u64 = NUMBERS + (1 << 58);
+const TILES: u64 = NUMBERS + (1 << 59);
 const TRANSACTIONS: u64 = NUMBERS + (1 << 60);
 
 /// How far a crossing has come, as the folders of `tx` have it.
@@ -70,6 +74,11 @@ enum Node {
     Hits,
     Stats,
     Version,
+    Checkpoint,
+    Key,
+    Tile(TileNode),
+    Proofs,
+    Proof(u64),
 }
 
 impl AuditNode {
@@ -88,6 +97,11 @@ impl AuditNode {
             Node::Stats => 11,
             Node::Version => 12,
             Node::Hits => 13,
+            Node::Checkpoint => 14,
+            Node::Key => 15,
+            Node::Proofs => 16,
+            Node::Tile(tile) => return TILES.saturating_add(tile.number()),
+            Node::Proof(seq) => return PROOFS.saturating_add(*seq),
             Node::Branch(position, _) => return BRANCHES.saturating_add(*position),
             Node::TxFile(state, txid) => {
                 // The low bits of a ULID are random.
@@ -99,8 +113,9 @@ impl AuditNode {
     }
 
     fn is_directory(&self) -> bool {
-        use Node::{Branches, Policy, Root, Tx, TxFolder};
-        matches!(self.0, Root | Tx | TxFolder(_) | Branches | Policy)
+        use Node::{Branches, Policy, Proofs, Root, Tile, Tx, TxFolder};
+        let folder = matches!(self.0, Root | Tx | TxFolder(_) | Branches | Policy | Proofs);
+        folder || matches!(self.0, Tile(TileNode::Folder(_)))
     }
 }
 
@@ -130,6 +145,7 @@ pub struct AuditDir {
     in_force: ArcSwap<InForce>,
     source: Box<dyn AuditSource>,
     log: Mutex<Option<Arc<Mutex<Log>>>>,
+    tree: Option<Tree>,
     started: Time,
 }
 
@@ -153,8 +169,15 @@ impl AuditDir {
             in_force: ArcSwap::from_pointee(in_force),
             source,
             log: Mutex::new(None),
+            tree: None,
             started: log::now(),
         }
+    }
+
+    /// The same of a ledger that is signed, with its public key.
+    pub fn signed(self, key: String) -> Result<Self, Errno> {
+        let tree = Some(Tree::open(&self.ledger_dir, key)?);
+        Ok(Self { tree, ..self })
     }
 
     /// Shows a policy that is in force from now on; without a text, it was made of the one that is shown.
@@ -176,6 +199,18 @@ impl AuditDir {
 
     /// A name in a directory.
     pub fn lookup(&self, parent: &AuditNode, name: &OsStr) -> Option<AuditNode> {
+        match &parent.0 {
+            Node::Tile(folder) => {
+                return Some(AuditNode(Node::Tile(self.tree.as_ref()?.lookup(folder, name)?)));
+            }
+            Node::Proofs => {
+                let text = name.to_str()?;
+                let seq = text.parse::<u64>().ok().filter(|seq| seq.to_string() == text)?;
+                let signed = self.tree.as_ref()?.size();
+                return (seq < signed).then_some(AuditNode(Node::Proof(seq)));
+            }
+            _ => {}
+        }
         let mut children = self.list(parent).into_iter();
         children.find(|(child, _)| child == name).map(|(_, node)| node)
     }
@@ -188,16 +223,34 @@ impl AuditDir {
             children.iter().map(entry).collect()
         };
         match &directory.0 {
-            Node::Root => fixed(&[
-                ("README", Node::Readme),
-                ("log.jsonl", Node::Log),
-                ("denied.jsonl", Node::Denied),
-                ("tx", Node::Tx),
-                ("branches", Node::Branches),
-                ("policy", Node::Policy),
-                ("stats", Node::Stats),
-                ("version", Node::Version),
-            ]),
+            Node::Root => {
+                let mut all: Vec<(OsString, AuditNode)> = fixed(&[
+                    ("README", Node::Readme),
+                    ("log.jsonl", Node::Log),
+                    ("denied.jsonl", Node::Denied),
+                    ("tx", Node::Tx),
+                    ("branches", Node::Branches),
+                    ("policy", Node::Policy),
+                    ("stats", Node::Stats),
+                    ("version", Node::Version),
+                ]);
+                if self.tree.is_some() {
+                    all.extend(fixed(&[
+                        ("checkpoint", Node::Checkpoint),
+                        ("key.pub", Node::Key),
+                        ("tile", Node::Tile(TileNode::root())),
+                        ("proof", Node::Proofs),
+                    ]));
+                }
+                all
+            }
+            Node::Tile(folder) => {
+                let found = self.tree.as_ref().map(|tree| tree.list(folder)).unwrap_or_default();
+                let entry = |(name, node): (String, TileNode)| {
+                    (OsString::from(name), AuditNode(Node::Tile(node)))
+                };
+                found.into_iter().map(entry).collect()
+            }
             Node::Tx => fixed(&[
                 ("active", Node::TxFolder(TxState::Active)),
                 ("done", Node::TxFolder(TxState::Done)),
@@ -237,6 +290,9 @@ impl AuditDir {
                     if node.0 == Node::Log { Ok(log.len()) } else { log.denied_len() }
                 })
                 .unwrap_or(0),
+            Node::Tile(tile) => {
+                self.with_tree(|tree, log| tree.length(tile, log.reader())).unwrap_or(0)
+            }
             _ => self.text(node).map_or(0, |text| text.len() as u64),
         };
         AuditAttributes { is_directory, size, mtime }
@@ -263,6 +319,12 @@ impl AuditDir {
             Node::Hits => hits::text(&self.in_force()),
             Node::Stats => self.source.stats(),
             Node::Version => VERSION.to_owned(),
+            Node::Key => self.tree.as_ref().ok_or(Errno::NOENT)?.key(),
+            Node::Checkpoint => return self.tree.as_ref().ok_or(Errno::NOENT)?.checkpoint(),
+            Node::Tile(tile) => {
+                return self.with_tree(|tree, log| tree.content(tile, log.reader()));
+            }
+            Node::Proof(seq) => return self.with_tree(|tree, log| tree.proof(*seq, log.reader())),
             Node::TxFile(state, txid) => {
                 let mut all = self.source.transactions(*state).into_iter();
                 json(all.find(|(id, _)| id == txid).map(|(_, value)| value))?
@@ -284,6 +346,11 @@ impl AuditDir {
         let opened = Arc::new(Mutex::new(Log::open(&self.ledger_dir)?));
         *log = Some(opened.clone());
         Ok(opened)
+    }
+
+    fn with_tree<T>(&self, act: impl FnOnce(&Tree, &Log) -> Result<T, Errno>) -> Result<T, Errno> {
+        let tree = self.tree.as_ref().ok_or(Errno::NOENT)?;
+        self.with_log(|log| act(tree, log))
     }
 
     fn with_log<T>(&self, act: impl FnOnce(&mut Log) -> Result<T, Errno>) -> Result<T, Errno> {

@@ -81,3 +81,78 @@ fn the_log_grows_under_an_open_file_and_denials_are_picked_out() {
     assert_eq!(content(&log), [denied, allowed, denied, allowed, denied].concat());
     assert_eq!(content(&denials), [denied, denied, denied].concat());
 }
+
+/// A ledger of some lines that was signed and closed, and what `.audit` shows of it.
+fn signed(lines: usize) -> (tempfile::TempDir, AuditDir, crate::ledger::note::VerifierKey) {
+    use crate::ledger::record::{GapRecord, Record};
+    use crate::ledger::{Durability, Ledger, Seal};
+    use crate::storage::real::{RealDir, RealStorage};
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger");
+    std::fs::create_dir(&path).unwrap();
+    let dir = |path: &std::path::Path| RealDir::open(path).unwrap();
+    let seal = Seal { state: dir(folder.path()), copies: Vec::new(), accept: None };
+    let storage = Arc::new(RealStorage);
+    let opened = Ledger::open_signed(storage, dir(&path), "lab", &seal, &mut |_| {}).unwrap();
+    for torn_bytes in 1..lines as u64 {
+        opened.0.append(Record::Gap(GapRecord { torn_bytes }), Durability::Async).unwrap();
+    }
+    opened.0.close().unwrap();
+    let key = opened.0.key().unwrap().clone();
+    let audit = AuditDir::new(path, String::new(), Box::new(Fixed));
+    (folder, audit.signed(key.to_string()).unwrap(), key)
+}
+
+fn read(audit: &AuditDir, path: &str) -> Result<Vec<u8>, Errno> {
+    let mut node = audit.root();
+    for name in path.split('/') {
+        node = audit.lookup(&node, OsStr::new(name)).ok_or(Errno::NOENT)?;
+    }
+    let bytes = audit.open(&node)?.read_at(0, 1 << 30)?;
+    assert_eq!(audit.attributes(&node).size, bytes.len() as u64, "{path}");
+    Ok(bytes)
+}
+
+#[test]
+fn the_signed_tree_is_served_as_tiles_entries_and_proofs() {
+    use crate::ledger::checkpoint::{Checkpoint, Proof};
+    use crate::ledger::tree::leaf_hash;
+    let (folder, audit, key) = signed(700);
+    let note = read(&audit, "checkpoint").unwrap();
+    assert_eq!(Checkpoint::open(&note, &key).unwrap().size, 700);
+    assert_eq!(read(&audit, "key.pub").unwrap(), format!("{key}\n").into_bytes());
+    let text = std::fs::read(folder.path().join("ledger/00000001.jsonl")).unwrap();
+    let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
+    for (index, width) in [(0, 256), (1, 256), (2, 188), (2, 7), (0, 9)] {
+        let name = crate::ledger::tree::tile::numbered(index, width);
+        let hashes = read(&audit, &format!("tile/0/{name}")).unwrap();
+        let mut bundle = read(&audit, &format!("tile/entries/{name}")).unwrap();
+        assert_eq!(hashes.len(), usize::from(width) * 32);
+        for (at, hash) in hashes.chunks(32).enumerate() {
+            let length = usize::from(u16::from_be_bytes([bundle[0], bundle[1]]));
+            let line = bundle[2..2 + length].to_vec();
+            bundle.drain(..2 + length);
+            assert_eq!(line, lines[index as usize * 256 + at]);
+            assert_eq!(hash, leaf_hash(&line));
+        }
+        assert!(bundle.is_empty());
+    }
+    assert_eq!(read(&audit, "tile/1/000.p/2").unwrap().len(), 64);
+    for none in ["tile/0/002", "tile/0/002.p/189", "tile/2/000", "tile/0/2", "tile/x", "proof/700"]
+    {
+        assert_eq!(read(&audit, none), Err(Errno::NOENT), "{none}");
+    }
+    for seq in [0, 255, 256, 699] {
+        let proof = Proof::parse(&read(&audit, &format!("proof/{seq}")).unwrap()).unwrap();
+        assert_eq!(proof.verify(&key).unwrap().size, 700);
+        assert_eq!(proof.line, lines[seq]);
+    }
+    let mut nodes = Vec::new();
+    all(&audit, &audit.root(), &mut nodes);
+    let files = nodes.iter().filter(|node| !audit.attributes(node).is_directory).count();
+    assert_eq!(files, 11 + 3 + 1 + 3, "of the daemon, of levels 0 and 1, and the entries");
+    let mut numbers: Vec<u64> = nodes.iter().map(AuditNode::number).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), nodes.len());
+}

@@ -12,8 +12,10 @@ use crate::ledger::Reader;
 
 mod files;
 mod loss;
+mod prove;
 mod signed;
 mod verify;
+mod witness;
 
 use super::failure::{Failure, cannot};
 use super::output::{is_terminal, local_time, plain, print_to_reader};
@@ -44,6 +46,8 @@ enum Command {
     /// Show the newest records; for root, the mounting user and audit.readers
     Tail(TailArgs),
     Verify(verify::VerifyArgs),
+    Prove(prove::ProveArgs),
+    Witness(witness::WitnessArgs),
     AcceptLoss(loss::LossArgs),
 }
 
@@ -67,6 +71,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     match &args.command {
         Command::Tail(args) => tail(args),
         Command::Verify(args) => verify::run(args),
+        Command::Prove(args) => prove::run(args),
+        Command::Witness(args) => witness::run(args),
         Command::AcceptLoss(args) => loss::run(args),
     }
 }

@@ -133,6 +133,15 @@ mod tests {
         check("octroi tx accept --discard 01JD8Z6Q1M4T0V2W3X4Y5Z6A7B --view lab", true);
         check("octroi tx accept", false);
         check("octroi audit tail -n 5 -f", true);
+        check("octroi audit verify --view lab.toml --key lab.pub --files --json", true);
+        check("octroi audit verify 7.tlog-proof --key lab.pub", true);
+        check("octroi audit verify 7.tlog-proof", false);
+        check("octroi audit prove 7 -o -", true);
+        check("octroi audit witness --to file --once", true);
+        check("octroi audit witness -- ssh elsewhere cat", true);
+        check("octroi audit witness", false);
+        check("octroi audit accept-loss --why restored --view lab.toml", true);
+        check("octroi audit accept-loss --view lab.toml", false);
         check("octroi reload --view lab --json", true);
         check("octroi reload lab.toml", false);
         check("octroi policy hits --unused", true);

@@ -96,12 +96,26 @@ pub(super) fn assemble(
         },
         readers: config.readers.clone(),
         owner: rustix::process::geteuid().as_raw(),
-        audit: AuditDir::new(state.join("ledger"), loaded.text.clone(), Box::new(source)),
+        audit: audit_dir(state, loaded, source, &ledger)?,
         stats,
         locked: recovery.locked,
     };
     let (vfs, invalidations) = Vfs::new(parts);
     Ok(Assembled { vfs, invalidations, ledger, mover })
+}
+
+fn audit_dir(
+    state: &Path,
+    loaded: &Loaded,
+    source: DaemonSource,
+    ledger: &Ledger<RealStorage>,
+) -> Result<AuditDir, DaemonError> {
+    let path = state.join("ledger");
+    let audit = AuditDir::new(path.clone(), loaded.text.clone(), Box::new(source));
+    let Some(key) = ledger.key() else { return Ok(audit) };
+    audit.signed(key.to_string()).map_err(|errno| {
+        DaemonError::Failed(format!("cannot open the ledger {}: {errno}", path.display()))
+    })
 }
 
 /// Where a branch appears, or the pool that it is a member of.

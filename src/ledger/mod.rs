@@ -5,7 +5,8 @@
 //! One JSON object a line ([`encode`](self) has the fields of the envelope, [`record`] the rest) in
 //! segments `00000001.jsonl` and on, so that `jq`, `grep` and `tail -f` need nothing of ours. A
 //! segment opens with a version record and is followed by the next at 64 MiB. Beside them lies
-//! `reserve`, disk space kept for the records of crossings and denials when the disk is full.
+//! `reserve`, disk space kept for the records of crossings and denials when the disk is full, and the
+//! signed [`tree`] over the lines: `checkpoint` and `tile/…`. The key is `key` in the state folder.
 //!
 //! # Invariants
 //!
@@ -19,6 +20,11 @@
 //! 6. Once accepted, a record is written, unless the disk fails for good or its waiting caller is
 //!    told otherwise. A full queue makes callers wait.
 //! 7. The writer's thread does not panic: whatever fails becomes the caller's errno.
+//! 8. A checkpoint covers only lines, and needs only tiles, that are on the disk: fsync of the lines, of
+//!    the tiles, signature, publication, in that order ([`sealer`](self)).
+//! 9. What is opened to be signed extends every checkpoint that was found, or a record says that and why
+//!    not ([`start`]).
+//! 10. Nobody who waits for an fsync waits for the signing thread.
 //!
 //! The states of the writer are drawn in `writer.rs`.
 
@@ -38,11 +44,14 @@ mod encode;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod note;
+pub mod prove;
 mod reader;
 pub mod record;
 mod replay;
 mod sealer;
 mod segment;
+#[cfg(test)]
+mod signed_crash_tests;
 #[cfg(test)]
 mod signed_tests;
 pub mod start;

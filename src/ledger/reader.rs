@@ -13,6 +13,16 @@ use crate::error::errno_of;
 /// Longest line with its newline: as far as one must look back for the last newline.
 const TAIL: u64 = encode::LINE_MAX as u64 + 1;
 
+/// So many bytes are searched line by line.
+const NEAR: u64 = 1 << 18;
+
+/// The position that a line says it has.
+fn seq_of(line: &[u8]) -> Option<u64> {
+    let rest = line.strip_prefix(b"{\"seq\":")?;
+    let end = rest.iter().position(|byte| !byte.is_ascii_digit())?;
+    std::str::from_utf8(rest.get(..end)?).ok()?.parse().ok()
+}
+
 struct Part {
     name: String,
     file: File,
@@ -115,6 +125,42 @@ impl Reader {
     /// [`Lines::offset`] continue.
     pub fn lines(&self, offset: u64) -> Lines<'_> {
         Lines { reader: self, offset, buffer: Vec::new(), taken: 0 }
+    }
+
+    /// The offset of the line at a position; none if it is not there.
+    pub fn offset_of(&self, seq: u64) -> Result<Option<u64>, LedgerError> {
+        let (mut low, mut high) = (0, self.len());
+        // `low` is the beginning of a line that is not after the one that is looked for.
+        while high.saturating_sub(low) > NEAR {
+            let middle = low.saturating_add(high.saturating_sub(low) / 2);
+            let mut next = self.lines(middle);
+            // The rest of the line that the middle is in.
+            let _rest = next.next().transpose()?;
+            match next.next().transpose()? {
+                Some((at, line))
+                    if at < high && seq_of(&line).is_some_and(|found| found <= seq) =>
+                {
+                    low = at;
+                }
+                _ => high = middle,
+            }
+        }
+        for line in self.lines(low) {
+            let (at, line) = line?;
+            match seq_of(&line) {
+                Some(found) if found == seq => return Ok(Some(at)),
+                Some(found) if found > seq => return Ok(None),
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// The line at a position, without its newline; none if it is not there.
+    pub fn line_at(&self, seq: u64) -> Result<Option<Vec<u8>>, LedgerError> {
+        let Some(offset) = self.offset_of(seq)? else { return Ok(None) };
+        let line = self.lines(offset).next().transpose()?;
+        Ok(line.map(|(_, line)| line.strip_suffix(b"\n").unwrap_or(&line).to_vec()))
     }
 
     /// The entries from an offset that begins a line.

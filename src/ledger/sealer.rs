@@ -97,6 +97,8 @@ pub struct Begin {
     pub position: (u64, u64),
     /// Tiles that must be written, for they are not there or not as they must be.
     pub missing: Vec<(TileId, Vec<Hash>)>,
+    /// Segments and their lengths, where the tree begins anew with the first of them.
+    pub again: Vec<(u64, u64)>,
     /// The checkpoint that is published, and its note.
     pub published: Option<(Checkpoint, Vec<u8>)>,
 }
@@ -105,7 +107,13 @@ impl<S: Storage> Sealer<S> {
     /// A sealer that has not begun yet.
     pub fn new(storage: Arc<S>, dir: S::Dir, durable: Arc<Durable>, begin: Begin) -> Self {
         let store = TreeStore::new(Arc::clone(&storage), dir.clone());
-        let Begin { signer, builder, position, missing, published } = begin;
+        let Begin { signer, builder, position, missing, again, published } = begin;
+        {
+            let mut state = durable.state.lock();
+            let first = state.ends.front().map_or(u64::MAX, |(segment, _)| *segment);
+            let before = again.into_iter().filter(|(segment, _)| *segment < first);
+            before.rev().for_each(|end| state.ends.push_front(end));
+        }
         let partial = published.as_ref().map_or_else(Vec::new, |(checkpoint, _)| {
             super::tree::tile::partial_tiles(checkpoint.size).collect()
         });

@@ -24,7 +24,7 @@ use crate::storage::Storage;
 pub const KEY: &str = "key";
 const NEW_KEY: &str = "key.new";
 /// Tiles that are missing and kept in memory to be written; with more all are made again.
-const MISSING_MAX: usize = 1024;
+const MISSING_MAX: usize = if cfg!(test) { 4 } else { 1024 };
 /// Bytes of a copy that the record of a loss keeps.
 const NOTE_MAX: usize = 2048;
 /// How the checkpoint in the ledger's own folder is called in messages.
@@ -100,6 +100,8 @@ pub struct Start<S: Storage> {
     differs: Option<(u64, u64)>,
     /// Segments by the `seq` of their first line.
     segments: BTreeMap<u64, u64>,
+    /// Bytes of each segment.
+    lengths: BTreeMap<u64, u64>,
 }
 
 impl<S: Storage> Start<S> {
@@ -169,6 +171,7 @@ impl<S: Storage> Start<S> {
             damaged: 0,
             differs: None,
             segments: BTreeMap::new(),
+            lengths: BTreeMap::new(),
         };
         if let (Some(checkpoint), Some(note)) = (own, note) {
             start.want(OWN.to_owned(), checkpoint, note, true);
@@ -211,6 +214,8 @@ impl<S: Storage> Start<S> {
         if self.segments.values().next_back() != Some(&line.segment) {
             self.segments.insert(seq, line.segment);
         }
+        let length = self.lengths.entry(line.segment).or_default();
+        *length = length.saturating_add(line.bytes.len() as u64).saturating_add(1);
         if let Record::Loss(loss) = &line.entry.record {
             self.accepted.push((seq, loss.checkpoints.iter().cloned().collect()));
         }
@@ -333,12 +338,14 @@ impl<S: Storage> Start<S> {
             builder: self.builder,
             position: end,
             missing: self.missing,
+            again: Vec::new(),
             published: own.map(|wanted| (wanted.checkpoint, wanted.note)),
         };
         if begin.missing.len() > MISSING_MAX {
             begin.missing.clear();
             begin.builder = Builder::default();
             begin.position = (self.segments.values().next().copied().unwrap_or(0), 0);
+            begin.again = self.lengths.into_iter().collect();
             begin.published = None;
         }
         let unborn = self.unborn.then_some((self.storage, self.state));

@@ -231,6 +231,31 @@ fn the_reader_is_one_stream_and_shows_whole_lines_only() {
     assert_eq!(reader.lines(seen).next().unwrap().unwrap().1, b"half a line\n");
 }
 
+#[test]
+fn a_line_is_found_by_its_position() {
+    let (folder, storage, dir) = disk();
+    let (ledger, ..) = open(&storage, &dir).unwrap();
+    for at in 1..5000 {
+        let path = format!("/{at}{}", "x".repeat(at % 700));
+        ledger.append(operation(&path, true), Durability::Async).unwrap();
+    }
+    ledger.flush().unwrap();
+    let reader = Reader::open(folder.path()).unwrap();
+    let whole = std::fs::read(folder.path().join("00000001.jsonl")).unwrap();
+    assert!(whole.len() > 1 << 21, "long enough to be bisected");
+    let lines: Vec<&[u8]> = whole.split(|byte| *byte == b'\n').collect();
+    for at in (0..5000).step_by(17).chain([4999]) {
+        assert_eq!(reader.line_at(at as u64).unwrap().as_deref(), Some(lines[at]), "{at}");
+    }
+    assert_eq!(reader.line_at(5000).unwrap(), None);
+    let bundle = prove::entries(&reader, 3, 2).unwrap().unwrap();
+    let [first, second] = [lines[768], lines[769]];
+    let length = |line: &[u8]| (line.len() as u16).to_be_bytes();
+    assert_eq!(bundle, [&length(first), first, &length(second), second].concat());
+    assert_eq!(prove::entries(&reader, 19, 200).unwrap(), None);
+    ledger.close().unwrap();
+}
+
 /// A simulated disk whose ledger has been given work until the power went.
 fn work(storage: &Arc<SimulatedStorage>, dir: &SimulatedDir) -> Vec<String> {
     let mut promised = Vec::new();

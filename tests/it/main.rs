@@ -51,6 +51,7 @@ mod readme;
 mod real_input;
 mod reload;
 mod room;
+mod signed;
 mod tidy;
 mod trouble;
 mod trouble_config;

@@ -37,6 +37,9 @@ pub struct VerifyArgs {
     /// since, with the hashes in the ledger
     #[arg(long, conflicts_with = "proof")]
     files: bool,
+    /// Also hold it against the checkpoints that octroi audit witness has appended to this file
+    #[arg(long, value_name = "FILE", conflicts_with = "proof")]
+    witness: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -49,7 +52,10 @@ pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
     if let (Some(path), Some(key)) = (&args.proof, &key) {
         return check_proof(path, key, args.json);
     }
-    let signed = Signed::find(&args.view)?;
+    let mut signed = Signed::find(&args.view)?;
+    if let Some(path) = &args.witness {
+        signed.copies.extend(super::witness::read(path)?);
+    }
     let own = key.is_none();
     let key = match key {
         Some(key) => key,

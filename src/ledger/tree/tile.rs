@@ -81,6 +81,16 @@ pub fn hashes_in_level(size: u64, level: u8) -> u64 {
     leaves_below(level).map_or(0, |leaves| size.checked_div(leaves).unwrap_or(0))
 }
 
+/// Levels of tiles that a tree of `size` leaves has.
+pub fn levels(size: u64) -> u8 {
+    (0..=LEVEL_MAX).take_while(|level| hashes_in_level(size, *level) > 0).count() as u8
+}
+
+/// Full tiles of a level that a tree of `size` leaves has.
+pub fn full_tiles(size: u64, level: u8) -> u64 {
+    hashes_in_level(size, level) / FULL
+}
+
 /// The tile that is partly filled in each level of a tree of `size` leaves.
 pub fn partial_tiles(size: u64) -> impl Iterator<Item = TileId> {
     (0..=LEVEL_MAX).filter_map(move |level| {
@@ -163,7 +173,7 @@ impl Builder {
             if hashes.len() < usize::from(WIDTH) {
                 return;
             }
-            let tiles = hashes_in_level(size, level) / FULL;
+            let tiles = full_tiles(size, level);
             full(TileId { level, index: tiles.saturating_sub(1), width: WIDTH }, hashes);
             hash = whole_root(hashes);
             hashes.clear();

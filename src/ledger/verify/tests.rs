@@ -45,12 +45,15 @@ fn check(steps: &[Step], wrong: Option<&str>) {
 
 #[test]
 fn each_step_needs_the_one_before() {
-    use Step::{Abort, Commit, Dead, Done, Prepare, Reverted};
+    use Step::{Abort, Accept, Commit, Dead, Done, Prepare, Retry, Reverted, Withdraw};
     check(&[Prepare, Commit, Done], None);
     check(&[Prepare, Commit, Reverted], None);
     check(&[Prepare, Abort], None);
     check(&[Prepare, Commit, Abort], None);
     check(&[Prepare, Commit, Dead], None);
+    check(&[Prepare, Commit, Dead, Retry, Done], None);
+    check(&[Prepare, Commit, Dead, Retry, Dead, Withdraw, Reverted], None);
+    check(&[Prepare, Commit, Dead, Withdraw, Dead, Accept], None);
     check(&[Prepare], None);
     check(&[Commit, Done], Some("COMMIT without PREPARE"));
     check(&[Prepare, Done], Some("DONE without COMMIT"));
@@ -62,6 +65,10 @@ fn each_step_needs_the_one_before() {
     check(&[Abort], Some("ABORT of what was not prepared"));
     check(&[Prepare, Commit, Done, Abort], Some("ABORT"));
     check(&[Dead], Some("DEAD without COMMIT"));
+    check(&[Prepare, Commit, Retry], Some("RETRY of what is no dead letter"));
+    check(&[Prepare, Commit, Withdraw], Some("WITHDRAW of what is no dead letter"));
+    check(&[Prepare, Commit, Dead, Accept, Accept], Some("ACCEPT of what is no dead letter"));
+    check(&[Prepare, Commit, Dead, Withdraw, Done], Some("DONE without COMMIT"));
 }
 
 #[test]

@@ -182,6 +182,30 @@ impl State {
         }
     }
 
+    pub(super) fn replace(
+        &mut self,
+        dir: &SimulatedDir,
+        source: &OsStr,
+        target: &OsStr,
+    ) -> Result<(), Errno> {
+        let number = self.named(dir, source)?;
+        let there = self.entries.get(dir.inode, target);
+        if there.is_some_and(|other| self.is_directory(other)) {
+            return Err(Errno::ISDIR);
+        }
+        if there == Some(number) {
+            return Ok(());
+        }
+        let (device, names) = (self.inode(dir.inode)?.device, self.names_mode);
+        let from = (dir.inode, source.to_owned());
+        let to = (dir.inode, target.to_owned());
+        self.entries.rename(device, names, from, to, number);
+        self.touch(dir.inode);
+        let now = self.now();
+        self.inode_mut(number)?.attributes.ctime = now;
+        Ok(())
+    }
+
     pub(super) fn create(
         &mut self,
         dir: &SimulatedDir,

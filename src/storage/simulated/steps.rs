@@ -322,23 +322,7 @@ impl Storage for SimulatedStorage {
     }
 
     fn replace(&self, dir: &SimulatedDir, source: &OsStr, target: &OsStr) -> Result<(), Errno> {
-        let mut state = self.step("replace", target)?;
-        let number = state.named(dir, source)?;
-        let there = state.entries.get(dir.inode, target);
-        if there.is_some_and(|other| state.is_directory(other)) {
-            return Err(Errno::ISDIR);
-        }
-        if there == Some(number) {
-            return Ok(());
-        }
-        let (device, names) = (state.inode(dir.inode)?.device, state.names_mode);
-        let from = (dir.inode, source.to_owned());
-        let to = (dir.inode, target.to_owned());
-        state.entries.rename(device, names, from, to, number);
-        state.touch(dir.inode);
-        let now = state.now();
-        state.inode_mut(number)?.attributes.ctime = now;
-        Ok(())
+        self.step("replace", target)?.replace(dir, source, target)
     }
 
     fn link(

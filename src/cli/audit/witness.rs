@@ -1,0 +1,195 @@
+//! `octroi audit witness`
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ledger::CheckpointCopy;
+use crate::ledger::checkpoint::Checkpoint;
+use crate::ledger::note::VerifierKey;
+
+use super::super::failure::{Failure, cannot};
+use super::super::target::ViewOption;
+use super::signed::{Signed, key_of};
+
+/// How often it looks for a new checkpoint.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Carry each checkpoint of the ledger away, so that what it vouches for can no longer be rewritten
+/// here: to a file on another disk, or to a command, such as ssh to another machine.
+///
+/// Runs until it is ended. A checkpoint is carried away only if the ledger still extends the last one;
+/// if it does not, that is said and the exit code is 1. octroi audit verify --witness FILE holds the
+/// ledger against all of them.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    octroi audit witness --to /mnt/usb/lab.checkpoints\n  \
+    octroi audit witness --view lab/octroi.toml -- ssh log@elsewhere 'cat >>lab.checkpoints'\n\n\
+    A line of the file, and what the command gets on standard input, is one JSON object with the time and\n\
+    the checkpoint, a signed note (c2sp.org/tlog-checkpoint).")]
+pub struct WitnessArgs {
+    /// The file that checkpoints are appended to
+    #[arg(long, value_name = "FILE", required_unless_present = "command")]
+    to: Option<PathBuf>,
+    /// Run for each checkpoint, which it gets on standard input; it is carried away when the command
+    /// ends well
+    #[arg(last = true, conflicts_with = "to", value_name = "COMMAND")]
+    command: Vec<String>,
+    /// The public key that must have signed, or a file that holds it; without it the ledger's own
+    #[arg(long, value_name = "KEY|FILE")]
+    key: Option<String>,
+    /// Carry the newest checkpoint away and end
+    #[arg(long)]
+    once: bool,
+    #[command(flatten)]
+    view: ViewOption,
+}
+
+/// A line of a witness's file.
+#[derive(Serialize, Deserialize)]
+struct Seen {
+    time: String,
+    checkpoint: String,
+}
+
+pub fn run(args: &WitnessArgs) -> Result<(), Failure> {
+    let given = args.key.as_deref().map(key_of).transpose()?;
+    let mut last = match &args.to {
+        Some(path) if path.exists() => read(path)?.pop().map(|copy| copy.note),
+        _ => None,
+    };
+    let mut said = None;
+    loop {
+        match look(args, given.as_ref(), &mut last) {
+            Ok(()) => said = None,
+            Err(Trouble::Differs(failure)) => return Err(failure),
+            Err(Trouble::NotNow(failure)) if args.once => return Err(failure),
+            // It is tried again.
+            Err(Trouble::NotNow(failure)) => {
+                let text = failure.to_string();
+                if said.as_ref() != Some(&text) {
+                    eprintln!("{text}");
+                    said = Some(text);
+                }
+            }
+        }
+        if args.once {
+            return Ok(());
+        }
+        std::thread::sleep(EVERY);
+    }
+}
+
+enum Trouble {
+    /// The ledger is not the one that was witnessed.
+    Differs(Failure),
+    /// The checkpoint cannot be had or not be carried away.
+    NotNow(Failure),
+}
+
+fn look(
+    args: &WitnessArgs,
+    given: Option<&VerifierKey>,
+    last: &mut Option<Vec<u8>>,
+) -> Result<(), Trouble> {
+    let signed = Signed::find(&args.view).map_err(Trouble::NotNow)?;
+    let place = &signed.place;
+    let key = match given {
+        Some(key) => key.clone(),
+        None => signed
+            .key
+            .clone()
+            .map_err(|why| Trouble::NotNow(cannot(format!("read the key of {place}"))(why)))?,
+    };
+    let differs = |why: String| {
+        Trouble::Differs(Failure::new(format!("the ledger {place} is not as it was: {why}")))
+    };
+    let Some(note) = &signed.checkpoint else {
+        return Err(differs("its checkpoint is missing".to_owned()));
+    };
+    if last.as_ref() == Some(note) {
+        return Ok(());
+    }
+    let new = Checkpoint::open(note, &key).map_err(|why| differs(why.to_string()))?;
+    if let Some(last) = last {
+        let seen = Checkpoint::open(last, &key)
+            .map_err(|why| differs(format!("the last checkpoint that was witnessed: {why}")))?;
+        if seen.size > new.size {
+            let (seen, new) = (seen.size, new.size);
+            return Err(differs(format!("{seen} lines were witnessed, and it vouches for {new}")));
+        }
+        let root = signed.tree.root(seen.size);
+        let root = root.map_err(|errno| {
+            Trouble::NotNow(cannot(format!("read the tiles of {place}"))(errno))
+        })?;
+        if root != seen.root {
+            let size = seen.size;
+            return Err(differs(format!(
+                "its first {size} lines are not those that were witnessed"
+            )));
+        }
+    }
+    carry(args, &signed, note).map_err(Trouble::NotNow)?;
+    *last = Some(note.clone());
+    Ok(())
+}
+
+fn carry(args: &WitnessArgs, signed: &Signed, note: &[u8]) -> Result<(), Failure> {
+    let seen = Seen {
+        time: jiff::Timestamp::now().to_string(),
+        checkpoint: String::from_utf8_lossy(note).into_owned(),
+    };
+    let mut line = serde_json::to_vec(&seen).map_err(cannot("write JSON"))?;
+    line.push(b'\n');
+    if let Some(path) = &args.to {
+        let attempt = format!("append to {}", path.display());
+        return append(path, &line, &signed.place).map_err(cannot(attempt));
+    }
+    let Some((program, arguments)) = args.command.split_first() else { return Ok(()) };
+    let run = || {
+        let mut child = Command::new(program).args(arguments).stdin(Stdio::piped()).spawn()?;
+        if let Some(mut input) = child.stdin.take() {
+            // A command that does not read tells by how it ends.
+            let _ = input.write_all(&line);
+        }
+        child.wait()
+    };
+    let status = run().map_err(cannot(format!("run {program}")))?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Failure::new(format!("cannot carry a checkpoint away: {program} ended with {status}")))
+}
+
+fn append(path: &Path, line: &[u8], ledger: &str) -> std::io::Result<()> {
+    let new = !path.exists();
+    let mut file = OpenOptions::new().append(true).create(true).open(path)?;
+    if new && file.metadata()?.dev() == std::fs::metadata(ledger)?.dev() {
+        eprintln!(
+            "octroi: note: {} is on the disk of the ledger itself, and goes where that goes",
+            path.display()
+        );
+    }
+    file.write_all(line)?;
+    file.sync_data()
+}
+
+/// The checkpoints in a witness's file, oldest first.
+pub(super) fn read(path: &Path) -> Result<Vec<CheckpointCopy>, Failure> {
+    let attempt = format!("read the checkpoints in {}", path.display());
+    let file = File::open(path).map_err(cannot(&attempt))?;
+    let mut found = Vec::new();
+    for (number, line) in (1_u64..).zip(BufReader::new(file).lines()) {
+        let line = line.map_err(cannot(&attempt))?;
+        let place = format!("{} line {number}", path.display());
+        let seen: Seen = serde_json::from_str(&line)
+            .map_err(|error| Failure::new(format!("cannot read {place}: {error}")))?;
+        found.push(CheckpointCopy { place, note: seen.checkpoint.into_bytes(), adopted: false });
+    }
+    Ok(found)
+}

@@ -1,0 +1,218 @@
+//! The signed ledger as auditors and operators meet it: what lies where, what is refused, and what the
+//! commands say.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::harness::{Ended, OCTROI, Scene, sh, wait_for};
+
+/// Runs `octroi audit` on a view that is not mounted.
+#[track_caller]
+fn audit(scene: &Scene, arguments: &str) -> Ended {
+    let config = scene.config();
+    sh(scene.base(), &format!("{OCTROI} audit {arguments} --view {}", config.display()))
+}
+
+fn copy_of(scene: &Scene, branch: &str) -> PathBuf {
+    scene.branch(branch).join(".octroi/checkpoint")
+}
+
+/// A view in which a file has crossed, unmounted again.
+fn used() -> Scene {
+    let scene = Scene::lab();
+    let mount = scene.mount();
+    mount.sh("echo one >inbox/f && mv inbox/f review/f && echo two >inbox/g").ok();
+    mount.unmount();
+    scene
+}
+
+#[test]
+fn a_stop_leaves_the_same_checkpoint_everywhere_and_all_of_it_verifies() {
+    let scene = used();
+    let own = fs::read(scene.state().join("ledger/checkpoint")).expect("a checkpoint");
+    for branch in ["inbox", "other", "review"] {
+        assert_eq!(fs::read(copy_of(&scene, branch)).expect("a copy"), own, "{branch}");
+    }
+    let said = audit(&scene, "verify --files").ok();
+    assert!(said.contains("everything is as it was signed"), "{said}");
+    assert!(said.contains("3 agree") && said.contains("1 as they crossed"), "{said}");
+    let report: Value = serde_json::from_str(&audit(&scene, "verify --json").ok()).expect("JSON");
+    assert_eq!(report["problems"], Value::Array(Vec::new()));
+    assert_eq!(report["signed"], report["lines"]);
+    assert_eq!(report["crossings"]["done"], 1);
+}
+
+#[test]
+fn what_is_mounted_verifies_and_serves_its_tree() {
+    let scene = used();
+    let mount = scene.mount();
+    let config = scene.config();
+    let verify = format!("{OCTROI} audit verify --view {}", config.display());
+    mount.sh("for at in $(seq 600); do echo $at >inbox/$at; done").ok();
+    assert!(sh(scene.base(), &verify).ok().contains("as it was signed"));
+    mount.sh("cp .audit/key.pub ../key.pub && test -s .audit/tile/0/000 && ls .audit/tile/0").ok();
+    wait_for("600 lines are signed", || {
+        let text = fs::read_to_string(mount.path(".audit/checkpoint")).expect("a checkpoint");
+        text.lines().nth(1).and_then(|size| size.parse::<u64>().ok()).is_some_and(|size| size > 600)
+    });
+    // The lines of a bundle hash to the tile.
+    let check = "python3 - <<'E'\n\
+        import hashlib\n\
+        b = open('.audit/tile/entries/000', 'rb').read()\n\
+        t = open('.audit/tile/0/000', 'rb').read()\n\
+        at = n = 0\n\
+        while at < len(b):\n\
+        \x20   size = b[at] << 8 | b[at + 1]\n\
+        \x20   leaf = hashlib.sha256(b'\\0' + b[at + 2:at + 2 + size]).digest()\n\
+        \x20   assert leaf == t[32 * n:32 * n + 32], n\n\
+        \x20   at, n = at + 2 + size, n + 1\n\
+        assert n == 256, n\n\
+        E";
+    mount.sh(check).ok();
+    let txid = "jq -r 'select(.step == \"commit\") | .txid' .audit/log.jsonl | head -1";
+    let txid = mount.sh(txid).ok();
+    let prove = format!("cd .. && $OCTROI audit prove {} --view mnt -o p", txid.trim());
+    mount.sh(&prove).ok();
+    mount.sh("cat .audit/proof/3 >../q").ok();
+    mount.unmount();
+    let said = sh(scene.base(), "$OCTROI audit verify p --key key.pub").ok();
+    assert!(said.contains("\"step\":\"commit\"") && said.contains(txid.trim()), "{said}");
+    sh(scene.base(), "$OCTROI audit verify q --key \"$(cat key.pub)\"").ok();
+    sh(scene.base(), "sed -i 's/^extra ./extra B/' q").ok();
+    let said = sh(scene.base(), "$OCTROI audit verify q --key key.pub").fails(1);
+    assert!(said.contains("cannot believe the proof q"), "{said}");
+    let said = sh(scene.base(), "$OCTROI audit verify p --key nonsense").fails(2);
+    assert!(said.contains("public key"), "{said}");
+    let proven = audit(&scene, "prove 0 -o -").ok();
+    assert!(proven.starts_with("c2sp.org/tlog-proof@v1\n"), "{proven}");
+    let said = audit(&scene, "prove 1000000").fails(1);
+    assert!(said.contains("no checkpoint covers it"), "{said}");
+}
+
+/// Puts the state folder as it was when `keep` was called.
+fn roll_back(scene: &Scene) {
+    sh(scene.base(), "rm -r state && cp -a kept state").ok();
+}
+
+fn keep(scene: &Scene) {
+    sh(scene.base(), "cp -a state kept").ok();
+}
+
+#[test]
+fn a_state_folder_that_was_rolled_back_is_refused_until_the_loss_is_accepted() {
+    let scene = used();
+    keep(&scene);
+    let mount = scene.mount();
+    mount.sh("echo more >inbox/more").ok();
+    mount.unmount();
+    roll_back(&scene);
+    let said = scene.mount_refused(&[]).err;
+    assert!(said.contains("the copy in branch inbox vouches for"), "{said}");
+    assert!(said.contains("accept-loss"), "{said}");
+    let said = audit(&scene, "verify");
+    assert!(said.out.contains("the copy in branch inbox"), "{}", said.out);
+    said.fails(1);
+    let said = audit(&scene, "accept-loss --why 'restored from Monday'").ok();
+    assert!(said.contains("the copy in branch review"), "{said}");
+    let said = audit(&scene, "accept-loss --why again").fails(1);
+    assert!(said.contains("no loss to accept"), "{said}");
+    let mount = scene.mount();
+    let losses = mount.ledger().into_iter().filter(|line| line["kind"] == "loss");
+    let losses: Vec<Value> = losses.collect();
+    assert_eq!(losses.len(), 1);
+    assert_eq!(losses[0]["why"], "restored from Monday");
+    mount.sh("echo goes >inbox/on").ok();
+    mount.unmount();
+    let said = audit(&scene, "verify").ok();
+    assert!(said.contains("restored from Monday") && said.contains("3 agree"), "{said}");
+}
+
+#[test]
+fn a_lost_state_folder_is_refused_and_branches_of_other_views_are_adopted() {
+    let scene = used();
+    fs::remove_dir_all(scene.state()).expect("removed");
+    let said = scene.mount_refused(&[]).err;
+    assert!(said.contains("is of another ledger or key"), "{said}");
+    let all = ["--adopt", "inbox", "--adopt", "other", "--adopt", "review"];
+    let mount = scene.mount_with(&all);
+    mount.unmount();
+    scene.mount().unmount();
+}
+
+#[test]
+fn a_ledger_that_was_edited_is_refused_where_it_was_edited() {
+    let scene = used();
+    let path = scene.state().join("ledger/00000001.jsonl");
+    let edit = format!(
+        "python3 - {} <<'E'\n\
+        import sys, re\n\
+        lines = open(sys.argv[1]).read().splitlines()\n\
+        def crc(data):\n\
+        \x20   c = 0xffffffff\n\
+        \x20   for byte in data:\n\
+        \x20       c ^= byte\n\
+        \x20       for _ in range(8):\n\
+        \x20           c = c >> 1 ^ (0x82f63b78 if c & 1 else 0)\n\
+        \x20   return c ^ 0xffffffff\n\
+        at = next(n for n, line in enumerate(lines) if '\"step\":\"commit\"' in line)\n\
+        body = lines[at].rsplit(',\"crc\"', 1)[0].replace('/inbox/f', '/inbox/x')\n\
+        lines[at] = body + ',\"crc\":\"%08x\"}}' % crc(body.encode())\n\
+        open(sys.argv[1], 'w').write('\\n'.join(lines) + '\\n')\n\
+        print(at)\n\
+        E",
+        path.display()
+    );
+    let line = sh(scene.base(), &edit).ok();
+    let seq = line.trim();
+    let said = scene.mount_refused(&[]).err;
+    assert!(said.contains(&format!("seq {seq} in segment 00000001.jsonl")), "{said}");
+    let said = audit(&scene, "verify");
+    assert!(said.out.contains(&format!("another line at seq {seq}")), "{}", said.out);
+    said.fails(1);
+}
+
+#[test]
+fn a_file_that_was_changed_under_its_hash_is_found() {
+    let scene = used();
+    let file = scene.branch("review").join("f");
+    let script = format!("t=$(stat -c %y {0}); echo oNe >{0}; touch -d \"$t\" {0}", file.display());
+    sh(Path::new("/"), &script).ok();
+    let said = audit(&scene, "verify --files");
+    assert!(said.out.contains("/review/f: the file has the hash"), "{}", said.out);
+    said.fails(1);
+    // Written as files are, it is another file since, and no evidence of anything.
+    sh(Path::new("/"), &format!("echo new >{}", file.display())).ok();
+    let said = audit(&scene, "verify --files").ok();
+    assert!(said.contains("1 written since"), "{said}");
+}
+
+#[test]
+fn a_witness_remembers_what_the_ledger_was() {
+    let scene = used();
+    keep(&scene);
+    let mount = scene.mount();
+    let witness = format!("{OCTROI} audit witness --once --view {}", scene.config().display());
+    sh(scene.base(), &format!("{witness} --to seen && {witness} --to seen")).ok();
+    mount.sh("echo more >inbox/more").ok();
+    mount.unmount();
+    let said = sh(scene.base(), &format!("{witness} -- tee piped && {witness} --to seen")).ok();
+    assert!(said.contains("checkpoint"), "{said}");
+    let lines = fs::read_to_string(scene.base().join("seen")).expect("seen");
+    assert_eq!(lines.lines().count(), 2, "{lines}");
+    audit(&scene, "verify --witness seen").ok();
+    let said = sh(scene.base(), &format!("{witness} -- false")).fails(1);
+    assert!(said.contains("cannot carry a checkpoint away"), "{said}");
+    // Whoever rewrites all that is here does not reach the witness.
+    roll_back(&scene);
+    for branch in ["inbox", "other", "review"] {
+        fs::remove_file(copy_of(&scene, branch)).expect("removed");
+    }
+    audit(&scene, "verify").ok();
+    let said = audit(&scene, "verify --witness seen");
+    assert!(said.out.contains("seen line 2"), "{}", said.out);
+    said.fails(1);
+    let said = sh(scene.base(), &format!("{witness} --to seen")).fails(1);
+    assert!(said.contains("lines were witnessed"), "{said}");
+}
