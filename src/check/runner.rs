@@ -27,16 +27,16 @@ const OUTPUT_MAX: u64 = 1 << 20;
 /// How often limits are looked at, and whether anybody still wants the crossing.
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 /// How long a command that was told to end is waited for before it is left to a thread of its own.
-const END_WAIT: Duration = Duration::from_secs(2);
+const END_WAIT: Duration = Duration::from_secs(5);
 /// And its helper after that.
-const KILL_WAIT: Duration = Duration::from_secs(1);
+const KILL_WAIT: Duration = Duration::from_secs(2);
 const END_POLL: Duration = Duration::from_millis(1);
 /// Commands that would not die, at a time: beyond, no more are run.
 const STUCK_MAX: usize = 16;
 /// Bytes that are fed at a time, as many as a pipe takes.
 const PIECE: usize = 64 * 1024;
 /// How long a probe may take.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
 const PROBE_MEMORY: u64 = 64 << 20;
 
 /// What a command is told of the file beside its content.

@@ -29,31 +29,45 @@ pub enum CheckInput {
     Path,
 }
 
+/// Characters of a command that are shown.
+const SHOWN_MAX: usize = 120;
+
 impl fmt::Display for Check {
-    /// The command as one would type it.
+    /// The command as one would type it, on one line, and not all of a long one.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, word) in self.run.iter().enumerate() {
-            let space = if at == 0 { "" } else { " " };
-            let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=+,@%".contains(c);
-            if !word.is_empty() && word.chars().all(is_plain) {
-                write!(f, "{space}{word}")?;
-            } else {
-                write!(f, "{space}'{}'", word.replace('\'', r"'\''"))?;
-            }
-        }
-        Ok(())
+        let words: Vec<String> = self.run.iter().map(|word| quoted(word)).collect();
+        let line = words.join(" ").replace(|c: char| c.is_control(), " ");
+        let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let shown: String = line.chars().take(SHOWN_MAX).collect();
+        f.write_str(&shown)?;
+        if shown.len() < line.len() { f.write_str("…") } else { Ok(()) }
     }
+}
+
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=+,@%".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_command_is_shown_as_one_would_type_it() {
-        let run = ["/bin/sh", "-c", "grep -c 'a'", ""].map(str::to_owned).to_vec();
+    #[track_caller]
+    fn shown(run: &[&str], wanted: &str) {
+        let run = run.iter().map(|word| (*word).to_owned()).collect();
         let (input, timeout) = (CheckInput::Stdin, Duration::from_secs(1));
         let check = Check { run, input, timeout, memory: 0, read: Vec::new() };
-        assert_eq!(check.to_string(), r"/bin/sh -c 'grep -c '\''a'\''' ''");
+        assert_eq!(check.to_string(), wanted);
+    }
+
+    #[test]
+    fn a_command_is_shown_as_one_would_type_it() {
+        shown(&["/bin/sh", "-c", "grep -c 'a'", ""], r"/bin/sh -c 'grep -c '\''a'\''' ''");
+        shown(&["/bin/sh", "-c", "one\n  two\u{1b}[3m"], "/bin/sh -c 'one two [3m'");
+        shown(&["/bin/true", &"ä".repeat(200)], &format!("/bin/true '{}…", "ä".repeat(109)));
     }
 }

@@ -20,7 +20,7 @@ use super::{EMPTY, INPUT, NOBODY, Step, cannot, filter, limits, rights};
 use crate::sys::sandbox::{Forked, close_on_exec_from, fork_alone, unshare_alone};
 
 /// How long what a command has begun may outlive it: helpers that notice by the end of a pipe.
-const AFTERWARDS: Duration = Duration::from_secs(1);
+const AFTERWARDS: Duration = Duration::from_secs(2);
 const AFTERWARDS_POLL: Duration = Duration::from_millis(2);
 
 /// What every command gets.
