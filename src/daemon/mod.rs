@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{RecvTimeoutError, Sender};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{self, Config, Loaded};
+use crate::config::{self, Loaded};
 use crate::control::moves::device_of;
 use crate::control::protocol::Hello;
 use crate::control::{Server, ViewService};
@@ -157,8 +157,8 @@ pub fn serve(launch: &Launch, live: impl FnOnce(&Live)) -> Result<(), DaemonErro
     live(&Live { view: loaded.config.view.clone(), notices });
 
     let watching = signals.watch(mountpoint.clone(), reloading)?;
-    let tending = Tending::start(Arc::clone(&vfs), &loaded.config)?;
-    let presence = Presence::start(&vfs, &assembled.mover)?;
+    let tending = Tending::start(Arc::clone(&vfs), loaded.config.hold_keep)?;
+    let presence = Presence::start(&vfs, &assembled.mover, loaded.config.hold_max)?;
     let copies = Copies::start(&vfs, &ledger)?;
     let ended = mounted.wait();
     if let Err(error) = &ended {
@@ -285,12 +285,11 @@ struct Tending {
 }
 
 impl Tending {
-    fn start(vfs: Arc<Vfs>, config: &Config) -> Result<Self, DaemonError> {
-        let (keep, max) = (config.hold_keep, config.hold_max);
+    fn start(vfs: Arc<Vfs>, keep: Duration) -> Result<Self, DaemonError> {
         let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
         let tend = move || {
             while stopped.recv_timeout(TEND) == Err(RecvTimeoutError::Timeout) {
-                vfs.tend(keep, max);
+                vfs.tend(keep);
             }
         };
         let thread = std::thread::Builder::new()

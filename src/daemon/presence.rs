@@ -1,5 +1,5 @@
 //! Whether each branch is there, asked once a second: one that fails goes offline, and comes online
-//! again when it is back.
+//! again when it is back. And whether its hold takes no more space than it may.
 //!
 //! Each branch has a thread of its own for this, for a disk that hangs holds whoever asks it. One that
 //! does not answer is shown as such and is not offline: what its users wait for may yet come.
@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::DaemonError;
 use super::assemble::{mover_branch, tell};
-use crate::branch::{Branch, BranchError, Returning};
+use crate::branch::{Branch, BranchError, Returning, SpaceLimit};
 use crate::error::Errno;
 use crate::mover::Mover;
 use crate::storage::real::RealStorage;
@@ -38,6 +38,7 @@ impl Presence {
     pub(super) fn start(
         vfs: &Arc<Vfs>,
         mover: &Arc<Mover<RealStorage>>,
+        hold_max: SpaceLimit,
     ) -> Result<Self, DaemonError> {
         let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
         let (running, ended) = crossbeam_channel::bounded::<()>(0);
@@ -49,6 +50,7 @@ impl Presence {
                 branch,
                 vfs: Arc::clone(vfs),
                 mover: Arc::clone(mover),
+                hold_max,
                 failures: 0,
                 said: said.unwrap_or_default(),
             };
@@ -83,6 +85,8 @@ struct Watcher {
     branch: Arc<Branch>,
     vfs: Arc<Vfs>,
     mover: Arc<Mover<RealStorage>>,
+    /// How much of it what can be undone may take.
+    hold_max: SpaceLimit,
     /// Probes that failed in a row.
     failures: u32,
     /// The log was told that its file system takes no changes.
@@ -101,6 +105,7 @@ impl Watcher {
             Ok(()) => {
                 self.failures = 0;
                 self.tell_read_only();
+                self.mover.tend_branch(self.branch.spec().index, self.hold_max);
             }
             Err(error) if error.is_shortage() => {}
             Err(error) => {

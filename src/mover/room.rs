@@ -5,7 +5,6 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -28,14 +27,18 @@ pub(super) struct Room {
     freeable: Vec<AtomicU64>,
     /// Bytes that were free in each branch.
     free: Mutex<HashMap<BranchIndex, u64>>,
-    /// Two that run short at a time must not both take for themselves what one purge frees.
-    making: Mutex<()>,
+    /// Two that run short of one branch at a time must not both take what one purge frees. One for each
+    /// branch: a disk that hangs keeps no other waiting.
+    making: Vec<Mutex<()>>,
 }
 
 impl Room {
     pub(super) fn new(branches: usize) -> Self {
-        let freeable = std::iter::repeat_with(AtomicU64::default).take(branches).collect();
-        Self { freeable, ..Self::default() }
+        Self {
+            freeable: std::iter::repeat_with(AtomicU64::default).take(branches).collect(),
+            making: std::iter::repeat_with(Mutex::default).take(branches).collect(),
+            ..Self::default()
+        }
     }
 }
 
@@ -55,17 +58,18 @@ fn held(record: &CrossingRecord) -> Vec<Spot> {
 }
 
 impl<S: Storage> Mover<S> {
-    /// To be called about once a second: empties hold of what is older than `keep`, of what exceeds `max` in
-    /// a branch, and of what would leave less than its `min_free`, with what was used since the last
-    /// call on top, so that purging runs ahead.
-    pub fn tend_hold(&self, now: jiff::Timestamp, keep: Duration, max: SpaceLimit) -> Purged {
-        let mut purged = self.purge(now, keep);
-        self.measure();
-        for branch in self.online() {
-            purged.add(self.keep_below(&branch, max));
-            purged.add(self.run_ahead(&branch));
-        }
+    /// To be called about once a second, by a thread that only this branch may keep waiting: empties its hold of
+    /// what exceeds `max`, and of what would leave less than its `min_free`, with what was used since
+    /// the last call on top, so that purging runs ahead.
+    pub fn tend_branch(&self, index: BranchIndex, max: SpaceLimit) -> Purged {
+        let Ok(branch) = self.branch(index) else { return Purged::default() };
+        self.measure(&branch);
+        let mut purged = self.keep_below(&branch, max);
+        purged.add(self.run_ahead(&branch));
         self.count_freeable();
+        if purged.failed > 0 {
+            log::warn!("branch {}: hold cannot be emptied: the ledger is full", branch.name);
+        }
         purged
     }
 
@@ -92,7 +96,7 @@ impl<S: Storage> Mover<S> {
     }
 
     fn free_up(&self, branch: &MoverBranch<S>, needed: u64) -> Purged {
-        let _making = self.room.making.lock();
+        let _making = self.room.making.get(usize::from(branch.index.0)).map(Mutex::lock);
         let enough = || self.storage.free_space(&branch.hold).map_or(true, |free| free >= needed);
         if enough() {
             return Purged::default();
@@ -151,30 +155,28 @@ impl<S: Storage> Mover<S> {
         self.room.kept.lock().remove(&txid);
     }
 
-    /// Measures what has come to hold since the last call. What a branch that is offline has counts when it
-    /// is back.
-    fn measure(&self) {
-        let known: HashSet<TxId> = self.room.kept.lock().keys().copied().collect();
+    /// Measures what has come to the hold of a branch since the last call, and forgets what has gone.
+    fn measure(&self, branch: &MoverBranch<S>) {
+        let known: HashSet<TxId> = {
+            let kept = self.room.kept.lock();
+            let here = kept.iter().filter(|(_, kept)| kept.contains_key(&branch.uuid));
+            here.map(|(txid, _)| *txid).collect()
+        };
         let (new, gone) = self.with_journal(|journal| {
             let new =
                 journal.iter().filter(|(txid, found)| has_hold(found) && !known.contains(txid));
             let new = new.map(|(txid, found)| Purgeable { txid, held: held(&found.record) });
+            let new = new.filter(|one| one.held.iter().any(|spot| spot.branch == branch.uuid));
             let new: Vec<_> = new.collect();
             let gone = |txid: &&TxId| !journal.get(**txid).is_some_and(has_hold);
             (new, known.iter().filter(gone).copied().collect::<Vec<_>>())
         });
         gone.into_iter().for_each(|txid| self.released(txid));
         for one in new {
-            let mut kept = HashMap::new();
-            for spot in &one.held {
-                let Some(branch) = self.branch_by_uuid(spot.branch) else { continue };
-                let bytes = self.bytes_in(&branch.hold, &spot.path).unwrap_or(0);
-                let sum = kept.entry(spot.branch).or_insert(0_u64);
-                *sum = sum.saturating_add(bytes);
-            }
-            if one.held.iter().all(|spot| kept.contains_key(&spot.branch)) {
-                self.room.kept.lock().insert(one.txid, kept);
-            }
+            let here = one.held.iter().filter(|spot| spot.branch == branch.uuid);
+            let bytes = here.map(|spot| self.bytes_in(&branch.hold, &spot.path).unwrap_or(0));
+            let bytes = bytes.fold(0_u64, u64::saturating_add);
+            self.room.kept.lock().entry(one.txid).or_default().insert(branch.uuid, bytes);
         }
     }
 

@@ -19,7 +19,7 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 
 use crate::audit_dir::AuditDir;
-use crate::branch::{Branch, FileKind, SpaceLimit, Stat};
+use crate::branch::{Branch, FileKind, Stat};
 use crate::error::Errno;
 use crate::ledger::Ledger;
 use crate::mover::Mover;
@@ -329,9 +329,8 @@ impl Vfs {
     }
 
     /// To be called about once a second: drops what was prepared and nobody came for, empties hold
-    /// of what is older than `keep`, of what is more than `max` in a branch and where space runs
-    /// short, and gives back the memory of what the kernel has forgotten.
-    pub fn tend(&self, keep: Duration, max: SpaceLimit) {
+    /// of what is older than `keep`, and gives back the memory of what the kernel has forgotten.
+    pub fn tend(&self, keep: Duration) {
         let times = self.tended.fetch_add(1, Ordering::Relaxed);
         if self.view.inodes.shrink() || times % GIVE_BACK_EACH == GIVE_BACK_EACH - 1 {
             memory::give_back();
@@ -341,7 +340,7 @@ impl Vfs {
         self.lock_left_open();
         self.expire_prepared_as_usual();
         self.note_room();
-        let purged = self.mover.tend_hold(jiff::Timestamp::now(), keep, max);
+        let purged = self.mover.purge(jiff::Timestamp::now(), keep);
         if purged.failed > 0 {
             log::warn!(
                 "hold cannot be emptied of {} transactions: the ledger is full",

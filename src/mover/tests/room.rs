@@ -1,11 +1,8 @@
 //! Space that hold takes: bounded, counted, and given up oldest first when space runs short.
 
-use std::time::Duration;
-
 use super::*;
 use crate::branch::SpaceLimit;
 
-const HOUR: Duration = Duration::from_secs(3600);
 const ALL: SpaceLimit = SpaceLimit::Percent(100);
 /// Bytes of each file: four blocks.
 const SIZE: usize = 16 * 1024;
@@ -28,9 +25,9 @@ fn cross_one(world: &World, number: usize) -> TxId {
 
 impl World {
     fn tend(&self, max: SpaceLimit) -> Vec<TxId> {
-        let purged = self.mover.tend_hold(jiff::Timestamp::now(), HOUR, max);
-        assert_eq!(purged.failed, 0);
-        purged.transactions
+        let branches = (0..ROOTS.len()).map(|at| BranchIndex(at as u16));
+        let purged = branches.map(|index| self.mover.tend_branch(index, max));
+        purged.flat_map(|purged| purged.transactions).collect()
     }
 
     /// So much of the first branch's disk is left beside what is on it now.

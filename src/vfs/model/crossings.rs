@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
-use crate::branch::SpaceLimit;
 use crate::branch::{FileKind, RenameFlags};
 use crate::error::errno_name;
 use crate::types::{TxId, ViewPath};
@@ -251,7 +250,7 @@ impl Run {
         if !self.world.model.away.is_empty() {
             return Ok(());
         }
-        self.world.vfs.tend(Duration::ZERO, SpaceLimit::Percent(100));
+        self.world.vfs.tend(Duration::ZERO);
         for object in self.world.model.objects.values_mut() {
             object.held = 0;
         }

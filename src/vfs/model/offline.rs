@@ -5,7 +5,6 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::branch::SpaceLimit;
 use crate::branch::{BranchError, FileKind};
 use crate::error::Errno;
 use crate::mover::MoverBranch;
@@ -29,7 +28,7 @@ impl Run {
         let (name, path) = (branch.name().to_owned(), branch.spec().path.clone());
         branch.go_offline(&BranchError::Elsewhere { name, path });
         self.world.vfs.mover.branch_left(branch.spec().index);
-        self.world.vfs.tend(KEEP, SpaceLimit::Percent(100));
+        self.world.vfs.tend(KEEP);
         self.world.model.away.insert(store);
         Ok(())
     }
