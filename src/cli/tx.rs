@@ -229,6 +229,7 @@ fn show(found: &TransactionReport) -> String {
         ("size", found.size.map(size)),
         ("sha256", found.sha256.clone()),
         ("verified", found.readback.as_deref().map(verified)),
+        ("lost", Some(found.lost.join(", ")).filter(|lost| !lost.is_empty())),
         ("undoes", text(&found.undoes)),
         ("undone by", text(&found.undone_by)),
         ("undo", Some("possible".to_owned()).filter(|_| found.undoable)),

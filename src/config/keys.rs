@@ -99,7 +99,12 @@ pub const KEYS: &[Key] = &[
         "whether the copy is read again from its disk",
     ),
     later("gates.NAME.hard_links", "refuse", "refuse", "files with several names"),
-    later("gates.NAME.lossy", "list", "[]", "what may be lost: acl, xattr:GLOB, times"),
+    key(
+        "gates.NAME.lossy",
+        "losses",
+        "[]",
+        "what may be lost where the target cannot keep it: `acl`, `times`, `xattr:GLOB`",
+    ),
     key(
         "gates.NAME.checks.run",
         "command",

@@ -11,7 +11,7 @@ use super::section::Section;
 use super::{checks, conditions, values};
 use crate::check;
 use crate::policy::{
-    Gate, GateTerms, PATTERN_MAX, PathPatterns, PolicySource, Rule, Verify, depth_is_whole,
+    Gate, GateTerms, Lossy, PATTERN_MAX, PathPatterns, PolicySource, Rule, Verify, depth_is_whole,
 };
 use crate::types::BranchIndex;
 
@@ -142,6 +142,7 @@ fn gate<'t>(
     let max_size = section.size("max_size", report);
     let verify = section.choice("verify", &VERIFY, report).unwrap_or(Verify::Readback);
     let checks = checks::read(section, seen, report);
+    let lossy = lossy(section, report);
     let Ends { from, to } = ends?;
     Some(Gate {
         name: Arc::from(*section.name.get_ref()),
@@ -149,7 +150,19 @@ fn gate<'t>(
         to,
         who: who?,
         paths: paths?,
-        terms: Arc::new(GateTerms { types, max_size, verify, checks }),
+        terms: Arc::new(GateTerms { types, max_size, verify, lossy, checks }),
+    })
+}
+
+/// What may be lost by name.
+fn lossy(section: &Section<'_>, report: &mut Report) -> Lossy {
+    let words = section.texts("lossy", None, report).unwrap_or_default();
+    let texts: Vec<&str> = words.iter().map(|word| *word.get_ref()).collect();
+    Lossy::new(&texts).unwrap_or_else(|(at, why)| {
+        report
+            .error(section.item_span("lossy", at), why)
+            .hint("acl, times, or xattr:GLOB, such as xattr:user.* or xattr:security.capability");
+        Lossy::default()
     })
 }
 

@@ -133,6 +133,7 @@ fn shape(kind: &str) -> Value {
             let window = json!({ "type": "string", "minLength": 1 });
             json!({ "anyOf": [window, some(window.clone())] })
         }
+        "losses" => list(text("^(acl|times|xattr:.+)$".to_owned())),
         "words" => list(text(r"^[^,\s]+$".to_owned())),
         "size" => size(format!("^{SIZE}$"), 0),
         "size per second" => size(format!("^{SIZE}(/s)?$"), 1),
@@ -157,7 +158,7 @@ fn default_of(key: &Key) -> Option<Value> {
         "size" => values::parse_size(default).ok().map(|_| json!(default)),
         "share or size" => values::parse_share(default).map(|_| json!(default)),
         "duration" => values::parse_duration(default).map(|_| json!(default)),
-        "words" | "paths" if default == "[]" => Some(json!([])),
+        "words" | "paths" | "losses" if default == "[]" => Some(json!([])),
         "patterns" if default.starts_with('/') => Some(json!([default])),
         words if words.split(", ").any(|word| word == default) => Some(json!(default)),
         _ => None,
@@ -277,7 +278,9 @@ mod tests {
             ),
             ("[rules.x]\nallow = [\"add\"]\nwho = [\"*\"]\nwhen = \"Mon UTC\"", true),
             ("[rules.x]\nallow = [\"add\"]\nwho = [\"*\"]\nwhen = [\"Mon UTC\"]", true),
-            ("[gates.x]\nfrom = \"a\"\nto = \"b\"\nwho = [\"*\"]\nlossy = [\"acl\"]", false),
+            ("[gates.x]\nfrom = \"a\"\nto = \"b\"\nwho = [\"*\"]\nhard_links = \"refuse\"", false),
+            ("[gates.x]\nfrom = \"a\"\nto = \"b\"\nwho = [\"*\"]\nlossy = [\"acl\"]", true),
+            ("[hold]\nmax = true", false),
             ("[crossings]\nparallel = 65", false),
             ("[[expect]]\nas = \"user:a\"\ndo = \"read\"\npath = \"/\"\nresult = \"allow\"", true),
             ("[[expect]]\nas = \"user:a\"\ndo = \"read\"\nresult = \"allow\"", false),

@@ -330,6 +330,9 @@ pub struct TransactionReport {
     pub size: Option<u64>,
     /// How the copy was verified.
     pub readback: Option<String>,
+    /// What the copy has lost, in the words of the gate's `lossy`.
+    #[serde(default)]
+    pub lost: Vec<String>,
     /// The transaction that this one takes back.
     pub undoes: Option<TxId>,
     /// The transaction that took this one back.

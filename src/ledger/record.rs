@@ -275,6 +275,9 @@ pub struct CrossingRecord {
     /// `same` (no copy was made).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub readback: Option<String>,
+    /// What the copy has lost, in the words of the gate's `lossy`: `acl`, `times`, `xattr:NAME`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<String>,
     /// What is (PREPARE) or will be (COMMIT) moved, in order. PREPARE names only the stage entry.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub moves: Vec<Move>,

@@ -70,6 +70,8 @@ impl<S: Storage> Mover<S> {
         Ok(Crossed {
             txid: prepared.txid,
             same_filesystem: before == Some(&identity.handle),
+            // What is taken back has what the target could not keep.
+            attributes_differ: commit.undoes.is_some() || !commit.lost.is_empty(),
             identity,
             sha256: commit.sha256,
             size: commit.size.unwrap_or(0),

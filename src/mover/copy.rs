@@ -12,7 +12,7 @@ use super::moves::Place;
 use super::parallel::{Pieces, in_parallel};
 use super::pass::{CopyTo, Hashed, pass};
 use super::prepare::{check_kind, check_type};
-use super::stage;
+use super::stage::{self, Losses};
 use super::tree::{Folders, Tree, entry_error};
 use super::{Mover, Progress, SourcePart};
 use crate::error::Errno;
@@ -46,7 +46,7 @@ pub(super) struct Arrived {
     pub(super) sha256: [u8; 32],
     /// The copy was compared with what its disk gives.
     pub(super) compared: bool,
-    /// The copy's inode, and when the source had last been read.
+    /// The copy's inode, and when it had last been read.
     pub(super) copy: Option<(Handle, Time)>,
 }
 
@@ -212,8 +212,9 @@ impl<S: Storage> Work<'_, S> {
                 set_len(storage, &file, size)?;
             }
             let xattrs = self.xattrs(&taken.place)?;
-            let made = stage::dress_file(storage, (&file, &place), &found, &xattrs)?;
-            arrived.copy = Some((made.identity.handle, found.atime));
+            let with = (&xattrs, self.losses(Some(taken.origin)));
+            let made = stage::dress_file(storage, (&file, &place), &found, with)?;
+            arrived.copy = Some((made.identity.handle, made.atime));
             if copy.sync_each {
                 self.mover.make_durable(&file)?;
             }
@@ -250,7 +251,7 @@ impl<S: Storage> Work<'_, S> {
             storage
                 .create_special(&place.dir, &place.name, &found.kind)
                 .map_err(CrossingError::io("make the copy in", copy.branch))?;
-            arrived.copy = Some(self.dress(&taken.place, &place, &found)?);
+            arrived.copy = Some(self.dress(taken, &place, &found)?);
             if copy.sync_each {
                 storage
                     .sync_special(&place.dir, &place.name)
@@ -278,15 +279,21 @@ impl<S: Storage> Work<'_, S> {
     /// META of an entry that is no regular file.
     fn dress(
         &self,
-        source: &Place<S>,
+        source: &Taken<'_, S>,
         copy: &Place<S>,
         found: &Metadata,
     ) -> Result<(Handle, Time), CrossingError> {
         let storage = &*self.mover.storage;
-        let xattrs = self.xattrs(source)?;
-        stage::dress(storage, copy, found, &xattrs)?;
-        let made = stage::check_dress(storage, copy, found, &xattrs)?;
-        Ok((made.identity.handle, found.atime))
+        let xattrs = self.xattrs(&source.place)?;
+        let losses = self.losses(Some(source.origin));
+        stage::dress(storage, copy, found, &xattrs, losses)?;
+        let made = stage::check_dress(storage, copy, found, &xattrs, losses)?;
+        Ok((made.identity.handle, made.atime))
+    }
+
+    pub(super) fn losses<'b>(&'b self, origin: Option<&'b Origin<'_, S>>) -> Losses<'b> {
+        let leaving = origin.and_then(|origin| origin.leaving);
+        Losses { lossy: leaving.map(|part| &part.terms.lossy), progress: self.progress }
     }
 
     /// Makes the directories of the copy, which are empty and closed to others.
@@ -348,7 +355,7 @@ impl<S: Storage> Work<'_, S> {
                 }
                 _ => None,
             };
-            arrived.copy = Some(self.dress(&taken.place, &place, &found)?);
+            arrived.copy = Some(self.dress(&taken, &place, &found)?);
             if let Some(made) = made {
                 self.sync_dir(&made)?;
             }

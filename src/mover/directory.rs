@@ -10,7 +10,7 @@ use super::error::CrossingError;
 use super::merge::{self, Plan, Trees};
 use super::moves::Place;
 use super::prepare::{Part, Prepared, check_kind, check_size};
-use super::stage;
+use super::stage::{self, Losses};
 use super::tree::{Digest, Item, Manifest, Tree, entry_error};
 use super::{CrossingRequest, Moved, Mover, MoverBranch, Progress, SourcePart};
 use crate::policy::GateTerms;
@@ -213,7 +213,8 @@ impl<S: Storage> Mover<S> {
         prepared.enter("meta")?;
         work.make_links(&top)?;
         work.dress_directories(&top, &mut arrived)?;
-        self.dress_top(parts, &staged)?;
+        let losses = work.losses(work.origins.first().and_then(Option::as_ref));
+        self.dress_top(parts, &staged, losses)?;
         prepared.enter("verify")?;
         let sync = || {
             let synced =
@@ -240,15 +241,20 @@ impl<S: Storage> Mover<S> {
     }
 
     /// The first part's directory is the one whose attributes users see.
-    fn dress_top(&self, parts: &[Part<S>], staged: &Place<S>) -> Result<(), CrossingError> {
+    fn dress_top(
+        &self,
+        parts: &[Part<S>],
+        staged: &Place<S>,
+        losses: Losses<'_>,
+    ) -> Result<(), CrossingError> {
         let part = parts.first().ok_or(CrossingError::SourceGone)?;
         let source = &part.at.1;
         let xattrs = self
             .storage
             .xattrs(&source.dir, &source.name)
             .map_err(CrossingError::io("read the extended attributes of", "the source"))?;
-        stage::dress(&*self.storage, staged, &part.found, &xattrs)?;
-        stage::check_dress(&*self.storage, staged, &part.found, &xattrs).map(drop)
+        stage::dress(&*self.storage, staged, &part.found, &xattrs, losses)?;
+        stage::check_dress(&*self.storage, staged, &part.found, &xattrs, losses).map(drop)
     }
 
     /// Whether the target has room for the whole tree, in bytes and in inodes. Holes take none: they

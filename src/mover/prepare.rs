@@ -263,6 +263,7 @@ impl<S: Storage> Mover<S> {
         let sources = request.sources.iter().map(|part| &part.name);
         let names = sources.chain([&request.target]).chain(&request.target_shadows);
         self.sync_ways_to(names.map(super::Name::way))?;
+        prepared.record.lost = prepared.progress.lost();
         prepared.again = same.then(|| Box::new(request));
         let all = prepared.progress.files_all.load(Ordering::Relaxed);
         prepared.progress.files.store(all, Ordering::Relaxed);
@@ -354,7 +355,9 @@ impl<S: Storage> Mover<S> {
         self.ask_commands(part, &file, Some(&stage_place), "".as_ref(), &prepared.progress)?;
         prepared.enter("meta")?;
         let xattrs = self.source_xattrs(&part.name)?;
-        stage::dress(storage, &stage_place, found, &xattrs)?;
+        let progress = Arc::clone(&prepared.progress);
+        let losses = stage::Losses { lossy: Some(&part.terms.lossy), progress: &progress };
+        stage::dress(storage, &stage_place, found, &xattrs, losses)?;
         prepared.enter("verify")?;
         self.make_durable(&file)?;
         let readback = stage::read_back(
@@ -366,7 +369,7 @@ impl<S: Storage> Mover<S> {
             verify,
             &prepared.progress,
         )?;
-        let copy = stage::check_dress(storage, &stage_place, found, &xattrs)?;
+        let copy = stage::check_dress(storage, &stage_place, found, &xattrs, losses)?;
         // The times may have been set again after the first sync.
         self.make_durable(&file)?;
         note(&mut prepared.record, hashed, size, readback);
@@ -392,9 +395,11 @@ impl<S: Storage> Mover<S> {
             .map_err(CrossingError::io("make the copy in", &branch.name))?;
         prepared.enter("meta")?;
         let xattrs = self.source_xattrs(&part.name)?;
-        stage::dress(storage, &stage_place, found, &xattrs)?;
+        let progress = Arc::clone(&prepared.progress);
+        let losses = stage::Losses { lossy: Some(&part.terms.lossy), progress: &progress };
+        stage::dress(storage, &stage_place, found, &xattrs, losses)?;
         prepared.enter("verify")?;
-        let copy = stage::check_dress(storage, &stage_place, found, &xattrs)?;
+        let copy = stage::check_dress(storage, &stage_place, found, &xattrs, losses)?;
         storage
             .sync_special(&stage_place.dir, &stage_place.name)
             .map_err(CrossingError::io("sync", "the copy"))?;

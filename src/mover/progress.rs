@@ -1,5 +1,6 @@
 //! How far a transaction is, for those who watch it, and the one place where "stop" and "decided" meet.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
@@ -9,6 +10,9 @@ use super::error::CrossingError;
 use super::pace::Limiter;
 use crate::ledger::record::CrossingRecord;
 use crate::types::{TxId, ViewPath};
+
+/// So many kinds of loss are named in a record, whose line is bounded.
+const LOST_MAX: usize = 50;
 
 const RUNNING: u8 = 0;
 const CANCELLED: u8 = 1;
@@ -45,6 +49,8 @@ pub struct Progress {
     pub files: AtomicU64,
     /// Entries in all, directories included; one unless it is a tree.
     pub files_all: AtomicU64,
+    /// What the copy has lost, in the words of the gate's `lossy`.
+    lost: Mutex<BTreeSet<String>>,
     phase: AtomicU8,
     limiter: Arc<Limiter>,
 }
@@ -67,6 +73,7 @@ impl Progress {
             size: AtomicU64::new(record.size.unwrap_or(0)),
             files: AtomicU64::new(0),
             files_all: AtomicU64::new(1),
+            lost: Mutex::default(),
             phase: AtomicU8::new(RUNNING),
             limiter: Arc::clone(limiter),
         }
@@ -103,6 +110,20 @@ impl Progress {
         self.check_cancel()?;
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Notes what the copy has lost; a record has room for some only.
+    pub(super) fn lose(&self, what: &str) {
+        let mut lost = self.lost.lock();
+        if lost.len() < LOST_MAX {
+            lost.insert(what.to_owned());
+        } else if !lost.contains(what) {
+            lost.insert("and more".to_owned());
+        }
+    }
+
+    pub(super) fn lost(&self) -> Vec<String> {
+        self.lost.lock().iter().cloned().collect()
     }
 
     /// Notes bytes of a hole, which cost no reading.

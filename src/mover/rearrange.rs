@@ -177,6 +177,7 @@ impl<S: Storage> Mover<S> {
             sha256: None,
             size: None,
             readback: None,
+            lost: Vec::new(),
             moves: plan.moves.iter().map(|placed| placed.step.clone()).collect(),
             replaced: None,
             reason: None,

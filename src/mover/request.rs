@@ -143,6 +143,8 @@ pub struct Crossed {
     pub displaced: Vec<(BranchIndex, Handle)>,
     /// The inodes themselves were moved: descriptors on them stay good.
     pub same_filesystem: bool,
+    /// What is at the target has not all attributes that the source had, or has others than these.
+    pub attributes_differ: bool,
     /// All folders were synced and DONE was appended; else the next recovery does it.
     pub confirmed: bool,
 }

@@ -11,8 +11,15 @@ use super::moves::Place;
 use super::pass::{Hashed, pass};
 use super::{MoverBranch, Progress};
 use crate::error::Errno;
-use crate::policy::Verify;
+use crate::policy::{Lossy, Verify, is_acl};
 use crate::storage::{Kind, Metadata, Readback, Storage, Xattrs};
+
+/// The access control list of an inode; the other one is what a directory's new entries get.
+const ACCESS_ACL: &str = "system.posix_acl_access";
+/// Tag of the entry for the owning group (include/uapi/linux/posix_acl.h).
+const ACL_GROUP_OBJ: u8 = 0x04;
+/// Free bytes, beside those of a value, with which a disk has room for it.
+const ROOM_FOR_XATTR: u64 = 1 << 20;
 
 /// SHA-256 of a short text.
 pub(super) fn hash_text(text: &OsStr) -> [u8; 32] {
@@ -108,6 +115,35 @@ fn no_space<S: Storage>(
     }
 }
 
+/// What the gate lets a copy lose, and where it is noted.
+#[derive(Clone, Copy)]
+pub(super) struct Losses<'a> {
+    pub(super) lossy: Option<&'a Lossy>,
+    pub(super) progress: &'a Progress,
+}
+
+impl Losses<'_> {
+    /// Whether an extended attribute may be lost; then it is noted.
+    fn let_go(&self, key: &OsStr) -> bool {
+        let allowed = self.lossy.is_some_and(|lossy| lossy.allows(key));
+        if allowed {
+            match is_acl(key) {
+                true => self.progress.lose("acl"),
+                false => self.progress.lose(&format!("xattr:{}", key.display())),
+            }
+        }
+        allowed
+    }
+
+    fn let_times_go(&self) -> bool {
+        let allowed = self.lossy.is_some_and(|lossy| lossy.times);
+        if allowed {
+            self.progress.lose("times");
+        }
+        allowed
+    }
+}
+
 /// META. Owner before mode (chown clears set-id bits), mode before ACL (which refines it),
 /// capabilities last of the attributes (chown clears them), times at the very end.
 pub(super) fn dress<S: Storage>(
@@ -115,6 +151,7 @@ pub(super) fn dress<S: Storage>(
     place: &Place<S>,
     source: &Metadata,
     xattrs: &Xattrs,
+    losses: Losses<'_>,
 ) -> Result<(), CrossingError> {
     let (dir, name) = (&place.dir, place.name.as_os_str());
     storage
@@ -125,8 +162,15 @@ pub(super) fn dress<S: Storage>(
             .set_mode(dir, name, source.mode)
             .map_err(CrossingError::io("set the mode of", "the copy"))?;
     }
-    set_xattrs(storage, place, xattrs)?;
-    set_times(storage, place, source)
+    set_xattrs(storage, place, source, (xattrs, losses))?;
+    match set_times(storage, place, source) {
+        Err(CrossingError::Io { errno: Errno::PERM | Errno::OPNOTSUPP, .. })
+            if losses.let_times_go() =>
+        {
+            Ok(())
+        }
+        set => set,
+    }
 }
 
 /// META of a regular file that is open: in fewer calls, for trees have many. Extended attributes
@@ -135,33 +179,69 @@ pub(super) fn dress_file<S: Storage>(
     storage: &S,
     (file, place): (&S::File, &Place<S>),
     source: &Metadata,
-    xattrs: &Xattrs,
+    (xattrs, losses): (&Xattrs, Losses<'_>),
 ) -> Result<Metadata, CrossingError> {
     storage
         .set_attributes(file, source)
         .map_err(CrossingError::io("set the attributes of", "the copy"))?;
-    set_xattrs(storage, place, xattrs)?;
+    set_xattrs(storage, place, source, (xattrs, losses))?;
     let copy = storage.stat_file(file).map_err(CrossingError::io("look at", "the copy"))?;
-    compare_dress(storage, place, (source, copy), xattrs)
+    compare_dress(storage, place, (source, copy), (xattrs, losses))
 }
 
+/// An ACL is more than the mode, whose group bits are only the most that it grants. Where it is lost, the
+/// group keeps what it had, so that nobody gains anything.
 fn set_xattrs<S: Storage>(
     storage: &S,
     place: &Place<S>,
-    xattrs: &Xattrs,
+    source: &Metadata,
+    (xattrs, losses): (&Xattrs, Losses<'_>),
 ) -> Result<(), CrossingError> {
     let (dir, name) = (&place.dir, place.name.as_os_str());
     let mut ordered: Vec<_> = xattrs.iter().collect();
     ordered.sort_by_key(|(key, _)| xattr_rank(key));
     for (key, value) in ordered {
-        storage.set_xattr(dir, name, key, value).map_err(|errno| match errno {
-            Errno::OPNOTSUPP | Errno::TOOBIG | Errno::PERM => {
-                CrossingError::Fidelity { what: format!("extended attribute {}", key.display()) }
-            }
-            errno => CrossingError::io("set an extended attribute of", "the copy")(errno),
-        })?;
+        let Err(errno) = storage.set_xattr(dir, name, key, value) else { continue };
+        if !is_infidelity(storage, dir, value, errno) {
+            return Err(CrossingError::io("set an extended attribute of", "the copy")(errno));
+        }
+        if !losses.let_go(key) {
+            let what = format!("extended attribute {}", key.display());
+            return Err(CrossingError::Fidelity { what });
+        }
+        if key == ACCESS_ACL {
+            storage
+                .set_mode(dir, name, narrowed(source.mode, value))
+                .map_err(CrossingError::io("set the mode of", "the copy"))?;
+        }
     }
     Ok(())
+}
+
+/// Whether the file system cannot hold an attribute, as opposed to one that fails. ext4 says that there
+/// is no space where a value does not fit beside the inode, on an empty disk too.
+fn is_infidelity<S: Storage>(storage: &S, dir: &S::Dir, value: &[u8], errno: Errno) -> bool {
+    match errno {
+        Errno::OPNOTSUPP | Errno::TOOBIG | Errno::PERM | Errno::RANGE => true,
+        Errno::NOSPC => {
+            let room = (value.len() as u64).saturating_add(ROOM_FOR_XATTR);
+            storage.free_space(dir).is_ok_and(|free| free > room)
+        }
+        _ => false,
+    }
+}
+
+/// The mode without its ACL (`struct posix_acl_xattr_header` and `posix_acl_xattr_entry`,
+/// include/uapi/linux/posix_acl_xattr.h): the group bits become what the entry of the group grants.
+fn narrowed(mode: u32, acl: &[u8]) -> u32 {
+    let entries = acl.get(4..).unwrap_or_default().chunks_exact(8);
+    let mut group = entries.filter_map(|entry| match entry {
+        [tag, 0, permissions, ..] if *tag == ACL_GROUP_OBJ => Some(u32::from(*permissions & 7)),
+        _ => None,
+    });
+    // One that cannot be understood grants nothing.
+    let group = group.next_back().unwrap_or(0);
+    (mode & !0o070) | ((group << 3) & mode & 0o070)
 }
 
 fn set_times<S: Storage>(
@@ -176,7 +256,7 @@ fn set_times<S: Storage>(
 
 fn xattr_rank(key: &OsStr) -> u8 {
     match key.as_encoded_bytes() {
-        key if key.starts_with(b"system.posix_acl_") => 0,
+        _ if is_acl(key) => 0,
         b"security.capability" => 2,
         _ => 1,
     }
@@ -189,6 +269,7 @@ pub(super) fn check_dress<S: Storage>(
     place: &Place<S>,
     source: &Metadata,
     xattrs: &Xattrs,
+    losses: Losses<'_>,
 ) -> Result<Metadata, CrossingError> {
     let look = || {
         storage
@@ -198,44 +279,53 @@ pub(super) fn check_dress<S: Storage>(
     };
     let mut copy = look()?;
     if copy.atime != source.atime {
-        set_times(storage, place, source)?;
+        match set_times(storage, place, source) {
+            Err(_) if losses.let_times_go() => {}
+            set => set?,
+        }
         copy = look()?;
     }
-    compare_dress(storage, place, (source, copy), xattrs)
+    compare_dress(storage, place, (source, copy), (xattrs, losses))
 }
 
 fn compare_dress<S: Storage>(
     storage: &S,
     place: &Place<S>,
     (source, copy): (&Metadata, Metadata),
-    xattrs: &Xattrs,
+    (xattrs, losses): (&Xattrs, Losses<'_>),
 ) -> Result<Metadata, CrossingError> {
     let lost = |what: &str| Err(CrossingError::Fidelity { what: what.to_owned() });
-    if (copy.atime, copy.identity.mtime) != (source.atime, source.identity.mtime) {
+    let times_kept = (copy.atime, copy.identity.mtime) == (source.atime, source.identity.mtime);
+    if !times_kept && !losses.let_times_go() {
         return lost("the times");
     }
     if (copy.uid, copy.gid) != (source.uid, source.gid) {
         return lost("the owner");
-    }
-    if copy.mode != source.mode && !matches!(source.kind, Kind::Symlink(_)) {
-        return lost("the mode");
     }
     // What a file system calls the length of a directory is its own.
     let length = copy.identity.size == source.identity.size || copy.kind == Kind::Directory;
     if !length || copy.kind != source.kind {
         return Err(CrossingError::SourceChanged);
     }
-    if xattrs.is_empty() {
-        return Ok(copy);
+    let mut mode = source.mode;
+    if !xattrs.is_empty() {
+        let kept = storage
+            .xattrs(&place.dir, &place.name)
+            .map_err(CrossingError::io("read the extended attributes of", "the copy"))?;
+        // The target's system may add labels of its own; what the source has must be there.
+        for (key, value) in xattrs.iter().filter(|wanted| !kept.contains(wanted)) {
+            if !losses.let_go(key) {
+                return lost(&format!("extended attribute {}", key.display()));
+            }
+            if key == ACCESS_ACL {
+                mode = narrowed(mode, value);
+            }
+        }
     }
-    let kept = storage
-        .xattrs(&place.dir, &place.name)
-        .map_err(CrossingError::io("read the extended attributes of", "the copy"))?;
-    // The target's system may add labels of its own; what the source has must be there.
-    match xattrs.iter().find(|wanted| !kept.contains(wanted)) {
-        Some((key, _)) => lost(&format!("extended attribute {}", key.display())),
-        None => Ok(copy),
+    if copy.mode != mode && !matches!(source.kind, Kind::Symlink(_)) {
+        return lost("the mode");
     }
+    Ok(copy)
 }
 
 /// Reads the copy again and compares. The word is the one of the record's `readback`.

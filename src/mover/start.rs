@@ -59,6 +59,7 @@ impl<S: Storage> Mover<S> {
             sha256: None,
             size: None,
             readback: None,
+            lost: Vec::new(),
             moves: Vec::new(),
             replaced: None,
             reason: None,

@@ -166,6 +166,7 @@ impl<S: Storage> Mover<S> {
             sha256: None,
             size: original.size,
             readback: None,
+            lost: Vec::new(),
             moves: Vec::new(),
             replaced: None,
             reason: None,

@@ -153,6 +153,7 @@ fn policy(bytes: &mut Source<'_>) -> (Policy, usize) {
             types: vec![],
             max_size: None,
             verify: Verify::Stream,
+            lossy: Default::default(),
             checks: vec![],
         }),
     };

@@ -19,6 +19,7 @@ mod explain;
 pub mod fuzzing;
 mod gates;
 mod hits;
+mod lossy;
 mod patterns;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ pub use conditions::{Conditions, Facts, Given, Supposed, Supposing, Who};
 pub use engine::{Hits, Policy, WriteWatch};
 pub use expect::{Expectation, Unmet};
 pub use hits::Counted;
+pub use lossy::{Lossy, is_acl};
 pub use patterns::{PATTERN_MAX, PathPatterns, depth_is_whole, literal_components};
 pub use wanted::Wanted;
 pub use window::{Window, WindowMistake};
@@ -176,6 +178,8 @@ pub struct GateTerms {
     pub max_size: Option<u64>,
     /// Whether the copy is read back from the disk.
     pub verify: Verify,
+    /// What may be lost where the target cannot keep it.
+    pub lossy: Lossy,
     /// Commands that must accept every file, in the order in which they are asked.
     pub checks: Vec<Check>,
 }

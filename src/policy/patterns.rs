@@ -23,6 +23,14 @@ pub struct PathPatterns {
     set: Arc<OnceLock<GlobSet>>,
 }
 
+impl PartialEq for PathPatterns {
+    fn eq(&self, other: &Self) -> bool {
+        self.texts == other.texts
+    }
+}
+
+impl Eq for PathPatterns {}
+
 impl PathPatterns {
     /// Checks patterns; the error names the pattern.
     pub fn new(texts: Vec<String>) -> Result<Self, globset::Error> {

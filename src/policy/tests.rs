@@ -59,6 +59,7 @@ fn gate_between(name: &str, from: &[u16], to: &[u16], who: Principal, paths: &[&
             types: vec![],
             max_size: None,
             verify: Verify::Stream,
+            lossy: Default::default(),
             checks: vec![],
         }),
     }

@@ -55,6 +55,7 @@ impl Vfs {
         let gone = now == Place::Gone;
         self.view.inodes.moved(inode.number, &place, &now);
         *place = now;
+        self.forget_attributes(inode, &crossed);
         self.note_names(source, target, inode, &crossed);
         drop(place);
         self.give_up_directories(&crossed);
@@ -90,8 +91,16 @@ impl Vfs {
         self.view.inodes.moved(inode.number, &place, &now);
         *place = now;
         drop(place);
+        self.forget_attributes(inode, crossed);
         if gone {
             self.forget_all_names(inode);
+        }
+    }
+
+    /// The kernel keeps what it knew of the inode, its ACL too.
+    fn forget_attributes(&self, inode: &Inode, crossed: &Crossed) {
+        if crossed.attributes_differ {
+            self.view.invalidate(Invalidation::Inode { number: inode.number });
         }
     }
 

@@ -31,21 +31,33 @@ impl Disk {
     /// An ext4 image mounted at `branches/NAME`.
     #[track_caller]
     pub fn ext4(scene: &Scene, name: &str, size: &str) -> Self {
-        Self::image(scene, name, size, "mkfs.ext4 -q")
+        Self::image(scene, name, size, "mkfs.ext4 -q", "loop")
+    }
+
+    /// An xfs image mounted at `branches/NAME`, of at least 300 MiB.
+    #[track_caller]
+    pub fn xfs(scene: &Scene, name: &str, size: &str) -> Self {
+        Self::image(scene, name, size, "mkfs.xfs -q", "loop")
     }
 
     /// A btrfs image mounted at `branches/NAME`.
     #[track_caller]
     pub fn btrfs(scene: &Scene, name: &str, size: &str) -> Self {
-        Self::image(scene, name, size, "mkfs.btrfs -q")
+        Self::image(scene, name, size, "mkfs.btrfs -q", "loop")
+    }
+
+    /// The same, mounted without ACLs.
+    #[track_caller]
+    pub fn without_acls(scene: &Scene, name: &str, size: &str) -> Self {
+        Self::image(scene, name, size, "mkfs.btrfs -q", "loop,noacl")
     }
 
     #[track_caller]
-    fn image(scene: &Scene, name: &str, size: &str, make: &str) -> Self {
+    fn image(scene: &Scene, name: &str, size: &str, make: &str, options: &str) -> Self {
         require_root();
         let path = scene.branch(name);
         let script = format!(
-            "truncate -s {size} {name}.img && {make} {name}.img && mount -o loop {name}.img {name} \
+            "truncate -s {size} {name}.img && {make} {name}.img && mount -o {options} {name}.img {name} \
              && rm -rf {name}/lost+found && chmod 0777 {name}"
         );
         sh(&scene.base().join("branches"), &script).ok();

@@ -55,3 +55,4 @@ mod signed;
 mod tidy;
 mod trouble;
 mod trouble_config;
+mod whole;

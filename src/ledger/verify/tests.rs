@@ -20,6 +20,7 @@ fn step(txid: u128, step: Step) -> CrossingRecord {
         sha256: None,
         size: None,
         readback: None,
+        lost: Vec::new(),
         moves: Vec::new(),
         replaced: None,
         reason: None,

@@ -47,8 +47,13 @@ fn check(program: &str, input: CheckInput) -> Check {
 fn request(world: &World, source: &str, target: &str) -> CrossingRequest<Disk> {
     let mut request = world.request(source, target);
     let checks = vec![check("first", CheckInput::Stdin), check("second", CheckInput::Path)];
-    request.sources[0].terms =
-        Arc::new(GateTerms { types: Vec::new(), max_size: None, verify: Verify::Readback, checks });
+    request.sources[0].terms = Arc::new(GateTerms {
+        types: Vec::new(),
+        max_size: None,
+        verify: Verify::Readback,
+        checks,
+        lossy: Default::default(),
+    });
     request
 }
 

@@ -17,6 +17,7 @@ mod crash;
 mod crash_trees;
 mod lab;
 mod letters;
+mod lossy;
 mod model;
 mod parts;
 mod pass;
@@ -248,7 +249,13 @@ impl World {
 
 /// A part behind a gate that lets everything through.
 fn part<S: Storage>(name: Name<S>, verify: Verify) -> SourcePart<S> {
-    let terms = GateTerms { types: Vec::new(), max_size: None, verify, checks: Vec::new() };
+    let terms = GateTerms {
+        types: Vec::new(),
+        max_size: None,
+        verify,
+        lossy: Default::default(),
+        checks: vec![],
+    };
     SourcePart { name, gate: "submit".to_owned(), terms: Arc::new(terms) }
 }
 

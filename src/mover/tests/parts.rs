@@ -132,8 +132,13 @@ fn each_part_has_its_own_gate() {
     let world = new_world(Names::Journal, false);
     plant(&world);
     let mut request = merged(&world, "f", "g");
-    let terms =
-        |max_size| GateTerms { types: vec![], max_size, verify: Verify::Readback, checks: vec![] };
+    let terms = |max_size| GateTerms {
+        types: vec![],
+        max_size,
+        verify: Verify::Readback,
+        lossy: Default::default(),
+        checks: vec![],
+    };
     request.sources[0].terms = Arc::new(terms(Some(10)));
     request.sources[1].terms = Arc::new(terms(Some(100)));
     let error = world.cross_as(request.clone()).unwrap_err();

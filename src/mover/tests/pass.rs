@@ -61,6 +61,7 @@ fn new_progress() -> Progress {
         sha256: None,
         size: None,
         readback: None,
+        lost: Vec::new(),
         moves: Vec::new(),
         replaced: None,
         reason: None,

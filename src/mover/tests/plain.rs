@@ -96,8 +96,13 @@ fn check_refused(
 
 fn set_terms(request: &mut CrossingRequest<Disk>, types: &[&str], max_size: Option<u64>) {
     let types = types.iter().map(|text| (*text).to_owned()).collect();
-    request.sources[0].terms =
-        Arc::new(GateTerms { types, max_size, verify: Verify::Stream, checks: vec![] });
+    request.sources[0].terms = Arc::new(GateTerms {
+        types,
+        max_size,
+        verify: Verify::Stream,
+        lossy: Default::default(),
+        checks: vec![],
+    });
 }
 
 #[test]

@@ -128,7 +128,13 @@ fn check_refused(
 
 fn set_terms(request: &mut CrossingRequest<Disk>, types: &[&str], max_size: Option<u64>) {
     let types = types.iter().map(|text| (*text).to_owned()).collect();
-    let terms = GateTerms { types, max_size, verify: Verify::Readback, checks: Vec::new() };
+    let terms = GateTerms {
+        types,
+        max_size,
+        verify: Verify::Readback,
+        lossy: Default::default(),
+        checks: vec![],
+    };
     request.sources[0].terms = Arc::new(terms);
 }
 

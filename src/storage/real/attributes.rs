@@ -15,6 +15,11 @@ use crate::storage::{Kind, Metadata, Xattrs};
 use crate::sys::handle;
 use crate::types::{Identity, Time};
 
+/// Further names of ACLs, which xfs shows to root and other file systems keep as any attribute
+/// (fs/xfs/libxfs/xfs_da_format.h, `SGI_ACL_FILE`). Taken along to one of those, changed there and brought back,
+/// they would bring an old ACL back with them; `system.posix_acl_*` says the same.
+const XFS_ACLS: [&[u8]; 2] = [b"trusted.SGI_ACL_FILE", b"trusted.SGI_ACL_DEFAULT"];
+
 /// How often a list or value that grows under our eyes is read again.
 const GROWTH_ATTEMPTS: usize = 8;
 
@@ -102,7 +107,8 @@ pub fn xattrs(node: BorrowedFd<'_>) -> Result<Xattrs, Errno> {
         list => list?,
     };
     let mut found = Xattrs::new();
-    for key in list.split(|byte| *byte == 0).filter(|key| !key.is_empty()) {
+    let told = |key: &&[u8]| !key.is_empty() && !XFS_ACLS.contains(key);
+    for key in list.split(|byte| *byte == 0).filter(told) {
         match grown(|buffer| rustix::fs::getxattr(&path, key, buffer)) {
             Ok(value) => found.push((OsStr::from_bytes(key).to_owned(), value)),
             // Removed since it was listed.

@@ -139,6 +139,7 @@ fn policy_gate(model: &Model, gate: &ModelGate) -> Gate {
             types: if gate.text_only { vec!["text/plain".to_owned()] } else { vec![] },
             max_size: gate.max_size,
             verify: Verify::Readback,
+            lossy: Default::default(),
             checks: Vec::new(),
         }),
     }

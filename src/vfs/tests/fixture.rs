@@ -68,6 +68,7 @@ pub(crate) fn gate(name: &str, from: u16, to: u16) -> Gate {
             types: vec!["text/plain".to_owned()],
             max_size: Some(1 << 20),
             verify: Verify::Readback,
+            lossy: Default::default(),
             checks: Vec::new(),
         }),
     }

@@ -140,6 +140,7 @@ impl Run {
             types: Vec::new(),
             max_size: None,
             verify: Verify::Readback,
+            lossy: Default::default(),
             checks: Vec::new(),
         };
         let terms = Arc::new(terms);
