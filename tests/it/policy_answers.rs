@@ -262,3 +262,38 @@ fn a_policy_is_tested_without_rights_on_its_branches() {
     let said = sh_as("nobody", base, "$OCTROI policy test alone.toml").fails(2);
     assert!(said.contains("--config CONFIG"), "{said}");
 }
+
+#[test]
+fn check_and_reload_answer_in_json_also_when_the_file_is_wrong() {
+    let scene = vendor();
+    let config = scene.config();
+    let config = config.to_str().expect("UTF-8");
+    let json = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
+    let said = json(&octroi(["check", "--json", config]).ok());
+    assert_eq!((&said["good"], &said["errors"]), (&true.into(), &serde_json::json!([])));
+    assert_eq!(said["branches"][1]["name"], "review");
+    assert_eq!(said["warnings"][0]["message"], "gate submit leads to a branch that is rw");
+    let mount = scene.mount();
+    scene.configure(&VENDOR.replace("deny = [\"read\"]", "deny = [\"raed\"]"));
+    let checked = octroi(["check", "--json", config]);
+    let (said, line) = (json(&checked.out), json(&checked.out)["errors"][0]["line"].as_u64());
+    assert_eq!((checked.code, &said["good"], line), (Some(2), &false.into(), Some(27)), "{said}");
+    let reloaded = octroi(["reload", "--json", "--view", scene.name()]);
+    let said = json(&reloaded.out);
+    assert_eq!((reloaded.code, &said["changed"]), (Some(2), &false.into()));
+    assert!(said["why"].as_str().expect("a text").contains("raed"), "{said}");
+    mount.unmount();
+}
+
+#[test]
+fn colour_is_for_terminals_and_not_where_it_is_not_wanted() {
+    require_root();
+    let scene = Scene::with(&["inbox"], "[branches.inbox]\npath = 7\n");
+    let at_terminal = |variable: &str| {
+        let check = format!("{variable} $OCTROI check view.toml");
+        sh_as("root", scene.base(), &format!("TERM=xterm script -qec '{check}' /dev/null")).out
+    };
+    assert!(at_terminal("NO_COLOR=").contains("\u{1b}["));
+    let plain = at_terminal("NO_COLOR=1");
+    assert!(plain.contains("must be a string") && !plain.contains("\u{1b}["), "{plain}");
+}
