@@ -98,7 +98,7 @@ fn run() -> Result<(), Failed> {
     let reader = Reader::open(&dir)?;
     let (seconds, ()) = timed(|| {
         for seq in (0..count).step_by(usize::try_from(count / 100)?.max(1)) {
-            prove(&reader, &tree, seq)?.ok_or("a proof")?;
+            prove(&reader, &tree, &key, seq)?.ok_or("a proof")?;
         }
         Ok(())
     })?;

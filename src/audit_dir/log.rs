@@ -111,9 +111,10 @@ impl Log {
 pub(super) fn errno(error: LedgerError) -> Errno {
     match error {
         LedgerError::Io { errno, .. } | LedgerError::Tree { errno, .. } => errno,
-        LedgerError::Damaged { .. } | LedgerError::Differs { .. } | LedgerError::NothingLost => {
-            Errno::IO
-        }
+        LedgerError::Damaged { .. }
+        | LedgerError::Differs { .. }
+        | LedgerError::Unproven { .. }
+        | LedgerError::NothingLost => Errno::IO,
     }
 }
 

@@ -176,7 +176,7 @@ impl AuditDir {
 
     /// The same of a ledger that is signed, with its public key.
     pub fn signed(self, key: String) -> Result<Self, Errno> {
-        let tree = Some(Tree::open(&self.ledger_dir, key)?);
+        let tree = Some(Tree::open(&self.ledger_dir, &key)?);
         Ok(Self { tree, ..self })
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::error::Errno;
 use crate::ledger::checkpoint::Checkpoint;
+use crate::ledger::note::VerifierKey;
 use crate::ledger::store::TreeStore;
 use crate::ledger::tree::tile::{
     TileId, WIDTH, bytes_of, full_tiles, levels, numbered, parse_numbered, partial_tiles, tile_at,
@@ -62,13 +63,14 @@ impl TileNode {
 /// Reads what the ledger's signer has written.
 pub struct Tree {
     store: TreeStore<RealStorage>,
-    key: String,
+    key: VerifierKey,
 }
 
 impl Tree {
     /// The tree in the ledger's folder, and its public key.
-    pub fn open(ledger_dir: &Path, key: String) -> Result<Self, Errno> {
+    pub fn open(ledger_dir: &Path, key: &str) -> Result<Self, Errno> {
         let dir = RealDir::open(ledger_dir)?;
+        let key = key.parse().map_err(|_| Errno::INVAL)?;
         Ok(Self { store: TreeStore::new(Arc::new(RealStorage), dir), key })
     }
 
@@ -139,7 +141,7 @@ impl Tree {
 
     /// The proof of a line.
     pub fn proof(&self, seq: u64, lines: &Reader) -> Result<Vec<u8>, Errno> {
-        let proof = prove::prove(lines, &self.store, seq).map_err(super::log::errno)?;
+        let proof = prove::prove(lines, &self.store, &self.key, seq).map_err(super::log::errno)?;
         proof.map(|proof| proof.to_bytes()).ok_or(Errno::NOENT)
     }
 }

@@ -12,7 +12,7 @@ use super::DaemonError;
 use crate::branch::{Branch, BranchError};
 use crate::config::Config;
 use crate::error::Errno;
-use crate::ledger::{CheckpointCopy, Ledger};
+use crate::ledger::{CheckpointCopy, Extends, Ledger};
 use crate::storage::real::RealStorage;
 use crate::types::after;
 use crate::vfs::Vfs;
@@ -101,9 +101,19 @@ impl Copier {
         let failed = |errno: Errno| format!("cannot keep a copy of the checkpoint: {errno}");
         if epoch != self.epoch {
             if let Some(found) = self.branch.kept_checkpoint().map_err(failed)? {
-                self.ledger.extends(&found).map_err(|why| {
-                    format!("the ledger does not extend the checkpoint in it, which stays: {why}")
-                })?;
+                match self.ledger.extends(&found) {
+                    Extends::Yes => {}
+                    Extends::Unknown(why) => {
+                        return Err(format!(
+                            "the checkpoint in it, which stays, cannot be compared yet: {why}"
+                        ));
+                    }
+                    Extends::No(why) => {
+                        return Err(format!(
+                            "the ledger does not extend the checkpoint in it, which stays: {why}"
+                        ));
+                    }
+                }
             }
             self.epoch = epoch;
         }

@@ -57,6 +57,7 @@ pub fn run(data: &[u8], folder: &Path, entry: &mut dyn FnMut(&Entry)) {
         first.push(line.entry.seq);
     });
     if let Ok(replayed) = replayed {
+        replay::repair(&storage, &dir, &replayed.repairs).expect("repaired");
         let mut second = Vec::new();
         let again = replay::replay(&storage, &dir, 0, &mut |line| second.push(line.entry.seq));
         let again = again.expect("what was repaired is sound");

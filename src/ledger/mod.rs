@@ -16,7 +16,8 @@
 //! 3. A segment's file and name are durable before anything but its version record is in it.
 //! 4. A file whose fsync failed is never written again: all lines since its last good fsync go to
 //!    a new segment, which says so; the old one is void from there on.
-//! 5. Replay cuts off only lines that were never durable, and refuses any other damage.
+//! 5. Only lines that were never durable are cut off, once all lines were read and compared with every
+//!    checkpoint; any other damage is refused, and nothing is changed then.
 //! 6. Once accepted, a record is written, unless the disk fails for good or its waiting caller is
 //!    told otherwise. A full queue makes callers wait.
 //! 7. The writer's thread does not panic: whatever fails becomes the caller's errno.
@@ -135,6 +136,17 @@ pub enum LedgerError {
         /// What differs, in words.
         found: Vec<String>,
     },
+    /// Line, tiles and checkpoint do not fit together.
+    #[error(
+        "record {seq} is not as it was signed: {why}\n\
+         hint: octroi audit verify tells what was changed"
+    )]
+    Unproven {
+        /// The record's position.
+        seq: u64,
+        /// What does not hold.
+        why: checkpoint::ProofError,
+    },
     /// A loss was to be accepted, and there is none.
     #[error("it extends every checkpoint that was found: there is no loss to accept")]
     NothingLost,
@@ -151,6 +163,17 @@ pub struct Opened {
     pub damaged_tiles: u64,
     /// What was lost and is accepted, in words.
     pub lost: Vec<String>,
+}
+
+/// Whether a ledger extends a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Extends {
+    /// Shown by the tree.
+    Yes,
+    /// It cannot be told now; why not.
+    Unknown(String),
+    /// It does not; in words.
+    No(String),
 }
 
 /// A handle on the writer, which stops when `close` is called or the last handle is gone.
@@ -177,7 +200,7 @@ impl<S: Storage> Ledger<S> {
         dir: &S::Dir,
         replay: &mut dyn FnMut(&Entry),
     ) -> Result<Opened, LedgerError> {
-        let replayed = replay::inspect(storage, dir, &mut |line| replay(line.entry))?;
+        let replayed = replay::replay(storage, dir, 0, &mut |line| replay(line.entry))?;
         let replay::Replayed { torn_bytes, unclean, .. } = replayed;
         Ok(Opened { torn_bytes, unclean, ..Opened::default() })
     }
@@ -226,6 +249,7 @@ impl<S: Storage> Ledger<S> {
         })?;
         let end = (replayed.segment, replayed.length);
         let finished = start.map(|start| start.finish(view, accept.is_some(), end)).transpose()?;
+        replay::repair(&*storage, &dir, &replayed.repairs)?;
         let mut opened = Opened {
             torn_bytes: replayed.torn_bytes,
             unclean: replayed.unclean,
@@ -316,20 +340,27 @@ impl<S: Storage> Ledger<S> {
         Some(&self.seal.as_ref()?.key)
     }
 
-    /// Whether this ledger extends a checkpoint that came to light later; if not, why, in words. One of
-    /// lines that are not signed yet is not known either way.
-    pub fn extends(&self, note: &[u8]) -> Result<(), String> {
-        let Some(seal) = &self.seal else { return Ok(()) };
-        let wanted = Checkpoint::open(note, &seal.key).map_err(|why| why.to_string())?;
+    /// Whether this ledger extends a checkpoint that came to light later.
+    pub fn extends(&self, note: &[u8]) -> Extends {
+        let Some(seal) = &self.seal else { return Extends::Yes };
+        let wanted = match Checkpoint::open(note, &seal.key) {
+            Ok(wanted) => wanted,
+            Err(why) => return Extends::No(why.to_string()),
+        };
         let published = self.checkpoint().and_then(|note| Checkpoint::unverified(&note));
-        let signed = published.map_or(0, |checkpoint| checkpoint.size);
-        if wanted.size > signed {
-            return Err(format!("it vouches for {} lines of {signed}", wanted.size));
-        }
-        match seal.store.root(wanted.size) {
-            Ok(root) if root == wanted.root => Ok(()),
-            Ok(_) => Err(format!("it vouches for other lines than the first {}", wanted.size)),
-            Err(errno) => Err(format!("cannot read the tiles: {errno}")),
+        let Some(published) = published else {
+            return Extends::Unknown("no checkpoint is published yet".to_owned());
+        };
+        match seal.store.extends(&wanted, &published) {
+            Ok(true) => Extends::Yes,
+            Ok(false) if wanted.size > published.size => {
+                Extends::No(format!("it vouches for {} lines of {}", wanted.size, published.size))
+            }
+            Ok(false) => {
+                let size = wanted.size;
+                Extends::No(format!("it vouches for other lines than the first {size}"))
+            }
+            Err(errno) => Extends::Unknown(format!("cannot read the tiles: {errno}")),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Proofs of single lines, and bundles of lines, from a ledger that may be in use.
 
 use super::checkpoint::{Checkpoint, Proof};
+use super::note::VerifierKey;
 use super::reader::Reader;
 use super::store::TreeStore;
 use super::tree::tile::WIDTH;
@@ -8,10 +9,12 @@ use super::{LedgerError, encode};
 use crate::error::Errno;
 use crate::storage::Storage;
 
-/// The proof that the line at a position is in the newest checkpoint; none if it is not, or not yet.
+/// The proof that the line at a position is in the newest checkpoint; none if it is not, or not yet. It
+/// was checked: a line, a tile or a checkpoint that was tampered with gives no proof but an error.
 pub fn prove<S: Storage>(
     lines: &Reader,
     tree: &TreeStore<S>,
+    key: &VerifierKey,
     seq: u64,
 ) -> Result<Option<Proof>, LedgerError> {
     let failed = |attempted, file: &str| {
@@ -27,7 +30,9 @@ pub fn prove<S: Storage>(
     }
     let Some(line) = lines.line_at(seq)? else { return Ok(None) };
     let path = tree.inclusion(seq, claimed.size).map_err(failed("read", "the tiles"))?;
-    Ok(Some(Proof { line, index: seq, path, checkpoint: note }))
+    let proof = Proof { line, index: seq, path, checkpoint: note };
+    proof.verify(key).map_err(|why| LedgerError::Unproven { seq, why })?;
+    Ok(Some(proof))
 }
 
 /// The entry bundle of a tile of level 0 (<https://c2sp.org/tlog-tiles>): each line with its length

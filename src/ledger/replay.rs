@@ -1,9 +1,10 @@
-//! Reads a ledger that is not in use, checks it, and repairs what a crash may have left.
+//! Reads a ledger that is not in use, checks it, and says what a crash may have left to be repaired.
 //!
 //! A crash may leave the end of the ledger torn: lines that were written but not synced are there,
 //! not there, or there in part and in any order. Such an end is cut off. Damage of a line that was
 //! durable is never repaired. The two are told apart by `synced` ([`super::encode`]): when a later
-//! line says that the damaged one had been synced, it is damage.
+//! line says that the damaged one had been synced, it is damage. Nothing is cut before all was read, and
+//! compared with what vouches for it: what looks torn or void may be what somebody made it look.
 //!
 //! After a failed sync the lines that it should have written follow in a new segment, whose version
 //! record has the `seq` of the first of them and says `after_failed_sync`. Whatever the old segment
@@ -36,6 +37,25 @@ pub struct Replayed {
     pub torn_bytes: u64,
     /// The last record is neither `mounted` nor `unmounted`.
     pub unclean: bool,
+    /// What is to be done before writing goes on.
+    pub repairs: Vec<Repair>,
+}
+
+/// What a crash has left to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repair {
+    /// A segment's torn or void end goes, from this length on.
+    Cut {
+        /// Which.
+        segment: u64,
+        /// What stays, in bytes.
+        length: u64,
+    },
+    /// A segment without any durable record goes.
+    Remove {
+        /// Which.
+        segment: u64,
+    },
 }
 
 /// What is in a segment up to the first line that does not check or does not count.
@@ -56,31 +76,12 @@ struct Scanned {
     void: bool,
 }
 
-/// Checks all segments, hands each line to `replay` in order, and cuts off what a crash tore. A
-/// checkpoint vouches for `least` lines: of these none can be torn.
+/// Checks all segments and hands each line to `replay` in order. Changes nothing: what a crash tore is
+/// for [`repair`]. A checkpoint vouches for `least` lines: of these none can be torn.
 pub fn replay<S: Storage>(
     storage: &S,
     dir: &S::Dir,
     least: u64,
-    replay: &mut dyn FnMut(&Line<'_>),
-) -> Result<Replayed, LedgerError> {
-    read_all(storage, dir, least, true, replay)
-}
-
-/// As [`replay`], and changes nothing: what would be cut off is only counted.
-pub fn inspect<S: Storage>(
-    storage: &S,
-    dir: &S::Dir,
-    replay: &mut dyn FnMut(&Line<'_>),
-) -> Result<Replayed, LedgerError> {
-    read_all(storage, dir, 0, false, replay)
-}
-
-fn read_all<S: Storage>(
-    storage: &S,
-    dir: &S::Dir,
-    least: u64,
-    repair: bool,
     replay: &mut dyn FnMut(&Line<'_>),
 ) -> Result<Replayed, LedgerError> {
     let list = |errno| LedgerError::Io { attempted: "list", segment: "directory".into(), errno };
@@ -114,8 +115,8 @@ fn read_all<S: Storage>(
         })?;
         judge_end(number, &mut scanned, end, least)?;
         let torn_bytes = scanned.length.saturating_sub(scanned.good);
-        if torn_bytes > 0 && repair {
-            cut(storage, dir, number, scanned.good)?;
+        if torn_bytes > 0 {
+            result.repairs.push(Repair::Cut { segment: number, length: scanned.good });
         }
         result.torn_bytes = result.torn_bytes.saturating_add(torn_bytes);
         next = Some(scanned.next_seq);
@@ -127,9 +128,7 @@ fn read_all<S: Storage>(
         if result.next_seq < least {
             return Err(damaged(number, 1, vouched(&why, least)));
         }
-        if repair {
-            remove(storage, dir, number)?;
-        }
+        result.repairs.push(Repair::Remove { segment: number });
         result.torn_bytes = result.torn_bytes.saturating_add(length);
     }
     result.unclean = serving || result.torn_bytes > 0;
@@ -158,6 +157,21 @@ fn take_unborn<S: Storage>(
     }
     numbers.pop();
     Ok(Some(Unborn { number, length: scanned.length, why }))
+}
+
+/// Cuts off and removes what a crash has left.
+pub fn repair<S: Storage>(
+    storage: &S,
+    dir: &S::Dir,
+    repairs: &[Repair],
+) -> Result<(), LedgerError> {
+    for repair in repairs {
+        match *repair {
+            Repair::Cut { segment, length } => cut(storage, dir, segment, length)?,
+            Repair::Remove { segment } => remove(storage, dir, segment)?,
+        }
+    }
+    Ok(())
 }
 
 fn remove<S: Storage>(storage: &S, dir: &S::Dir, number: u64) -> Result<(), LedgerError> {

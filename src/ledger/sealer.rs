@@ -63,6 +63,12 @@ impl Durable {
         self.changed.notify_all();
     }
 
+    /// How far lines are durable: segment and offset.
+    #[cfg(test)]
+    pub fn end(&self) -> Option<(u64, u64)> {
+        self.state.lock().ends.back().copied()
+    }
+
     /// The newest checkpoint's note.
     pub fn published(&self) -> Option<Arc<Vec<u8>>> {
         self.published.load_full()

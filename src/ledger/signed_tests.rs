@@ -191,17 +191,63 @@ fn an_open_ledger_tells_whether_it_extends_a_checkpoint() {
     }
     let (ledger, _) = state.open_to(None).unwrap();
     for copy in &state.copies {
-        assert_eq!(ledger.extends(&copy.note), Ok(()));
+        assert_eq!(ledger.extends(&copy.note), Extends::Yes);
     }
     let key = state.key();
     let older = Checkpoint::open(&state.copies[1].note, key.verifier()).unwrap();
     let other = Checkpoint { root: [0; 32], ..older.clone() }.sign(&key);
-    assert!(ledger.extends(other.as_bytes()).unwrap_err().contains("other lines"));
+    let no = |note: &str| match ledger.extends(note.as_bytes()) {
+        Extends::No(why) => why,
+        other => panic!("{other:?}"),
+    };
+    assert!(no(&other).contains("other lines"));
     let longer = Checkpoint { size: 1000, ..older }.sign(&key);
-    assert!(ledger.extends(longer.as_bytes()).unwrap_err().contains("1000 lines"));
+    assert!(no(&longer).contains("1000 lines"));
     let note = state.copies[0].note.split_last().unwrap().1;
-    assert!(ledger.extends(note).is_err());
+    assert!(matches!(ledger.extends(note), Extends::No(_)));
     ledger.close().unwrap();
+}
+
+#[test]
+fn tiles_that_fit_an_old_checkpoint_do_not_make_a_fork_extend_it() {
+    let state = State::new();
+    state.run(&["/a", "/b"]);
+    let key = state.key();
+    let (ledger, _) = state.open_to(None).unwrap();
+    // Signed by the key, over lines that were never in this ledger; and tiles that fit it.
+    let mut forged = Builder::default();
+    (0..3).for_each(|at| forged.push(leaf_hash(&[at]), |_, _| {}));
+    let origin = key.verifier().name().to_owned();
+    let note = Checkpoint { origin, size: 3, root: forged.root() }.sign(&key);
+    for (id, hashes) in forged.partial() {
+        state.write(&format!("ledger/tile/{}", id.path()), bytes_of(hashes));
+    }
+    let store =
+        TreeStore::new(Arc::new(RealStorage), RealDir::open(&state.path("ledger")).unwrap());
+    assert_eq!(store.root(3), Ok(forged.root()));
+    assert!(matches!(ledger.extends(note.as_bytes()), Extends::No(_)));
+    ledger.close().unwrap();
+}
+
+#[test]
+fn a_proof_is_made_only_of_what_was_signed() {
+    let state = State::new();
+    state.run(&["/a", "/b"]);
+    let key = state.key().verifier().clone();
+    let ledger = state.path("ledger");
+    let store = TreeStore::new(Arc::new(RealStorage), RealDir::open(&ledger).unwrap());
+    let proven = || prove::prove(&Reader::open(&ledger).unwrap(), &store, &key, 1);
+    assert!(proven().unwrap().is_some());
+    let lines = state.lines();
+    let mut edited = lines.clone();
+    edited[1] = forged(&lines[1], "/a", "/x");
+    state.write("ledger/00000001.jsonl", joined(&edited));
+    assert!(matches!(proven(), Err(LedgerError::Unproven { seq: 1, .. })));
+    state.write("ledger/00000001.jsonl", joined(&lines));
+    let other = NoteSigner::new("octroi/lab/00000000", &[1; 32]).unwrap();
+    let note = state.checkpoint().sign(&other);
+    state.write("ledger/checkpoint", note);
+    assert!(matches!(proven(), Err(LedgerError::Unproven { seq: 1, .. })));
 }
 
 #[test]
@@ -299,6 +345,34 @@ fn a_truncated_ledger_is_refused() {
     }
     std::fs::remove_file(state.path("ledger/00000001.jsonl")).unwrap();
     state.refused(&["vouches for 5 lines, and the ledger has 0"]);
+}
+
+#[test]
+fn what_is_made_to_look_void_or_torn_is_not_cut_off_by_a_mount_that_is_refused() {
+    let mut state = State::new();
+    state.run(&["/a", "/b", "/c"]);
+    let version = Record::Version(record::VersionRecord {
+        format: 1,
+        program: "octroi".into(),
+        view: "lab".into(),
+        after_failed_sync: true,
+    });
+    let body = encode::body(&version).unwrap();
+    let planted = encode::line(2, jiff::Timestamp::UNIX_EPOCH, Some(2), &body);
+    state.write("ledger/00000002.jsonl", planted);
+    state.refused(&["vouches for 5 lines, and the ledger has 3"]);
+    std::fs::remove_file(state.path("ledger/00000002.jsonl")).unwrap();
+    // A torn end, and a segment that was never begun, beside another reason.
+    state.copy("inbox");
+    state.copies[0].note[0] ^= 1;
+    let torn = [state.read("ledger/00000001.jsonl"), b"{\"seq\":5,\"ti".to_vec()].concat();
+    state.write("ledger/00000001.jsonl", torn);
+    state.write("ledger/00000002.jsonl", b"{\"se");
+    state.refused(&["branch inbox"]);
+    state.copies.clear();
+    let (ledger, opened) = state.open_to(None).unwrap();
+    assert_eq!(opened.torn_bytes, 16);
+    ledger.close().unwrap();
 }
 
 #[test]

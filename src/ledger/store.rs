@@ -10,6 +10,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::checkpoint::Checkpoint;
 use super::tree::tile::{TileId, WIDTH, bytes_of, hashes_of};
 use super::tree::{self, Hash, Node};
 use crate::error::Errno;
@@ -131,6 +132,22 @@ impl<S: Storage> TreeStore<S> {
     /// The path from a line to that root, its sibling first.
     pub fn inclusion(&self, index: u64, size: u64) -> Result<Vec<Hash>, Errno> {
         tree::proof::inclusion(index, size, &mut |node| self.node(node, size))
+    }
+
+    /// Whether the tree of one signed checkpoint is shown to be the beginning of that of another, by a
+    /// proof from one root to the other: whatever lies in the tiles, only hashes that lead to both
+    /// roots do. ENODATA where a tile is missing.
+    pub fn extends(&self, before: &Checkpoint, after: &Checkpoint) -> Result<bool, Errno> {
+        if before.size > after.size {
+            return Ok(false);
+        }
+        if before.size == 0 {
+            return Ok(before.root == tree::empty_root());
+        }
+        let mut node = |node| self.node(node, after.size);
+        let path = tree::proof::consistency(before.size, after.size, &mut node)?;
+        let [before, after] = [before, after].map(|found| (found.size, found.root));
+        Ok(tree::proof::is_consistent(before, after, &path))
     }
 
     fn node(&self, node: Node, size: u64) -> Result<Hash, Errno> {

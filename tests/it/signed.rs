@@ -91,6 +91,35 @@ fn what_is_mounted_verifies_and_serves_its_tree() {
     assert!(said.contains("no checkpoint covers it"), "{said}");
 }
 
+#[test]
+fn a_witness_does_not_take_a_fork_for_what_it_has_seen() {
+    let scene = used();
+    keep(&scene);
+    let mount = scene.mount();
+    mount.sh("echo more >inbox/more").ok();
+    mount.unmount();
+    let witness = format!("{OCTROI} audit witness --once --view {}", scene.config().display());
+    sh(scene.base(), &format!("{witness} --to seen -- tee -a piped && cp -a state seen-state"))
+        .ok();
+    let seen = fs::read_to_string(scene.base().join("seen")).expect("seen");
+    assert_eq!(fs::read_to_string(scene.base().join("piped")).expect("piped"), seen);
+    // The same key signs another story, and the tiles of the first lie beside those of the second.
+    roll_back(&scene);
+    for branch in ["inbox", "other", "review"] {
+        fs::remove_file(copy_of(&scene, branch)).expect("removed");
+    }
+    let mount = scene.mount();
+    mount.sh("for at in 1 2 3 4 5 6 7 8; do echo $at >inbox/$at; done").ok();
+    mount.unmount();
+    sh(scene.base(), "cp -an seen-state/ledger/tile state/ledger/").ok();
+    for form in ["--to seen", "--to seen -- tee -a piped"] {
+        let said = sh(scene.base(), &format!("{witness} {form}")).fails(1);
+        assert!(said.contains("not shown to be those that were witnessed"), "{said}");
+    }
+    assert_eq!(fs::read_to_string(scene.base().join("seen")).expect("seen"), seen);
+    assert_eq!(fs::read_to_string(scene.base().join("piped")).expect("piped"), seen);
+}
+
 /// Puts the state folder as it was when `keep` was called.
 fn roll_back(scene: &Scene) {
     sh(scene.base(), "rm -r state && cp -a kept state").ok();

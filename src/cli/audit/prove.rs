@@ -78,7 +78,10 @@ fn proof_of(signed: &Signed, seq: u64) -> Result<Option<Vec<u8>>, Failure> {
     match &signed.lines {
         Source::Folder(folder) => {
             let reader = Reader::open(folder).map_err(cannot(&attempt))?;
-            let proof = prove(&reader, &signed.tree, seq).map_err(cannot(&attempt))?;
+            let key = signed.key.clone().map_err(|why| {
+                cannot(format!("read the key of the ledger {}", signed.place))(why)
+            })?;
+            let proof = prove(&reader, &signed.tree, &key, seq).map_err(cannot(&attempt))?;
             Ok(proof.map(|proof| proof.to_bytes()))
         }
         // The daemon makes it.

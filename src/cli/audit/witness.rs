@@ -29,7 +29,7 @@ const EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     octroi audit witness --to /mnt/usb/lab.checkpoints\n  \
-    octroi audit witness --view lab/octroi.toml -- ssh log@elsewhere 'cat >>lab.checkpoints'\n\n\
+    octroi audit witness --view lab/octroi.toml --to lab.checkpoints -- ssh log@elsewhere 'cat >>lab.checkpoints'\n\n\
     A line of the file, and what the command gets on standard input, is one JSON object with the time and\n\
     the checkpoint, a signed note (c2sp.org/tlog-checkpoint).")]
 pub struct WitnessArgs {
@@ -37,8 +37,9 @@ pub struct WitnessArgs {
     #[arg(long, value_name = "FILE", required_unless_present = "command")]
     to: Option<PathBuf>,
     /// Run for each checkpoint, which it gets on standard input; it is carried away when the command
-    /// ends well
-    #[arg(last = true, conflicts_with = "to", value_name = "COMMAND")]
+    /// ends well. With --to it is then also appended to the file, from which a later run knows the last
+    /// one; without, a later run begins as if nothing had been seen
+    #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
     /// The public key that must have signed, or a file that holds it; without it the ledger's own
     #[arg(long, value_name = "KEY|FILE")]
@@ -123,14 +124,13 @@ fn look(
             let (seen, new) = (seen.size, new.size);
             return Err(differs(format!("{seen} lines were witnessed, and it vouches for {new}")));
         }
-        let root = signed.tree.root(seen.size);
-        let root = root.map_err(|errno| {
+        let extends = signed.tree.extends(&seen, &new).map_err(|errno| {
             Trouble::NotNow(cannot(format!("read the tiles of {place}"))(errno))
         })?;
-        if root != seen.root {
+        if !extends {
             let size = seen.size;
             return Err(differs(format!(
-                "its first {size} lines are not those that were witnessed"
+                "its first {size} lines are not shown to be those that were witnessed"
             )));
         }
     }
@@ -146,16 +146,19 @@ fn carry(args: &WitnessArgs, signed: &Signed, note: &[u8]) -> Result<(), Failure
     };
     let mut line = serde_json::to_vec(&seen).map_err(cannot("write JSON"))?;
     line.push(b'\n');
-    if let Some(path) = &args.to {
-        let attempt = format!("append to {}", path.display());
-        return append(path, &line, &signed.place).map_err(cannot(attempt));
+    if let Some((program, arguments)) = args.command.split_first() {
+        hand_over(program, arguments, &line)?;
     }
-    let Some((program, arguments)) = args.command.split_first() else { return Ok(()) };
+    let Some(path) = &args.to else { return Ok(()) };
+    append(path, &line, &signed.place).map_err(cannot(format!("append to {}", path.display())))
+}
+
+fn hand_over(program: &str, arguments: &[String], line: &[u8]) -> Result<(), Failure> {
     let run = || {
         let mut child = Command::new(program).args(arguments).stdin(Stdio::piped()).spawn()?;
         if let Some(mut input) = child.stdin.take() {
             // A command that does not read tells by how it ends.
-            let _ = input.write_all(&line);
+            let _ = input.write_all(line);
         }
         child.wait()
     };
