@@ -1,6 +1,7 @@
 //! The words that every layer shares: who asks, for what, about which path, and how a file is
 //! recognised again.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -8,9 +9,11 @@ use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 mod check;
+pub mod path_text;
 
 pub use check::{Check, CheckInput};
 
@@ -149,8 +152,9 @@ impl FromStr for Handle {
     }
 }
 
+/// Serde as text, which fits a pattern.
 macro_rules! serde_as_text {
-    ($name:ident) => {
+    ($name:ident, $pattern:literal) => {
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
@@ -158,20 +162,39 @@ macro_rules! serde_as_text {
         }
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+                let text = Cow::<str>::deserialize(deserializer)?;
                 text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+        text_schema!($name, { "type": "string", "pattern": $pattern });
+    };
+}
+
+/// The JSON Schema of what is one text.
+macro_rules! text_schema {
+    ($name:ident, $schema:tt) => {
+        impl JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!($schema)
             }
         }
     };
 }
-serde_as_text!(BranchUuid);
-serde_as_text!(TxId);
-serde_as_text!(Handle);
-serde_as_text!(Time);
+serde_as_text!(BranchUuid, "^[0-9A-HJKMNP-TV-Z]{26}$");
+serde_as_text!(TxId, "^[0-9A-HJKMNP-TV-Z]{26}$");
+serde_as_text!(Handle, "^-?[0-9]+:([0-9a-f]{2})*$");
+serde_as_text!(Time, "^-?[0-9]+\\.[0-9]{9}$");
+text_schema!(ViewPath, { "type": "string", "format": "path" });
 
 /// How a crossing recognises a file: the same inode, not written since. `ctime` is compared only
 /// until our own rename, which changes it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Identity {
     /// The inode.
     pub handle: Handle,
@@ -208,7 +231,9 @@ pub enum Verb {
 
 /// One operation that the policy decides. `rename` is within a branch (or pool), `move` between
 /// branches; each has a source side, which removes, and a target side, which adds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs, reason = "each is named after the system call")]
 pub enum Operation {
@@ -438,47 +463,6 @@ pub enum BranchIo {
     Checked,
     /// The kernel reads and writes the backing file once the open was allowed.
     Passthrough,
-}
-
-/// Serde for paths of any bytes: text where it is UTF-8, else `{"b64": "..."}`, which the ledger's
-/// encoder turns into the pair of fields `NAME` (lossy text) and `NAME_b64`.
-pub mod path_text {
-    use std::ffi::OsString;
-    use std::os::unix::ffi::{OsStrExt, OsStringExt};
-    use std::path::{Path, PathBuf};
-
-    use base64::Engine as _;
-    use base64::engine::general_purpose::STANDARD;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    #[derive(Serialize, Deserialize)]
-    #[serde(untagged)]
-    enum Wire {
-        Text(String),
-        Bytes { b64: String },
-    }
-
-    /// Writes a path.
-    pub fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
-        match path.to_str() {
-            Some(text) => serializer.serialize_str(text),
-            None => {
-                let b64 = STANDARD.encode(path.as_os_str().as_bytes());
-                Wire::Bytes { b64 }.serialize(serializer)
-            }
-        }
-    }
-
-    /// Reads a path.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
-        match Wire::deserialize(deserializer)? {
-            Wire::Text(text) => Ok(text.into()),
-            Wire::Bytes { b64 } => STANDARD
-                .decode(b64)
-                .map(|bytes| OsString::from_vec(bytes).into())
-                .map_err(serde::de::Error::custom),
-        }
-    }
 }
 
 impl Serialize for ViewPath {

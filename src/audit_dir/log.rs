@@ -29,6 +29,8 @@ impl Line {
 pub struct Log {
     reader: Reader,
     denied: Vec<Line>,
+    /// Offset in `denied.jsonl` after the last of them.
+    denied_end: u64,
     /// Bytes of the ledger that were searched for denials.
     searched: u64,
     /// When it was last seen to have grown.
@@ -39,7 +41,7 @@ impl Log {
     /// Opens the segments.
     pub fn open(dir: &Path) -> Result<Self, Errno> {
         let reader = Reader::open(dir).map_err(errno)?;
-        Ok(Self { reader, denied: Vec::new(), searched: 0, changed: now() })
+        Ok(Self { reader, denied: Vec::new(), denied_end: 0, searched: 0, changed: now() })
     }
 
     /// Takes in what was appended.
@@ -52,8 +54,12 @@ impl Log {
         // After a failed fsync the writer withdraws lines that were not durable.
         if self.reader.len() < self.searched {
             self.denied.clear();
-            self.searched = 0;
+            (self.denied_end, self.searched) = (0, 0);
         }
+        let first = self.reader.first();
+        self.searched = self.searched.max(first);
+        let gone = self.denied.partition_point(|line| line.source < first);
+        self.denied.drain(..gone);
         Ok(())
     }
 
@@ -62,23 +68,35 @@ impl Log {
         &self.reader
     }
 
-    /// Bytes of the ledger.
+    /// Offset of the first line that is there.
+    pub fn first(&self) -> u64 {
+        self.reader.first()
+    }
+
+    /// The same of the denials.
+    pub fn denied_first(&mut self) -> Result<u64, Errno> {
+        let end = self.denied_len()?;
+        Ok(self.denied.first().map_or(end, |line| line.start))
+    }
+
+    /// Offset after the last line.
     pub fn len(&self) -> u64 {
         self.reader.len()
     }
 
-    /// Bytes of the denials.
+    /// Offset after the last denial.
     pub fn denied_len(&mut self) -> Result<u64, Errno> {
         for line in self.reader.lines(self.searched) {
             let (source, line) = line.map_err(errno)?;
             let length = line.len() as u64;
-            if line.windows(DENIED.len()).any(|window| window == DENIED) {
-                let start = self.denied.last().map_or(0, Line::end);
+            if memchr::memmem::find(&line, DENIED).is_some() {
+                let start = self.denied_end;
                 self.denied.push(Line { start, source, length });
+                self.denied_end = start.saturating_add(length);
             }
             self.searched = source.saturating_add(length);
         }
-        Ok(self.denied.last().map_or(0, Line::end))
+        Ok(self.denied_end)
     }
 
     /// Reads the ledger; shorter than asked only at the end.
@@ -92,7 +110,9 @@ impl Log {
 
     /// Reads the denials; shorter than asked only at the end.
     pub fn read_denied(&mut self, offset: u64, length: usize) -> Result<Vec<u8>, Errno> {
-        self.denied_len()?;
+        if offset < self.denied_first()? {
+            return Err(Errno::STALE);
+        }
         let first = self.denied.partition_point(|line| line.end() <= offset);
         let mut bytes = Vec::new();
         for line in self.denied.iter().skip(first) {

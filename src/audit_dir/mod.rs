@@ -24,11 +24,15 @@ use log::Log;
 use tree::{TileNode, Tree};
 
 const README: &str = include_str!("README.txt");
+const LOG: &str = "log.jsonl";
+const DENIED: &str = "denied.jsonl";
 const VERSION: &str = concat!("octroi ", env!("CARGO_PKG_VERSION"), "\n");
 
 /// Numbers of nodes begin here: above all numbers of other inodes.
 const NUMBERS: u64 = 1 << 62;
 const BRANCHES: u64 = NUMBERS + 1000;
+const LOGS: u64 = NUMBERS + (1 << 56);
+const DENIALS: u64 = NUMBERS + (1 << 57);
 const PROOFS: u64 = NUMBERS + (1 << 58);
 const TILES: u64 = NUMBERS + (1 << 59);
 const TRANSACTIONS: u64 = NUMBERS + (1 << 60);
@@ -62,8 +66,11 @@ pub struct AuditNode(Node);
 enum Node {
     Root,
     Readme,
-    Log,
-    Denied,
+    /// The lines from an offset on: where the first segment begins that is there. One that leaves gives
+    /// the name to another file, as a rotated log does, and who reads the old one goes on where they are.
+    Log(u64),
+    /// The same of the denials.
+    Denied(u64),
     Tx,
     TxFolder(TxState),
     TxFile(TxState, TxId),
@@ -87,8 +94,10 @@ impl AuditNode {
         let fixed = match &self.0 {
             Node::Root => 0,
             Node::Readme => 1,
-            Node::Log => 2,
-            Node::Denied => 3,
+            Node::Log(0) => 2,
+            Node::Denied(0) => 3,
+            Node::Log(start) => return LOGS.saturating_add(*start),
+            Node::Denied(start) => return DENIALS.saturating_add(*start),
             Node::Tx => 4,
             Node::TxFolder(state) => (*state as u64).saturating_add(5),
             Node::Branches => 8,
@@ -135,8 +144,8 @@ pub struct AuditFile(Content);
 
 enum Content {
     Text(Vec<u8>),
-    Log(Arc<Mutex<Log>>),
-    Denied(Arc<Mutex<Log>>),
+    Log(Arc<Mutex<Log>>, u64),
+    Denied(Arc<Mutex<Log>>, u64),
 }
 
 /// The tree. What the ledger's writer has not yet written is not seen: flush it first.
@@ -211,12 +220,29 @@ impl AuditDir {
             }
             _ => {}
         }
-        let mut children = self.list(parent).into_iter();
+        if parent.0 == Node::Root {
+            let log = |of: &dyn Fn(&mut Log) -> Result<u64, Errno>| self.with_log(of).unwrap_or(0);
+            match name.to_str() {
+                Some(LOG) => return Some(AuditNode(Node::Log(log(&|log| Ok(log.first()))))),
+                Some(DENIED) => return Some(AuditNode(Node::Denied(log(&Log::denied_first)))),
+                _ => {}
+            }
+        }
+        let mut children = self.children(parent, || (0, 0)).into_iter();
         children.find(|(child, _)| child == name).map(|(_, node)| node)
     }
 
     /// The names in a directory; none in a file.
     pub fn list(&self, directory: &AuditNode) -> Vec<(OsString, AuditNode)> {
+        self.children(directory, || self.first())
+    }
+
+    /// `first` tells where the lines begin that are there, and the denials.
+    fn children(
+        &self,
+        directory: &AuditNode,
+        first: impl FnOnce() -> (u64, u64),
+    ) -> Vec<(OsString, AuditNode)> {
         let fixed = |children: &[(&str, Node)]| {
             let entry =
                 |(name, node): &(&str, Node)| (OsString::from(name), AuditNode(node.clone()));
@@ -224,10 +250,11 @@ impl AuditDir {
         };
         match &directory.0 {
             Node::Root => {
+                let (lines, denials) = first();
                 let mut all: Vec<(OsString, AuditNode)> = fixed(&[
                     ("README", Node::Readme),
-                    ("log.jsonl", Node::Log),
-                    ("denied.jsonl", Node::Denied),
+                    (LOG, Node::Log(lines)),
+                    (DENIED, Node::Denied(denials)),
                     ("tx", Node::Tx),
                     ("branches", Node::Branches),
                     ("policy", Node::Policy),
@@ -284,10 +311,16 @@ impl AuditDir {
                 mtime = log::time_of(in_force.since);
                 in_force.config.len() as u64
             }
-            Node::Log | Node::Denied => self
+            Node::Log(start) => self
                 .with_log(|log| {
                     mtime = log.changed;
-                    if node.0 == Node::Log { Ok(log.len()) } else { log.denied_len() }
+                    Ok(log.len().saturating_sub(*start))
+                })
+                .unwrap_or(0),
+            Node::Denied(start) => self
+                .with_log(|log| {
+                    mtime = log.changed;
+                    Ok(log.denied_len()?.saturating_sub(*start))
                 })
                 .unwrap_or(0),
             Node::Tile(tile) => {
@@ -305,8 +338,8 @@ impl AuditDir {
             return Err(Errno::ISDIR);
         }
         let content = match node.0 {
-            Node::Log => Content::Log(self.log()?),
-            Node::Denied => Content::Denied(self.log()?),
+            Node::Log(start) => Content::Log(self.log()?, start),
+            Node::Denied(start) => Content::Denied(self.log()?, start),
             _ => Content::Text(self.text(node)?),
         };
         Ok(AuditFile(content))
@@ -338,6 +371,10 @@ impl AuditDir {
         Ok(text.into_bytes())
     }
 
+    fn first(&self) -> (u64, u64) {
+        self.with_log(|log| Ok((log.first(), log.denied_first()?))).unwrap_or_default()
+    }
+
     fn log(&self) -> Result<Arc<Mutex<Log>>, Errno> {
         let mut log = self.log.lock();
         if let Some(log) = &*log {
@@ -362,7 +399,8 @@ impl AuditDir {
 }
 
 impl AuditFile {
-    /// At most `length` bytes from an offset; less only at the end.
+    /// At most `length` bytes from an offset; less only at the end. ESTALE for lines that have left the
+    /// ledger.
     pub fn read_at(&self, offset: u64, length: usize) -> Result<Vec<u8>, Errno> {
         match &self.0 {
             Content::Text(text) => {
@@ -370,15 +408,15 @@ impl AuditFile {
                 let end = start.saturating_add(length).min(text.len());
                 Ok(text.get(start..end).unwrap_or_default().to_vec())
             }
-            Content::Log(log) => {
+            Content::Log(log, start) => {
                 let mut log = log.lock();
                 log.refresh()?;
-                log.read(offset, length)
+                log.read(offset.saturating_add(*start), length)
             }
-            Content::Denied(log) => {
+            Content::Denied(log, start) => {
                 let mut log = log.lock();
                 log.refresh()?;
-                log.read_denied(offset, length)
+                log.read_denied(offset.saturating_add(*start), length)
             }
         }
     }

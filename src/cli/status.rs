@@ -44,7 +44,7 @@ fn render(status: &Status) -> String {
         plain(&status.state.to_string_lossy()),
     );
     match &status.ledger {
-        None => text.push_str("ledger: records\n"),
+        None => text.push_str(&format!("ledger: records, {}\n", fill(status))),
         Some(why) => text.push_str(&format!("ledger: nothing may be changed: {}\n", plain(why))),
     }
     let known = status.known;
@@ -66,6 +66,23 @@ fn render(status: &Status) -> String {
         text.push_str(&format!("\ntransaction {txid} needs a person; see octroi tx show {txid}\n"));
     }
     text
+}
+
+/// Share of what the ledger may have from which on status warns.
+const LEDGER_LOW: u128 = 80;
+
+/// How much of what the ledger may have is there.
+fn fill(status: &Status) -> String {
+    let bytes = status.ledger_bytes;
+    let Some(max) = status.ledger_max.filter(|max| *max > 0) else { return size(bytes) };
+    let percent = u128::from(bytes).saturating_mul(100).checked_div(max.into()).unwrap_or(0);
+    let of = format!("{} of {} ({percent}%)", size(bytes), size(max));
+    match percent >= LEDGER_LOW {
+        true => {
+            format!("{of}: beyond audit.max_size the oldest segments leave; copy what must stay")
+        }
+        false => of,
+    }
 }
 
 fn branches(status: &Status) -> String {

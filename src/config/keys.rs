@@ -191,8 +191,18 @@ pub const KEYS: &[Key] = &[
         "crossings and denials are recorded always",
     ),
     key("audit.readers", "principals", "root, mounting user", "who may read `.audit`"),
-    later("audit.keep", "duration", "none", "how long segments are kept"),
-    later("audit.max_size", "size", "none", "of the ledger"),
+    key(
+        "audit.keep",
+        "duration",
+        "none",
+        "how long the ledger is kept; segments leave as a whole, so up to an eighth longer",
+    ),
+    key(
+        "audit.max_size",
+        "size",
+        "none",
+        "of the ledger's segments together, at least 8MiB; beyond it the oldest leave",
+    ),
     key("expect.as", "user", "required", "who asks: user:NAME"),
     key("expect.groups", "groups", "by the user database", "the groups of who asks"),
     key(

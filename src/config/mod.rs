@@ -41,6 +41,7 @@ use toml::de::DeTable;
 
 use crate::branch::{BranchSpec, SpaceLimit};
 use crate::error::{Errno, errno_name, errno_of};
+use crate::ledger::pruned::Keep;
 use crate::policy::{PolicySource, Principal};
 use crate::types::{BranchIndex, BranchMode, Placement, PoolIndex, ViewPath};
 
@@ -81,6 +82,8 @@ pub struct Config {
     pub hold_max: SpaceLimit,
     /// What is recorded beside crossings and denials.
     pub record: RecordLevel,
+    /// How much of the ledger is kept.
+    pub audit_keep: Keep,
     /// Who may read `.audit`.
     pub readers: Vec<Principal>,
     /// What the policy must say, to be asked with [`Expectations::unmet`].
@@ -269,6 +272,7 @@ fn read(text: &str, directory: &Path, machine: Machine<'_>, report: &mut Report)
     let hold_max = hold.as_ref().and_then(|hold| hold.share("max", report));
     let audit = root.section("audit", report);
     let record = audit.as_ref().and_then(|audit| audit.choice("record", &RECORD_LEVELS, report));
+    let audit_keep = audit.as_ref().map(|audit| keep(audit, report)).unwrap_or_default();
     let readers = audit.as_ref().and_then(|audit| accounts.list(audit, "readers", report));
     let expectations = expect::read(&root, &accounts, &policy, report);
     Some(Config {
@@ -281,6 +285,7 @@ fn read(text: &str, directory: &Path, machine: Machine<'_>, report: &mut Report)
         hold_keep: hold_keep.unwrap_or(Duration::from_secs(3600)),
         hold_max: hold_max.unwrap_or(SpaceLimit::Percent(10)),
         record: record.unwrap_or(RecordLevel::Mutations),
+        audit_keep,
         readers: readers.unwrap_or_else(default_readers),
         expectations,
     })
@@ -297,6 +302,14 @@ fn crossings(root: &Section<'_>, report: &mut Report) -> Crossings {
     let rate = section.as_ref().and_then(|section| section.rate("rate", report));
     let parallel = usize::try_from(parallel.unwrap_or(PARALLEL_DEFAULT)).unwrap_or(1);
     Crossings { parallel, rate }
+}
+
+/// The least that a ledger may have: its segments then have 1 MiB.
+const LEDGER_MIN: u64 = 8 << 20;
+
+fn keep(audit: &Section<'_>, report: &mut Report) -> Keep {
+    let age = audit.duration("keep", report);
+    Keep { age, size: audit.size_of_at_least("max_size", LEDGER_MIN, report) }
 }
 
 const RECORD_LEVELS: [(&str, RecordLevel); 3] = [

@@ -301,6 +301,25 @@ impl<'t> Section<'t> {
         }
     }
 
+    /// A size that is not too small.
+    pub(super) fn size_of_at_least(
+        &self,
+        key: &str,
+        least: u64,
+        report: &mut Report,
+    ) -> Option<u64> {
+        let size = self.size(key, report)?;
+        if size >= least {
+            return Some(size);
+        }
+        let path = self.path_of(key);
+        let span = self.table.get(key).map_or(0..0, Spanned::span);
+        report
+            .error(span, format!("{path} is too small"))
+            .label(format!("at least {} MiB", least >> 20));
+        None
+    }
+
     /// A size for each second, of at least one byte.
     pub(super) fn rate(&self, key: &str, report: &mut Report) -> Option<u64> {
         let value = self.table.get(key)?;

@@ -172,6 +172,8 @@ allow = ["read"]
 who = ["staff", "user:0", "user:4000000123", "!user:ben", "!curators"]
 [audit]
 record = "everything"
+keep = "90d"
+max_size = "1GiB"
 readers = ["curators"]
 [[expect]]
 as = "user:ana"
@@ -210,6 +212,7 @@ changes_labels = true
         hold_keep,
         hold_max,
         record,
+        audit_keep,
         readers,
         expectations,
     } = loaded.config;
@@ -221,6 +224,10 @@ changes_labels = true
     );
     assert_eq!(hold_max, crate::branch::SpaceLimit::Bytes(2 << 30));
     assert_eq!((hold_keep.as_secs(), record), (7 * 86_400, RecordLevel::Everything));
+    assert_eq!(
+        (audit_keep.age, audit_keep.size),
+        (Some(Duration::from_secs(90 * 86_400)), Some(1 << 30))
+    );
     let curators = [Principal::User(1001), Principal::Group(2001)];
     assert_eq!(readers, curators);
     let places: Vec<_> = branches
@@ -298,7 +305,7 @@ changes_labels = true
     let policy = Policy::new(policy, 1).unwrap();
     let unmet = expectations.unmet(&policy);
     let [unmet] = unmet.as_slice() else { panic!("one is not met: {unmet:?}") };
-    assert!(unmet.message.starts_with("expect 2, line 60: open-read of /a for uid"), "{unmet}");
+    assert!(unmet.message.starts_with("expect 2, line 62: open-read of /a for uid"), "{unmet}");
     assert!(unmet.to_string().contains("result = \"deny\""), "{unmet}");
 }
 

@@ -210,6 +210,12 @@ pub struct Status {
     pub generation: u64,
     /// Why nothing may be changed just now, if so.
     pub ledger: Option<String>,
+    /// Bytes of the ledger's segments.
+    #[serde(default)]
+    pub ledger_bytes: u64,
+    /// Bytes that they may have.
+    #[serde(default)]
+    pub ledger_max: Option<u64>,
     /// Inodes that the kernel knows, files and directories that are open.
     #[serde(default)]
     pub known: Known,

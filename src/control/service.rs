@@ -5,7 +5,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -35,6 +35,8 @@ pub struct ViewService {
     pub hello: Hello,
     /// Its state folder.
     pub state: PathBuf,
+    /// Bytes that the ledger may have.
+    pub ledger_max: Option<u64>,
     /// Since when it is mounted.
     pub started: jiff::Timestamp,
     /// Threads that failed.
@@ -49,6 +51,15 @@ type Answered = Result<Answer, String>;
 
 /// Reads the configuration again for a user and puts its policy in force.
 pub type Reload = dyn Fn(u32) -> Result<ReloadReport, NotReloaded> + Send + Sync;
+
+/// Bytes of all segments of a ledger; as far as they can be told.
+fn bytes_of_segments(folder: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    let segments = entries.flatten().filter(|entry| {
+        Path::new(&entry.file_name()).extension().is_some_and(|end| end == "jsonl")
+    });
+    segments.filter_map(|entry| Some(entry.metadata().ok()?.len())).fold(0, u64::saturating_add)
+}
 
 /// Why a policy was not put in force; nothing has changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -121,6 +132,8 @@ impl ViewService {
             started: self.started.to_string(),
             generation: self.vfs.policy_generation(),
             ledger: self.vfs.ledger_fault().map(|errno| errno_name(errno).to_owned()),
+            ledger_bytes: bytes_of_segments(&self.state.join("ledger")),
+            ledger_max: self.ledger_max,
             known: self.vfs.known(),
             panics: self.panics.load(Ordering::Relaxed),
             branches: self.branches(),

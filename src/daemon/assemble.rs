@@ -1,6 +1,6 @@
 //! From a configuration to a [`Vfs`] that can serve: ledger, branches, recovery.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
@@ -10,6 +10,7 @@ use crossbeam_channel::Receiver;
 
 use super::audit_source::DaemonSource;
 use super::checks::RealCommands;
+use super::retention::Retention;
 use super::{DaemonError, Launch, append, copies};
 use crate::audit_dir::AuditDir;
 use crate::branch::{Adoption, Branch, BranchError, BranchSpec};
@@ -31,13 +32,16 @@ pub(super) struct Assembled {
     pub invalidations: Receiver<Invalidation>,
     pub ledger: Arc<Ledger<RealStorage>>,
     pub mover: Arc<Mover<RealStorage>>,
+    pub retention: Retention,
 }
 
 /// What the ledger remembers.
 #[derive(Default)]
 pub(super) struct Memory {
-    pub known: HashMap<String, BranchUuid>,
+    pub known: BTreeMap<String, BranchUuid>,
     pub journal: Journal,
+    /// Lines before this one were to leave.
+    pub pruned: u64,
 }
 
 /// Builds everything below the transports. Recovery has run when it returns.
@@ -69,6 +73,9 @@ pub(super) fn assemble(
         .iter()
         .map(|(_, branch)| mover_branch_at_start(branch))
         .collect::<Result<_, _>>()?;
+    let retention =
+        Retention::new(state, &ledger, config.audit_keep, (memory.pruned, memory.known))
+            .map_err(|errno| DaemonError::Failed(format!("cannot open the ledger: {errno}")))?;
     let mover = Mover::new(storage, Arc::clone(&ledger), movable, memory.journal);
     mover.set_commands(Box::new(RealCommands::new()));
     mover.set_pace(config.crossings.parallel, config.crossings.rate);
@@ -101,7 +108,7 @@ pub(super) fn assemble(
         locked: recovery.locked,
     };
     let (vfs, invalidations) = Vfs::new(parts);
-    Ok(Assembled { vfs, invalidations, ledger, mover })
+    Ok(Assembled { vfs, invalidations, ledger, mover, retention })
 }
 
 fn audit_dir(
@@ -144,8 +151,11 @@ pub(super) fn open_ledger(
 ) -> Result<(Arc<Ledger<RealStorage>>, Memory), DaemonError> {
     let mut memory = Memory::default();
     let mut remember = |entry: &crate::ledger::Entry| {
-        if let Record::Branch(record) = &entry.record {
-            memory.known.insert(record.branch.clone(), record.id);
+        for (name, id) in entry.record.ids() {
+            memory.known.insert(name.to_owned(), id);
+        }
+        if let Record::Prune(record) = &entry.record {
+            memory.pruned = record.first;
         }
         memory.journal.apply(entry);
     };

@@ -19,6 +19,7 @@ pub(super) fn needs_remount(old: &Config, new: &Config) -> Vec<String> {
         hold_keep,
         hold_max,
         record,
+        audit_keep,
         policy: _,
         readers: _,
         expectations: _,
@@ -36,6 +37,8 @@ pub(super) fn needs_remount(old: &Config, new: &Config) -> Vec<String> {
     key("hold.keep", *hold_keep == old.hold_keep);
     key("hold.max", *hold_max == old.hold_max);
     key("audit.record", *record == old.record);
+    key("audit.keep", audit_keep.age == old.audit_keep.age);
+    key("audit.max_size", audit_keep.size == old.audit_keep.size);
     let name = |entry: &BranchEntry| entry.spec.name.clone();
     keys.extend(compare("branches", (&old.branches, branches), name, branch_differs));
     let members = |of: &Config, pool: &PoolEntry| -> Vec<Option<String>> {

@@ -144,6 +144,7 @@ impl Scene {
     /// Who answers on the control socket. Nothing is mounted, so no descriptor is one of the view's.
     pub fn service(&self) -> ViewService {
         ViewService {
+            ledger_max: None,
             vfs: Arc::clone(self.vfs()),
             hello: Hello {
                 view: "fuzz".into(),

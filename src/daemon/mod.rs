@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{RecvTimeoutError, Sender};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{self, Loaded};
@@ -37,8 +36,10 @@ mod loss;
 mod mountpoint;
 mod presence;
 mod reload;
+mod retention;
 pub mod state;
 mod stop;
+mod tending;
 pub mod unmount;
 mod unprivileged;
 
@@ -47,12 +48,10 @@ pub use loss::accept_loss;
 use presence::Presence;
 use reload::{By, Reloading};
 use state::State;
+use tending::Tending;
 
 /// Threads that panicked in this process. Each is a bug; the mount goes on without the thread.
 static PANICS: AtomicU64 = AtomicU64::new(0);
-
-/// How often hold is looked at and prepared undos expire.
-const TEND: Duration = Duration::from_secs(1);
 
 /// How long a stop waits for crossings under way.
 const CROSSINGS_WAIT: Duration = Duration::from_secs(60);
@@ -148,8 +147,9 @@ pub fn serve(launch: &Launch, live: impl FnOnce(&Live)) -> Result<(), DaemonErro
         uid,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
+    let ledger_max = loaded.config.audit_keep.size;
     let reloading = Arc::new(Reloading::new(&vfs, &ledger, &hello.config, &loaded));
-    let server = start_control(&vfs, hello, &state, &reloading, &mut notices);
+    let server = start_control(&vfs, hello, &state, ledger_max, &reloading, &mut notices);
     for notice in &notices {
         log::warn!("{notice}");
     }
@@ -159,12 +159,13 @@ pub fn serve(launch: &Launch, live: impl FnOnce(&Live)) -> Result<(), DaemonErro
     let watching = signals.watch(mountpoint.clone(), reloading)?;
     let tending = Tending::start(Arc::clone(&vfs), loaded.config.hold_keep)?;
     let presence = Presence::start(&vfs, &assembled.mover, loaded.config.hold_max)?;
+    let retaining = assembled.retention.start(Arc::clone(&vfs))?;
     let copies = Copies::start(&vfs, &ledger)?;
     let ended = mounted.wait();
     if let Err(error) = &ended {
         log::error!("the connection to the kernel ended: {error}");
     }
-    drop((watching, server, tending, presence));
+    drop((watching, server, tending, retaining, presence));
     vfs.shut_down();
     finish_crossings(&vfs);
     close(&ledger, &mountpoint, uid)?;
@@ -229,6 +230,7 @@ fn start_control(
     vfs: &Arc<Vfs>,
     hello: Hello,
     state: &State,
+    ledger_max: Option<u64>,
     reloading: &Arc<Reloading>,
     notices: &mut Vec<String>,
 ) -> Option<Server> {
@@ -246,6 +248,7 @@ fn start_control(
         vfs: Arc::clone(vfs),
         hello,
         state: state.path.clone(),
+        ledger_max,
         started: jiff::Timestamp::now(),
         panics: &PANICS,
         reload: Box::new(move |uid| reloading.reload(By::User(uid))),
@@ -276,35 +279,4 @@ fn close(ledger: &Ledger<RealStorage>, mountpoint: &Path, uid: u32) -> Result<()
         .close()
         .map_err(|errno| DaemonError::Failed(format!("cannot close the ledger: {errno}")));
     recorded.and(closed)
-}
-
-/// The thread that looks after what expires; ends when dropped.
-struct Tending {
-    stop: Option<Sender<()>>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Tending {
-    fn start(vfs: Arc<Vfs>, keep: Duration) -> Result<Self, DaemonError> {
-        let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
-        let tend = move || {
-            while stopped.recv_timeout(TEND) == Err(RecvTimeoutError::Timeout) {
-                vfs.tend(keep);
-            }
-        };
-        let thread = std::thread::Builder::new()
-            .name("tend".into())
-            .spawn(tend)
-            .map_err(|error| DaemonError::Failed(format!("cannot start a thread: {error}")))?;
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
-    }
-}
-
-impl Drop for Tending {
-    fn drop(&mut self) {
-        self.stop = None;
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            log::error!("the thread that empties hold had failed");
-        }
-    }
 }

@@ -12,6 +12,8 @@
 //! - A line is at most 65,535 bytes without its newline. The texts of an operation too long for that
 //!   are cut and the line says `"shortened":true`; a crossing's never are, recovery lives by them.
 
+use std::io::Write as _;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
@@ -49,16 +51,29 @@ pub fn body(record: &Record) -> Result<Vec<u8>, Errno> {
 /// The whole line with its newline.
 pub fn line(seq: u64, time: jiff::Timestamp, synced: Option<u64>, body: &[u8]) -> Vec<u8> {
     let mut line = Vec::with_capacity(body.len().saturating_add(ENVELOPE_MAX));
-    line.extend_from_slice(format!("{{\"seq\":{seq},\"time\":\"{time:.9}\"").as_bytes());
-    if let Some(synced) = synced {
-        line.extend_from_slice(format!(",\"synced\":{synced}").as_bytes());
-    }
-    line.push(b',');
-    let fields = body.strip_prefix(b"{").and_then(|rest| rest.strip_suffix(b"}"));
-    line.extend_from_slice(fields.unwrap_or_default());
-    let crc = crc32c::crc32c(&line);
-    line.extend_from_slice(format!(",\"crc\":\"{crc:08x}\"}}\n").as_bytes());
+    append_line(&mut line, seq, time, synced, body);
     line
+}
+
+/// Appends a whole line with its newline to others.
+pub fn append_line(
+    lines: &mut Vec<u8>,
+    seq: u64,
+    time: jiff::Timestamp,
+    synced: Option<u64>,
+    body: &[u8],
+) {
+    let start = lines.len();
+    // Writing to memory does not fail.
+    let _ = write!(lines, "{{\"seq\":{seq},\"time\":\"{time:.9}\"");
+    if let Some(synced) = synced {
+        let _ = write!(lines, ",\"synced\":{synced}");
+    }
+    lines.push(b',');
+    let fields = body.strip_prefix(b"{").and_then(|rest| rest.strip_suffix(b"}"));
+    lines.extend_from_slice(fields.unwrap_or_default());
+    let crc = crc32c::crc32c(lines.get(start..).unwrap_or_default());
+    let _ = writeln!(lines, ",\"crc\":\"{crc:08x}\"}}");
 }
 
 /// A line that checked.
@@ -84,6 +99,11 @@ pub struct Head<'a> {
     pub kind: &'a str,
 }
 
+#[derive(serde::Deserialize)]
+struct Kind<'a> {
+    kind: &'a str,
+}
+
 /// Checks a line (without its newline) and reads no more of it than its beginning, which is a tenth
 /// of the work of [`decode`].
 pub fn head(line: &[u8]) -> Result<Head<'_>, String> {
@@ -97,8 +117,14 @@ pub fn head(line: &[u8]) -> Result<Head<'_>, String> {
         Some(rest) => rest.split_once(',').ok_or_else(wrong)?.1,
         None => rest,
     };
-    let rest = rest.strip_prefix("\"kind\":\"").ok_or_else(wrong)?;
-    let (kind, _) = rest.split_once('"').ok_or_else(wrong)?;
+    let kind = match rest.strip_prefix("\"kind\":\"") {
+        Some(rest) => rest.split_once('"').ok_or_else(wrong)?.0,
+        // Of a line that was taken apart for a path that is not UTF-8, or to be cut.
+        None => {
+            let line = std::str::from_utf8(line).map_err(|_| "the line is not UTF-8")?;
+            serde_json::from_str::<Kind<'_>>(line).map_err(|_| wrong())?.kind
+        }
+    };
     let seq = seq.parse().map_err(|_| wrong())?;
     Ok(Head { seq, time, kind })
 }
@@ -142,7 +168,7 @@ fn checked(line: &[u8]) -> Result<&[u8], String> {
 }
 
 fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
-    bytes.windows(wanted.len()).any(|window| window == wanted)
+    memchr::memmem::find(bytes, wanted).is_some()
 }
 
 /// `"path":{"b64":"…"}` becomes `"path":"lossy","path_b64":"…"`, at any depth.
@@ -234,6 +260,12 @@ mod tests {
         let decoded = decode(text.trim_end().as_bytes()).unwrap();
         assert_eq!(decoded.entry, Entry { seq: 7, time, record });
         assert_eq!(decoded.synced, Some(5));
+        let head = head(text.trim_end().as_bytes()).unwrap();
+        let kind = serde_json::to_value(&decoded.entry.record).unwrap()["kind"].clone();
+        assert_eq!(
+            (head.seq, head.time, kind),
+            (7, "2026-11-23T13:00:00.000000001Z", head.kind.into())
+        );
         text
     }
 

@@ -30,7 +30,7 @@
 //! The states of the writer are drawn in `writer.rs`.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicI32;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::Sender;
@@ -44,11 +44,16 @@ mod denials;
 mod encode;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod index;
 pub mod note;
 pub mod prove;
+pub mod pruned;
+#[cfg(test)]
+mod pruned_tests;
 mod reader;
 pub mod record;
 mod replay;
+pub mod schema;
 mod sealer;
 mod segment;
 #[cfg(test)]
@@ -288,7 +293,8 @@ impl<S: Storage> Ledger<S> {
             if let (Some((found, checkpoints)), Some(accept)) = (finished.lost, accept) {
                 opened.lost.clone_from(&found);
                 let Acceptance { why, uid } = accept.clone();
-                let loss = record::LossRecord { why, uid, found, checkpoints };
+                let loss =
+                    record::LossRecord { why, uid, found, checkpoints, first: finished.first };
                 append(Record::Loss(Box::new(loss)))?;
             }
             ledger.seal =
@@ -321,6 +327,16 @@ impl<S: Storage> Ledger<S> {
     /// that `.audit` shows a caller its own operations.
     pub fn flush(&self) -> Result<(), Errno> {
         self.ask(Message::Flush)
+    }
+
+    /// Bytes after which a segment is followed by the next.
+    pub fn set_segment_max(&self, bytes: u64) {
+        self.health.segment_max.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Begins another segment.
+    pub fn rotate(&self) -> Result<(), Errno> {
+        self.ask(Message::Rotate)
     }
 
     /// Syncs everything, signs it, and stops the threads. Later appends give EIO.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::encode;
 use super::{Entry, LedgerError, segment};
-use crate::error::errno_of;
+use crate::error::{Errno, errno_of};
 
 /// Longest line with its newline: as far as one must look back for the last newline.
 const TAIL: u64 = encode::LINE_MAX as u64 + 1;
@@ -23,27 +23,30 @@ fn seq_of(line: &[u8]) -> Option<u64> {
     std::str::from_utf8(rest.get(..end)?).ok()?.parse().ok()
 }
 
-struct Part {
-    name: String,
-    file: File,
+/// A segment.
+pub(super) struct Part {
+    pub number: u64,
+    pub name: String,
+    pub file: File,
     /// Offset of its first byte in the whole.
-    start: u64,
+    pub start: u64,
     /// Bytes of whole lines.
-    length: u64,
+    pub length: u64,
 }
 
 impl Part {
     /// Offset after its last byte in the whole.
-    fn end(&self) -> u64 {
+    pub fn end(&self) -> u64 {
         self.start.saturating_add(self.length)
     }
 }
 
 /// All retained segments as one stream of bytes, as of [`Reader::open`] or the last
-/// [`Reader::refresh`].
+/// [`Reader::refresh`]. Offsets count from the first segment that was there when it was opened; they
+/// stay what they are when segments leave from the front.
 pub struct Reader {
-    dir: PathBuf,
-    parts: Vec<Part>,
+    pub(super) dir: PathBuf,
+    pub(super) parts: Vec<Part>,
 }
 
 impl Reader {
@@ -54,7 +57,7 @@ impl Reader {
         Ok(reader)
     }
 
-    /// Takes in what was appended since. Offsets stay valid.
+    /// Takes in what was appended since, and lets go of segments that have left. Offsets stay valid.
     pub fn refresh(&mut self) -> Result<(), LedgerError> {
         let failed = |attempted, name: &str, error: &io::Error| LedgerError::Io {
             attempted,
@@ -67,34 +70,49 @@ impl Reader {
         let names: Vec<std::ffi::OsString> = listed;
         let mut numbers: Vec<u64> = names.iter().filter_map(|n| segment::number_of(n)).collect();
         numbers.sort_unstable();
-        let mut start = 0;
+        let mut start = self.parts.first().map_or(0, |part| part.start);
         let mut known = std::mem::take(&mut self.parts).into_iter().peekable();
         for number in numbers {
             let name = segment::file_name(number).to_string_lossy().into_owned();
-            let file = match known.next_if(|part| part.name == name) {
+            while let Some(gone) = known.next_if(|part| part.number < number) {
+                start = gone.end();
+            }
+            let file = match known.next_if(|part| part.number == number) {
                 Some(part) => part.file,
-                None => File::open(self.dir.join(&name))
-                    .map_err(|error| failed("open", &name, &error))?,
+                None => match File::open(self.dir.join(&name)) {
+                    Ok(file) => file,
+                    // It left since the folder was listed.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(error) => return Err(failed("open", &name, &error)),
+                },
             };
             let length = whole_lines(&file).map_err(|error| failed("read", &name, &error))?;
-            self.parts.push(Part { name, file, start, length });
+            self.parts.push(Part { number, name, file, start, length });
             start = start.saturating_add(length);
         }
         Ok(())
     }
 
-    /// Bytes of all whole lines.
+    /// Offset of the first byte that is still there.
+    pub fn first(&self) -> u64 {
+        self.parts.first().map_or(0, |part| part.start)
+    }
+
+    /// Offset after the last whole line.
     pub fn len(&self) -> u64 {
         self.parts.last().map_or(0, Part::end)
     }
 
     /// Whether there is no line.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len() == self.first()
     }
 
-    /// Fills `buffer` from an offset; less only at the end.
+    /// Fills `buffer` from an offset; less only at the end. ESTALE where a segment has left.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        if offset < self.first() {
+            return Err(Errno::STALE.into());
+        }
         let mut done = 0;
         for part in &self.parts {
             let at = offset.saturating_add(done as u64);
@@ -129,7 +147,7 @@ impl Reader {
 
     /// The offset of the line at a position; none if it is not there.
     pub fn offset_of(&self, seq: u64) -> Result<Option<u64>, LedgerError> {
-        let (mut low, mut high) = (0, self.len());
+        let (mut low, mut high) = (self.first(), self.len());
         // `low` is the beginning of a line that is not after the one that is looked for.
         while high.saturating_sub(low) > NEAR {
             let middle = low.saturating_add(high.saturating_sub(low) / 2);

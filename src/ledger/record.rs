@@ -1,6 +1,9 @@
 //! What a line of the ledger says. The line's envelope (`seq`, `time`, `crc`) is the writer's; the
 //! body is one of these. Encoding does no I/O.
 
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::types::{BranchUuid, Handle, Identity, Operation, TxId, ViewPath};
@@ -17,7 +20,7 @@ pub enum Durability {
 }
 
 /// One record, tagged by `kind` in JSON.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Record {
     /// Opens a segment.
@@ -42,10 +45,25 @@ pub enum Record {
     Loss(Box<LossRecord>),
     /// A command of a gate was asked about a file.
     Check(Box<CheckRecord>),
+    /// Segments leave from the front.
+    Prune(Box<PruneRecord>),
+}
+
+impl Record {
+    /// The ids of branches that it tells, by their names.
+    pub fn ids(&self) -> Vec<(&str, BranchUuid)> {
+        match self {
+            Self::Branch(record) => vec![(record.branch.as_str(), record.id)],
+            Self::Prune(record) => {
+                record.ids.iter().map(|(name, id)| (name.as_str(), *id)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
 }
 
 /// Opens a segment.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct VersionRecord {
     /// Version of the line format: 1.
     pub format: u32,
@@ -60,7 +78,7 @@ pub struct VersionRecord {
 }
 
 /// The daemon began to serve or stopped.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MountRecord {
     /// `mounted` or `unmounted`.
     pub event: MountEvent,
@@ -73,7 +91,7 @@ pub struct MountRecord {
 }
 
 /// See [`MountRecord`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum MountEvent {
     /// Serving begins.
@@ -83,7 +101,7 @@ pub enum MountEvent {
 }
 
 /// A branch was adopted.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BranchRecord {
     /// The name in the configuration.
     pub branch: String,
@@ -94,7 +112,7 @@ pub struct BranchRecord {
 }
 
 /// Allowed or denied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// The policy let it through; `result` tells what came of it.
@@ -106,7 +124,7 @@ pub enum Verdict {
 }
 
 /// An operation that was decided. Optional fields are left out of the line when empty.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct OperationRecord {
     /// Which operation. Both sides of a rename share one record, as `rename-source`.
     pub op: Operation,
@@ -143,6 +161,10 @@ pub struct OperationRecord {
     /// Bytes written through the handle so far, in records of a handle's totals.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written: Option<u64>,
+    /// Bytes by which the file grew while the kernel wrote it by itself, since the last record of the
+    /// handle; negative where it shrank.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grown: Option<i64>,
     /// How many equal denials this record stands for, when more than one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
@@ -150,7 +172,7 @@ pub struct OperationRecord {
 
 /// Steps of a crossing that leave a record. Between them the crossing stages, checks and verifies
 /// without one: until COMMIT, recovery undoes all of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
     /// Announced; stage may hold something.
@@ -175,7 +197,7 @@ pub enum Step {
 }
 
 /// Where in a branch a name lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Area {
     /// In the visible tree; the path is relative to the branch's root.
@@ -187,7 +209,7 @@ pub enum Area {
 }
 
 /// A name in a branch.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Spot {
     /// The branch.
     pub branch: BranchUuid,
@@ -195,11 +217,12 @@ pub struct Spot {
     pub area: Area,
     /// Relative path; not UTF-8 is kept by `_b64`.
     #[serde(with = "crate::types::path_text")]
+    #[schemars(with = "ViewPath")]
     pub path: std::path::PathBuf,
 }
 
 /// Why a move is made; the words of design section 7.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Act {
     /// The source goes to hold.
@@ -216,7 +239,7 @@ pub enum Act {
 
 /// One rename of a committed transaction. It was done if the inode is at `to`, not yet if it is at
 /// `from`; anything else is doubt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Move {
     /// Why.
     pub act: Act,
@@ -234,7 +257,7 @@ pub struct Move {
 
 /// A step of a crossing. PREPARE and COMMIT carry all that recovery, undo and people need; later
 /// steps only what changed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CrossingRecord {
     /// The transaction.
     pub txid: TxId,
@@ -301,7 +324,7 @@ impl CrossingRecord {
 }
 
 /// The policy in force changed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PolicyRecord {
     /// SHA-256 of the configuration file in hexadecimal.
     pub sha256: String,
@@ -318,14 +341,14 @@ pub struct PolicyRecord {
 }
 
 /// See [`Record::Gap`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GapRecord {
     /// Bytes of a torn last line that were cut off.
     pub torn_bytes: u64,
 }
 
 /// Removed from hold for good.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PurgeRecord {
     /// The transaction whose undo ends with this.
     pub txid: TxId,
@@ -334,7 +357,7 @@ pub struct PurgeRecord {
 }
 
 /// See [`Record::Loss`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LossRecord {
     /// Why it was accepted, in words.
     pub why: String,
@@ -344,10 +367,30 @@ pub struct LossRecord {
     pub found: Vec<String>,
     /// The checkpoints that no longer hold, as signed notes.
     pub checkpoints: Vec<String>,
+    /// Position of the first line that was there, unless all were.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub first: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// Segments leave from the front: durable before the first of them goes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PruneRecord {
+    /// Position of the first line that stays.
+    pub first: u64,
+    /// File names of the segments that leave.
+    pub segments: Vec<String>,
+    /// Why, in words.
+    pub reason: String,
+    /// The ids of the branches by name, as they are known: records of them may leave.
+    pub ids: BTreeMap<String, BranchUuid>,
 }
 
 /// A command of a gate was asked about a file, between PREPARE and COMMIT or ABORT of its crossing.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CheckRecord {
     /// The crossing.
     pub txid: TxId,
@@ -371,7 +414,7 @@ pub struct CheckRecord {
 }
 
 /// See [`CheckRecord`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CheckResult {
     /// Exit code 0 within all limits.

@@ -2,6 +2,8 @@
 
 use std::ffi::{OsStr, OsString};
 
+use super::encode;
+use super::record::{Record, VersionRecord};
 use crate::error::Errno;
 use crate::storage::Storage;
 
@@ -25,6 +27,37 @@ pub fn list<S: Storage>(storage: &S, dir: &S::Dir) -> Result<Vec<u64>, Errno> {
     let mut numbers: Vec<u64> = names.iter().filter_map(|name| number_of(name)).collect();
     numbers.sort_unstable();
     Ok(numbers)
+}
+
+/// Makes a segment with its version record; file and name are durable when this returns. What a
+/// failed attempt left under the name is removed.
+pub fn begin<S: Storage>(
+    storage: &S,
+    dir: &S::Dir,
+    number: u64,
+    seq: u64,
+    view: &str,
+    after_failed_sync: bool,
+) -> Result<(S::File, u64), Errno> {
+    let name = file_name(number);
+    let record = Record::Version(VersionRecord {
+        format: 1,
+        program: concat!("octroi ", env!("CARGO_PKG_VERSION")).into(),
+        view: view.into(),
+        after_failed_sync,
+    });
+    let line = encode::line(seq, jiff::Timestamp::now(), Some(seq), &encode::body(&record)?);
+    let file = storage.create_file(dir, &name)?;
+    let made = storage
+        .write_at(&file, &line, 0)
+        .and_then(|()| storage.sync_file(&file))
+        .and_then(|()| storage.sync_dir(dir));
+    if let Err(errno) = made {
+        // If this fails too, replay finds a segment without any durable record, and removes it.
+        let _ = storage.unlink(dir, &name);
+        return Err(errno);
+    }
+    Ok((file, line.len() as u64))
 }
 
 #[cfg(test)]

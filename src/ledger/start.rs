@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::checkpoint::Checkpoint;
 use super::note::NoteSigner;
+use super::pruned;
 use super::record::Record;
 use super::sealer::Begin;
 use super::store::{TreeStore, put, read_small};
@@ -102,6 +103,12 @@ pub struct Start<S: Storage> {
     segments: BTreeMap<u64, u64>,
     /// Bytes of each segment.
     lengths: BTreeMap<u64, u64>,
+    /// The first line's `seq`, and the tree of the lines before, which have left.
+    front: Option<(u64, Builder)>,
+    /// Lines before this one have left by a record that says so.
+    pruned: u64,
+    /// The hashes of what has left are not there: there is no tree.
+    headless: bool,
 }
 
 impl<S: Storage> Start<S> {
@@ -172,6 +179,9 @@ impl<S: Storage> Start<S> {
             differs: None,
             segments: BTreeMap::new(),
             lengths: BTreeMap::new(),
+            front: None,
+            pruned: 0,
+            headless: false,
         };
         if let (Some(checkpoint), Some(note)) = (own, note) {
             start.want(OWN.to_owned(), checkpoint, note, true);
@@ -210,14 +220,22 @@ impl<S: Storage> Start<S> {
 
     /// Takes in a line.
     pub fn line(&mut self, line: &Line<'_>) {
+        if self.front.is_none() {
+            self.begin_at(line.entry.seq);
+        }
         let seq = self.builder.size();
         if self.segments.values().next_back() != Some(&line.segment) {
             self.segments.insert(seq, line.segment);
         }
         let length = self.lengths.entry(line.segment).or_default();
         *length = length.saturating_add(line.bytes.len() as u64).saturating_add(1);
-        if let Record::Loss(loss) = &line.entry.record {
-            self.accepted.push((seq, loss.checkpoints.iter().cloned().collect()));
+        match &line.entry.record {
+            Record::Loss(loss) => {
+                self.accepted.push((seq, loss.checkpoints.iter().cloned().collect()));
+                self.pruned = self.pruned.max(loss.first);
+            }
+            Record::Prune(prune) => self.pruned = self.pruned.max(prune.first),
+            _ => {}
         }
         let mut full = Vec::new();
         self.builder.push(leaf_hash(line.bytes), |id, hashes| full.push((id, hashes.to_vec())));
@@ -235,6 +253,28 @@ impl<S: Storage> Start<S> {
                 self.compare(id, hashes);
             }
         }
+    }
+
+    /// The tree goes on from that of the lines that have left.
+    fn begin_at(&mut self, seq: u64) {
+        if seq == 0 {
+            self.front = Some((0, Builder::default()));
+            return;
+        }
+        match pruned::tree_of(&self.store, seq) {
+            Ok(tree) => {
+                for (size, root) in self.roots.range_mut(1..=seq) {
+                    *root = pruned::root_before(&self.store, *size, &tree);
+                }
+                self.builder = tree;
+            }
+            Err(errno) => {
+                self.headless = true;
+                let what = format!("the hashes of the first {seq} lines, which have left");
+                self.problems.push(format!("cannot read {what}: {errno}"));
+            }
+        }
+        self.front = Some((seq, self.builder.clone()));
     }
 
     fn own_size(&self) -> Option<u64> {
@@ -268,6 +308,12 @@ impl<S: Storage> Start<S> {
     /// What differs, in words; none if the ledger extends all that vouches for it.
     fn problems(&self) -> Vec<String> {
         let mut found = self.problems.clone();
+        let first = self.front.as_ref().map_or(0, |(first, _)| *first);
+        if first > self.pruned {
+            found.push(format!(
+                "the lines before seq {first} are missing, and did not leave by age or size"
+            ));
+        }
         let lines = self.builder.size();
         let covered = self.own_size().unwrap_or(0);
         let is_accounted_for = |note: &[u8]| {
@@ -316,7 +362,9 @@ impl<S: Storage> Start<S> {
         let mut own = own.into_iter().next();
         let failed = |errno| LedgerError::Tree { attempted: "make", file: KEY.to_owned(), errno };
         let mut lost = None;
+        let (first, front) = self.front.take().unwrap_or_default();
         match (problems.is_empty(), accept) {
+            (false, _) if self.headless => return Err(LedgerError::Differs { found: problems }),
             (true, false) => {}
             (true, true) => return Err(LedgerError::NothingLost),
             (false, false) => return Err(LedgerError::Differs { found: problems }),
@@ -343,13 +391,13 @@ impl<S: Storage> Start<S> {
         };
         if begin.missing.len() > MISSING_MAX {
             begin.missing.clear();
-            begin.builder = Builder::default();
+            begin.builder = front;
             begin.position = (self.segments.values().next().copied().unwrap_or(0), 0);
             begin.again = self.lengths.into_iter().collect();
             begin.published = None;
         }
         let unborn = self.unborn.then_some((self.storage, self.state));
-        Ok(Finished { begin, unborn, lost, damaged: self.damaged })
+        Ok(Finished { begin, unborn, lost, damaged: self.damaged, first })
     }
 }
 
@@ -363,6 +411,8 @@ pub struct Finished<S: Storage> {
     pub lost: Option<(Vec<String>, Vec<String>)>,
     /// Tiles that were not as the lines have them, and are written again.
     pub damaged: u64,
+    /// The first line that is there.
+    pub first: u64,
 }
 
 /// The key's name becomes the right one: now its checkpoint is there.

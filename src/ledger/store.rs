@@ -144,10 +144,14 @@ impl<S: Storage> TreeStore<S> {
         if before.size == 0 {
             return Ok(before.root == tree::empty_root());
         }
-        let mut node = |node| self.node(node, after.size);
-        let path = tree::proof::consistency(before.size, after.size, &mut node)?;
+        let path = self.consistency(before.size, after.size)?;
         let [before, after] = [before, after].map(|found| (found.size, found.root));
         Ok(tree::proof::is_consistent(before, after, &path))
+    }
+
+    /// What shows that the first `before` lines are the beginning of the first `after`.
+    pub fn consistency(&self, before: u64, after: u64) -> Result<Vec<Hash>, Errno> {
+        tree::proof::consistency(before, after, &mut |node| self.node(node, after))
     }
 
     fn node(&self, node: Node, size: u64) -> Result<Hash, Errno> {

@@ -22,6 +22,7 @@ pub(super) fn operation(path: &str, allowed: bool) -> Record {
         branch: None,
         result: "ok".into(),
         written: None,
+        grown: None,
         count: None,
     }))
 }

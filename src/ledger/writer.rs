@@ -16,13 +16,13 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::denials::Denials;
-use super::record::{Record, VersionRecord};
+use super::record::Record;
 use super::sealer::Durable;
 use super::{Durability, encode, segment};
 use crate::error::Errno;
@@ -48,6 +48,8 @@ pub struct Health {
     pub mutations: AtomicI32,
     /// Why records are refused.
     pub appends: AtomicI32,
+    /// Bytes after which a segment is followed by the next; the most there may be, where it is 0.
+    pub segment_max: AtomicU64,
 }
 
 impl Health {
@@ -74,6 +76,8 @@ pub enum Message {
     Append { time: jiff::Timestamp, record: Record, group: bool, reply: Option<Reply> },
     /// Write everything so far.
     Flush(Reply),
+    /// Begin another segment once everything so far is synced.
+    Rotate(Reply),
     /// Sync everything and end.
     Close(Reply),
 }
@@ -111,6 +115,7 @@ pub struct Writer<S: Storage> {
     full: bool,
     dead: bool,
     group_due: Option<Instant>,
+    rotation_due: bool,
     denials: Denials,
 }
 
@@ -138,7 +143,7 @@ impl<S: Storage> Writer<S> {
         let Start { mut segment, mut length, mut next_seq, durable } = start;
         let file = if segment == 0 {
             segment = 1;
-            let (file, written) = begin(&*storage, &dir, segment, next_seq, view, false)?;
+            let (file, written) = segment::begin(&*storage, &dir, segment, next_seq, view, false)?;
             (length, next_seq) = (written, next_seq.saturating_add(1));
             file
         } else {
@@ -163,6 +168,7 @@ impl<S: Storage> Writer<S> {
             full: false,
             dead: false,
             group_due: None,
+            rotation_due: false,
             denials: Denials::default(),
         };
         writer.refill_reserve();
@@ -198,6 +204,10 @@ impl<S: Storage> Writer<S> {
                         self.accept(time, record, group, reply);
                     }
                     Message::Flush(reply) => flushes.push(reply),
+                    Message::Rotate(reply) => {
+                        self.rotation_due = true;
+                        flushes.push(reply);
+                    }
                     Message::Close(reply) => {
                         closing = Some(reply);
                         break;
@@ -298,7 +308,7 @@ impl<S: Storage> Writer<S> {
         let mut bytes = Vec::new();
         let mut synced = self.synced_seq;
         for (seq, waiting) in (self.next_seq..).zip(&self.pending) {
-            bytes.extend(encode::line(seq, waiting.time, synced.take(), &waiting.body));
+            encode::append_line(&mut bytes, seq, waiting.time, synced.take(), &waiting.body);
         }
         let mut written = self.storage.write_at(&self.file, &bytes, self.length);
         if is_full(&written) {
@@ -349,7 +359,7 @@ impl<S: Storage> Writer<S> {
         // Best effort, so that readers do not see lines twice; replay ignores them in any case.
         let _ = self.storage.set_len(&self.file, self.synced_length);
         let number = self.segment.saturating_add(1);
-        let begun = begin(&*self.storage, &self.dir, number, first, &self.view, true);
+        let begun = segment::begin(&*self.storage, &self.dir, number, first, &self.view, true);
         let result = begun.and_then(|(file, length)| {
             self.file = file;
             self.segment = number;
@@ -374,14 +384,18 @@ impl<S: Storage> Writer<S> {
 
     /// Begins the next segment once this one has its size and all of it is durable.
     fn rotate(&mut self) {
-        if self.length < segment::SEGMENT_MAX {
+        let max = match self.health.segment_max.load(Ordering::Relaxed) {
+            0 => segment::SEGMENT_MAX,
+            max => max,
+        };
+        if self.length < max && !std::mem::take(&mut self.rotation_due) {
             return;
         }
         if !self.unsynced.is_empty() && self.sync().is_err() {
             return self.rewrite(Errno::IO);
         }
         let number = self.segment.saturating_add(1);
-        match begin(&*self.storage, &self.dir, number, self.next_seq, &self.view, false) {
+        match segment::begin(&*self.storage, &self.dir, number, self.next_seq, &self.view, false) {
             Ok((file, length)) => {
                 self.file = file;
                 self.segment = number;
@@ -439,37 +453,6 @@ impl<S: Storage> Writer<S> {
         }
         self.show_health();
     }
-}
-
-/// Makes a segment with its version record; file and name are durable when this returns. What a
-/// failed attempt left under the name is removed.
-fn begin<S: Storage>(
-    storage: &S,
-    dir: &S::Dir,
-    number: u64,
-    seq: u64,
-    view: &str,
-    after_failed_sync: bool,
-) -> Result<(S::File, u64), Errno> {
-    let name = segment::file_name(number);
-    let record = Record::Version(VersionRecord {
-        format: 1,
-        program: concat!("octroi ", env!("CARGO_PKG_VERSION")).into(),
-        view: view.into(),
-        after_failed_sync,
-    });
-    let line = encode::line(seq, jiff::Timestamp::now(), Some(seq), &encode::body(&record)?);
-    let file = storage.create_file(dir, &name)?;
-    let made = storage
-        .write_at(&file, &line, 0)
-        .and_then(|()| storage.sync_file(&file))
-        .and_then(|()| storage.sync_dir(dir));
-    if let Err(errno) = made {
-        // If this fails too, replay finds a segment without any durable record, and removes it.
-        let _ = storage.unlink(dir, &name);
-        return Err(errno);
-    }
-    Ok((file, line.len() as u64))
 }
 
 fn is_full(result: &Result<(), Errno>) -> bool {

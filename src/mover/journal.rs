@@ -128,7 +128,8 @@ impl Journal {
             | Record::Policy(_)
             | Record::Gap(_)
             | Record::Loss(_)
-            | Record::Check(_) => {}
+            | Record::Check(_)
+            | Record::Prune(_) => {}
         }
     }
 

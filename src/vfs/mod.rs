@@ -62,6 +62,7 @@ mod site;
 mod switch;
 #[cfg(test)]
 pub(crate) mod tests;
+mod totals;
 mod undo;
 mod xattr;
 

@@ -9,9 +9,9 @@ use rustix::fs::OFlags;
 
 use crate::branch::{Branch, FileKind};
 use crate::error::Errno;
-use crate::ledger::{Durability, Record};
 use crate::policy::WriteWatch;
 use crate::types::{BranchIndex, BranchIo, Caller, Operation};
+use crate::view::handles::UNKNOWN;
 use crate::view::locks::Lock;
 use crate::view::{Inode, OpenFile, Place};
 
@@ -193,6 +193,9 @@ impl Vfs {
             generation,
         );
         file.appends = access.backing.contains(OFlags::APPEND);
+        if passthrough && access.write {
+            file.length = self.length_of(&file).unwrap_or(UNKNOWN).into();
+        }
         let (handle, file) = self.view.handles.add_file(file);
         // A reload names what the policy before allowed to be passed through. What came too late to be
         // named stays with the daemon, and is asked about again.
@@ -287,17 +290,8 @@ impl Vfs {
 
     /// Records what was written through a file that was closed, and lets go of it.
     pub fn closed(&self, file: Option<Arc<OpenFile>>) {
-        let Some(file) = file else { return };
-        let written = file.written.load(Ordering::Relaxed);
-        if written == 0 || self.record < RecordLevel::Mutations {
-            return;
+        if let Some(file) = file {
+            self.record_totals(&file);
         }
-        let Some(path) = file.inode.paths().pop() else { return };
-        let branch = Some(file.branch());
-        let caller = file.opener;
-        let question = Question { caller, path: &path, branch, is_directory: false, target: None };
-        let mut record = self.operation_record(Operation::WriteData, &question, Ok(()));
-        record.written = Some(written);
-        self.append(Record::Operation(Box::new(record)), Durability::Group);
     }
 }

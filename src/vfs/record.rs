@@ -82,6 +82,7 @@ impl Vfs {
             branch: branch.map(|branch| branch.name().to_owned()),
             result: result.map_or_else(|errno| errno_name(errno).to_owned(), |()| "ok".to_owned()),
             written: None,
+            grown: None,
             count: None,
         }
     }

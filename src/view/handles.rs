@@ -14,6 +14,9 @@ use crate::types::{BranchIndex, Caller};
 
 use super::inode::Inode;
 
+/// No length.
+pub const UNKNOWN: u64 = u64::MAX;
+
 /// An open regular file.
 #[derive(Debug)]
 pub struct OpenFile {
@@ -35,6 +38,11 @@ pub struct OpenFile {
     pub wrote: AtomicBool,
     /// Bytes written so far.
     pub written: AtomicU64,
+    /// What `written` was when a record last told of it.
+    pub told: AtomicU64,
+    /// Length of the file when that was last told, where the kernel writes it by itself; [`UNKNOWN`] where it does
+    /// not.
+    pub length: AtomicU64,
     /// Opened with O_APPEND.
     pub appends: bool,
     /// Each write is asked about.
@@ -65,6 +73,8 @@ impl OpenFile {
             generation: AtomicU64::new(generation),
             wrote: AtomicBool::new(false),
             written: AtomicU64::new(0),
+            told: AtomicU64::new(0),
+            length: AtomicU64::new(UNKNOWN),
             appends: false,
             watched: AtomicBool::new(false),
             epoch: AtomicU64::new(0),

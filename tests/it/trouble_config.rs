@@ -60,7 +60,7 @@ fn mistakes_in_the_configuration_are_shown_in_place() {
         &with("[rules.r]\nallow = [\"add\"]\nwho = [\"*\"]\npaths = [\"/inbix/**\"]\n"),
         &["/inbix/**", "can never match", "did you mean `inbox`"],
     );
-    mistake(&with("[audit]\nkeep = \"1y\"\n"), &["audit.keep", "not implemented yet"]);
+    mistake(&with("[audit]\nkeep = \"1y\"\n"), &["audit.keep"]);
 }
 
 #[test]

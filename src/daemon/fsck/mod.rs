@@ -14,7 +14,7 @@ use super::state::State;
 use super::{DaemonError, append, copies, mount_record};
 use crate::branch::{Branch, BranchError, BranchSpec};
 use crate::config::{Config, Loaded};
-use crate::ledger::record::{MountEvent, Record};
+use crate::ledger::record::MountEvent;
 use crate::ledger::{self, Ledger};
 use crate::mover::{Irregularity, Journal, Mover, MoverBranch, inspect};
 use crate::storage::Storage as _;
@@ -95,8 +95,8 @@ fn look_at_ledger(state: &Path, report: &mut Report) -> Option<Memory> {
     let mut lines = 0_u64;
     let mut remember = |entry: &ledger::Entry| {
         lines = lines.saturating_add(1);
-        if let Record::Branch(record) = &entry.record {
-            memory.ids.insert(record.branch.clone(), record.id);
+        for (name, id) in entry.record.ids() {
+            memory.ids.insert(name.to_owned(), id);
         }
         memory.journal.apply(entry);
     };

@@ -58,6 +58,11 @@ impl Frontier {
         self.size
     }
 
+    /// A tree whose whole subtrees are known, the widest first: one for each bit set in its size.
+    fn of(size: u64, peaks: Vec<Hash>) -> Self {
+        Self { size, peaks }
+    }
+
     /// Adds a leaf by its hash.
     pub fn push(&mut self, leaf: Hash) {
         let mut hash = leaf;

@@ -159,6 +159,29 @@ impl Builder {
         self.frontier.root()
     }
 
+    /// The tree of `size` leaves, from its tiles, which `tile` gives with as many hashes as asked for.
+    pub fn resume<E>(
+        size: u64,
+        tile: &mut impl FnMut(TileId) -> Result<Vec<Hash>, E>,
+    ) -> Result<Self, E> {
+        let mut levels = vec![Vec::new(); usize::from(LEVEL_MAX).saturating_add(1)];
+        for id in partial_tiles(size) {
+            if let Some(level) = levels.get_mut(usize::from(id.level)) {
+                *level = tile(id)?;
+            }
+        }
+        let mut peaks = Vec::new();
+        for level in levels.iter().rev() {
+            let mut rest = level.as_slice();
+            while let Some(height) = rest.len().checked_ilog2() {
+                let (whole, after) = rest.split_at(1 << height);
+                peaks.push(whole_root(whole));
+                rest = after;
+            }
+        }
+        Ok(Self { frontier: Frontier::of(size, peaks), levels })
+    }
+
     /// Adds a leaf by its hash; `full` is given each tile that it fills.
     pub fn push(&mut self, leaf: Hash, mut full: impl FnMut(TileId, &[Hash])) {
         self.frontier.push(leaf);

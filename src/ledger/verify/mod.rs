@@ -4,16 +4,17 @@
 
 use std::collections::BTreeMap;
 
+use crate::error::Errno;
 use crate::storage::Storage;
 
 use super::checkpoint::Checkpoint;
-use super::encode;
 use super::note::VerifierKey;
 use super::record::{CrossingRecord, Record};
 use super::start::CheckpointCopy;
 use super::store::TreeStore;
 use super::tree::tile::{Builder, TileId, WIDTH};
 use super::tree::{Hash, empty_root, leaf_hash};
+use super::{encode, pruned};
 
 mod lines;
 mod story;
@@ -153,6 +154,10 @@ struct Check<'a, S: Storage> {
     accepted: Vec<Vec<u8>>,
     /// Lines in a row that do not check, from here on: they may be a torn end.
     torn: Vec<Problem>,
+    /// Position, time and place of the first line.
+    front: Option<(u64, Option<jiff::Timestamp>, String)>,
+    /// Lines before this one have left by a record that says so.
+    pruned: u64,
 }
 
 impl<'a, S: Storage> Check<'a, S> {
@@ -172,6 +177,8 @@ impl<'a, S: Storage> Check<'a, S> {
             next_seq: 0,
             accepted: Vec::new(),
             torn: Vec::new(),
+            front: None,
+            pruned: 0,
         };
         match &against.checkpoint {
             None => check.report.problem("checkpoint", "it is missing: nothing is signed"),
@@ -232,6 +239,9 @@ impl<'a, S: Storage> Check<'a, S> {
         done: &mut dyn FnMut(&CrossingRecord),
     ) -> Result<(), Wrong> {
         let head = encode::head(bytes).map_err(Wrong::Broken)?;
+        if self.front.is_none() {
+            self.begin_at(head.seq, head.time, place());
+        }
         if head.seq != self.next_seq {
             let expected = self.next_seq;
             self.next_seq = head.seq;
@@ -252,14 +262,18 @@ impl<'a, S: Storage> Check<'a, S> {
         match encode::decode(bytes).map_err(Wrong::Misplaced)?.entry.record {
             Record::Crossing(record) => {
                 let ended = self.story.step(&record).map_err(|why| {
-                    self.report.problem(place(), why);
+                    if !self.began_before(&record) {
+                        self.report.problem(place(), why);
+                    }
                 });
                 if let Ok(Some(commit)) = ended {
                     done(&commit);
                 }
             }
             Record::Purge(record) => self.story.purged(record.txid),
+            Record::Prune(prune) => self.pruned = self.pruned.max(prune.first),
             Record::Loss(loss) => {
+                self.pruned = self.pruned.max(loss.first);
                 self.accepted.extend(loss.checkpoints.iter().map(|note| note.clone().into_bytes()));
                 self.report.losses.push(AcceptedLoss {
                     seq: head.seq,
@@ -271,6 +285,38 @@ impl<'a, S: Storage> Check<'a, S> {
             _ => {}
         }
         Ok(())
+    }
+
+    /// The tree goes on from that of the lines that have left.
+    fn begin_at(&mut self, seq: u64, time: &str, place: String) {
+        self.front = Some((seq, time.parse().ok(), place));
+        if seq == 0 || self.builder.size() > 0 {
+            return;
+        }
+        self.next_seq = seq;
+        let tree = self.against.tiles.ok_or(Errno::NODATA);
+        match tree.and_then(|tiles| Ok((tiles, pruned::tree_of(tiles, seq)?))) {
+            Ok((tiles, tree)) => {
+                for (size, root) in self.roots.range_mut(1..=seq) {
+                    *root = pruned::root_before(tiles, *size, &tree);
+                }
+                self.builder = tree;
+            }
+            Err(errno) => {
+                let what = format!("cannot read the hashes of the first {seq} lines: {errno}");
+                self.report.problem("tile", what);
+            }
+        }
+    }
+
+    /// Whether it may have begun in a line that has left.
+    fn began_before(&self, record: &CrossingRecord) -> bool {
+        let Some((1.., Some(first), _)) = self.front else { return false };
+        let ids = [Some(record.txid), record.undoes];
+        ids.into_iter().flatten().any(|txid| {
+            let begun = i64::try_from(txid.0.timestamp_ms()).unwrap_or(i64::MAX);
+            begun <= first.as_millisecond()
+        })
     }
 
     fn push(&mut self, leaf: Hash) {
@@ -332,6 +378,17 @@ impl<'a, S: Storage> Check<'a, S> {
     }
 
     fn finish(mut self) -> Report {
+        if let Some((first @ 1.., _, place)) = self.front.take() {
+            match first <= self.pruned {
+                true => self.report.notes.push(format!(
+                    "the first {first} lines have left, by a record that says so; their hashes are there"
+                )),
+                false => self.report.problem(
+                    place,
+                    format!("its seq is {first}: the lines before are missing, and did not leave by age or size"),
+                ),
+            }
+        }
         if let Some(first) = self.torn.first() {
             self.report.notes.push(format!(
                 "{} and what follows was torn by a crash and never signed: the next mount cuts it off",

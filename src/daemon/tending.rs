@@ -1,0 +1,71 @@
+//! What is looked after while the view is served: hold is emptied of what expires, and what is written
+//! through open files is recorded.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{RecvTimeoutError, Sender};
+
+use super::DaemonError;
+use crate::types::after;
+use crate::vfs::Vfs;
+
+/// How often hold is looked at and prepared undos expire.
+const TEND: Duration = Duration::from_secs(1);
+/// How often what was written through open files is recorded.
+const TOTALS: Duration = Duration::from_secs(60);
+
+/// The thread that looks after it; ends when dropped.
+pub(super) struct Tending {
+    stop: Option<Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Tending {
+    pub(super) fn start(vfs: Arc<Vfs>, keep: Duration) -> Result<Self, DaemonError> {
+        let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
+        let asking = Arc::new(AtomicBool::new(false));
+        let mut totals = after(Instant::now(), TOTALS);
+        let tend = move || {
+            while stopped.recv_timeout(TEND) == Err(RecvTimeoutError::Timeout) {
+                vfs.tend(keep);
+                if totals <= Instant::now() {
+                    totals = after(Instant::now(), TOTALS);
+                    vfs.record_open_totals();
+                    ask_disks(&vfs, &asking);
+                }
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("tend".into())
+            .spawn(tend)
+            .map_err(|error| DaemonError::Failed(format!("cannot start a thread: {error}")))?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+/// On a thread of its own, which nobody waits for: one of the disks may not answer.
+fn ask_disks(vfs: &Arc<Vfs>, asking: &Arc<AtomicBool>) {
+    if asking.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    let (vfs, done) = (Arc::clone(vfs), Arc::clone(asking));
+    let ask = move || {
+        vfs.record_passthrough_totals();
+        done.store(false, Ordering::Release);
+    };
+    if let Err(error) = std::thread::Builder::new().name("totals".into()).spawn(ask) {
+        log::warn!("cannot start a thread to record what is written: {error}");
+        asking.store(false, Ordering::Release);
+    }
+}
+
+impl Drop for Tending {
+    fn drop(&mut self) {
+        self.stop = None;
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            log::error!("the thread that empties hold had failed");
+        }
+    }
+}
