@@ -8,16 +8,44 @@ use super::failure::{Failure, cannot};
 
 /// Prints to standard output. A reader that has gone (`octroi tx list | head`) is no error.
 pub fn print(text: &str) -> Result<(), Failure> {
-    print_to_reader(text).map(|_there| ())
+    print_bytes(text.as_bytes()).map(|_there| ())
 }
 
 /// Prints to standard output and says whether there still is a reader: what goes on without end must
 /// end when there is none.
-pub fn print_to_reader(text: &str) -> Result<bool, Failure> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        written => written.map(|()| true).map_err(cannot("write to standard output")),
+pub fn print_bytes(bytes: &[u8]) -> Result<bool, Failure> {
+    let mut printer = Printer::new();
+    Ok(printer.print(bytes)? && printer.flush()?)
+}
+
+/// Prints much in large pieces, for as long as there is a reader.
+pub struct Printer(io::BufWriter<io::Stdout>);
+
+impl Printer {
+    /// A printer to standard output.
+    pub fn new() -> Self {
+        Self(io::BufWriter::with_capacity(1 << 16, io::stdout()))
+    }
+
+    /// False once the reader is gone.
+    pub fn print(&mut self, bytes: &[u8]) -> Result<bool, Failure> {
+        Self::there(self.0.write_all(bytes))
+    }
+
+    fn flush(&mut self) -> Result<bool, Failure> {
+        Self::there(self.0.flush())
+    }
+
+    /// What is left.
+    pub fn finish(mut self) -> Result<(), Failure> {
+        self.flush().map(|_there| ())
+    }
+
+    fn there(written: io::Result<()>) -> Result<bool, Failure> {
+        match written {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+            written => written.map(|()| true).map_err(cannot("write to standard output")),
+        }
     }
 }
 
@@ -33,9 +61,11 @@ pub fn is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
-/// Whether to print in colour: on a terminal, unless `NO_COLOR` says not to (no-color.org).
+/// Whether to print in colour: on a terminal that has any, unless `NO_COLOR` says not to (no-color.org).
 pub fn in_colour() -> bool {
-    is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    let asked_not = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let able = std::env::var_os("TERM").is_some_and(|term| term != "dumb");
+    is_terminal() && able && !asked_not
 }
 
 /// Rows in columns two spaces apart, the first row a heading. Control characters in names cannot

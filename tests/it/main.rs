@@ -22,6 +22,7 @@ mod disk;
 mod harness;
 mod strace;
 
+mod audit_read;
 mod bypass;
 mod checks;
 mod cli;
@@ -51,6 +52,7 @@ mod readme;
 mod real_input;
 mod recorded;
 mod reload;
+mod retention;
 mod room;
 mod signed;
 mod tidy;

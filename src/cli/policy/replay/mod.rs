@@ -4,11 +4,11 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use crate::cli::audit::Log;
 use crate::cli::failure::Failure;
+use crate::cli::moment::moment;
 use crate::cli::output::{in_colour, print, print_json};
 use crate::cli::target::ViewOption;
 use crate::cli::unexpected;
@@ -47,7 +47,8 @@ pub struct Args {
     /// The configuration to decide by
     #[arg(long, value_name = "NEW")]
     rules: PathBuf,
-    /// Records from this time on: a date, a local date and time, or RFC 3339
+    /// Records from this time on: a date, a local date and time, RFC 3339, or how long
+    /// ago, such as 2h
     #[arg(long, value_name = "TIME", value_parser = moment)]
     from: Option<Timestamp>,
     /// Records before this time
@@ -58,19 +59,6 @@ pub struct Args {
     json: bool,
     #[command(flatten)]
     view: ViewOption,
-}
-
-/// A moment; a date is the beginning of its day here.
-fn moment(text: &str) -> Result<Timestamp, String> {
-    if let Ok(moment) = text.parse::<Timestamp>() {
-        return Ok(moment);
-    }
-    let local = text.parse::<jiff::civil::DateTime>().ok();
-    let moment = local.and_then(|local| TimeZone::system().to_timestamp(local).ok());
-    moment.ok_or_else(|| {
-        "neither a date (2026-11-23), nor a date and time (2026-11-23T17:00), nor RFC 3339"
-            .to_owned()
-    })
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {

@@ -1,0 +1,213 @@
+//! Where the lines of a ledger are read from, in pieces of whole lines: forwards and from the end.
+
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use crate::config;
+use crate::control::protocol::{Answer, Request};
+use crate::ledger::Reader;
+use crate::types::TxId;
+
+use super::super::failure::{Failure, cannot};
+use super::super::output::is_terminal;
+use super::super::target::ViewOption;
+use super::super::unexpected;
+use super::filter::Filter;
+
+/// Bytes that are read at once; longer than any line.
+pub(super) const PIECE: usize = 256 * 1024;
+
+/// Where the lines come from.
+pub(in crate::cli) enum Log {
+    /// The state folder, for who may read it.
+    Segments(Reader),
+    /// `.audit/log.jsonl` of a mounted view, for its readers.
+    File(std::fs::File),
+}
+
+impl Log {
+    /// The ledger of a configuration, mounted or not, or of a mounted view.
+    pub(in crate::cli) fn find(option: &ViewOption) -> Result<Self, Failure> {
+        if let Some(config) = option.view.as_deref().filter(|path| path.is_file()) {
+            let loaded = config::load(config)
+                .map_err(|errors| Failure::diagnostics(errors.render(is_terminal())))?;
+            return Self::of_state(&loaded.config.state);
+        }
+        let view = option.find(None)?;
+        match view.client.ask(&Request::Status) {
+            Ok(Answer::Status(status)) => Self::of_state(&status.state),
+            Ok(_) => Err(unexpected()),
+            Err(_) => {
+                let path = view.mount.mountpoint.join(".audit/log.jsonl");
+                let attempt = format!("read {}", path.display());
+                std::fs::File::open(&path).map(Self::File).map_err(|error| {
+                    cannot(attempt)(error).hint("audit.readers names who may, beside root")
+                })
+            }
+        }
+    }
+
+    /// The ledger in a state folder.
+    pub(in crate::cli) fn of_state(state: &Path) -> Result<Self, Failure> {
+        let ledger = state.join("ledger");
+        let attempt = format!("read the ledger {}", ledger.display());
+        Reader::open(&ledger).map(Self::Segments).map_err(cannot(attempt))
+    }
+
+    /// Hands out each line that there is now, without its newline, in order.
+    pub(in crate::cli) fn each_line(&self, mut see: impl FnMut(&[u8])) -> Result<(), Failure> {
+        self.each_match(&Filter::default(), |line| {
+            see(line);
+            Ok(true)
+        })
+    }
+
+    /// Hands out each line that fits a filter, in order, until `see` has enough.
+    pub(super) fn each_match(
+        &self,
+        filter: &Filter,
+        mut see: impl FnMut(&[u8]) -> Result<bool, Failure>,
+    ) -> Result<(), Failure> {
+        if let (Some(txid), Self::Segments(reader)) = (filter.tx(), self) {
+            return each_of_transaction(reader, txid, filter, see);
+        }
+        let end = self.len().map_err(cannot("read the ledger"))?;
+        let mut offset = self.first();
+        while offset < end {
+            let (piece, next) = self.whole_lines(offset).map_err(cannot("read the ledger"))?;
+            if next == offset {
+                break;
+            }
+            if !filter.each_match(&piece, &mut see)? {
+                break;
+            }
+            offset = next;
+        }
+        Ok(())
+    }
+
+    /// Takes in what was appended since, and lets go of segments that have left.
+    pub(super) fn refresh(&mut self) -> Result<(), Failure> {
+        match self {
+            Self::Segments(reader) => reader.refresh().map_err(cannot("read the ledger")),
+            Self::File(_) => Ok(()),
+        }
+    }
+
+    /// Offset of the first byte that is still there.
+    pub(super) fn first(&self) -> u64 {
+        match self {
+            Self::Segments(reader) => reader.first(),
+            Self::File(_) => 0,
+        }
+    }
+
+    /// Offset after the last line.
+    pub(super) fn len(&self) -> io::Result<u64> {
+        match self {
+            Self::Segments(reader) => Ok(reader.len()),
+            Self::File(file) => Ok(file.metadata()?.len()),
+        }
+    }
+
+    /// At most `length` bytes; less at the end, and elsewhere where less came at once.
+    fn read_at(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        let read = match self {
+            Self::Segments(reader) => reader.read_at(offset, &mut bytes)?,
+            Self::File(file) => file.read_at(&mut bytes, offset)?,
+        };
+        bytes.truncate(read);
+        Ok(bytes)
+    }
+
+    /// The whole lines in the next piece, and the offset after them.
+    pub(super) fn whole_lines(&self, offset: u64) -> io::Result<(Vec<u8>, u64)> {
+        let mut bytes = self.read_at(offset, PIECE)?;
+        let length = memchr::memrchr(b'\n', &bytes).map_or(0, |end| end.saturating_add(1));
+        bytes.truncate(length);
+        Ok((bytes, offset.saturating_add(length as u64)))
+    }
+
+    /// Offset at which the last `count` lines that fit begin. Looks at pieces from the end.
+    pub(super) fn last_matches(&self, filter: &Filter, count: usize) -> io::Result<u64> {
+        let (first, mut end) = (self.first(), self.len()?);
+        let mut left = count;
+        if left == 0 {
+            return Ok(end);
+        }
+        while end > first {
+            let start = end.saturating_sub(PIECE as u64).max(first);
+            let length = usize::try_from(end.saturating_sub(start)).unwrap_or(PIECE);
+            let mut piece = self.read_at(start, length)?;
+            // What begins before the piece is for the next one; a piece without a line is none of ours.
+            let whole = match start == first {
+                true => 0,
+                false => {
+                    memchr::memchr(b'\n', &piece).map_or(piece.len(), |at| at.saturating_add(1))
+                }
+            };
+            let lines = piece.split_off(whole.min(piece.len()));
+            let mut at = lines.len();
+            for line in lines.split_inclusive(|byte| *byte == b'\n').rev() {
+                at = at.saturating_sub(line.len());
+                if filter.fits(line.strip_suffix(b"\n").unwrap_or(line)) {
+                    left = left.saturating_sub(1);
+                }
+                if left == 0 {
+                    let before = whole.saturating_add(at) as u64;
+                    return Ok(start.saturating_add(before));
+                }
+            }
+            let next = start.saturating_add(whole as u64);
+            end = if next < end { next } else { start };
+        }
+        Ok(first)
+    }
+}
+
+/// The lines of a transaction, by the index of the segments.
+fn each_of_transaction(
+    reader: &Reader,
+    txid: TxId,
+    filter: &Filter,
+    mut see: impl FnMut(&[u8]) -> Result<bool, Failure>,
+) -> Result<(), Failure> {
+    for offset in reader.lines_of(txid).map_err(cannot("search the ledger"))? {
+        let Some(line) = reader.lines(offset).next() else { break };
+        let (_, line) = line.map_err(cannot("read the ledger"))?;
+        let line = line.strip_suffix(b"\n").unwrap_or(&line);
+        if filter.fits(line) && !see(line)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lines_are_found_from_the_end() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let lines: String = (0..60_000).map(|at| format!("{{\"seq\":{at}}}\n")).collect();
+        std::fs::write(dir.path().join("00000001.jsonl"), &lines).expect("write");
+        let log = Log::Segments(Reader::open(dir.path()).expect("open"));
+        check(&log, &lines, 3, 3);
+        check(&log, &lines, 0, 0);
+        check(&log, &lines, 30_000, 30_000);
+        check(&log, &lines, 15_000, 15_000);
+        check(&log, &lines, usize::MAX, 60_000);
+        let file = std::fs::File::open(dir.path().join("00000001.jsonl")).expect("open");
+        check(&Log::File(file), &lines, 40_000, 40_000);
+    }
+
+    #[track_caller]
+    fn check(log: &Log, lines: &str, count: usize, expected: usize) {
+        let offset = log.last_matches(&Filter::default(), count).expect("read");
+        let rest = lines.get(offset as usize..).expect("an offset of the text");
+        assert_eq!(rest.lines().count(), expected);
+    }
+}
