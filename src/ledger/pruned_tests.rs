@@ -311,6 +311,7 @@ fn a_story_that_began_in_what_has_left_is_no_problem() {
             sha256: None,
             size: None,
             readback: None,
+            lost: Vec::new(),
             moves: Vec::new(),
             replaced: None,
             reason: None,

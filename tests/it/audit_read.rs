@@ -159,10 +159,8 @@ fn colours_are_for_terminals_without_no_color() {
     };
     let coloured = on_terminal("-u NO_COLOR");
     assert!(coloured.contains("\x1b[31m") && coloured.contains("denied by no-scripts"));
-    for env in ["NO_COLOR=1"] {
-        let text = on_terminal(env);
-        assert!(text.contains("denied by no-scripts") && !text.contains('\x1b'), "{text}");
-    }
+    let text = on_terminal("NO_COLOR=1");
+    assert!(text.contains("denied by no-scripts") && !text.contains('\x1b'), "{text}");
     assert!(!mount.sh("$OCTROI audit tail").ok().contains('\x1b'));
     mount.unmount();
 }
