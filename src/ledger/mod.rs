@@ -44,6 +44,7 @@ mod denials;
 mod encode;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod health;
 mod index;
 pub mod note;
 pub mod prove;
@@ -72,13 +73,14 @@ mod writer;
 
 use checkpoint::Checkpoint;
 pub use encode::decode_line;
+use health::Health;
 use note::VerifierKey;
 pub use reader::{Lines, Reader};
 pub use record::{Durability, Record};
 use sealer::{Durable, Sealer};
 pub use start::{Acceptance, CheckpointCopy, Seal};
 use store::TreeStore;
-use writer::{Health, Message, Start, Writer};
+use writer::{Message, Start, Writer};
 
 /// Records that may wait for the writer before callers do.
 const QUEUE: usize = 8192;

@@ -16,12 +16,13 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::denials::Denials;
+use super::health::Health;
 use super::record::Record;
 use super::sealer::Durable;
 use super::{Durability, encode, segment};
@@ -40,33 +41,6 @@ const BATCH_MAX: usize = 4096;
 /// Bytes kept aside for the records of crossings and denials on a full disk.
 const RESERVE: u64 = 1 << 20;
 const RESERVE_NAME: &str = "reserve";
-
-/// What callers see of the writer, as raw errnos; 0 is none.
-#[derive(Default)]
-pub struct Health {
-    /// Why mutations must not go on.
-    pub mutations: AtomicI32,
-    /// Why records are refused.
-    pub appends: AtomicI32,
-    /// Bytes after which a segment is followed by the next; the most there may be, where it is 0.
-    pub segment_max: AtomicU64,
-}
-
-impl Health {
-    fn set(&self, mutations: Option<Errno>, appends: Option<Errno>) {
-        let raw = |errno: Option<Errno>| errno.map_or(0, Errno::raw_os_error);
-        self.mutations.store(raw(mutations), Ordering::Release);
-        self.appends.store(raw(appends), Ordering::Release);
-    }
-
-    /// The errno of a field.
-    pub fn check(field: &AtomicI32) -> Result<(), Errno> {
-        match field.load(Ordering::Acquire) {
-            0 => Ok(()),
-            errno => Err(Errno::from_raw_os_error(errno)),
-        }
-    }
-}
 
 type Reply = Sender<Result<(), Errno>>;
 
@@ -388,7 +362,8 @@ impl<S: Storage> Writer<S> {
             0 => segment::SEGMENT_MAX,
             max => max,
         };
-        if self.length < max && !std::mem::take(&mut self.rotation_due) {
+        let asked = std::mem::take(&mut self.rotation_due);
+        if self.length < max && !asked {
             return;
         }
         if !self.unsynced.is_empty() && self.sync().is_err() {

@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::config;
 use crate::control::protocol::{Answer, Request};
 use crate::ledger::Reader;
+use crate::sys::limits;
 use crate::types::TxId;
 
 use super::super::failure::{Failure, cannot};
@@ -51,6 +52,8 @@ impl Log {
     /// The ledger in a state folder.
     pub(in crate::cli) fn of_state(state: &Path) -> Result<Self, Failure> {
         let ledger = state.join("ledger");
+        // A large one has more segments than may be open by default; fewer than are needed is said then.
+        let _ = limits::raise_open_files();
         let attempt = format!("read the ledger {}", ledger.display());
         Reader::open(&ledger).map(Self::Segments).map_err(cannot(attempt))
     }
