@@ -279,6 +279,18 @@ fn a_torn_end_that_was_never_signed_is_no_problem() {
 }
 
 #[test]
+fn what_is_longer_than_any_line_is_read_in_pieces() {
+    let (state, key) = small();
+    let whole = state.read(SEGMENT);
+    let long = vec![b'x'; 3 * encode::LINE_MAX];
+    state.write(SEGMENT, [whole.as_slice(), &long].concat());
+    let report = checked(&state, &key);
+    assert_eq!((report.problems.len(), report.lines), (0, 5), "it was never signed");
+    state.write(SEGMENT, [long.as_slice(), b"\n", &whole].concat());
+    found(&state, &key, "00000001.jsonl line 1", "a long line before all others");
+}
+
+#[test]
 fn an_accepted_loss_is_reported_and_its_copies_are_no_problem() {
     let (state, _) = small();
     let lines = state.lines();

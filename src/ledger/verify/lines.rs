@@ -1,7 +1,7 @@
 //! The lines of a ledger as the verifier reads them: segment by segment, in one buffer.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
 use crate::ledger::record::Record;
@@ -9,6 +9,8 @@ use crate::ledger::{encode, segment};
 
 /// Bytes that are read at once.
 const BUFFER: usize = 1 << 18;
+/// Bytes of the longest line with its newline. What is longer is no line, and comes in pieces.
+const LONGEST: u64 = encode::LINE_MAX as u64 + 1;
 
 /// Where the lines come from.
 #[derive(Debug, Clone)]
@@ -100,12 +102,12 @@ impl Segments {
     pub fn next(&mut self) -> io::Result<Option<Step<'_>>> {
         let Some(reader) = &mut self.reader else { return self.begin() };
         self.line.clear();
-        let length = reader.read_until(b'\n', &mut self.line)?;
+        let length = reader.take(LONGEST).read_until(b'\n', &mut self.line)?;
         if length == 0 {
             self.reader = None;
             return self.begin();
         }
-        if self.line.last() != Some(&b'\n') {
+        if self.line.last() != Some(&b'\n') && (length as u64) < LONGEST {
             let segment = self.name.clone();
             self.reader = None;
             let last = self.names.is_empty();
@@ -115,7 +117,7 @@ impl Segments {
             }
             return Ok(Some(Step::Unfinished { segment, bytes: length as u64, last }));
         }
-        self.line.pop();
+        self.line.pop_if(|last| *last == b'\n');
         self.number = self.number.saturating_add(1);
         if let Some(from) = self.void_from
             && encode::head(&self.line).is_ok_and(|head| head.seq >= from)
@@ -154,7 +156,7 @@ impl Segments {
 /// The position at which a segment takes over after a failed sync.
 fn void_from(path: &Path) -> io::Result<Option<u64>> {
     let mut line = Vec::new();
-    BufReader::new(File::open(path)?).read_until(b'\n', &mut line)?;
+    BufReader::new(File::open(path)?).take(LONGEST).read_until(b'\n', &mut line)?;
     let line = line.strip_suffix(b"\n").unwrap_or(&line);
     Ok(match encode::decode(line) {
         Ok(decoded) => match decoded.entry.record {

@@ -214,7 +214,9 @@ impl<'a, S: Storage> Check<'a, S> {
             Ok(()) => self.confirm_torn(),
             // Beyond what is signed a crash may have left anything, if nothing good follows.
             Err(Wrong::Broken(what)) if self.builder.size() >= self.signed() => {
-                self.torn.push(Problem { place: place(), what });
+                if self.torn.len() < PROBLEMS_MAX {
+                    self.torn.push(Problem { place: place(), what });
+                }
             }
             Err(Wrong::Broken(what) | Wrong::Misplaced(what)) => {
                 self.confirm_torn();
