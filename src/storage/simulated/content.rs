@@ -2,6 +2,8 @@
 //! has it.
 
 use std::collections::{BTreeMap, BTreeSet};
+#[cfg(test)]
+use std::hash::{DefaultHasher, Hash};
 use std::ops::Range;
 
 use super::random::Random;
@@ -170,6 +172,24 @@ impl Content {
         }
         disk.set_length(length);
         disk
+    }
+
+    /// What programs read, or, of text, where it has signs and where it has none.
+    #[cfg(test)]
+    pub(super) fn hash(&self, shape_only: bool, hasher: &mut DefaultHasher) {
+        self.cached.length.hash(hasher);
+        for (index, block) in &self.cached.blocks {
+            index.hash(hasher);
+            if !shape_only {
+                block.hash(hasher);
+                continue;
+            }
+            let shape = block.iter().map(|byte| match byte {
+                0 | b'"' | b'{' | b'}' | b':' | b',' | b'\n' => *byte,
+                _ => b'x',
+            });
+            shape.collect::<Vec<u8>>().hash(hasher);
+        }
     }
 
     /// The content as it is found after power loss.

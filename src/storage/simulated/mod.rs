@@ -14,6 +14,7 @@ use std::ffi::{OsStr, OsString};
 use std::ops::Range;
 use std::path::{Component, Path};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -23,6 +24,9 @@ use crate::error::Errno;
 use crate::types::{Handle, Identity, Time};
 
 mod content;
+mod faults;
+#[cfg(test)]
+mod image;
 mod names;
 mod random;
 mod state;
@@ -51,9 +55,17 @@ pub enum Names {
 pub enum Fault {
     /// The power goes: this and all later calls do nothing and give EIO.
     Crash,
+    /// The program is killed: as `Crash` for the program, but the kernel lives on, see
+    /// [`SimulatedStorage::after_kill`].
+    Kill,
     /// This one call does nothing and gives the errno. A sync that fails loses what it should have
     /// written.
     Errno(Errno),
+    /// A write does half of its work and gives ENOSPC, a read gives half of what it could; nothing
+    /// happens to others.
+    Short,
+    /// This one call comes so much later, and others may come first.
+    Delay(Duration),
 }
 
 /// What a device can hold.
@@ -114,7 +126,7 @@ pub struct SimulatedDir {
 }
 
 /// An open file.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct SimulatedFile {
     inode: u64,
     writable: bool,
@@ -139,6 +151,8 @@ struct State {
     steps: u64,
     faults: BTreeMap<u64, Fault>,
     power_off: bool,
+    /// The call under way is to be short.
+    short: bool,
     log: Option<Vec<String>>,
 }
 
@@ -190,6 +204,7 @@ impl SimulatedStorage {
                 steps: 0,
                 faults: BTreeMap::new(),
                 power_off: false,
+                short: false,
                 log: None,
             }),
         }
@@ -275,6 +290,7 @@ impl SimulatedStorage {
                 steps: 0,
                 faults: BTreeMap::new(),
                 power_off: false,
+                short: false,
                 log: None,
             }),
         }

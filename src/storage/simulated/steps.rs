@@ -1,87 +1,7 @@
 //! The steps: each checks the planned faults, then does its work at once.
 
-use parking_lot::MutexGuard;
-
 use super::super::FileSystem;
 use super::*;
-
-impl SimulatedStorage {
-    /// Counts a step and lets a planned fault happen.
-    fn step(&self, what: &str, name: &OsStr) -> Result<MutexGuard<'_, State>, Errno> {
-        self.step_or(what, name, |_, _| {})
-    }
-
-    /// As `step`; `on_errno` does what a failing call leaves behind.
-    fn step_or(
-        &self,
-        what: &str,
-        name: &OsStr,
-        on_errno: impl FnOnce(&mut State, &mut Random),
-    ) -> Result<MutexGuard<'_, State>, Errno> {
-        let mut state = self.state.lock();
-        let step = state.steps;
-        state.steps += 1;
-        if let Some(log) = &mut state.log {
-            log.push(format!("{step}: {what} {}", name.display()));
-        }
-        if state.power_off {
-            return Err(Errno::IO);
-        }
-        match state.faults.get(&step) {
-            None => Ok(state),
-            Some(Fault::Crash) => {
-                state.power_off = true;
-                Err(Errno::IO)
-            }
-            Some(&Fault::Errno(errno)) => {
-                on_errno(&mut state, &mut Random::new(step));
-                Err(errno)
-            }
-        }
-    }
-
-    fn open(
-        &self,
-        what: &str,
-        dir: &SimulatedDir,
-        name: &OsStr,
-        writable: bool,
-    ) -> Result<SimulatedFile, Errno> {
-        let state = self.step(what, name)?;
-        let inode = state.named(dir, name)?;
-        match state.inode(inode)?.attributes.kind {
-            Kind::File => Ok(SimulatedFile { inode, writable, direct: false }),
-            Kind::Symlink(_) => Err(Errno::LOOP),
-            _ => Err(Errno::INVAL),
-        }
-    }
-
-    /// Changes attributes of a name and its ctime.
-    fn change(
-        &self,
-        what: &str,
-        dir: &SimulatedDir,
-        name: &OsStr,
-        change: impl FnOnce(&mut Attributes, DeviceOptions) -> Result<(), Errno>,
-    ) -> Result<(), Errno> {
-        let mut state = self.step(what, name)?;
-        let number = state.named(dir, name)?;
-        let options = state.options(state.inode(number)?.device);
-        let now = state.now();
-        let attributes = &mut state.inode_mut(number)?.attributes;
-        change(attributes, options)?;
-        attributes.ctime = now;
-        Ok(())
-    }
-}
-
-impl SimulatedFile {
-    /// What is opened past the cache takes whole blocks only.
-    fn check_aligned(&self, length: usize, offset: u64) -> Result<(), Errno> {
-        let aligned = length.is_multiple_of(ALIGNMENT) && offset.is_multiple_of(ALIGNMENT as u64);
-        if aligned || !self.direct { Ok(()) } else { Err(Errno::INVAL) }
-    }
-}
 
 impl Storage for SimulatedStorage {
     type Dir = SimulatedDir;
@@ -172,7 +92,11 @@ impl Storage for SimulatedStorage {
         file.check_aligned(buffer.len(), offset)?;
         let inode = state.inode(file.inode)?;
         let options = state.options(inode.device);
-        let length = buffer.len().min(options.read_max);
+        let mut length = buffer.len().min(options.read_max);
+        if state.short && length > 1 {
+            let whole = if file.direct { ALIGNMENT } else { 1 };
+            length = (length / 2).next_multiple_of(whole);
+        }
         let read = inode.content.cached.read(&mut buffer[..length], offset);
         if let Some(byte) = buffer[..read].last_mut().filter(|_| file.direct && options.rots) {
             *byte ^= 1;
@@ -192,10 +116,12 @@ impl Storage for SimulatedStorage {
             return Err(Errno::NOSPC);
         }
         let now = state.now();
+        let short = state.short;
+        let bytes = if short { &bytes[..bytes.len() / 2] } else { bytes };
         let inode = state.inode_mut(file.inode)?;
         inode.content.write(bytes, offset);
         (inode.attributes.mtime, inode.attributes.ctime) = (now, now);
-        Ok(())
+        if short { Err(Errno::NOSPC) } else { Ok(()) }
     }
 
     fn set_len(&self, file: &SimulatedFile, length: u64) -> Result<(), Errno> {
