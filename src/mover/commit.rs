@@ -7,6 +7,7 @@ use super::moves::{self, PlacedMove, Stopped};
 use super::prepare::{Prepared, place};
 use super::recover::is_disk_trouble;
 use super::remove::remove;
+use super::sabotage::sabotaged;
 use super::tree::Digest;
 use super::{Crossed, Mover, later_step};
 use crate::error::{Errno, errno_name};
@@ -52,6 +53,9 @@ impl<S: Storage> Mover<S> {
         prepared.record.moves = prepared.moves.iter().map(|placed| placed.step.clone()).collect();
         let commit = prepared.record.clone();
         *prepared.progress.step.lock() = "commit";
+        if sabotaged("commit: COMMIT before the moves") {
+            let _ = moves::forward(&*self.storage, &prepared.moves, None);
+        }
         if let Err(error) = self.record(commit.clone(), Durability::Sync) {
             return Err(self.not_decided(prepared, error));
         }
@@ -87,7 +91,9 @@ impl<S: Storage> Mover<S> {
         prepared: &mut Prepared<S>,
     ) -> Result<Vec<(BranchIndex, Handle)>, CrossingError> {
         prepared.enter("commit")?;
-        self.check_sources(prepared)?;
+        if !sabotaged("commit: the source is the same at the decision") {
+            self.check_sources(prepared)?;
+        }
         let arriving = prepared.first()?.found.kind.clone();
         let mut displaced = Vec::new();
         let mut moves = Vec::new();
@@ -116,6 +122,9 @@ impl<S: Storage> Mover<S> {
     /// known; else everything stays for recovery.
     fn not_decided(&self, prepared: &mut Prepared<S>, error: CrossingError) -> CrossingError {
         prepared.ended = true;
+        if sabotaged("commit: in doubt, the copy goes after ABORT") {
+            prepared.remove_staged();
+        }
         let result = errno_name(error.errno()).to_owned();
         let abort = later_step(&prepared.record, Step::Abort, Some(error.to_string()), result);
         if self.record(abort, Durability::Sync).is_ok() {
@@ -135,8 +144,15 @@ impl<S: Storage> Mover<S> {
         let from_tree = moves
             .iter()
             .any(|placed| placed.step.from.area == Area::Tree && placed.step.to.area == Area::Tree);
-        let durability = if from_tree { Durability::Sync } else { Durability::Group };
+        let durability = if from_tree && !sabotaged("commit: DONE of one file system is synced") {
+            Durability::Sync
+        } else {
+            Durability::Group
+        };
         let done = later_step(commit, Step::Done, None, "ok".to_owned());
+        if sabotaged("commit: DONE after the sync") {
+            let _ = self.record(done.clone(), Durability::Sync);
+        }
         let confirmed =
             self.sync_moves(commit, moves, false).and_then(|()| self.record(done, durability));
         if let Err(error) = &confirmed {
@@ -191,6 +207,12 @@ impl<S: Storage> Mover<S> {
             return error;
         }
         let record = later_step(commit, Step::Reverted, Some(why), result);
+        if sabotaged("commit: REVERTED after the sync") {
+            let _ = self.record(record.clone(), Durability::Sync);
+        }
+        if sabotaged("commit: the copy goes after REVERTED") {
+            self.remove_copy(moves);
+        }
         let recorded = self
             .sync_moves(commit, moves, true)
             .and_then(|()| self.record(record, Durability::Sync));
@@ -214,7 +236,7 @@ impl<S: Storage> Mover<S> {
                 Kind::Directory => moves::is_same_below(&*self.storage, placed, &placed.from)?,
                 _ => placed.step.identity.same_content(&found.identity),
             };
-            if !same {
+            if !same && !sabotaged("commit: the copy was not written to") {
                 return Err(CrossingError::CopyChanged);
             }
         }

@@ -12,6 +12,7 @@ use super::moves::Place;
 use super::parallel::{Pieces, in_parallel};
 use super::pass::{CopyTo, Hashed, pass};
 use super::prepare::{check_kind, check_type};
+use super::sabotage::sabotaged;
 use super::stage::{self, Losses};
 use super::tree::{Folders, Tree, entry_error};
 use super::{Mover, Progress, SourcePart};
@@ -170,7 +171,7 @@ impl<S: Storage> Work<'_, S> {
         let storage = &*self.mover.storage;
         let opened = self.mover.open_source(&taken.place)?;
         let found = self.mover.stat_file(&opened.file)?;
-        if !taken.tree.is(taken.node, &found) {
+        if !taken.tree.is(taken.node, &found) && !sabotaged("copy: the file is what was walked") {
             return Err(CrossingError::SourceChanged);
         }
         let size = found.identity.size;
@@ -264,7 +265,12 @@ impl<S: Storage> Work<'_, S> {
     fn look(&self, taken: &Taken<'_, S>) -> Result<Metadata, CrossingError> {
         let found = self.mover.storage.stat(&taken.place.dir, &taken.place.name);
         match found.map_err(CrossingError::io("look at", "the source"))? {
-            Some(found) if taken.tree.is(taken.node, &found) => Ok(found),
+            Some(found)
+                if taken.tree.is(taken.node, &found)
+                    || sabotaged("copy: the entry is what was walked") =>
+            {
+                Ok(found)
+            }
             _ => Err(CrossingError::SourceChanged),
         }
     }

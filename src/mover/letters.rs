@@ -10,6 +10,7 @@ use super::error::CrossingError;
 use super::journal::{Transaction, TransactionState};
 use super::moves::{self, Place, PlacedMove, Whereabouts};
 use super::recover::{NotNow, is_disk_trouble};
+use super::sabotage::sabotaged;
 use super::{Mover, Recovery, later_step};
 use crate::error::{Errno, errno_name};
 use crate::ledger::Durability;
@@ -157,6 +158,7 @@ impl<S: Storage> Mover<S> {
         let Some(found) = found else { return Ok(false) };
         Ok(match found.kind {
             Kind::Directory => !moves::is_same_below(&*self.storage, placed, place)?,
+            _ if sabotaged("letters: the copy was written to") => false,
             _ => !placed.step.identity.same_content(&found.identity),
         })
     }
@@ -183,7 +185,9 @@ impl<S: Storage> Mover<S> {
             };
             match settle {
                 Settle::Retry => {
-                    self.check_worth_trying(txid)?;
+                    if !sabotaged("letters: worth trying") {
+                        self.check_worth_trying(txid)?;
+                    }
                     self.go_on(&letter.record, wish(Step::Retry))?
                 }
                 Settle::Withdraw => self.go_on(&letter.record, wish(Step::Withdraw))?,
@@ -247,6 +251,10 @@ impl<S: Storage> Mover<S> {
         let progress = self.announce(commit, if withdrawn { "withdraw" } else { "retry" });
         let _ = progress.decide();
         let mut recovery = Recovery::default();
+        let early = sabotaged("letters: the wish comes first");
+        if early && withdrawn {
+            self.take_back(commit, &mut Recovery::default());
+        }
         let recorded = self.write_wish(wish);
         if recorded.is_ok() {
             match withdrawn {
@@ -300,6 +308,9 @@ impl<S: Storage> Mover<S> {
             ),
         };
         let record = later_step(commit, step, Some(why.clone()), "ECANCELED".to_owned());
+        if sabotaged("letters: the copy goes after REVERTED") {
+            self.remove_copy(&placed);
+        }
         match self.record(record, Durability::Sync) {
             Ok(()) if whole => {
                 self.remove_copy(&placed);
@@ -400,6 +411,10 @@ impl<S: Storage> Mover<S> {
         });
         let Some(moves) = moves else { return Ok(()) };
         let reason = format!("discarded by user {}", caller.uid);
+        if sabotaged("letters: the record of a discard comes first") {
+            let ends = moves.iter().flat_map(|step| [&step.from, &step.to]);
+            ends.for_each(|spot| self.remove_private(spot));
+        }
         self.record_purge(txid, reason)
             .map_err(|error| LetterError::Ledger { errno: error.errno() })?;
         let own = |spot: &&Spot| {

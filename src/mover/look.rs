@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::error::CrossingError;
 use super::moves::Place;
 use super::prepare::Prepared;
+use super::sabotage::sabotaged;
 use super::tree::entry_error;
 use super::{Mover, Name};
 use crate::error::{Errno, errno_name};
@@ -33,7 +34,8 @@ impl<S: Storage> Mover<S> {
             .stat(&place.dir, &place.name)
             .map_err(CrossingError::io("look at", "the source"))?
             .ok_or(CrossingError::SourceGone)?;
-        if found.nlink > 1 && found.kind != Kind::Directory {
+        let linked = found.nlink > 1 && !sabotaged("look: no other links");
+        if linked && found.kind != Kind::Directory {
             let path = PathBuf::from(&place.name);
             return Err(CrossingError::HardLinked { path, links: found.nlink, inside: 1 });
         }
@@ -73,7 +75,7 @@ impl<S: Storage> Mover<S> {
                     .open_at(place)
                     .and_then(|dir| self.storage.list(&dir))
                     .map_err(CrossingError::io("list", "the target"))?;
-                if !names.is_empty() {
+                if !names.is_empty() && !sabotaged("look: the target is empty") {
                     return Err(CrossingError::TargetNotEmpty);
                 }
             }
@@ -127,10 +129,12 @@ impl<S: Storage> Mover<S> {
             let place = &part.at.1;
             let found = self.look_at_source(place)?;
             let leased = part.lease.as_ref().is_none_or(|lease| self.storage.lease_holds(lease));
-            if !leased || found.identity != part.found.identity {
+            let leased = leased || sabotaged("look: lease");
+            let same = found.identity == part.found.identity || sabotaged("look: identity");
+            if !leased || !same {
                 return Err(CrossingError::SourceChanged);
             }
-            if let Some(tree) = &part.tree {
+            if let Some(tree) = part.tree.as_ref().filter(|_| !sabotaged("look: tree")) {
                 let top = self.open_at(place).map_err(entry_error("open", Path::new("")))?;
                 tree.check(&*self.storage, &top)?;
             }

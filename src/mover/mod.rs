@@ -88,6 +88,7 @@ mod request;
 mod reread;
 mod returning;
 mod room;
+mod sabotage;
 mod stage;
 mod start;
 #[cfg(test)]

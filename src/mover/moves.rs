@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use super::error::CrossingError;
+use super::sabotage::sabotaged;
 use super::tree::Digest;
 use crate::error::Errno;
 use crate::ledger::record::{Act, Area, Move};
@@ -71,17 +72,24 @@ pub(super) fn forward<S: Storage>(
         let act = placed.step.act;
         match whereabouts(storage, placed)? {
             Whereabouts::From => {
-                compare(storage, placed, &placed.from)?;
+                if !sabotaged("moves: compare before a move") {
+                    compare(storage, placed, &placed.from)?;
+                }
                 storage
                     .rename(&placed.from.dir, &placed.from.name, &placed.to.dir, &placed.to.name)
                     .map_err(CrossingError::io(attempt(act), placed.step.to.path.display()))?;
-                compare(storage, placed, &placed.to)?;
-                compare_below(storage, placed)?;
+                if !sabotaged("moves: compare after a move") {
+                    compare(storage, placed, &placed.to)?;
+                    compare_below(storage, placed)?;
+                }
             }
             Whereabouts::Both => finish_rename(storage, &placed.to, &placed.from)?,
             // What RETIRE took may have been written by somebody who had it open; what the others
             // brought may have been changed by its users since.
-            Whereabouts::To if matches!(act, Act::Retire | Act::Displace) => {
+            Whereabouts::To
+                if matches!(act, Act::Retire | Act::Displace)
+                    && !sabotaged("moves: compare what was moved before") =>
+            {
                 compare(storage, placed, &placed.to)?;
                 compare_below(storage, placed)?;
             }
@@ -97,7 +105,8 @@ pub(super) fn forward<S: Storage>(
             }
         }
         // The lease is on what RETIRE, or APPLY on one file system, has just moved.
-        if act != Act::Displace && lease_holds.is_some_and(|holds| !holds()) {
+        let look = act != Act::Displace && !sabotaged("moves: lease after a move");
+        if look && lease_holds.is_some_and(|holds| !holds()) {
             return Err(CrossingError::SourceChanged.into());
         }
     }
@@ -106,7 +115,11 @@ pub(super) fn forward<S: Storage>(
 
 /// Takes back all moves that were made, last first. Never replaces anything.
 pub(super) fn back<S: Storage>(storage: &S, moves: &[PlacedMove<S>]) -> Result<(), CrossingError> {
-    for placed in moves.iter().rev() {
+    let mut order: Vec<&PlacedMove<S>> = moves.iter().rev().collect();
+    if sabotaged("moves: the last is taken back first") {
+        order.reverse();
+    }
+    for placed in order {
         match whereabouts(storage, placed)? {
             Whereabouts::To => storage
                 .rename(&placed.to.dir, &placed.to.name, &placed.from.dir, &placed.from.name)
@@ -135,7 +148,11 @@ pub(super) fn sync<S: Storage>(
     let mut synced = Vec::new();
     let appeared = moves.iter().map(|placed| if taken_back { &placed.from } else { &placed.to });
     let gone = moves.iter().map(|placed| if taken_back { &placed.to } else { &placed.from });
-    for place in appeared.chain(gone) {
+    let mut places: Vec<&Place<S>> = appeared.chain(gone).collect();
+    if sabotaged("moves: what appeared is synced first") {
+        places.reverse();
+    }
+    for place in places {
         let handle = storage
             .dir_handle(&place.dir)
             .map_err(CrossingError::io("look at the folder of", place.name.display()))?;
@@ -157,7 +174,9 @@ pub(super) fn whereabouts<S: Storage>(
     let to = look(storage, &placed.to)?;
     let from = look(storage, &placed.from)?;
     let is_it = |found: &Option<Metadata>| {
-        found.as_ref().is_some_and(|found| found.identity.handle == *handle)
+        found
+            .as_ref()
+            .is_some_and(|found| found.identity.handle == *handle || sabotaged("moves: handle"))
     };
     Ok(match (is_it(&from), is_it(&to)) {
         (true, false) => Whereabouts::From,
@@ -192,10 +211,11 @@ fn compare<S: Storage>(
     } else {
         expected.handle == found.identity.handle
     };
-    if !same {
+    if !same && !sabotaged("moves: identity") {
         return Err(CrossingError::SourceChanged);
     }
     match placed.step.act {
+        Act::Displace if sabotaged("moves: what makes way is empty") => Ok(()),
         Act::Displace => check_empty(storage, place, &found),
         Act::Retire | Act::Apply | Act::Restore | Act::Rename => Ok(()),
     }
@@ -240,7 +260,7 @@ pub(super) fn is_same_below<S: Storage>(
         .open_dir(&place.dir, Path::new(&place.name))
         .map_err(CrossingError::io("open", place.name.display()))?;
     match Digest::of(storage, &top) {
-        Ok(found) => Ok(found == *expected),
+        Ok(found) => Ok(found == *expected || sabotaged("moves: digest of what is below")),
         Err(CrossingError::SourceChanged) => Ok(false),
         Err(error) => Err(error),
     }

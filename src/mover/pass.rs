@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 
 use super::Progress;
 use super::error::CrossingError;
+use super::sabotage::sabotaged;
 use crate::check::{ContentType, TypeSniffer};
 use crate::error::Errno;
 use crate::policy::Verify;
@@ -405,7 +406,7 @@ impl<'a, S: Storage> Feeder<'a, S> {
                 Some(chunk) => again == chunk.bytes(),
                 None => is_zero(again),
             };
-            if !same {
+            if !same && !sabotaged("pass: what was read back") {
                 return Err(differs());
             }
         }

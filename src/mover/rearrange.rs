@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use super::error::CrossingError;
 use super::moves::{self, Place, PlacedMove};
 use super::prepare::place;
+use super::sabotage::sabotaged;
 use super::{Mover, MoverBranch, Name, later_step};
 use crate::error::{Errno, errno_name};
 use crate::ledger::Durability;
@@ -78,6 +79,9 @@ impl<S: Storage> Mover<S> {
         commit: &CrossingRecord,
         plan: Plan<S>,
     ) -> Result<Rearranged, CrossingError> {
+        if sabotaged("rearrange: COMMIT before the moves") {
+            let _ = moves::forward(&*self.storage, &plan.moves, None);
+        }
         if let Err(error) = self.record(commit.clone(), Durability::Sync) {
             return Err(self.undecided(commit, error));
         }

@@ -13,6 +13,7 @@ use super::merge::Plan;
 use super::moves::Place;
 use super::pass::pass;
 use super::prepare::{Part, Prepared, TargetEnd, place};
+use super::sabotage::sabotaged;
 use super::tree::Tree;
 use super::{Admit, Moved, Mover, MoverBranch, stage};
 use crate::ledger::Durability;
@@ -98,7 +99,7 @@ impl<S: Storage> Mover<S> {
         if found.state != TransactionState::Done {
             return Err(CrossingError::UndoUnknown { txid });
         }
-        if let Some(by) = found.undone_by {
+        if let Some(by) = found.undone_by.filter(|_| !sabotaged("undo: once")) {
             return Err(impossible(txid, &format!("{by} has undone it")));
         }
         if found.record.rearrangement {
@@ -107,7 +108,7 @@ impl<S: Storage> Mover<S> {
         if found.record.undoes.is_some() {
             return Err(impossible(txid, "it is an undo itself; cross again instead"));
         }
-        if found.purged {
+        if found.purged && !sabotaged("undo: not purged") {
             return Err(impossible(txid, "what it kept in hold was purged"));
         }
         Ok(found.record)
@@ -140,7 +141,10 @@ impl<S: Storage> Mover<S> {
                 found.identity.handle == held.identity.handle
             }
         };
-        if same { Ok(()) } else { Err(impossible(undone, "what it moved to hold has changed")) }
+        match same || sabotaged("undo: what is held") {
+            true => Ok(()),
+            false => Err(impossible(undone, "what it moved to hold has changed")),
+        }
     }
 
     fn undo_record(
@@ -190,10 +194,14 @@ impl<S: Storage> Mover<S> {
             Kind::File => Some(self.hash_target(prepared)?),
             Kind::Directory => Some(self.hash_tree(prepared, admit)?),
             Kind::Symlink(text) => Some(stage::hex(&stage::hash_text(text))),
-            _ if arrived.is_some_and(|step| step.identity.handle == found.identity.handle) => None,
+            _ if arrived.is_some_and(|step| step.identity.handle == found.identity.handle)
+                || sabotaged("undo: the special file at the target") =>
+            {
+                None
+            }
             _ => return Err(impossible(undone, "its target has been replaced")),
         };
-        if sha256 != original.sha256 {
+        if sha256 != original.sha256 && !sabotaged("undo: the target's content") {
             return Err(impossible(undone, "its target has changed since"));
         }
         prepared.record.sha256 = sha256;
@@ -302,7 +310,8 @@ impl<S: Storage> Mover<S> {
             let (_, place) = self.spot(&step.to)?;
             let top = self.open_at(&place).map_err(CrossingError::io("open", "what is held"))?;
             let tree = Tree::read(&*self.storage, &top, &|| Ok(()))?;
-            if Some(tree.digest()) != step.below {
+            let same = Some(tree.digest()) == step.below;
+            if !same && !sabotaged("undo: what is below what is held") {
                 return Err(impossible(undone, "what it moved to hold has changed"));
             }
             held.push(Some(tree));

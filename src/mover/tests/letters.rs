@@ -18,7 +18,16 @@ struct Cause {
 /// A crossing of `f` onto `sub/g` that stopped after some of its moves, as a daemon leaves one that it can
 /// neither complete nor put back. What was in the way is gone. All of it is durable.
 fn letter(cause: Cause) -> (World, TxId) {
-    let world = new_world(Names::Independent, cause.same);
+    letter_on(Names::Independent, cause)
+}
+
+/// One between two disks, of which RETIRE is made.
+pub(super) fn letter_between(names: Names) -> (World, TxId) {
+    letter_on(names, Cause { made: 1, same: false })
+}
+
+fn letter_on(names: Names, cause: Cause) -> (World, TxId) {
+    let world = new_world(names, cause.same);
     world.put(0, "f", &new_content());
     world.put(1, "sub/g", OLD);
     let txid = world.cross("f", "sub/g").unwrap().txid;

@@ -9,7 +9,7 @@ use super::*;
 use crate::error::Errno;
 use crate::policy::{GateTerms, Verify};
 use crate::storage::Kind;
-use crate::storage::simulated::{DeviceOptions, Fault, Names, SimulatedDir, SimulatedStorage};
+use crate::storage::simulated::{DeviceOptions, Fault, Names, SimulatedDir};
 use crate::types::{Caller, Time, ViewPath};
 
 mod commands;
@@ -22,16 +22,18 @@ mod model;
 mod parts;
 mod pass;
 mod plain;
+mod proof;
 mod real;
 mod real_trees;
 mod rearranging;
 mod returning;
 mod room;
+pub(super) mod sabotage;
 mod trees;
 mod undoing;
 mod unsynced;
 
-type Disk = SimulatedStorage;
+use sabotage::storage::Disk;
 
 const AUTHOR: Caller = Caller { uid: 1000, gid: 1000, pid: 7 };
 const UUIDS: [BranchUuid; 3] =

@@ -142,6 +142,7 @@ impl Run {
                 self.counts.made_by_recovery += usize::from(!made && found == 1);
             }
             Some((step, Fault::Errno(_))) => self.after_failed_call(step, &outcome, before),
+            Some((_, fault)) => unreachable!("{fault:?} is not planned"),
         }
         outcome.ok()
     }

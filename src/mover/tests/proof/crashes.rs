@@ -1,0 +1,227 @@
+//! Power loss: at every step of every scene, with what was not synced lost, torn or reordered in as many
+//! ways as are asked for, and again at steps of the recovery. Images that differ in what programs find
+//! (see `fingerprint`) are counted; each is recovered and checked once for what was acknowledged.
+//!
+//! `OCTROI_CRASHES` is how many, 10,000 by default. With `OCTROI_CRASHES_STATE` what was seen is kept in
+//! that file, and the next run goes on there: `scripts/prove.d/crashes`.
+
+use std::io::{Read as _, Write as _};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::*;
+
+const IMAGES: u64 = 10_000;
+/// Seeds for each step in a round, at most. In the first round every step is tried, later only those at
+/// which power loss leaves many things: where nothing was under way there is one image.
+const SEEDS: u64 = 240;
+const SEEDS_FIRST: u64 = 48;
+/// After so many seeds a step is left when too few of them gave an image that was not seen before.
+const BATCH: u64 = 16;
+
+type Kind = (Scene, Names);
+
+/// Images that were checked, with the most that was acknowledged when they were.
+struct Seen {
+    images: Mutex<HashMap<u64, u8>>,
+    /// From which each number is appended to a file.
+    file: Option<Mutex<std::fs::File>>,
+    count: AtomicU64,
+    wanted: u64,
+    failed: AtomicBool,
+    /// The steps that are worth another round; none before the first one has ended.
+    fertile: Mutex<HashMap<String, Vec<u64>>>,
+}
+
+impl Seen {
+    /// Also gives the round to begin with.
+    fn open() -> (Self, u64) {
+        let wanted = std::env::var("OCTROI_CRASHES").map_or(IMAGES, |text| text.parse().unwrap());
+        let mut images = HashMap::new();
+        let mut round = 0;
+        let file = std::env::var_os("OCTROI_CRASHES_STATE").map(|path| {
+            let mut options = std::fs::OpenOptions::new();
+            let mut file = options.create(true).read(true).append(true).open(path).unwrap();
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).unwrap();
+            // Nine bytes each: a fingerprint and what was acknowledged, or 255 and a round that ended.
+            for line in bytes.as_chunks::<9>().0 {
+                let number = u64::from_le_bytes(line[..8].try_into().unwrap());
+                match line[8] {
+                    255 => round = round.max(number + 1),
+                    done => {
+                        images.insert(number, done);
+                    }
+                }
+            }
+            Mutex::new(file)
+        });
+        let count = AtomicU64::new(images.len() as u64);
+        let failed = AtomicBool::new(false);
+        let fertile = Mutex::default();
+        (Self { images: Mutex::new(images), file, count, wanted, failed, fertile }, round)
+    }
+
+    fn write(&self, number: u64, what: u8) {
+        if let Some(file) = &self.file {
+            let mut line = number.to_le_bytes().to_vec();
+            line.push(what);
+            file.lock().write_all(&line).unwrap();
+        }
+    }
+
+    /// Whether an image is to be checked.
+    fn is_new(&self, image: u64, done: usize) -> bool {
+        let done = done as u8;
+        let before = {
+            let mut images = self.images.lock();
+            let before = images.get(&image).copied();
+            if before.is_none_or(|before| before < done) {
+                images.insert(image, done);
+            }
+            before
+        };
+        if before.is_none() {
+            self.count.fetch_add(1, Ordering::Relaxed);
+        }
+        before.is_none_or(|before| before < done)
+    }
+
+    fn is_enough(&self) -> bool {
+        self.failed.load(Ordering::Relaxed) || self.count.load(Ordering::Relaxed) >= self.wanted
+    }
+}
+
+/// Cuts the power at every step that is worth it, with the seeds of one round.
+fn round_of((scene, names): Kind, round: u64, seen: &Seen) {
+    let views = Play::reference(scene, names);
+    let kind = format!("{scene:?} {names:?}");
+    let steps = match round {
+        0 => None,
+        _ => match seen.fertile.lock().get(&kind) {
+            Some(steps) => Some(steps.clone()),
+            None => return,
+        },
+    };
+    let seeds = match round {
+        0 => 0..SEEDS_FIRST,
+        _ => round * SEEDS..(round + 1) * SEEDS,
+    };
+    let all: Box<dyn Iterator<Item = u64>> = match steps {
+        None => Box::new(0..),
+        Some(steps) => Box::new(steps.into_iter()),
+    };
+    let mut fertile = Vec::new();
+    for step in all {
+        if seen.is_enough() {
+            return;
+        }
+        let Some((play, outcome)) = Play::run(scene, names, step, Fault::Crash) else {
+            assert!(step > 4, "{scene:?} took {step} steps only");
+            if round == 0 {
+                break;
+            }
+            continue;
+        };
+        let (mut fresh, mut tried) = (0, 0);
+        for seed in seeds.clone() {
+            if tried >= BATCH && fresh * 8 < tried {
+                break;
+            }
+            tried += 1;
+            fresh += u64::from(one_image(&play, &outcome, seed, (&views, seen), step));
+        }
+        if fresh * 12 >= tried {
+            fertile.push(step);
+        }
+    }
+    seen.fertile.lock().insert(kind, fertile);
+}
+
+/// Whether it is one that was not seen before.
+fn one_image(
+    play: &Play,
+    outcome: &Outcome,
+    seed: u64,
+    (views, seen): (&[View], &Seen),
+    step: u64,
+) -> bool {
+    let context = format!("{:?} step {step} seed {seed}", play.scene);
+    let found = play.world.disk.crash(seed);
+    let image = found.fingerprint();
+    if !seen.is_new(image, outcome.done.len()) {
+        return false;
+    }
+    play.recover_and_check(found, views, &outcome.done, &context);
+    seen.write(image, outcome.done.len() as u8);
+    if seed % 4 == 0 {
+        cut_recovery(play, outcome, seed, (views, seen), &context);
+    }
+    true
+}
+
+/// The power goes again at some step of the recovery.
+fn cut_recovery(
+    play: &Play,
+    outcome: &Outcome,
+    seed: u64,
+    (views, seen): (&[View], &Seen),
+    context: &str,
+) {
+    let found = play.world.disk.crash(seed);
+    let again = (seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) % 90;
+    found.fail_at(again, Fault::Crash);
+    let found = found.shared();
+    if let Some(world) = start(Arc::clone(&found), play.scene.same()) {
+        world.mover.recover();
+    }
+    if found.steps() <= again {
+        return;
+    }
+    let second = found.crash(seed);
+    let image = second.fingerprint();
+    if seen.is_new(image, outcome.done.len()) {
+        let context = format!("{context}, recovery step {again}");
+        play.recover_and_check(second, views, &outcome.done, &context);
+        seen.write(image, outcome.done.len() as u8);
+    }
+}
+
+#[test]
+fn crash_images_are_all_recovered() {
+    let (seen, first) = Seen::open();
+    let kinds = SCENES
+        .iter()
+        .flat_map(|scene| [(*scene, Names::Independent), (*scene, Names::Journal)])
+        .collect::<Vec<_>>();
+    let next = AtomicU64::new(0);
+    let work = || {
+        while !seen.is_enough() {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            assert!(number < 1_000_000, "there are no more images");
+            let (turn, kind) = (number / kinds.len() as u64, number % kinds.len() as u64);
+            // The first round tells what the others need to know.
+            let round = if turn == 0 { 0 } else { first + turn };
+            round_of(kinds[kind as usize], round, &seen);
+            if kind + 1 == kinds.len() as u64 {
+                seen.write(round, 255);
+                let count = seen.count.load(Ordering::Relaxed);
+                eprintln!("round {round}: {count} images");
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+                if let Err(panic) = ended {
+                    seen.failed.store(true, Ordering::Relaxed);
+                    std::panic::resume_unwind(panic);
+                }
+            });
+        }
+    });
+    let count = seen.count.load(Ordering::Relaxed);
+    eprintln!("{count} different crash images recovered");
+    assert!(count >= seen.wanted);
+}
