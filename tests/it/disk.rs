@@ -15,6 +15,7 @@ fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack(\"I\", 2)
 /// declared before the [`Mount`] that uses it, so that it is dropped after it.
 pub struct Disk {
     path: PathBuf,
+    image: PathBuf,
 }
 
 impl Disk {
@@ -25,7 +26,7 @@ impl Disk {
         let path = scene.branch(name);
         let script = format!("mount -t tmpfs -o size={size},mode=0777 octroi-test {name}");
         sh(&scene.base().join("branches"), &script).ok();
-        Self { path }
+        Self { path, image: PathBuf::new() }
     }
 
     /// An ext4 image mounted at `branches/NAME`.
@@ -54,14 +55,60 @@ impl Disk {
 
     #[track_caller]
     fn image(scene: &Scene, name: &str, size: &str, make: &str, options: &str) -> Self {
-        require_root();
+        let image = format!("{name}.img");
         let path = scene.branch(name);
+        sh(&scene.base().join("branches"), &format!("truncate -s {size} {image}")).ok();
+        Self::on_with(path.with_file_name(image), path, make, ("0777", options))
+    }
+
+    /// A file system made by `make` on an image that there is, mounted at a folder that there is.
+    #[track_caller]
+    pub fn on(image: PathBuf, path: PathBuf, make: &str, mode: &str) -> Self {
+        Self::on_with(image, path, make, (mode, "loop"))
+    }
+
+    #[track_caller]
+    fn on_with(image: PathBuf, path: PathBuf, make: &str, (mode, options): (&str, &str)) -> Self {
+        require_root();
+        let (at, name) = (path.display(), image.display());
         let script = format!(
-            "truncate -s {size} {name}.img && {make} {name}.img && mount -o {options} {name}.img {name} \
-             && rm -rf {name}/lost+found && chmod 0777 {name}"
+            "{make} {name} && mount -o {options} {name} {at} && rm -rf {at}/lost+found \
+             && chmod {mode} {at}"
         );
-        sh(&scene.base().join("branches"), &script).ok();
-        Self { path }
+        sh(std::path::Path::new("/"), &script).ok();
+        Self { path, image }
+    }
+
+    /// A file system that is on an image already.
+    #[track_caller]
+    pub fn again(image: PathBuf, path: PathBuf) -> Self {
+        let disk = Self { path, image };
+        disk.mount();
+        disk
+    }
+
+    /// Unmounts it. Nobody may have it open for long.
+    #[track_caller]
+    pub fn unmount(&self) {
+        let script = "for try in $(seq 100); do umount $AT && exit; sleep 0.1; done; exit 1";
+        let script = format!("AT={}; {script}", self.path.display());
+        sh(std::path::Path::new("/"), &script).ok();
+    }
+
+    /// Mounts it again.
+    #[track_caller]
+    pub fn mount(&self) {
+        // Others set up loop devices at the same time.
+        let mount = format!("mount -o loop {} {}", self.image.display(), self.path.display());
+        let script = format!("for try in 1 2 3 4 5; do {mount} && exit; sleep 0.2; done; exit 1");
+        sh(std::path::Path::new("/"), &script).ok();
+    }
+
+    /// Nothing reaches it any more (ext4, xfs).
+    #[track_caller]
+    pub fn shut_down(&self) {
+        let root = std::path::Path::new("/");
+        sh(root, &format!("{SHUTDOWN} {}", self.path.display())).ok();
     }
 }
 

@@ -55,6 +55,7 @@ mod reload;
 mod retention;
 mod room;
 mod signed;
+mod survival;
 mod tidy;
 mod trouble;
 mod trouble_config;

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -74,9 +75,25 @@ impl Strace {
         lines.map(without_thread).collect()
     }
 
+    /// As [`Strace::detach`], of all threads, each line with the thread's number first.
+    #[track_caller]
+    pub fn detach_with_threads(mut self) -> Vec<String> {
+        self.stop();
+        let log = fs::read_to_string(&self.log).expect("strace has written");
+        log.lines().filter(|line| line.contains('(')).map(str::to_owned).collect()
+    }
+
     fn stop(&mut self) {
         if self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
             let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+            // One whose process was killed while it made a thread may wait for ever.
+            let deadline = Instant::now() + Duration::from_secs(5);
+            while self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
+                if Instant::now() > deadline {
+                    let _ = self.child.kill();
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
             let _ = self.child.wait();
         }
     }
