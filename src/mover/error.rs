@@ -60,7 +60,7 @@ pub enum CrossingError {
     NothingToCheck { found: String },
     /// The target's branch cannot take it and keep its `min_free`.
     #[error("branch {branch} has {free} bytes free; {needed} are needed, min_free included")]
-    NoSpace { branch: String, needed: u64, free: u64 },
+    NoSpace { branch: String, data: u64, needed: u64, free: u64 },
     /// The target's branch has no room for so many files.
     #[error("branch {branch} has room for {free} files more; {needed} are needed")]
     NoInodes { branch: String, needed: u64, free: u64 },

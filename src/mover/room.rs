@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
@@ -73,13 +74,15 @@ impl<S: Storage> Mover<S> {
         purged
     }
 
-    /// Purges, oldest first, until an ordinary user can write `bytes` in a branch beside its `min_free`.
-    /// Whether anything was purged; nothing is where space is not what is missing.
-    pub fn make_room(&self, index: BranchIndex, bytes: u64) -> bool {
+    /// Purges, oldest first, until an ordinary user, `uid`, can write `bytes` in a branch beside its `min_free`.
+    /// Whether there is room now, also where another has made it; nothing is purged where all of hold would
+    /// not be enough.
+    pub fn make_room(&self, index: BranchIndex, bytes: u64, uid: u32) -> bool {
         let Ok(branch) = self.branch(index) else { return false };
-        let purged = self.free_up(&branch, bytes.saturating_add(branch.min_free));
+        let needed = bytes.saturating_add(branch.min_free);
+        let made = self.free_up(&branch, needed, Some(uid));
         self.count_freeable();
-        !purged.transactions.is_empty()
+        made.is_some()
     }
 
     /// Bytes on the file system of a branch that hold would give back, as of a moment ago.
@@ -92,31 +95,67 @@ impl<S: Storage> Mover<S> {
         let Ok(free) = self.storage.free_space(&branch.hold) else { return Purged::default() };
         let before = self.room.free.lock().insert(branch.index, free).unwrap_or(free);
         let used = before.saturating_sub(free);
-        self.free_up(branch, branch.min_free.saturating_add(used))
+        self.free_up(branch, branch.min_free.saturating_add(used), None).unwrap_or_default()
     }
 
-    fn free_up(&self, branch: &MoverBranch<S>, needed: u64) -> Purged {
-        let _making = self.room.making.get(usize::from(branch.index.0)).map(Mutex::lock);
-        let enough = || self.storage.free_space(&branch.hold).map_or(true, |free| free >= needed);
-        if enough() {
-            return Purged::default();
+    /// Purges until so much is free on the file system of a branch; as far as it goes for nobody in particular,
+    /// for a user, `uid`, all that is needed or nothing. `None`: there is not enough.
+    fn free_up(&self, branch: &MoverBranch<S>, needed: u64, uid: Option<u32>) -> Option<Purged> {
+        let missing = || {
+            let free = self.storage.free_space(&branch.hold).unwrap_or(u64::MAX);
+            needed.saturating_sub(free)
+        };
+        let mut purged = Purged::default();
+        if missing() == 0 {
+            return Some(purged);
         }
-        let Ok(wanted) = self.storage.file_system(&branch.hold) else { return Purged::default() };
+        let _making = self.room.making.get(usize::from(branch.index.0)).map(Mutex::lock);
+        let short = missing();
+        if short == 0 {
+            return Some(purged);
+        }
+        let on_it = self.on_disk_of(branch)?;
+        on_it.iter().for_each(|branch| self.measure(branch));
+        let on_it: HashSet<BranchUuid> = on_it.iter().map(|branch| branch.uuid).collect();
+        let bytes_of = |txid: TxId| {
+            let kept = self.room.kept.lock();
+            let here = kept.get(&txid).into_iter().flatten();
+            let here = here.filter(|(branch, _)| on_it.contains(branch));
+            here.fold(0_u64, |sum, (_, bytes)| sum.saturating_add(*bytes))
+        };
+        let all = self.purgeable(&|spot: &Spot| on_it.contains(&spot.branch));
+        let sum = all.iter().fold(0_u64, |sum, one| sum.saturating_add(bytes_of(one.txid)));
+        if uid.is_some() && sum < short {
+            return None;
+        }
+        let mut reason = format!("branch {} runs short of space", branch.name);
+        if let Some(uid) = uid {
+            reason.push_str(&format!(" for user {uid}"));
+        }
+        // Some file systems give back what was removed a while later, so what it took counts.
+        let mut freed = 0_u64;
+        for due in all {
+            let bytes = bytes_of(due.txid);
+            let failed = purged.failed;
+            self.purge_held(due.txid, &due.held, reason.clone(), &mut purged);
+            if purged.failed == failed {
+                freed = freed.saturating_add(bytes);
+            }
+            if freed >= short || missing() == 0 {
+                return Some(purged);
+            }
+        }
+        uid.is_none().then_some(purged)
+    }
+
+    /// The branches on the same file system, itself included.
+    fn on_disk_of(&self, branch: &MoverBranch<S>) -> Option<Vec<Arc<MoverBranch<S>>>> {
+        let wanted = self.storage.file_system(&branch.hold).ok()?;
         let on_it = self.online().filter(|branch| {
             let found = self.storage.file_system(&branch.hold);
             found.is_ok_and(|found| found.device == wanted.device)
         });
-        let on_it: HashSet<BranchUuid> = on_it.map(|branch| branch.uuid).collect();
-        let here = |spot: &Spot| on_it.contains(&spot.branch);
-        let mut purged = Purged::default();
-        for due in self.purgeable(&here) {
-            let reason = format!("branch {} runs short of space", branch.name);
-            self.purge_held(due.txid, &due.held, reason, &mut purged);
-            if enough() {
-                break;
-            }
-        }
-        purged
+        Some(on_it.collect())
     }
 
     fn keep_below(&self, branch: &MoverBranch<S>, max: SpaceLimit) -> Purged {

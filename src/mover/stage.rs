@@ -94,7 +94,7 @@ pub(super) fn check_space<S: Storage>(
         .map_err(CrossingError::io("ask for free space of", &branch.name))?;
     let needed = data.saturating_add(branch.min_free);
     if free < needed {
-        return Err(CrossingError::NoSpace { branch: branch.name.clone(), needed, free });
+        return Err(CrossingError::NoSpace { branch: branch.name.clone(), data, needed, free });
     }
     Ok(())
 }
@@ -110,6 +110,7 @@ fn no_space<S: Storage>(
     }
     CrossingError::NoSpace {
         branch: branch.name.clone(),
+        data,
         needed: data.saturating_add(branch.min_free),
         // Only for the message.
         free: storage.free_space(&branch.stage).unwrap_or(0),

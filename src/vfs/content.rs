@@ -98,7 +98,7 @@ impl Vfs {
         };
         let written = cleared.and_then(|()| match write() {
             // What can be undone costs space, and goes first.
-            Err(Errno::NOSPC) if self.mover.make_room(file.branch(), length) => write(),
+            Err(Errno::NOSPC) if self.mover.make_room(file.branch(), length, caller.uid) => write(),
             written => written,
         });
         self.wrote(&file, caller, Operation::WriteData, written)
@@ -187,7 +187,7 @@ impl Vfs {
         let branch = self.branch_of(&file)?;
         let result = self.clear_set_id(caller, branch, descriptor.as_fd()).and_then(|()| {
             match branch.fallocate(descriptor.as_fd(), mode, offset, length) {
-                Err(Errno::NOSPC) if self.mover.make_room(file.branch(), length) => {
+                Err(Errno::NOSPC) if self.mover.make_room(file.branch(), length, caller.uid) => {
                     branch.fallocate(descriptor.as_fd(), mode, offset, length)
                 }
                 reserved => reserved,
@@ -225,13 +225,18 @@ impl Vfs {
         let branch = self.branch_of(&to)?;
         let descriptor = to.descriptor();
         let cleared = self.clear_set_id(caller, branch, descriptor.as_fd());
-        let copied = cleared.and_then(|()| {
+        // The reply has 32 bits, and the kernel copies at most this much at once.
+        let length = length.min(0x7fff_f000);
+        let copy = || {
             branch.copy_range(
                 (from.descriptor().as_fd(), source_offset),
                 (descriptor.as_fd(), target_offset),
-                // The reply has 32 bits, and the kernel copies at most this much at once.
-                length.min(0x7fff_f000) as usize,
+                length as usize,
             )
+        };
+        let copied = cleared.and_then(|()| match copy() {
+            Err(Errno::NOSPC) if self.mover.make_room(to.branch(), length, caller.uid) => copy(),
+            copied => copied,
         });
         self.wrote(&to, caller, Operation::CopyFileRange, copied)
     }

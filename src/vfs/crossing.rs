@@ -124,7 +124,7 @@ impl Vfs {
         // Only where all are full goes what could be undone.
         let tries = candidates.iter().map(|branch| (*branch, false));
         for (branch, again) in tries.chain(candidates.iter().map(|branch| (*branch, true))) {
-            if again && !self.make_room_for(branch, full.as_ref()) {
+            if again && !self.make_room_for(branch, full.as_ref(), caller) {
                 continue;
             }
             let name = match self.with_part(&target.parent, branch, |part| name_of(target, part)) {
@@ -159,14 +159,18 @@ impl Vfs {
     }
 
     /// Purges hold for a crossing that a full branch refused. Whether it can be tried again.
-    fn make_room_for(&self, branch: BranchIndex, full: Option<&CrossingError>) -> bool {
+    fn make_room_for(
+        &self,
+        branch: BranchIndex,
+        full: Option<&CrossingError>,
+        caller: Caller,
+    ) -> bool {
         let bytes = match full {
-            // `needed` has the branch's `min_free` in it.
-            Some(CrossingError::NoSpace { needed, .. }) => *needed,
+            Some(CrossingError::NoSpace { data, .. }) => *data,
             Some(error) if error.errno() == Errno::NOSPC => 0,
             _ => return false,
         };
-        self.mover.make_room(branch, bytes)
+        self.mover.make_room(branch, bytes, caller.uid)
     }
 
     /// Somebody else has the file or a folder above it.

@@ -32,10 +32,19 @@ impl World {
 
     /// So much of the first branch's disk is left beside what is on it now.
     fn leave_free(&self, bytes: u64) {
-        let free = self.disk.free_space(&self.roots[0]).unwrap();
+        self.leave_free_in(0, bytes);
+    }
+
+    fn leave_free_in(&self, branch: usize, bytes: u64) {
+        self.disk.set_options(device(branch, false), DeviceOptions::default());
+        let free = self.disk.free_space(&self.roots[branch]).unwrap();
         let used = DeviceOptions::default().capacity - free;
-        self.disk
-            .set_options(1, DeviceOptions { capacity: used + bytes, ..DeviceOptions::default() });
+        let options = DeviceOptions { capacity: used + bytes, ..DeviceOptions::default() };
+        self.disk.set_options(device(branch, false), options);
+    }
+
+    fn make_room(&self, branch: u16, bytes: u64) -> bool {
+        self.mover.make_room(BranchIndex(branch), bytes, AUTHOR.uid)
     }
 
     /// Those of all purges in the ledger.
@@ -59,27 +68,44 @@ impl World {
 fn the_oldest_goes_first_and_no_more_than_is_needed() {
     let (world, txids) = crossed(4);
     world.leave_free(4096);
-    assert!(!world.mover.make_room(BranchIndex(0), 4096), "there was room");
-    assert!(world.mover.make_room(BranchIndex(0), 2 * SIZE as u64));
     let kept = |world: &World| world.private(0, "hold").len();
+    assert!(world.make_room(0, 4096), "there is room");
+    assert_eq!(kept(&world), 4);
+    assert!(world.make_room(0, 2 * SIZE as u64));
     assert_eq!(kept(&world), 2);
     let purged = |txid: &TxId| world.mover.with_journal(|j| j.get(*txid).unwrap().purged);
     assert_eq!(txids.iter().map(purged).collect::<Vec<_>>(), [true, true, false, false]);
     world.undo(txids[3]).unwrap();
     let refused = world.undo(txids[0]).unwrap_err();
     assert!(refused.to_string().contains("purged"), "{refused}");
-    assert_eq!(world.reasons(), ["branch a runs short of space"; 2]);
+    assert_eq!(world.reasons(), ["branch a runs short of space for user 1000"; 2]);
 }
 
 #[test]
 fn what_is_on_another_disk_does_not_help() {
     let (world, txids) = crossed(2);
-    assert!(!world.mover.make_room(BranchIndex(1), u64::MAX));
+    world.leave_free_in(1, 0);
+    assert!(!world.make_room(1, 1));
     assert_eq!(world.private(0, "hold").len(), 2);
     world.undo(txids[0]).unwrap();
     // What the undo took from the target is there.
-    assert!(world.mover.make_room(BranchIndex(1), u64::MAX));
+    world.leave_free_in(1, 0);
+    assert!(world.make_room(1, 1));
     assert_eq!(world.private(0, "hold").len(), 1);
+    assert_eq!(world.private(1, "hold").len(), 0);
+}
+
+/// Whoever asks for more than there can be takes nobody's undo.
+#[test]
+fn what_cannot_be_had_purges_nothing() {
+    let (world, _) = crossed(3);
+    world.leave_free(0);
+    for bytes in [4 * SIZE as u64, 1 << 40, u64::MAX] {
+        assert!(!world.make_room(0, bytes));
+    }
+    assert_eq!(world.private(0, "hold").len(), 3);
+    assert!(world.make_room(0, 3 * SIZE as u64));
+    assert_eq!(world.private(0, "hold").len(), 0);
 }
 
 #[test]
@@ -91,7 +117,7 @@ fn what_is_needed_is_never_purged() {
     world.mover.record(dead, Durability::Sync).unwrap();
     world.leave_free(0);
     assert_eq!(world.tend(SpaceLimit::Bytes(0)), [txids[2]]);
-    assert!(!world.mover.make_room(BranchIndex(0), u64::MAX));
+    assert!(!world.make_room(0, u64::MAX));
     assert_eq!(world.mover.freeable(BranchIndex(0)), 0, "what cannot go does not count");
     assert_eq!(world.private(0, "hold").len(), 2);
     world.mover.commit(undo).unwrap();
@@ -164,7 +190,7 @@ fn power_loss_at_every_step_of_a_purge() {
         world.mover.ledger.flush().unwrap();
         let first = world.disk.steps();
         world.disk.fail_at(first + step, Fault::Crash);
-        world.mover.make_room(BranchIndex(0), 2 * SIZE as u64);
+        world.make_room(0, 2 * SIZE as u64);
         let ended = world.disk.steps() <= first + step;
         for seed in 0..3 {
             let context = format!("step {step} seed {seed}");

@@ -51,11 +51,14 @@ fn cut(lab: &mut Lab) {
     lab.disks.iter().rev().for_each(Disk::mount);
 }
 
+/// The system calls of each act, each with how often it is made.
+type Calls = BTreeMap<Act, Vec<(String, usize)>>;
+
 #[test]
 fn power_loss_at_a_system_call() {
     let mut wrong = Vec::new();
     let (mut struck, mut tried) = (0, 0);
-    let mut labs: Vec<(Lab, BTreeMap<Act, Vec<(String, usize)>>)> = Vec::new();
+    let mut labs: Vec<(Lab, Calls)> = Vec::new();
     for make in [[EXT4, EXT4, XFS], [XFS, XFS, EXT4]] {
         labs.push((Lab::new(|scene| disks(scene, &images(scene), make)), BTreeMap::new()));
     }

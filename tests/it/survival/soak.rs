@@ -101,7 +101,7 @@ impl Worker<'_> {
     fn settled<T>(&self, look: impl Fn(&Self) -> T) -> T {
         loop {
             let quiet = self.soak.quiet.read().expect("no panic");
-            if self.soak.life.load(Ordering::SeqCst) % 2 == 0 {
+            if self.soak.life.load(Ordering::SeqCst).is_multiple_of(2) {
                 return look(self);
             }
             drop(quiet);

@@ -153,7 +153,7 @@ fn one_image(
     }
     play.recover_and_check(found, views, &outcome.done, &context);
     seen.write(image, outcome.done.len() as u8);
-    if seed % 4 == 0 {
+    if seed.is_multiple_of(4) {
         cut_recovery(play, outcome, seed, (views, seen), &context);
     }
     true
