@@ -2,7 +2,7 @@
 //! ways as are asked for, and again at steps of the recovery. Images that differ in what programs find
 //! (see `fingerprint`) are counted; each is recovered and checked once for what was acknowledged.
 //!
-//! `OCTROI_CRASHES` is how many, 10,000 by default. With `OCTROI_CRASHES_STATE` what was seen is kept in
+//! `OCTROI_CRASHES` is how many, 1,500 by default. With `OCTROI_CRASHES_STATE` what was seen is kept in
 //! that file, and the next run goes on there: `scripts/prove.d/crashes`.
 
 use std::io::{Read as _, Write as _};
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;
 
-const IMAGES: u64 = 10_000;
+const IMAGES: u64 = 1_500;
 /// Seeds for each step in a round, at most. In the first round every step is tried, later only those at
 /// which power loss leaves many things: where nothing was under way there is one image.
 const SEEDS: u64 = 240;

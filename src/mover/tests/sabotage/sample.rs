@@ -5,7 +5,7 @@ use std::process::Command;
 use super::*;
 
 /// How many lines are tried.
-const SAMPLE: usize = 12;
+const SAMPLE: usize = 8;
 
 /// A line of the table: what is done wrong, and the test that caught it.
 struct Row {
@@ -53,7 +53,7 @@ fn a_sample_of_sabotages_is_caught() {
     let rows: Vec<Row> =
         table().into_iter().filter(|row| row.test.starts_with("mover::")).collect();
     let day = jiff::Timestamp::now().as_second() as usize / 86_400;
-    let sample = (0..SAMPLE).map(|n| &rows[(day * SAMPLE + n) * 37 % rows.len()]);
+    let sample = (0..SAMPLE).map(|n| &rows[(day * SAMPLE + n) % rows.len()]);
     for Row { sabotage, test } in sample {
         let mut run = Command::new(std::env::current_exe().unwrap());
         run.args(["--exact", test.as_str()]).env("OCTROI_SABOTAGE", sabotage);
