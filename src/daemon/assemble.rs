@@ -60,8 +60,14 @@ pub(super) fn assemble(
         )));
     }
     let storage = Arc::new(RealStorage);
-    let copies = copies::find(config, &launch.adopt, notices);
-    let (ledger, memory) = open_ledger(&storage, &config.view, state, copies, notices)?;
+    let found = copies::find(config, &launch.adopt, notices);
+    let (ledger, memory) = open_ledger(&storage, &config.view, state, found.copies, notices)?;
+    for name in found.without.iter().filter(|name| memory.known.contains_key(*name)) {
+        notices.push(format!(
+            "branch {name} has no copy of the ledger's checkpoint, which it had if it was mounted \
+             before: it cannot show whether the state folder was put back to an earlier day"
+        ));
+    }
     let mut branches = Vec::new();
     for entry in &config.branches {
         let adopt = launch.adopt.contains(&entry.spec.name);

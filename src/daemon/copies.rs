@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::error::Errno;
 use crate::ledger::{CheckpointCopy, Extends, Ledger};
 use crate::storage::real::RealStorage;
-use crate::types::after;
+use crate::types::{BranchMode, after};
 use crate::vfs::Vfs;
 
 /// Between two copies.
@@ -31,14 +31,20 @@ pub(super) struct Copies {
 }
 
 impl Copies {
-    pub(super) fn start(vfs: &Vfs, ledger: &Arc<Ledger<RealStorage>>) -> Result<Self, DaemonError> {
+    /// What an adopted branch holds of other ledgers is replaced, and nothing else that the ledger does
+    /// not extend.
+    pub(super) fn start(
+        vfs: &Vfs,
+        ledger: &Arc<Ledger<RealStorage>>,
+        adopted: &[String],
+    ) -> Result<Self, DaemonError> {
         let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
         let (running, ended) = crossbeam_channel::bounded::<()>(0);
         for (_, branch) in vfs.branches() {
             let name = format!("copy-{}", branch.name());
             let ledger = Arc::clone(ledger);
-            let mut copier =
-                Copier { epoch: branch.epoch(), branch, ledger, copied: None, said: None };
+            let epoch = adopted.iter().any(|name| name == branch.name()).then(|| branch.epoch());
+            let mut copier = Copier { epoch, branch, ledger, copied: None, said: None };
             let (stopped, running) = (stopped.clone(), running.clone());
             let copy = move || {
                 copier.copy();
@@ -70,8 +76,9 @@ impl Drop for Copies {
 struct Copier {
     branch: Arc<Branch>,
     ledger: Arc<Ledger<RealStorage>>,
-    /// What the branch was when the copy in it was last found good: at mount all were.
-    epoch: u64,
+    /// What the branch was when the copy in it was last read and found good. Also what was compared
+    /// before the ledger was opened is read again: the branch may not have been there then.
+    epoch: Option<u64>,
     /// The note that was copied last.
     copied: Option<Arc<Vec<u8>>>,
     /// What the log was told of last.
@@ -82,7 +89,7 @@ impl Copier {
     fn copy(&mut self) {
         let epoch = self.branch.epoch();
         if !self.branch.is_online()
-            || (epoch == self.epoch && self.copied == self.ledger.checkpoint())
+            || (Some(epoch) == self.epoch && self.copied == self.ledger.checkpoint())
         {
             return;
         }
@@ -96,10 +103,10 @@ impl Copier {
         }
     }
 
-    /// In a branch that has come back the ledger must extend what is there; else that is evidence.
+    /// In a branch that is new here the ledger must extend what is there; else that is evidence.
     fn copy_now(&mut self, epoch: u64) -> Result<(), String> {
         let failed = |errno: Errno| format!("cannot keep a copy of the checkpoint: {errno}");
-        if epoch != self.epoch {
+        if Some(epoch) != self.epoch {
             if let Some(found) = self.branch.kept_checkpoint().map_err(failed)? {
                 match self.ledger.extends(&found) {
                     Extends::Yes => {}
@@ -115,7 +122,7 @@ impl Copier {
                     }
                 }
             }
-            self.epoch = epoch;
+            self.epoch = Some(epoch);
         }
         if let Some(note) = self.ledger.checkpoint() {
             self.branch.keep_checkpoint(&note).map_err(failed)?;
@@ -125,14 +132,20 @@ impl Copier {
     }
 }
 
+/// What was found in the branches.
+pub(super) struct Found {
+    /// The copies.
+    pub copies: Vec<CheckpointCopy>,
+    /// Branches that can be written, are there and have none.
+    pub without: Vec<String>,
+}
+
 /// The copies in all branches that are there, before the ledger is opened. A branch that another view
-/// has is refused later, and says so better.
-pub(super) fn find(
-    config: &Config,
-    adopt: &[String],
-    notices: &mut Vec<String>,
-) -> Vec<CheckpointCopy> {
+/// has is refused later, and says so better. One that is only read may hold the copy of another view,
+/// whose branch it is, for good: that is none of ours.
+pub(super) fn find(config: &Config, adopt: &[String], notices: &mut Vec<String>) -> Found {
     let mut copies = Vec::new();
+    let mut without = Vec::new();
     for entry in &config.branches {
         let spec = &entry.spec;
         match Branch::look(spec) {
@@ -141,11 +154,12 @@ pub(super) fn find(
             _ => {}
         }
         match Branch::find_checkpoint(spec) {
-            Ok(None) => {}
+            Ok(None) if spec.mode == BranchMode::Ro => {}
+            Ok(None) => without.push(spec.name.clone()),
             Ok(Some(note)) => copies.push(CheckpointCopy {
                 place: format!("the copy in branch {}", spec.name),
                 note,
-                adopted: adopt.contains(&spec.name),
+                adopted: adopt.contains(&spec.name) || spec.mode == BranchMode::Ro,
             }),
             Err(error) => notices.push(format!(
                 "the ledger cannot be compared with the checkpoint in branch {}: {error}",
@@ -153,5 +167,5 @@ pub(super) fn find(
             )),
         }
     }
-    copies
+    Found { copies, without }
 }

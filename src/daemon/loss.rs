@@ -14,7 +14,7 @@ pub fn accept_loss(config: &Path, why: &str) -> Result<Vec<String>, DaemonError>
     let loaded = load(config)?;
     let state = State::open_unmounted(&loaded.config.state, &loaded.config.view)?;
     let mut found = Vec::new();
-    let copies = copies::find(&loaded.config, &[], &mut found);
+    let copies = copies::find(&loaded.config, &[], &mut found).copies;
     let uid = rustix::process::getuid().as_raw();
     let accept = Some(Acceptance { why: why.to_owned(), uid });
     let (storage, view) = (Arc::new(RealStorage), &loaded.config.view);

@@ -160,7 +160,7 @@ pub fn serve(launch: &Launch, live: impl FnOnce(&Live)) -> Result<(), DaemonErro
     let tending = Tending::start(Arc::clone(&vfs), loaded.config.hold_keep)?;
     let presence = Presence::start(&vfs, &assembled.mover, loaded.config.hold_max)?;
     let retaining = assembled.retention.start(Arc::clone(&vfs))?;
-    let copies = Copies::start(&vfs, &ledger)?;
+    let copies = Copies::start(&vfs, &ledger, &launch.adopt)?;
     let ended = mounted.wait();
     if let Err(error) = &ended {
         log::error!("the connection to the kernel ended: {error}");

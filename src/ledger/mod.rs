@@ -39,6 +39,7 @@ use parking_lot::Mutex;
 use crate::error::Errno;
 use crate::storage::Storage;
 
+mod accounted;
 pub mod checkpoint;
 mod denials;
 mod encode;
@@ -46,6 +47,8 @@ mod encode;
 pub mod fuzzing;
 mod health;
 mod index;
+#[cfg(test)]
+mod loss_tests;
 pub mod note;
 pub mod prove;
 pub mod pruned;
@@ -71,6 +74,7 @@ pub mod tree;
 pub mod verify;
 mod writer;
 
+use accounted::Accounted;
 use checkpoint::Checkpoint;
 pub use encode::decode_line;
 use health::Health;
@@ -196,6 +200,7 @@ struct Sealing<S: Storage> {
     durable: Arc<Durable>,
     thread: Mutex<Option<JoinHandle<()>>>,
     key: VerifierKey,
+    accounted: Accounted,
     store: TreeStore<S>,
 }
 
@@ -290,17 +295,17 @@ impl<S: Storage> Ledger<S> {
         if opened.unclean {
             append(Record::Gap(record::GapRecord { torn_bytes: opened.torn_bytes }))?;
         }
-        if let (Some(finished), Some(durable)) = (finished, durable) {
+        if let (Some(mut finished), Some(durable)) = (finished, durable) {
             opened.damaged_tiles = finished.damaged;
-            if let (Some((found, checkpoints)), Some(accept)) = (finished.lost, accept) {
-                opened.lost.clone_from(&found);
+            if let (Some(lost), Some(accept)) = (finished.lost.take(), accept) {
+                opened.lost.clone_from(&lost.found);
                 let Acceptance { why, uid } = accept.clone();
-                let loss =
-                    record::LossRecord { why, uid, found, checkpoints, first: finished.first };
+                let first = finished.first;
+                let loss = record::LossRecord { why, uid, first, ..lost };
+                finished.accounted.add(&loss);
                 append(Record::Loss(Box::new(loss)))?;
             }
-            ledger.seal =
-                Some(begin_sealing(storage, dir, durable, finished.begin, finished.unborn)?);
+            ledger.seal = Some(begin_sealing(storage, dir, durable, finished)?);
         }
         Ok((Arc::new(ledger), opened))
     }
@@ -358,16 +363,20 @@ impl<S: Storage> Ledger<S> {
         Some(&self.seal.as_ref()?.key)
     }
 
-    /// Whether this ledger extends a checkpoint that came to light later.
+    /// Whether this ledger extends a checkpoint that came to light later, or a loss accounts for it.
     pub fn extends(&self, note: &[u8]) -> Extends {
         let Some(seal) = &self.seal else { return Extends::Yes };
-        let wanted = match Checkpoint::open(note, &seal.key) {
-            Ok(wanted) => wanted,
-            Err(why) => return Extends::No(why.to_string()),
-        };
         let published = self.checkpoint().and_then(|note| Checkpoint::unverified(&note));
         let Some(published) = published else {
             return Extends::Unknown("no checkpoint is published yet".to_owned());
+        };
+        let is_kept = |found: &Checkpoint| seal.store.extends(found, &published) == Ok(true);
+        if seal.accounted.covers(note, is_kept) {
+            return Extends::Yes;
+        }
+        let wanted = match Checkpoint::open(note, &seal.key) {
+            Ok(wanted) => wanted,
+            Err(why) => return Extends::No(why.to_string()),
         };
         match seal.store.extends(&wanted, &published) {
             Ok(true) => Extends::Yes,
@@ -418,13 +427,13 @@ fn begin_sealing<S: Storage>(
     storage: Arc<S>,
     dir: S::Dir,
     durable: Arc<Durable>,
-    begin: sealer::Begin,
-    unborn: Option<(Arc<S>, S::Dir)>,
+    finished: start::Finished<S>,
 ) -> Result<Sealing<S>, LedgerError> {
     let failed = |attempted, file: &str, errno| {
         let file = file.to_owned();
         LedgerError::Tree { attempted, file, errno }
     };
+    let start::Finished { begin, unborn, accounted, .. } = finished;
     let key = begin.signer.verifier().clone();
     let store = TreeStore::new(Arc::clone(&storage), dir.clone());
     let mut sealer = Sealer::new(storage, dir, Arc::clone(&durable), begin);
@@ -435,7 +444,7 @@ fn begin_sealing<S: Storage>(
     let thread = sealer.start().map_err(|error| {
         failed("start", "the thread that signs", crate::error::errno_of(&error))
     })?;
-    Ok(Sealing { durable, thread: Mutex::new(Some(thread)), key, store })
+    Ok(Sealing { durable, thread: Mutex::new(Some(thread)), key, accounted, store })
 }
 
 /// After a kill the last lines may be in the page cache only; replay reads what is on the disk.

@@ -370,6 +370,12 @@ pub struct LossRecord {
     /// Position of the first line that was there, unless all were.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub first: u64,
+    /// SHA-256 of each of them, and of what could not be kept: damaged ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hashes: Vec<String>,
+    /// The public key that is given up, if it could be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
 }
 
 fn is_zero(number: &u64) -> bool {

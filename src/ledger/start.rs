@@ -5,16 +5,18 @@
 //! the checkpoint is published, then the key gets its name: where a crash came between, the next start
 //! finds `key.new` and goes on. So who removes one of the two is found out.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::path::Path;
 use std::sync::Arc;
 
+use super::accounted::{Accounted, hash_of};
 use super::checkpoint::Checkpoint;
 use super::note::NoteSigner;
 use super::pruned;
-use super::record::Record;
+use super::record::{LossRecord, Record};
 use super::sealer::Begin;
-use super::store::{TreeStore, put, read_small};
+use super::store::{TILES, TreeStore, put, read_small};
 use super::tree::tile::{Builder, TileId};
 use super::tree::{Hash, empty_root, leaf_hash};
 use super::{Entry, LedgerError};
@@ -91,8 +93,12 @@ pub struct Start<S: Storage> {
     /// Sizes that are asked for, and the roots once they are reached.
     roots: BTreeMap<u64, Option<Hash>>,
     problems: Vec<String>,
-    /// Notes of copies that an earlier loss accounts for, by the `seq` of its record.
-    accepted: Vec<(u64, HashSet<String>)>,
+    /// The same of copies that our key did not sign.
+    other_roots: BTreeMap<u64, Option<Hash>>,
+    /// The key was found, not made.
+    found_key: bool,
+    /// Earlier losses, by the `seq` of their records.
+    accepted: Vec<(u64, LossRecord)>,
     builder: Builder,
     missing: Vec<(TileId, Vec<Hash>)>,
     /// Tiles that are not on the disk as the checkpoint needs them.
@@ -143,7 +149,14 @@ impl<S: Storage> Start<S> {
         let mut unborn = false;
         match (&key, &note) {
             // Nothing was ever signed, or the first checkpoint was not published yet.
-            (None, None) => (chosen, unborn) = (new_signer, true),
+            (None, None) => {
+                // A key is on the disk, by one name or the other, before the first tile.
+                let tiles = storage.open_dir(dir, Path::new(TILES));
+                if new_key.is_none() && !matches!(tiles, Err(Errno::NOENT)) {
+                    problems.push(format!("{KEY} and {OWN} are missing, and tiles are there"));
+                }
+                (chosen, unborn) = (new_signer, true);
+            }
             (_, Some(_)) if own.is_none() && signed_by(&new_signer).is_some() => {
                 (own, unborn) = (signed_by(&new_signer), true);
                 chosen = new_signer;
@@ -159,6 +172,7 @@ impl<S: Storage> Start<S> {
                 }
             },
         }
+        let found_key = chosen.is_some();
         let signer = match chosen {
             Some(signer) => signer,
             None => new_signer_for(view).map_err(file("make", KEY))?,
@@ -172,6 +186,8 @@ impl<S: Storage> Start<S> {
             wanted: Vec::new(),
             roots: BTreeMap::new(),
             problems,
+            other_roots: BTreeMap::new(),
+            found_key,
             accepted: Vec::new(),
             builder: Builder::default(),
             missing: Vec::new(),
@@ -208,6 +224,8 @@ impl<S: Storage> Start<S> {
                 let claimed = Checkpoint::unverified(&copy.note);
                 let unknown = Checkpoint { origin: String::new(), size: u64::MAX, root: [0; 32] };
                 let checkpoint = claimed.unwrap_or(unknown);
+                let root = (checkpoint.size == 0).then(empty_root);
+                self.other_roots.insert(checkpoint.size, root);
                 self.wanted.push(Wanted { place, checkpoint, note: copy.note.clone(), own: false });
             }
         }
@@ -231,7 +249,7 @@ impl<S: Storage> Start<S> {
         *length = length.saturating_add(line.bytes.len() as u64).saturating_add(1);
         match &line.entry.record {
             Record::Loss(loss) => {
-                self.accepted.push((seq, loss.checkpoints.iter().cloned().collect()));
+                self.accepted.push((seq, LossRecord::clone(loss)));
                 self.pruned = self.pruned.max(loss.first);
             }
             Record::Prune(prune) => self.pruned = self.pruned.max(prune.first),
@@ -243,8 +261,10 @@ impl<S: Storage> Start<S> {
             self.compare(id, hashes);
         }
         let size = self.builder.size();
-        if let Some(root) = self.roots.get_mut(&size) {
-            *root = Some(self.builder.root());
+        for roots in [&mut self.roots, &mut self.other_roots] {
+            if let Some(root) = roots.get_mut(&size) {
+                *root = Some(self.builder.root());
+            }
         }
         if self.own_size() == Some(size) {
             let partial: Vec<_> =
@@ -305,6 +325,15 @@ impl<S: Storage> Start<S> {
         }
     }
 
+    /// What losses account for whose records are signed.
+    fn accounted(&self) -> Accounted {
+        let covered = self.own_size().unwrap_or(0);
+        let mut accounted = Accounted::default();
+        let losses = self.accepted.iter().filter(|(seq, _)| *seq < covered);
+        losses.for_each(|(_, loss)| accounted.add(loss));
+        accounted
+    }
+
     /// What differs, in words; none if the ledger extends all that vouches for it.
     fn problems(&self) -> Vec<String> {
         let mut found = self.problems.clone();
@@ -315,13 +344,12 @@ impl<S: Storage> Start<S> {
             ));
         }
         let lines = self.builder.size();
-        let covered = self.own_size().unwrap_or(0);
-        let is_accounted_for = |note: &[u8]| {
-            let mut losses = self.accepted.iter().filter(|(seq, _)| *seq < covered);
-            losses.any(|(_, notes)| notes.iter().any(|known| known.as_bytes() == note))
+        let accounted = self.accounted();
+        let is_kept = |found: &Checkpoint| {
+            self.other_roots.get(&found.size).is_some_and(|root| *root == Some(found.root))
         };
         for Wanted { place, checkpoint, note, own } in &self.wanted {
-            if !own && is_accounted_for(note) {
+            if !own && accounted.covers(note, is_kept) {
                 continue;
             }
             let size = checkpoint.size;
@@ -357,6 +385,7 @@ impl<S: Storage> Start<S> {
         end: (u64, u64),
     ) -> Result<Finished<S>, LedgerError> {
         let problems = self.problems();
+        let accounted = self.accounted();
         let (own, others): (Vec<Wanted>, _) =
             std::mem::take(&mut self.wanted).into_iter().partition(|wanted| wanted.own);
         let mut own = own.into_iter().next();
@@ -369,10 +398,17 @@ impl<S: Storage> Start<S> {
             (true, true) => return Err(LedgerError::NothingLost),
             (false, false) => return Err(LedgerError::Differs { found: problems }),
             (false, true) => {
-                let notes = own.iter().chain(&others).map(|wanted| wanted.note.clone());
+                let notes = || own.iter().chain(&others).map(|wanted| wanted.note.clone());
                 let text = |note: Vec<u8>| String::from_utf8(note).ok();
                 let small = |note: &String| note.len() <= NOTE_MAX;
-                lost = Some((problems, notes.filter_map(text).filter(small).collect()));
+                lost = Some(LossRecord {
+                    why: String::new(),
+                    uid: 0,
+                    found: problems,
+                    checkpoints: notes().filter_map(text).filter(small).collect(),
+                    hashes: notes().map(|note| hash_of(&note)).collect(),
+                    key: self.found_key.then(|| self.signer.verifier().to_string()),
+                });
                 (own, self.unborn) = (None, true);
                 self.signer = new_signer_for(view).map_err(failed)?;
             }
@@ -397,7 +433,7 @@ impl<S: Storage> Start<S> {
             begin.published = None;
         }
         let unborn = self.unborn.then_some((self.storage, self.state));
-        Ok(Finished { begin, unborn, lost, damaged: self.damaged, first })
+        Ok(Finished { begin, unborn, lost, accounted, damaged: self.damaged, first })
     }
 }
 
@@ -407,8 +443,10 @@ pub struct Finished<S: Storage> {
     pub begin: Begin,
     /// The key must get its name once a checkpoint is published.
     pub unborn: Option<(Arc<S>, S::Dir)>,
-    /// What an acceptance accounts for: the differences, and the checkpoints.
-    pub lost: Option<(Vec<String>, Vec<String>)>,
+    /// What an acceptance accounts for; who and why is not in it yet.
+    pub lost: Option<LossRecord>,
+    /// What earlier ones do.
+    pub accounted: Accounted,
     /// Tiles that were not as the lines have them, and are written again.
     pub damaged: u64,
     /// The first line that is there.

@@ -30,6 +30,9 @@ use crate::error::Errno;
 use crate::storage::Storage;
 use crate::types::after;
 
+#[cfg(test)]
+mod tests;
+
 /// Longest wait of a `group` record for its fsync.
 const GROUP_DELAY: Duration = Duration::from_millis(100);
 /// How often a full disk is tried again.
@@ -447,38 +450,5 @@ pub fn class(durability: Durability) -> (bool, bool) {
         Durability::Async => (false, false),
         Durability::Group => (false, true),
         Durability::Sync => (true, true),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::tests::operation;
-    use super::*;
-    use crate::storage::real::{RealDir, RealStorage};
-
-    #[test]
-    fn the_signer_knows_of_a_line_before_who_waits_for_it_goes_on() {
-        let folder = tempfile::tempdir().unwrap();
-        let dir = RealDir::open(folder.path()).unwrap();
-        let durable = Arc::new(Durable::default());
-        let start =
-            Start { segment: 0, length: 0, next_seq: 0, durable: Some(Arc::clone(&durable)) };
-        let health = Arc::new(Health::default());
-        let mut writer = Writer::new(Arc::new(RealStorage), dir, "lab", health, start).unwrap();
-        let before = durable.end().unwrap();
-        // An answer waits until it is taken.
-        let (reply, answer) = crossbeam_channel::bounded(0);
-        let thread = std::thread::spawn(move || {
-            let time = jiff::Timestamp::now();
-            writer.accept(time, operation("/a", true), false, Some(reply));
-            writer.commit(false);
-        });
-        let begun = Instant::now();
-        while durable.end() == Some(before) {
-            assert!(begun.elapsed().as_secs() < 20, "it is not told");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        assert_eq!(answer.recv(), Ok(Ok(())));
-        thread.join().unwrap();
     }
 }

@@ -120,6 +120,58 @@ fn a_witness_does_not_take_a_fork_for_what_it_has_seen() {
     assert_eq!(fs::read_to_string(scene.base().join("piped")).expect("piped"), seen);
 }
 
+#[test]
+fn a_witness_goes_on_after_half_a_line() {
+    let scene = used();
+    let witness = format!("{OCTROI} audit witness --once --view {}", scene.config().display());
+    let torn = "printf '{\"time\":\"2026-\\377' >seen";
+    sh(scene.base(), &format!("{torn} && {witness} --to seen")).ok();
+    let said = audit(&scene, "verify --witness seen").ok();
+    assert!(said.contains("4 agree") && said.contains("seen line 1 is no checkpoint"), "{said}");
+    sh(scene.base(), &format!("{witness} --to seen && wc -l <seen | grep -x 2")).ok();
+}
+
+#[test]
+fn a_branch_of_another_view_that_is_only_read_needs_no_adoption() {
+    let other = used();
+    let scene = Scene::with(
+        &["inbox", "archive"],
+        "[branches.inbox]\npath = \"branches/inbox\"\n\
+         [branches.archive]\npath = \"branches/archive\"\nmode = \"ro\"\n",
+    );
+    let from = other.branch("inbox").display().to_string();
+    let to = scene.branch("archive").display().to_string();
+    sh(scene.base(), &format!("rm -r {to} && cp -a {from} {to}")).ok();
+    for _ in 0..2 {
+        scene.mount().unmount();
+    }
+    let said = audit(&scene, "verify").ok();
+    assert!(said.contains("1 agree"), "{said}");
+    assert_eq!(
+        fs::read(copy_of(&scene, "archive")).expect("kept"),
+        fs::read(copy_of(&other, "inbox")).expect("one")
+    );
+}
+
+#[test]
+fn a_copy_that_is_gone_or_cannot_be_read_is_told() {
+    let scene = used();
+    fs::remove_file(copy_of(&scene, "inbox")).expect("removed");
+    fs::remove_file(copy_of(&scene, "review")).expect("removed");
+    std::os::unix::fs::symlink("elsewhere", copy_of(&scene, "review")).expect("a link");
+    let said = audit(&scene, "verify").ok();
+    assert!(said.contains("branch inbox has no copy"), "{said}");
+    assert!(said.contains("the copy in branch review was not read"), "{said}");
+    let mount = scene.mount();
+    let log = fs::read_to_string(scene.base().join("daemon.log")).expect("a log");
+    assert!(log.contains("branch inbox has no copy of the ledger's checkpoint"), "{log}");
+    assert!(log.contains("cannot be compared with the checkpoint in branch review"), "{log}");
+    mount.unmount();
+    let kept = fs::read_link(copy_of(&scene, "review")).expect("what was not read is not replaced");
+    assert_eq!(kept, Path::new("elsewhere"));
+    assert!(copy_of(&scene, "inbox").is_file());
+}
+
 /// Puts the state folder as it was when `keep` was called.
 fn roll_back(scene: &Scene) {
     sh(scene.base(), "rm -r state && cp -a kept state").ok();

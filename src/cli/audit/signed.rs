@@ -7,10 +7,12 @@ use crate::branch::{Branch, BranchSpec};
 use crate::config;
 use crate::control::protocol::{Answer, Request};
 use crate::ledger::CheckpointCopy;
+use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::note::{NoteSigner, VerifierKey};
 use crate::ledger::store::TreeStore;
 use crate::ledger::verify::Source;
 use crate::storage::real::{RealDir, RealStorage};
+use crate::types::BranchMode;
 
 use super::super::failure::{Failure, cannot};
 use super::super::output::is_terminal;
@@ -29,7 +31,7 @@ pub(super) struct Signed {
     pub checkpoint: Option<Vec<u8>>,
     /// The key that it says it has.
     pub key: Result<VerifierKey, String>,
-    /// Copies in the branches.
+    /// Copies in the branches, once they were asked for.
     pub copies: Vec<CheckpointCopy>,
     /// The branches.
     pub branches: Vec<BranchSpec>,
@@ -86,13 +88,37 @@ impl Signed {
         let tree = TreeStore::new(Arc::new(RealStorage), dir);
         let checkpoint =
             tree.checkpoint().map_err(cannot(format!("read the checkpoint in {place}")))?;
-        let copy = |spec: &BranchSpec| {
-            let note = Branch::find_checkpoint(spec).ok().flatten()?;
-            let place = format!("the copy in branch {}", spec.name);
-            Some(CheckpointCopy { place, note, adopted: false })
-        };
-        let copies = branches.iter().filter_map(copy).collect();
-        Ok(Self { place, lines, tree, checkpoint, key, copies, branches })
+        Ok(Self { place, lines, tree, checkpoint, key, copies: Vec::new(), branches })
+    }
+
+    /// Reads the copies in the branches, of which one that hangs holds this up; says which there are
+    /// not.
+    pub(super) fn find_copies(&mut self) -> Vec<String> {
+        let mut notes = Vec::new();
+        for spec in &self.branches {
+            let read_only = spec.mode == BranchMode::Ro;
+            match Branch::find_checkpoint(spec) {
+                // Of another view, whose branch it is.
+                Ok(Some(note)) if read_only && self.is_foreign(&note) => {}
+                Ok(Some(note)) => self.copies.push(CheckpointCopy {
+                    place: format!("the copy in branch {}", spec.name),
+                    note,
+                    adopted: read_only,
+                }),
+                Ok(None) if read_only => {}
+                Ok(None) => notes.push(format!("branch {} has no copy", spec.name)),
+                Err(error) => {
+                    notes.push(format!("the copy in branch {} was not read: {error}", spec.name));
+                }
+            }
+        }
+        notes
+    }
+
+    /// Whether another log's key has signed.
+    fn is_foreign(&self, note: &[u8]) -> bool {
+        let origin = Checkpoint::unverified(note).map(|found| found.origin);
+        self.key.as_ref().is_ok_and(|key| origin.is_none_or(|origin| origin != key.name()))
     }
 }
 

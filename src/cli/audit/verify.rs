@@ -53,8 +53,11 @@ pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
         return check_proof(path, key, args.json);
     }
     let mut signed = Signed::find(&args.view)?;
+    let mut notes = signed.find_copies();
     if let Some(path) = &args.witness {
-        signed.copies.extend(super::witness::read(path)?);
+        let (found, wrong) = super::witness::read(path)?;
+        signed.copies.extend(found);
+        notes.extend(wrong);
     }
     let own = key.is_none();
     let key = match key {
@@ -78,6 +81,7 @@ pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
         }
     })
     .map_err(cannot(attempt))?;
+    report.notes.extend(notes);
     if own {
         report.notes.push(
             "checked with the ledger's own key: who can rewrite the state folder can sign it anew. \

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -19,6 +19,9 @@ use super::signed::{Signed, key_of};
 
 /// How often it looks for a new checkpoint.
 const EVERY: Duration = Duration::from_secs(1);
+
+/// Lines of a file that are no checkpoints and are told one by one.
+const WRONG_MAX: usize = 10;
 
 /// Carry each checkpoint of the ledger away, so that what it vouches for can no longer be rewritten
 /// here: to a file on another disk, or to a command, such as ssh to another machine.
@@ -61,7 +64,11 @@ struct Seen {
 pub fn run(args: &WitnessArgs) -> Result<(), Failure> {
     let given = args.key.as_deref().map(key_of).transpose()?;
     let mut last = match &args.to {
-        Some(path) if path.exists() => read(path)?.pop().map(|copy| copy.note),
+        Some(path) if path.exists() => {
+            let (mut found, wrong) = read(path)?;
+            wrong.iter().for_each(|what| eprintln!("octroi: note: {what}"));
+            found.pop().map(|copy| copy.note)
+        }
         _ => None,
     };
     let mut said = None;
@@ -171,28 +178,48 @@ fn hand_over(program: &str, arguments: &[String], line: &[u8]) -> Result<(), Fai
 
 fn append(path: &Path, line: &[u8], ledger: &str) -> std::io::Result<()> {
     let new = !path.exists();
-    let mut file = OpenOptions::new().append(true).create(true).open(path)?;
+    let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
     if new && file.metadata()?.dev() == std::fs::metadata(ledger)?.dev() {
         eprintln!(
             "octroi: note: {} is on the disk of the ledger itself, and goes where that goes",
             path.display()
         );
     }
-    file.write_all(line)?;
-    file.sync_data()
+    // What a crash or a full disk has left of a line stays, and is none of the next.
+    let before = file.metadata()?.len();
+    let mut last = [b'\n'];
+    if let Some(at) = before.checked_sub(1) {
+        file.read_exact_at(&mut last, at)?;
+    }
+    let whole = if last == *b"\n" { line.to_vec() } else { [b"\n", line].concat() };
+    let written = file.write_all(&whole).and_then(|()| file.sync_data());
+    if written.is_err() {
+        // It is tried again; if this fails too, a fragment stays.
+        let _ = file.set_len(before);
+    }
+    written
 }
 
-/// The checkpoints in a witness's file, oldest first.
-pub(super) fn read(path: &Path) -> Result<Vec<CheckpointCopy>, Failure> {
+/// The checkpoints in a witness's file, oldest first, and what is to be said of lines that are none: a
+/// crash may leave a part of one.
+pub(super) fn read(path: &Path) -> Result<(Vec<CheckpointCopy>, Vec<String>), Failure> {
     let attempt = format!("read the checkpoints in {}", path.display());
     let file = File::open(path).map_err(cannot(&attempt))?;
     let mut found = Vec::new();
-    for (number, line) in (1_u64..).zip(BufReader::new(file).lines()) {
+    let mut wrong = Vec::new();
+    for (number, line) in (1_u64..).zip(BufReader::new(file).split(b'\n')) {
         let line = line.map_err(cannot(&attempt))?;
         let place = format!("{} line {number}", path.display());
-        let seen: Seen = serde_json::from_str(&line)
-            .map_err(|error| Failure::new(format!("cannot read {place}: {error}")))?;
+        let seen: Seen = match serde_json::from_slice(&line) {
+            Ok(seen) => seen,
+            Err(error) => {
+                if wrong.len() < WRONG_MAX {
+                    wrong.push(format!("{place} is no checkpoint, and left out: {error}"));
+                }
+                continue;
+            }
+        };
         found.push(CheckpointCopy { place, note: seen.checkpoint.into_bytes(), adopted: false });
     }
-    Ok(found)
+    Ok((found, wrong))
 }

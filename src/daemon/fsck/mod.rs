@@ -280,7 +280,7 @@ fn repair_all(
     repaired: &mut Vec<String>,
 ) -> Result<(), DaemonError> {
     let storage = Arc::new(RealStorage);
-    let copies = copies::find(config, &[], repaired);
+    let copies = copies::find(config, &[], repaired).copies;
     let (ledger, memory) = open_ledger(&storage, &config.view, state, copies, repaired)?;
     let mut branches = Vec::new();
     for entry in &config.branches {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use crate::error::Errno;
 use crate::storage::Storage;
 
+use super::accounted::Accounted;
 use super::checkpoint::Checkpoint;
 use super::note::VerifierKey;
 use super::record::{CrossingRecord, Record};
@@ -150,8 +151,10 @@ struct Check<'a, S: Storage> {
     differs: Option<u64>,
     story: Story,
     next_seq: u64,
-    /// Notes that an accepted loss accounts for.
-    accepted: Vec<Vec<u8>>,
+    /// The same of copies that another key signed.
+    other_roots: BTreeMap<u64, Option<Hash>>,
+    /// What accepted losses account for.
+    accounted: Accounted,
     /// Lines in a row that do not check, from here on: they may be a torn end.
     torn: Vec<Problem>,
     /// Position, time and place of the first line.
@@ -175,7 +178,8 @@ impl<'a, S: Storage> Check<'a, S> {
             differs: None,
             story: Story::default(),
             next_seq: 0,
-            accepted: Vec::new(),
+            other_roots: BTreeMap::new(),
+            accounted: Accounted::default(),
             torn: Vec::new(),
             front: None,
             pruned: 0,
@@ -190,6 +194,9 @@ impl<'a, S: Storage> Check<'a, S> {
         for copy in against.copies {
             if let Ok(checkpoint) = Checkpoint::open(&copy.note, key) {
                 check.copies.push((copy.place.clone(), checkpoint));
+            } else if let Some(claimed) = Checkpoint::unverified(&copy.note) {
+                let root = (claimed.size == 0).then(empty_root);
+                check.other_roots.insert(claimed.size, root);
             }
         }
         let sizes = check.checkpoint.iter().chain(check.copies.iter().map(|(_, copy)| copy));
@@ -276,7 +283,7 @@ impl<'a, S: Storage> Check<'a, S> {
             Record::Prune(prune) => self.pruned = self.pruned.max(prune.first),
             Record::Loss(loss) => {
                 self.pruned = self.pruned.max(loss.first);
-                self.accepted.extend(loss.checkpoints.iter().map(|note| note.clone().into_bytes()));
+                self.accounted.add(&loss);
                 self.report.losses.push(AcceptedLoss {
                     seq: head.seq,
                     time: head.time.to_owned(),
@@ -330,8 +337,10 @@ impl<'a, S: Storage> Check<'a, S> {
                 self.compare(*id, hashes);
             }
         }
-        if let Some(root) = self.roots.get_mut(&size) {
-            *root = Some(self.builder.root());
+        for roots in [&mut self.roots, &mut self.other_roots] {
+            if let Some(root) = roots.get_mut(&size) {
+                *root = Some(self.builder.root());
+            }
         }
         if self.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.size == size) {
             let partial: Vec<_> =
@@ -428,7 +437,10 @@ impl<'a, S: Storage> Check<'a, S> {
             if Checkpoint::open(&copy.note, self.against.key).is_ok() {
                 continue;
             }
-            if self.accepted.contains(&copy.note) {
+            let is_kept = |found: &Checkpoint| {
+                self.other_roots.get(&found.size).is_some_and(|root| *root == Some(found.root))
+            };
+            if self.accounted.covers(&copy.note, is_kept) {
                 let place = &copy.place;
                 let note = format!("{place} is from before an accepted loss");
                 self.report.notes.push(note);
