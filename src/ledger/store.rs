@@ -1,9 +1,10 @@
-//! The signed tree on the disk: `checkpoint` and `tile/…` in the ledger's folder, laid out as
-//! <https://c2sp.org/tlog-tiles> has it.
+//! The signed tree on the disk: `checkpoint` and `tile/…` in the ledger's folder, named and laid out as
+//! <https://c2sp.org/tlog-tiles> has them. The folder is no such log by itself: it has no bundles, and
+//! partial tiles of the newest checkpoint alone; `.audit` gives all that a log must.
 //!
 //! Nothing of it is needed to have the ledger: tiles can be made again from the lines. They are
 //! durable before the checkpoint that needs them is published all the same, so that who copies the
-//! folder has a whole log. Partial tiles are kept for the newest checkpoint alone.
+//! folder has what proves each line.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -20,9 +21,8 @@ use crate::storage::Storage;
 pub const CHECKPOINT: &str = "checkpoint";
 /// Folder of the tiles.
 pub const TILES: &str = "tile";
-/// So many new files are synced one by one; for more the whole file system is, where that can be
-/// relied on.
-const SYNCED_EACH_MAX: usize = 32;
+/// Attempts to read a tile that is there by another width each time.
+const LOOKS: usize = 3;
 /// Bytes of a checkpoint or key that are read.
 const SMALL_MAX: usize = 1 << 16;
 
@@ -52,8 +52,6 @@ impl<S: Storage> TreeStore<S> {
             return Ok(());
         }
         self.make_folders(Path::new(TILES))?;
-        let whole = storage.open_dir(&self.dir, Path::new(TILES))?;
-        let at_once = tiles.len() > SYNCED_EACH_MAX && storage.syncs_whole(&whole)?;
         let mut folders = BTreeSet::new();
         for (id, hashes) in tiles {
             let (path, name) = place(*id);
@@ -62,13 +60,9 @@ impl<S: Storage> TreeStore<S> {
                 found => found?,
             };
             let file = write_new(storage, &folder, OsStr::new(&name), &bytes_of(hashes))?;
-            if !at_once {
-                storage.sync_file(&file)?;
-                folders.insert(path);
-            }
-        }
-        if at_once {
-            return storage.sync_file_system(&whole);
+            // By itself, and never with the file system: that would wait for what others write.
+            storage.sync_file(&file)?;
+            folders.insert(path);
         }
         for path in folders {
             storage.sync_dir(&storage.open_dir(&self.dir, &path)?)?;
@@ -104,8 +98,18 @@ impl<S: Storage> TreeStore<S> {
         Ok(bytes.and_then(|bytes| hashes_of(id, &bytes)))
     }
 
-    /// A tile of this width, from a wider one if it is not there itself any more.
+    /// A tile of this width, from a wider one if it is not there itself any more. The wider one may go
+    /// the same way while it is looked for, so it is looked for again.
     pub fn read_any(&self, id: TileId) -> Result<Option<Vec<Hash>>, Errno> {
+        for _ in 1..LOOKS {
+            if let Some(found) = self.look_for(id)? {
+                return Ok(Some(found));
+            }
+        }
+        self.look_for(id)
+    }
+
+    fn look_for(&self, id: TileId) -> Result<Option<Vec<Hash>>, Errno> {
         let prefix = |mut hashes: Vec<Hash>| {
             hashes.truncate(usize::from(id.width));
             hashes

@@ -270,6 +270,15 @@ fn a_file_that_was_changed_under_its_hash_is_found() {
 }
 
 #[test]
+fn files_in_a_branch_that_is_away_are_not_compared() {
+    let scene = used();
+    let away = format!("mv {} away", scene.branch("review").display());
+    sh(scene.base(), &away).ok();
+    let said = audit(&scene, "verify --files").ok();
+    assert!(said.contains("branch review is not there; 1 crossings"), "{said}");
+}
+
+#[test]
 fn a_witness_remembers_what_the_ledger_was() {
     let scene = used();
     keep(&scene);

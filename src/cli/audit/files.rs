@@ -1,7 +1,7 @@
 //! Whether what has crossed is still what the ledger says, where it is still in place: the same inode,
 //! not written since.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::fmt;
 use std::path::Path;
@@ -21,6 +21,9 @@ use super::verify::place_of;
 /// Bytes read at once.
 const PIECE: usize = 1 << 20;
 
+/// Problems that are told one by one.
+const PROBLEMS_MAX: usize = 100;
+
 /// What came of it.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct Compared {
@@ -30,7 +33,7 @@ pub(super) struct Compared {
     pub different: u64,
     /// Crossings whose file was since written, replaced, moved on or removed.
     pub elsewhere: u64,
-    /// Folders and links, whose hashes are not compared.
+    /// Folders and links, whose hashes are not compared, and what went to branches that are away.
     pub not_compared: u64,
     /// Files that could not be read.
     pub unreadable: u64,
@@ -42,7 +45,7 @@ impl fmt::Display for Compared {
         write!(
             f,
             "{same} as they crossed, {different} different, {unreadable} unreadable; {elsewhere} \
-             written since or no longer in place, {not_compared} folders and links not compared"
+             written since or no longer in place, {not_compared} not compared"
         )
     }
 }
@@ -52,6 +55,9 @@ pub(super) struct Files {
     roots: HashMap<String, RealDir>,
     compared: Compared,
     problems: Vec<Problem>,
+    more_problems: u64,
+    /// Branches that are not there, and the crossings into them.
+    away: BTreeMap<String, u64>,
 }
 
 enum Outcome {
@@ -65,7 +71,13 @@ impl Files {
     pub(super) fn new(branches: &[BranchSpec]) -> Self {
         let open = |spec: &BranchSpec| Some((spec.name.clone(), RealDir::open(&spec.path).ok()?));
         let roots = branches.iter().filter_map(open).collect();
-        Self { roots, compared: Compared::default(), problems: Vec::new() }
+        Self {
+            roots,
+            compared: Compared::default(),
+            problems: Vec::new(),
+            more_problems: 0,
+            away: BTreeMap::new(),
+        }
     }
 
     /// A crossing that is done, by the record of its COMMIT.
@@ -73,8 +85,15 @@ impl Files {
         if commit.rearrangement {
             return;
         }
+        let [_, branch] = &commit.branches;
+        let Some(root) = self.roots.get(branch) else {
+            let away = self.away.entry(branch.clone()).or_default();
+            *away = away.saturating_add(1);
+            self.compared.not_compared = self.compared.not_compared.saturating_add(1);
+            return;
+        };
         let compared = &mut self.compared;
-        let (count, what) = match look(&self.roots, commit) {
+        let (count, what) = match look(root, commit) {
             Ok(Outcome::Same) => (&mut compared.same, None),
             Ok(Outcome::Different(what)) => (&mut compared.different, Some(what)),
             Ok(Outcome::Elsewhere) => (&mut compared.elsewhere, None),
@@ -84,23 +103,29 @@ impl Files {
         *count = count.saturating_add(1);
         if let Some(what) = what {
             let place = format!("{}, {}", place_of(commit.txid), commit.target);
-            self.problems.push(Problem { place, what });
+            if self.problems.len() < PROBLEMS_MAX {
+                self.problems.push(Problem { place, what });
+            } else {
+                self.more_problems = self.more_problems.saturating_add(1);
+            }
         }
     }
 
     pub(super) fn finish(self, report: &mut Report) -> Compared {
         report.problems.extend(self.problems);
+        report.more_problems = report.more_problems.saturating_add(self.more_problems);
+        report.notes.extend(self.away.into_iter().map(|(branch, count)| {
+            format!("branch {branch} is not there; {count} crossings into it were not compared")
+        }));
         self.compared
     }
 }
 
-fn look(roots: &HashMap<String, RealDir>, commit: &CrossingRecord) -> Result<Outcome, Errno> {
+fn look(root: &RealDir, commit: &CrossingRecord) -> Result<Outcome, Errno> {
     let applied = commit.moves.iter().find(|step| step.act == Act::Apply);
     let (Some(step), Some(wanted)) = (applied, &commit.sha256) else {
         return Ok(Outcome::NotCompared);
     };
-    let [_, branch] = &commit.branches;
-    let root = roots.get(branch).ok_or(Errno::NODEV)?;
     let path = &step.to.path;
     let (Some(name), true) = (path.file_name(), step.to.area == Area::Tree) else {
         return Ok(Outcome::NotCompared);
