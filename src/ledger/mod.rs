@@ -300,8 +300,7 @@ impl<S: Storage> Ledger<S> {
             if let (Some(lost), Some(accept)) = (finished.lost.take(), accept) {
                 opened.lost.clone_from(&lost.found);
                 let Acceptance { why, uid } = accept.clone();
-                let first = finished.first;
-                let loss = record::LossRecord { why, uid, first, ..lost };
+                let loss = record::LossRecord { why, uid, ..lost };
                 finished.accounted.add(&loss);
                 append(Record::Loss(Box::new(loss)))?;
             }

@@ -408,6 +408,7 @@ impl<S: Storage> Start<S> {
                     checkpoints: notes().filter_map(text).filter(small).collect(),
                     hashes: notes().map(|note| hash_of(&note)).collect(),
                     key: self.found_key.then(|| self.signer.verifier().to_string()),
+                    first,
                 });
                 (own, self.unborn) = (None, true);
                 self.signer = new_signer_for(view).map_err(failed)?;
