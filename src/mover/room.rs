@@ -75,8 +75,8 @@ impl<S: Storage> Mover<S> {
     }
 
     /// Purges, oldest first, until an ordinary user, `uid`, can write `bytes` in a branch beside its `min_free`.
-    /// Whether there is room now, also where another has made it; nothing is purged where all of hold would
-    /// not be enough.
+    /// Whether that was made, also by another meanwhile; nothing is purged where space is not what is missing, nor
+    /// where all of hold would not be enough.
     pub fn make_room(&self, index: BranchIndex, bytes: u64, uid: u32) -> bool {
         let Ok(branch) = self.branch(index) else { return false };
         let needed = bytes.saturating_add(branch.min_free);
@@ -107,7 +107,7 @@ impl<S: Storage> Mover<S> {
         };
         let mut purged = Purged::default();
         if missing() == 0 {
-            return Some(purged);
+            return uid.is_none().then_some(purged);
         }
         let _making = self.room.making.get(usize::from(branch.index.0)).map(Mutex::lock);
         let short = missing();
