@@ -23,6 +23,9 @@ pub(super) const DIRECTORY: OFlags =
 
 /// `f_type` of FUSE (include/uapi/linux/magic.h).
 const FUSE_SUPER_MAGIC: rustix::fs::FsWord = 0x6573_5546;
+/// `f_type` of ext2 to ext4, xfs, btrfs, f2fs and tmpfs (include/uapi/linux/magic.h): file systems that this kernel
+/// alone changes, and each change with a new ctime.
+const OF_THIS_MACHINE: [u64; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x0102_1994];
 
 /// Why a branch cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -166,6 +169,7 @@ pub(super) fn open_online(
         .map_err(io("take the file handle of"))?;
     let by_handle = opens_by_handle(&root);
     let links_uncounted = leaves_links_uncounted(root.as_fd());
+    let shows_changes = !spec.exposed && is_of_this_machine(&root);
     let identified = if spec.mode == BranchMode::Ro {
         identify_unchanged(spec, &root, known, adopt)?
     } else {
@@ -181,6 +185,7 @@ pub(super) fn open_online(
         file_system: space.f_fsid,
         by_handle,
         links_uncounted,
+        shows_changes,
         _lock: lock,
         private,
     };
@@ -195,6 +200,11 @@ fn opens_by_handle(root: &OwnedFd) -> bool {
         && kernel_handle(root.as_fd(), OsStr::new(""))
             .and_then(|handle| open_by_handle(root.as_fd(), &handle, OFlags::PATH))
             .is_ok()
+}
+
+/// Whether a file system is one of [`OF_THIS_MACHINE`].
+fn is_of_this_machine(root: &OwnedFd) -> bool {
+    rustix::fs::fstatfs(root).is_ok_and(|stat| OF_THIS_MACHINE.contains(&(stat.f_type as u64)))
 }
 
 /// What to do about an exposed branch. A folder at the top of the system is for all: closing it would

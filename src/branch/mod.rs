@@ -160,6 +160,8 @@ struct Online {
     by_handle: bool,
     /// Every directory has one link, whatever is in it.
     links_uncounted: bool,
+    /// See [`Branch::shows_changes`].
+    shows_changes: bool,
     /// Holds the lock that keeps other views out; a read-only branch without `.octroi` has none.
     _lock: Option<OwnedFd>,
     /// The folders in `.octroi`; none in a read-only branch.
@@ -203,6 +205,12 @@ impl Branch {
     /// Device of the root directory.
     pub fn device(&self) -> Result<u64, Errno> {
         Ok(self.online()?.device)
+    }
+
+    /// Whether content that somebody else changed shows by the times of its file: on a file system of this
+    /// machine, in a branch that is closed to all but its owner.
+    pub fn shows_changes(&self) -> bool {
+        self.online.load().as_ref().is_some_and(|online| online.shows_changes)
     }
 
     /// The root directory, open for reading.

@@ -36,6 +36,9 @@ pub fn open_flags(opened: &Opened) -> FopenFlags {
     if opened.direct_io {
         flags |= FopenFlags::FOPEN_DIRECT_IO;
     }
+    if opened.keep_cache {
+        flags |= FopenFlags::FOPEN_KEEP_CACHE;
+    }
     flags
 }
 

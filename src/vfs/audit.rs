@@ -145,7 +145,13 @@ impl Vfs {
         let handle = self.view.handles.number();
         self.audit.open.insert(handle, Arc::new(file));
         // Sizes grow while it is read: the page cache must not stand between.
-        Ok(Opened { handle, direct_io: true, passthrough: None, number: inode.number })
+        Ok(Opened {
+            handle,
+            direct_io: true,
+            keep_cache: false,
+            passthrough: None,
+            number: inode.number,
+        })
     }
 
     pub(super) fn read_audit(

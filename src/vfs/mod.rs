@@ -108,6 +108,8 @@ pub struct Opened {
     pub handle: u64,
     /// Reads and writes must not go through the page cache.
     pub direct_io: bool,
+    /// What the page cache has of the file is still so.
+    pub keep_cache: bool,
     /// Descriptor of the backing file for the kernel to read and write by itself.
     pub passthrough: Option<Arc<OwnedFd>>,
     /// Inode number, by which the transport shares one backing registration.

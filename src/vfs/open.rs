@@ -1,16 +1,17 @@
 //! open, create, release of regular files.
 
 use std::ffi::OsStr;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::OFlags;
 
-use crate::branch::{Branch, FileKind};
+use crate::branch::{Branch, FileKind, Stat};
 use crate::error::Errno;
 use crate::policy::WriteWatch;
-use crate::types::{BranchIndex, BranchIo, Caller, Operation};
+use crate::types::{BranchIndex, BranchIo, Caller, Operation, Time};
 use crate::view::handles::UNKNOWN;
 use crate::view::locks::Lock;
 use crate::view::{Inode, OpenFile, Place};
@@ -80,6 +81,24 @@ struct Opening {
     /// The daemon reads and writes, whatever the branch says.
     stays: bool,
     watch: WriteWatch,
+    /// See [`content_mark`].
+    mark: u64,
+}
+
+/// Seconds after which one more change of a file surely has another time than the last: the coarsest
+/// file system that counts here ([`Branch::shows_changes`]) keeps seconds.
+const TELLS_APART: i64 = 2;
+
+/// Tells content of files apart, so that the kernel need not read again what it has: another inode, size or
+/// time is another mark. 0 while one more change could still leave the times as they are.
+fn content_mark(stat: &Stat, now: Time) -> u64 {
+    if now.seconds.saturating_sub(stat.ctime.seconds) < TELLS_APART {
+        return 0;
+    }
+    let mut hasher = DefaultHasher::new();
+    let inode = (stat.device, stat.inode, stat.btime);
+    (inode, stat.size, stat.mtime, stat.ctime).hash(&mut hasher);
+    hasher.finish()
 }
 
 impl Vfs {
@@ -131,15 +150,22 @@ impl Vfs {
             self.record(access.main_operation(), &question, ended);
         }
         let stays = self.stays_with_daemon(caller, part, access)?;
+        let descriptor = result?;
+        let mark = if part.branch.shows_changes() && part.branch.io() == BranchIo::Checked {
+            content_mark(&part.branch.stat(descriptor.as_fd())?, super::now())
+        } else {
+            0
+        };
         let opening = Opening {
             caller,
             branch: part.index,
-            descriptor: result?,
+            descriptor,
             inode: Arc::clone(&inode),
             access,
             generation,
             stays,
             watch,
+            mark,
         };
         // A crossing points what is in the table at the target; what comes too late for that must not
         // read on from hold. On ESTALE the kernel tries once more.
@@ -172,7 +198,7 @@ impl Vfs {
     /// Puts an open file into the table. An inode is open either through the kernel or through the
     /// daemon, never both: the kernel answers EIO to a mixture.
     fn opened(&self, opening: Opening) -> Opened {
-        let Opening { caller, inode, branch, descriptor, access, generation, stays, watch } =
+        let Opening { caller, inode, branch, descriptor, access, generation, stays, watch, mark } =
             opening;
         let known = Arc::clone(&inode);
         let _agreed = known.opening.lock();
@@ -204,10 +230,14 @@ impl Vfs {
             file.passthrough.store(false, Ordering::Release);
         }
         let passthrough = passthrough && (!late || through_kernel);
+        // A limit of size is asked about before the bytes are in a cache.
+        let direct_io = ((stays || late) && through_kernel) || (access.write && watch.size);
+        let cached = known.cached.swap(mark, Ordering::AcqRel);
+        let keep_cache = !direct_io && !passthrough && mark != 0 && mark == cached;
         Opened {
             handle,
-            // A limit of size is asked about before the bytes are in a cache.
-            direct_io: ((stays || late) && through_kernel) || (access.write && watch.size),
+            direct_io,
+            keep_cache,
             passthrough: passthrough.then(|| file.descriptor()),
             number,
         }
@@ -266,8 +296,17 @@ impl Vfs {
         let set_id = mode & 0o6000 != 0 && caller.uid != 0;
         let stays = set_id || !self.kernel_io_in(self.branch(branch)?);
         let watch = self.write_watch(caller, &inode);
-        let opening =
-            Opening { caller, inode, branch, descriptor, access, generation, stays, watch };
+        let opening = Opening {
+            caller,
+            inode,
+            branch,
+            descriptor,
+            access,
+            generation,
+            stays,
+            watch,
+            mark: 0,
+        };
         let opened = self.opened(opening);
         Ok((attributes, opened))
     }
@@ -292,6 +331,36 @@ impl Vfs {
     pub fn closed(&self, file: Option<Arc<OpenFile>>) {
         if let Some(file) = file {
             self.record_totals(&file);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_may_come_of_a_change_is_another_mark() {
+        let at = |seconds, nanos| Time { seconds, nanos };
+        let stat = crate::vfs::virtual_stat(at(1_000, 5));
+        let now = at(1_002, 0);
+        let mark = content_mark(&stat, now);
+        assert_ne!(mark, 0);
+        assert_eq!(content_mark(&stat, at(5_000, 0)), mark);
+        let others = [
+            Stat { device: 7, ..stat },
+            Stat { inode: 7, ..stat },
+            Stat { btime: at(1, 0), ..stat },
+            Stat { size: 7, ..stat },
+            Stat { mtime: at(1_000, 4), ..stat },
+            Stat { ctime: at(1_000, 4), ..stat },
+        ];
+        for other in others {
+            assert_ne!(content_mark(&other, now), mark, "{other:?}");
+        }
+        // One more change could have the same times; and the clock may have been set back.
+        for too_early in [at(1_001, 999_999_999), at(1_000, 5), at(-5, 0), at(i64::MIN, 0)] {
+            assert_eq!(content_mark(&stat, too_early), 0);
         }
     }
 }

@@ -174,6 +174,8 @@ pub struct Inode {
     pub epoch: AtomicU64,
     /// Held while an open decides who reads and writes, and is noted: opens must agree.
     pub opening: Mutex<()>,
+    /// What tells the content that the kernel's page cache may have from any other; 0 for nothing.
+    pub cached: AtomicU64,
 }
 
 impl Inode {
@@ -194,6 +196,7 @@ impl Inode {
             home: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
             opening: Mutex::new(()),
+            cached: AtomicU64::new(0),
         }
     }
 

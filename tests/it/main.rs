@@ -24,6 +24,7 @@ mod strace;
 
 mod audit_read;
 mod bypass;
+mod cached;
 mod checks;
 mod cli;
 mod crossing;

@@ -1,0 +1,101 @@
+//! The kernel's page cache outlives a close where nobody else can have changed the file.
+
+use std::fs;
+use std::fs::{File, FileTimes};
+use std::os::unix::fs::FileExt as _;
+use std::thread::sleep;
+use std::time::Duration;
+
+use crate::harness::{Mount, Scene, require_root};
+
+/// Longer than a change of a file may be without a time of its own.
+const APART: Duration = Duration::from_millis(2_100);
+
+/// A mounted view with a file of which nothing is in the page cache.
+fn scene(body: &str) -> (Scene, Mount) {
+    require_root();
+    let scene = Scene::with(&["work"], body);
+    fs::write(scene.branch("work").join("file"), "content 1").expect("write");
+    sleep(APART);
+    let mount = scene.mount();
+    (scene, mount)
+}
+
+/// How many read requests there have been.
+fn reads(mount: &Mount) -> u64 {
+    let stats = fs::read_to_string(mount.path(".audit/stats")).expect("stats");
+    let line = stats.lines().find(|line| line.starts_with("read "));
+    let count = line.map(|line| line.split_whitespace().nth(1).expect("a count"));
+    count.map_or(0, |count| count.parse().expect("a number"))
+}
+
+/// What comes of something, and how many read requests it took.
+fn counted<T>(mount: &Mount, act: impl FnOnce() -> T) -> (T, u64) {
+    // Looking takes some too.
+    let (first, second) = (reads(mount), reads(mount));
+    let found = act();
+    (found, reads(mount) - second - (second - first))
+}
+
+/// What a reader sees, and how many requests it took.
+fn read(mount: &Mount, name: &str) -> (String, u64) {
+    counted(mount, || fs::read_to_string(mount.path(name)).expect("read"))
+}
+
+#[test]
+fn what_nobody_changed_is_read_once() {
+    let (_scene, mount) = scene("[branches.work]\npath = \"branches/work\"\n");
+    let (found, requests) = read(&mount, "work/file");
+    assert_eq!(found, "content 1");
+    assert!(requests > 0, "it came from nowhere");
+    for _ in 0..3 {
+        assert_eq!(read(&mount, "work/file"), (found.clone(), 0));
+    }
+    // A program, and a mapping, are as good as a read.
+    mount.sh("cp /bin/true work/program").ok();
+    sleep(APART);
+    let run = || mount.sh("work/program && cmp work/program /bin/true").ok();
+    assert!(counted(&mount, run).1 > 0);
+    assert_eq!(counted(&mount, run).1, 0);
+}
+
+#[test]
+fn what_was_changed_is_read_anew() {
+    let (scene, mount) = scene("[branches.work]\npath = \"branches/work\"\n");
+    let backing = scene.branch("work").join("file");
+    assert_eq!(read(&mount, "work/file").0, "content 1");
+    assert_eq!(read(&mount, "work/file").1, 0);
+    // From outside, in place, of the same size and with the time of modification put back.
+    let file = File::options().write(true).open(&backing).expect("open");
+    let before = file.metadata().expect("stat").modified().expect("a time");
+    file.write_all_at(b"content 2", 0).expect("write");
+    file.set_times(FileTimes::new().set_modified(before)).expect("utimes");
+    drop(file);
+    assert_eq!(read(&mount, "work/file").0, "content 2");
+    // Twice within what the clock of a file system tells apart.
+    fs::write(&backing, "content 3").expect("write");
+    assert_eq!(read(&mount, "work/file").0, "content 3");
+    fs::write(&backing, "content 4").expect("write");
+    assert_eq!(read(&mount, "work/file").0, "content 4");
+    // By another name, and through the mount.
+    sleep(APART);
+    mount.sh("ln work/file work/name && cat work/file work/name && echo content 5 >work/name").ok();
+    assert_eq!(read(&mount, "work/file").0, "content 5\n");
+    // Another file in its place.
+    fs::write(scene.branch("work").join("other"), "content 6\n").expect("write");
+    sleep(APART);
+    assert_eq!(read(&mount, "work/file").0, "content 5\n");
+    fs::rename(scene.branch("work").join("other"), &backing).expect("rename");
+    sleep(APART);
+    assert_eq!(read(&mount, "work/file").0, "content 6\n");
+}
+
+#[test]
+fn what_others_could_change_is_read_each_time() {
+    let (_scene, mount) = scene("[branches.work]\npath = \"branches/work\"\nexposed = true\n");
+    for _ in 0..3 {
+        let (found, requests) = read(&mount, "work/file");
+        assert_eq!(found, "content 1");
+        assert!(requests > 0, "it was kept");
+    }
+}
