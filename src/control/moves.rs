@@ -22,6 +22,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use crate::error::{Errno, errno_name};
 use crate::mover::Progress;
 use crate::sys::peer::groups_of_peer;
+use crate::sys::schedule::{Slice, set_slice};
 use crate::types::Caller;
 use crate::vfs::{MoveError, MoveRequest, PreparedMove, Readied};
 
@@ -145,6 +146,7 @@ fn prepare(
     std::thread::scope(|scope| {
         let (done, ready) = bounded(1);
         let work = move || {
+            set_slice(Slice::Long);
             let _ = done.send(service.vfs.prepare_move(asked, &|progress| watch.begun(progress)));
         };
         let started = std::thread::Builder::new().name("prepare".into()).spawn_scoped(scope, work);

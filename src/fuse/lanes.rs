@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::error::Errno;
+use crate::sys::schedule::{Slice, set_slice};
 
 /// Longer than this, and a lane is slow: what an ordinary operation takes is a thousandth of it.
 const SLOW: Duration = Duration::from_millis(20);
@@ -75,9 +76,9 @@ impl Lane {
     fn new(number: usize) -> io::Result<Self> {
         Ok(Self {
             pace: Arc::default(),
-            ordinary: Pool::new(format!("lane-{number}"), THREADS)?,
-            syncs: Pool::new(format!("sync-{number}"), SYNC_THREADS)?,
-            renames: Pool::new(format!("rename-{number}"), RENAME_THREADS)?,
+            ordinary: Pool::new(format!("lane-{number}"), THREADS, Slice::Short)?,
+            syncs: Pool::new(format!("sync-{number}"), SYNC_THREADS, Slice::Usual)?,
+            renames: Pool::new(format!("rename-{number}"), RENAME_THREADS, Slice::Usual)?,
             bytes: Arc::default(),
         })
     }
@@ -267,6 +268,7 @@ struct Pool {
     jobs: Sender<Job>,
     queue: Receiver<Job>,
     threads_max: usize,
+    slice: Slice,
     threads: AtomicUsize,
     /// What waits or is being done.
     unfinished: Arc<AtomicUsize>,
@@ -284,13 +286,14 @@ impl Drop for Waiting {
 }
 
 impl Pool {
-    fn new(name: String, threads_max: usize) -> io::Result<Self> {
+    fn new(name: String, threads_max: usize, slice: Slice) -> io::Result<Self> {
         let (jobs, queue) = unbounded();
         let pool = Self {
             name,
             jobs,
             queue,
             threads_max,
+            slice,
             threads: AtomicUsize::new(1),
             unfinished: Arc::default(),
             waiting: Arc::default(),
@@ -322,7 +325,9 @@ impl Pool {
 
     fn start(&self) -> io::Result<()> {
         let (queue, unfinished) = (self.queue.clone(), Arc::clone(&self.unfinished));
+        let slice = self.slice;
         let work = move || {
+            set_slice(slice);
             for job in queue {
                 // A panic, which is a bug and was logged, does not cost the thread.
                 let _ = std::panic::catch_unwind(AssertUnwindSafe(job));

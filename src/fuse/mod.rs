@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, SessionACL};
 
+use crate::sys::schedule::{Slice, set_slice};
 use crate::vfs::Vfs;
 use crate::view::Invalidation;
 
@@ -115,7 +116,11 @@ impl Mounted {
         std::thread::Builder::new()
             .name("forget".into())
             .spawn(move || forget_all(&notifier, &invalidations))?;
-        Ok(Self { session: session.spawn()?, lanes })
+        // For the threads that it starts.
+        set_slice(Slice::Short);
+        let session = session.spawn();
+        set_slice(Slice::Usual);
+        Ok(Self { session: session?, lanes })
     }
 
     /// Serves until the mount is gone, by umount(8) or `fusermount3 -u`, and what was read is done; but

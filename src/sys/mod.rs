@@ -11,4 +11,5 @@ pub mod memory;
 pub mod peer;
 pub mod process;
 pub mod sandbox;
+pub mod schedule;
 pub mod users;
