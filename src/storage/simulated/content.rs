@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 #[cfg(test)]
 use std::hash::{DefaultHasher, Hash};
 use std::ops::Range;
+use std::sync::{Arc, LazyLock};
 
 use super::random::Random;
 
@@ -13,10 +14,11 @@ pub(super) const BLOCK: u64 = 4096;
 /// Bytes of a sector, the unit that a disk writes whole.
 const SECTOR: usize = 512;
 
-type Block = Box<[u8; BLOCK as usize]>;
+/// Shared by copies of a disk until one of them writes it.
+type Block = Arc<[u8; BLOCK as usize]>;
 
 /// Blocks and length; a block that is absent is a hole.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Sparse {
     blocks: BTreeMap<u64, Block>,
     pub(super) length: u64,
@@ -46,7 +48,7 @@ impl Sparse {
             let within = (at % BLOCK) as usize;
             let step = ((BLOCK as usize) - within).min(rest.len());
             let block = self.blocks.entry(at / BLOCK).or_insert_with(empty_block);
-            block[within..within + step].copy_from_slice(&rest[..step]);
+            Arc::make_mut(block)[within..within + step].copy_from_slice(&rest[..step]);
             rest = &rest[step..];
             at += step as u64;
         }
@@ -56,7 +58,10 @@ impl Sparse {
     fn set_length(&mut self, length: u64) {
         self.blocks.retain(|index, _| index * BLOCK < length);
         if let Some(block) = self.blocks.get_mut(&(length / BLOCK)) {
-            block[(length % BLOCK) as usize..].fill(0);
+            let rest = (length % BLOCK) as usize..;
+            if block[rest.clone()] != empty_block()[rest.clone()] {
+                Arc::make_mut(block)[rest].fill(0);
+            }
         }
         self.length = length;
     }
@@ -90,7 +95,8 @@ impl Sparse {
 }
 
 fn empty_block() -> Block {
-    Box::new([0; BLOCK as usize])
+    static EMPTY: LazyLock<Block> = LazyLock::new(|| Arc::new([0; BLOCK as usize]));
+    Arc::clone(&EMPTY)
 }
 
 /// A file's content in the cache and on the disk. `dirty` names the blocks that a sync would write.
@@ -180,16 +186,18 @@ impl Content {
         self.cached.length.hash(hasher);
         for (index, block) in &self.cached.blocks {
             index.hash(hasher);
-            if !shape_only {
+            if shape_only {
+                let sign = |byte: u8| matches!(byte, 0 | b'"' | b'{' | b'}' | b':' | b',' | b'\n');
+                block.map(|byte| if sign(byte) { byte } else { b'x' }).hash(hasher);
+            } else {
                 block.hash(hasher);
-                continue;
             }
-            let shape = block.iter().map(|byte| match byte {
-                0 | b'"' | b'{' | b'}' | b':' | b',' | b'\n' => *byte,
-                _ => b'x',
-            });
-            shape.collect::<Vec<u8>>().hash(hasher);
         }
+    }
+
+    /// Whether the disk has all of it.
+    pub(super) fn is_durable(&self) -> bool {
+        self.dirty.is_empty() && !self.length_dirty && self.cached == self.durable
     }
 
     /// The content as it is found after power loss.
@@ -203,6 +211,7 @@ fn torn(old: Option<&Block>, new: Option<&Block>, random: &mut Random) -> Block 
     let mut block = empty_block();
     for start in (0..BLOCK as usize).step_by(SECTOR) {
         if let Some(from) = if random.flip() { old } else { new } {
+            let block = Arc::make_mut(&mut block);
             block[start..start + SECTOR].copy_from_slice(&from[start..start + SECTOR]);
         }
     }

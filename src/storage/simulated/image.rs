@@ -11,7 +11,9 @@ impl SimulatedStorage {
         let mut state = self.state.lock().clone();
         (state.steps, state.power_off) = (0, false);
         state.faults.clear();
-        state.inodes.values_mut().for_each(|inode| inode.writers = 0);
+        for inode in state.inodes.values_mut().filter(|inode| inode.writers > 0) {
+            Arc::make_mut(inode).writers = 0;
+        }
         Self { state: Mutex::new(state) }
     }
 

@@ -89,6 +89,10 @@ pub struct DeviceOptions {
     pub rots: bool,
     /// The most bytes that a read gives.
     pub read_max: usize,
+    /// Each read sets the time of access.
+    pub strict_atime: bool,
+    /// `unlink` of a directory is EPERM, as POSIX has it, not EISDIR.
+    pub posix_unlink: bool,
 }
 
 impl Default for DeviceOptions {
@@ -103,6 +107,8 @@ impl Default for DeviceOptions {
             direct: true,
             rots: false,
             read_max: usize::MAX,
+            strict_atime: false,
+            posix_unlink: false,
         }
     }
 }
@@ -144,7 +150,8 @@ pub struct SimulatedLease {
 struct State {
     names_mode: Names,
     devices: Vec<Device>,
-    inodes: BTreeMap<u64, Inode>,
+    /// Copies of a disk share what none of them changes.
+    inodes: BTreeMap<u64, Arc<Inode>>,
     entries: Entries,
     next_inode: u64,
     clock: u64,
@@ -269,15 +276,8 @@ impl SimulatedStorage {
         let found = entries.reachable(state.devices.iter().map(|device| device.root));
         entries.retain_in(&found);
         let kept = state.inodes.iter().filter(|(number, _)| found.contains(number));
-        let inodes = kept.map(|(number, inode)| {
-            let attributes =
-                if random.flip() { inode.attributes.clone() } else { inode.durable.clone() };
-            let content = inode.content.crash(&mut random, ordered);
-            let durable = attributes.clone();
-            let device = inode.device;
-            let found = Inode { device, attributes, durable, content, writers: 0, lease_breaks: 0 };
-            (*number, found)
-        });
+        let inodes =
+            kept.map(|(number, inode)| (*number, Inode::crash(inode, &mut random, ordered)));
         let inodes = inodes.collect();
         Self {
             state: Mutex::new(State {
@@ -340,14 +340,38 @@ impl SimulatedStorage {
             state.entries.sync(device, names, Some(number));
         }
         for inode in state.inodes.values_mut() {
-            inode.content.sync();
-            inode.durable = inode.attributes.clone();
+            Arc::make_mut(inode).sync();
         }
     }
 
     /// A shared reference, for the generic users of the trait.
     pub fn shared(self) -> Arc<Self> {
         Arc::new(self)
+    }
+}
+
+impl Inode {
+    fn sync(&mut self) {
+        self.content.sync();
+        self.durable.clone_from(&self.attributes);
+    }
+
+    /// As it is found after power loss.
+    fn crash(inode: &Arc<Self>, random: &mut Random, ordered: bool) -> Arc<Self> {
+        let known_outside = inode.writers > 0 || inode.lease_breaks > 0;
+        let is_new = random.flip();
+        if inode.attributes == inode.durable && inode.content.is_durable() && !known_outside {
+            return Arc::clone(inode);
+        }
+        let attributes = if is_new { &inode.attributes } else { &inode.durable };
+        Arc::new(Self {
+            device: inode.device,
+            attributes: attributes.clone(),
+            durable: attributes.clone(),
+            content: inode.content.crash(random, ordered),
+            writers: 0,
+            lease_breaks: 0,
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
-use std::ops::Bound;
+use std::sync::Arc;
 
 use super::Names;
 use super::random::Random;
@@ -24,11 +24,35 @@ struct Change {
     stuck: bool,
 }
 
+/// What names stand for, by directory. A copy shares the directories until one of them changes.
+#[derive(Debug, Clone, Default)]
+struct Directories(BTreeMap<u64, Arc<BTreeMap<OsString, u64>>>);
+
+impl Directories {
+    fn get(&self, directory: u64, name: &OsStr) -> Option<u64> {
+        self.0.get(&directory)?.get(name).copied()
+    }
+
+    fn names_in(&self, directory: u64) -> impl Iterator<Item = (&OsString, u64)> {
+        let names = self.0.get(&directory).into_iter().flat_map(|names| names.iter());
+        names.map(|(name, inode)| (name, *inode))
+    }
+
+    /// Gives what the name stood for.
+    fn set(&mut self, (directory, name): &Key, inode: Option<u64>) -> Option<u64> {
+        let names = Arc::make_mut(self.0.entry(*directory).or_default());
+        match inode {
+            Some(inode) => names.insert(name.clone(), inode),
+            None => names.remove(name),
+        }
+    }
+}
+
 /// All entries of all devices.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Entries {
-    cached: BTreeMap<Key, u64>,
-    durable: BTreeMap<Key, u64>,
+    cached: Directories,
+    durable: Directories,
     pending: Vec<Change>,
     next_id: u64,
     /// How many names each inode has in `cached`; absent for none.
@@ -37,13 +61,11 @@ pub(super) struct Entries {
 
 impl Entries {
     pub(super) fn get(&self, directory: u64, name: &OsStr) -> Option<u64> {
-        self.cached.get(&(directory, name.to_owned())).copied()
+        self.cached.get(directory, name)
     }
 
     pub(super) fn list(&self, directory: u64) -> Vec<OsString> {
-        let from = Bound::Included((directory, OsString::new()));
-        let to = Bound::Excluded((directory + 1, OsString::new()));
-        self.cached.range((from, to)).map(|((_, name), _)| name.clone()).collect()
+        self.cached.names_in(directory).map(|(name, _)| name.clone()).collect()
     }
 
     /// Number of names of an inode.
@@ -53,9 +75,7 @@ impl Entries {
 
     /// What the names in a directory stand for.
     pub(super) fn inodes_in(&self, directory: u64) -> impl Iterator<Item = u64> {
-        let from = Bound::Included((directory, OsString::new()));
-        let to = Bound::Excluded((directory + 1, OsString::new()));
-        self.cached.range((from, to)).map(|(_, inode)| *inode)
+        self.cached.names_in(directory).map(|(_, inode)| inode)
     }
 
     /// Whether `inode` is `directory` or below it.
@@ -77,26 +97,19 @@ impl Entries {
 
     /// Drops the names in directories that nothing leads to.
     pub(super) fn retain_in(&mut self, directories: &BTreeSet<u64>) {
-        self.cached.retain(|(directory, _), _| directories.contains(directory));
-        self.durable.clone_from(&self.cached);
-        self.count_links();
-    }
-
-    fn count_links(&mut self) {
+        self.cached.0.retain(|directory, _| directories.contains(directory));
+        self.durable = self.cached.clone();
         self.links.clear();
-        for inode in self.cached.values() {
+        for inode in self.cached.0.values().flat_map(|names| names.values()) {
             *self.links.entry(*inode).or_default() += 1;
         }
     }
 
     fn set_cached(&mut self, key: &Key, inode: Option<u64>) {
-        let before = match inode {
-            Some(inode) => {
-                *self.links.entry(inode).or_default() += 1;
-                self.cached.insert(key.clone(), inode)
-            }
-            None => self.cached.remove(key),
-        };
+        if let Some(inode) = inode {
+            *self.links.entry(inode).or_default() += 1;
+        }
+        let before = self.cached.set(key, inode);
         if let Some(count) = before.and_then(|before| self.links.get_mut(&before)) {
             *count -= 1;
         }
@@ -196,10 +209,7 @@ impl Entries {
                 return true;
             }
             for (key, inode) in &change.entries {
-                match inode {
-                    Some(inode) => durable.insert(key.clone(), *inode),
-                    None => durable.remove(key),
-                };
+                durable.set(key, *inode);
             }
             false
         });
@@ -207,7 +217,12 @@ impl Entries {
 
     /// The entries as they are found after power loss.
     pub(super) fn crash(&self, random: &mut Random, names: Names) -> Self {
-        let mut after = self.clone();
+        let mut after = Self {
+            durable: self.durable.clone(),
+            pending: self.pending.clone(),
+            next_id: self.next_id,
+            ..Self::default()
+        };
         let keep = match names {
             Names::Journal => {
                 // Each device has a journal of its own, and of each a beginning survives.
@@ -228,7 +243,6 @@ impl Entries {
         after.apply(keep);
         after.pending.clear();
         after.cached = after.durable.clone();
-        after.count_links();
         after
     }
 }

@@ -35,16 +35,16 @@ impl State {
             writers: 0,
             lease_breaks: 0,
         };
-        self.inodes.insert(number, inode);
+        self.inodes.insert(number, Arc::new(inode));
         number
     }
 
     pub(super) fn inode(&self, number: u64) -> Result<&Inode, Errno> {
-        self.inodes.get(&number).ok_or(Errno::STALE)
+        self.inodes.get(&number).map(|inode| &**inode).ok_or(Errno::STALE)
     }
 
     pub(super) fn inode_mut(&mut self, number: u64) -> Result<&mut Inode, Errno> {
-        self.inodes.get_mut(&number).ok_or(Errno::STALE)
+        self.inodes.get_mut(&number).map(Arc::make_mut).ok_or(Errno::STALE)
     }
 
     pub(super) fn named(&self, dir: &SimulatedDir, name: &OsStr) -> Result<u64, Errno> {
@@ -127,7 +127,7 @@ impl State {
     /// A change of the names in a directory shows in its times.
     pub(super) fn touch(&mut self, directory: u64) {
         let now = self.now();
-        if let Some(inode) = self.inodes.get_mut(&directory) {
+        if let Ok(inode) = self.inode_mut(directory) {
             (inode.attributes.mtime, inode.attributes.ctime) = (now, now);
         }
     }

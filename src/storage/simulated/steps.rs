@@ -88,7 +88,7 @@ impl Storage for SimulatedStorage {
         buffer: &mut [u8],
         offset: u64,
     ) -> Result<usize, Errno> {
-        let state = self.step("read_at", OsStr::new(""))?;
+        let mut state = self.step("read_at", OsStr::new(""))?;
         file.check_aligned(buffer.len(), offset)?;
         let inode = state.inode(file.inode)?;
         let options = state.options(inode.device);
@@ -100,6 +100,10 @@ impl Storage for SimulatedStorage {
         let read = inode.content.cached.read(&mut buffer[..length], offset);
         if let Some(byte) = buffer[..read].last_mut().filter(|_| file.direct && options.rots) {
             *byte ^= 1;
+        }
+        if options.strict_atime {
+            let now = state.now();
+            state.inode_mut(file.inode)?.attributes.atime = options.kept(now);
         }
         Ok(read)
     }
@@ -172,13 +176,12 @@ impl Storage for SimulatedStorage {
     fn sync_file(&self, file: &SimulatedFile) -> Result<(), Errno> {
         let mut state = self.step_or("sync_file", OsStr::new(""), |state, random| {
             if let Some(inode) = state.inodes.get_mut(&file.inode) {
-                inode.content.fail_sync(random);
+                Arc::make_mut(inode).content.fail_sync(random);
             }
         })?;
         let names = state.names_mode;
         let inode = state.inode_mut(file.inode)?;
-        inode.content.sync();
-        inode.durable = inode.attributes.clone();
+        inode.sync();
         let device = inode.device;
         if names == Names::Journal {
             state.entries.sync(device, names, None);
@@ -267,7 +270,9 @@ impl Storage for SimulatedStorage {
         let now = state.now();
         let inode = state.inode_mut(number)?;
         if inode.attributes.kind == Kind::Directory {
-            return Err(Errno::ISDIR);
+            let device = inode.device;
+            let posix = state.options(device).posix_unlink;
+            return Err(if posix { Errno::PERM } else { Errno::ISDIR });
         }
         inode.attributes.ctime = now;
         let device = inode.device;
@@ -364,7 +369,7 @@ impl Storage for SimulatedStorage {
                 return;
             };
             for inode in state.inodes.values_mut().filter(|inode| inode.device == device) {
-                inode.content.fail_sync(random);
+                Arc::make_mut(inode).content.fail_sync(random);
             }
             state.entries.fail_sync_device(device);
         })?;
@@ -373,8 +378,7 @@ impl Storage for SimulatedStorage {
             return Ok(());
         }
         for inode in state.inodes.values_mut().filter(|inode| inode.device == device) {
-            inode.content.sync();
-            inode.durable = inode.attributes.clone();
+            Arc::make_mut(inode).sync();
         }
         state.entries.sync_device(device);
         Ok(())

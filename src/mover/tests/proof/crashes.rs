@@ -18,8 +18,6 @@ const SEEDS_FIRST: u64 = 48;
 /// After so many seeds a step is left when too few of them gave an image that was not seen before.
 const BATCH: u64 = 16;
 
-type Kind = (Scene, Names);
-
 /// Images that were checked, with the most that was acknowledged when they were.
 struct Seen {
     images: Mutex<HashMap<u64, u8>>,
@@ -92,8 +90,8 @@ impl Seen {
 }
 
 /// Cuts the power at every step that is worth it, with the seeds of one round.
-fn round_of((scene, names): Kind, round: u64, seen: &Seen) {
-    let views = Play::reference(scene, names);
+fn round_of(ground: &Ground, round: u64, seen: &Seen) {
+    let Ground { scene, names, .. } = ground;
     let kind = format!("{scene:?} {names:?}");
     let steps = match round {
         0 => None,
@@ -115,7 +113,7 @@ fn round_of((scene, names): Kind, round: u64, seen: &Seen) {
         if seen.is_enough() {
             return;
         }
-        let Some((play, outcome)) = Play::run(scene, names, step, Fault::Crash) else {
+        let Some((play, outcome)) = Play::run(ground, step, Fault::Crash) else {
             assert!(step > 4, "{scene:?} took {step} steps only");
             if round == 0 {
                 break;
@@ -128,7 +126,7 @@ fn round_of((scene, names): Kind, round: u64, seen: &Seen) {
                 break;
             }
             tried += 1;
-            fresh += u64::from(one_image(&play, &outcome, seed, (&views, seen), step));
+            fresh += u64::from(one_image(&play, &outcome, seed, seen, step));
         }
         if fresh * 12 >= tried {
             fertile.push(step);
@@ -138,35 +136,23 @@ fn round_of((scene, names): Kind, round: u64, seen: &Seen) {
 }
 
 /// Whether it is one that was not seen before.
-fn one_image(
-    play: &Play,
-    outcome: &Outcome,
-    seed: u64,
-    (views, seen): (&[View], &Seen),
-    step: u64,
-) -> bool {
+fn one_image(play: &Play, outcome: &Outcome, seed: u64, seen: &Seen, step: u64) -> bool {
     let context = format!("{:?} step {step} seed {seed}", play.scene);
     let found = play.world.disk.crash(seed);
     let image = found.fingerprint();
     if !seen.is_new(image, outcome.done.len()) {
         return false;
     }
-    play.recover_and_check(found, views, &outcome.done, &context);
+    play.recover_and_check(found, &outcome.done, &context);
     seen.write(image, outcome.done.len() as u8);
     if seed.is_multiple_of(4) {
-        cut_recovery(play, outcome, seed, (views, seen), &context);
+        cut_recovery(play, outcome, seed, seen, &context);
     }
     true
 }
 
 /// The power goes again at some step of the recovery.
-fn cut_recovery(
-    play: &Play,
-    outcome: &Outcome,
-    seed: u64,
-    (views, seen): (&[View], &Seen),
-    context: &str,
-) {
+fn cut_recovery(play: &Play, outcome: &Outcome, seed: u64, seen: &Seen, context: &str) {
     let found = play.world.disk.crash(seed);
     let again = (seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) % 90;
     found.fail_at(again, Fault::Crash);
@@ -181,7 +167,7 @@ fn cut_recovery(
     let image = second.fingerprint();
     if seen.is_new(image, outcome.done.len()) {
         let context = format!("{context}, recovery step {again}");
-        play.recover_and_check(second, views, &outcome.done, &context);
+        play.recover_and_check(second, &outcome.done, &context);
         seen.write(image, outcome.done.len() as u8);
     }
 }
@@ -189,20 +175,21 @@ fn cut_recovery(
 #[test]
 fn crash_images_are_all_recovered() {
     let (seen, first) = Seen::open();
-    let kinds = SCENES
+    let grounds = SCENES
         .iter()
         .flat_map(|scene| [(*scene, Names::Independent), (*scene, Names::Journal)])
+        .map(|(scene, names)| Ground::new(scene, names))
         .collect::<Vec<_>>();
     let next = AtomicU64::new(0);
     let work = || {
         while !seen.is_enough() {
             let number = next.fetch_add(1, Ordering::Relaxed);
             assert!(number < 1_000_000, "there are no more images");
-            let (turn, kind) = (number / kinds.len() as u64, number % kinds.len() as u64);
+            let (turn, kind) = (number / grounds.len() as u64, number % grounds.len() as u64);
             // The first round tells what the others need to know.
             let round = if turn == 0 { 0 } else { first + turn };
-            round_of(kinds[kind as usize], round, &seen);
-            if kind + 1 == kinds.len() as u64 {
+            round_of(&grounds[kind as usize], round, &seen);
+            if kind + 1 == grounds.len() as u64 {
                 seen.write(round, 255);
                 let count = seen.count.load(Ordering::Relaxed);
                 eprintln!("round {round}: {count} images");

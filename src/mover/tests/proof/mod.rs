@@ -66,14 +66,22 @@ struct Outcome {
     failed: Option<CrossingError>,
 }
 
-/// A scene that is set up.
-struct Play {
+/// A scene that is set up on a machine that is off: each run begins with a copy of its disks.
+struct Ground {
     scene: Scene,
-    world: World,
-    /// The view before the act, and after each part of it; of a dead letter, also where it is put back.
-    views: Vec<View>,
+    names: Names,
+    disk: Disk,
     /// To be undone, or to be tried again.
     earlier: Option<TxId>,
+    /// The view before the act, and after each part of it; of a dead letter, also where it is put back.
+    views: Vec<View>,
+}
+
+/// A run of a scene.
+struct Play<'a> {
+    ground: &'a Ground,
+    scene: Scene,
+    world: World,
     /// One for each part of the act, but of those that have `earlier`.
     requests: Vec<CrossingRequest<Disk>>,
     prepared: RefCell<Option<Prepared<Disk>>>,
@@ -139,8 +147,8 @@ fn plant_tree(world: &World, scene: Scene) {
     world.dress_dir(0, "f");
 }
 
-impl Play {
-    fn set_up(scene: Scene, names: Names) -> Self {
+impl Ground {
+    fn new(scene: Scene, names: Names) -> Self {
         let (world, earlier) = if scene == Scene::Letter {
             let (world, txid) = letters::letter_between(names);
             (world, Some(txid))
@@ -155,10 +163,35 @@ impl Play {
             let options = DeviceOptions { syncs_whole: false, ..DeviceOptions::default() };
             (1..=3).for_each(|device| world.disk.set_options(device, options));
         }
-        world.mover.ledger.flush().unwrap();
+        let mut views = vec![view_of(&world)];
+        world.mover.ledger.close().unwrap();
+        world.disk.sync_all();
+        if scene == Scene::Letter {
+            // One that cannot be completed is put back.
+            let world = new_world(names, scene.same());
+            scene.plant(&world);
+            views.push(view_of(&world));
+        }
+        let mut ground = Self { scene, names, disk: world.disk.after_kill(), earlier, views };
+        let play = Play::begin(&ground);
+        let mut after = Vec::new();
+        for part in 0..scene.parts() {
+            play.act_part(part).unwrap();
+            after.push(view_of(&play.world));
+        }
+        drop(play);
+        ground.views.extend(after);
+        ground
+    }
+}
+
+impl<'a> Play<'a> {
+    fn begin(ground: &'a Ground) -> Self {
+        let scene = ground.scene;
+        let world = start(ground.disk.after_kill().shared(), scene.same()).unwrap();
         world.disk.sync_all();
         let mut requests = Vec::new();
-        if earlier.is_none() {
+        if ground.earlier.is_none() {
             let mut request = world.request("f", "sub/g");
             if scene == Scene::Pool {
                 request.sources.push(part(world.name(2, "f"), Verify::Readback));
@@ -168,24 +201,7 @@ impl Play {
         if scene == Scene::Prepared {
             requests.push(world.request("h", "sub/h"));
         }
-        let views = vec![view_of(&world)];
-        Self { scene, world, views, earlier, requests, prepared: RefCell::default() }
-    }
-
-    /// As it goes undisturbed: all views.
-    fn reference(scene: Scene, names: Names) -> Vec<View> {
-        let mut play = Self::set_up(scene, names);
-        if scene == Scene::Letter {
-            // One that cannot be completed is put back.
-            let world = new_world(names, scene.same());
-            scene.plant(&world);
-            play.views.push(view_of(&world));
-        }
-        for part in 0..scene.parts() {
-            play.act_part(part).unwrap();
-            play.views.push(view_of(&play.world));
-        }
-        play.views
+        Self { ground, scene, world, requests, prepared: RefCell::default() }
     }
 
     fn act_part(&self, part: usize) -> Result<TxId, CrossingError> {
@@ -193,7 +209,7 @@ impl Play {
         let request = |n: usize| self.requests[n].clone();
         match (self.scene, part) {
             (Scene::Undo | Scene::UndoReplace, _) => {
-                world.undo(self.earlier.unwrap()).map(|done| done.txid)
+                world.undo(self.ground.earlier.unwrap()).map(|done| done.txid)
             }
             (Scene::Prepared, 0) => {
                 *self.prepared.borrow_mut() = Some(world.mover.prepare(request(0))?);
@@ -204,7 +220,7 @@ impl Play {
                 world.mover.commit(prepared).map(|done| done.txid)
             }
             (Scene::Letter, _) => {
-                let txid = self.earlier.unwrap();
+                let txid = self.ground.earlier.unwrap();
                 let root = Caller { uid: 0, gid: 0, pid: 9 };
                 let open = |why: String| CrossingError::LeftOpen { txid, why };
                 match world.mover.settle(root, None, txid, Settle::Retry) {
@@ -234,9 +250,9 @@ impl Play {
     }
 
     /// Runs with a fault at the n-th step; `None` when there is no such step.
-    fn run(scene: Scene, names: Names, step: u64, fault: Fault) -> Option<(Self, Outcome)> {
-        assert!(step < 2_000, "{scene:?} does not end");
-        let play = Self::set_up(scene, names);
+    fn run(ground: &'a Ground, step: u64, fault: Fault) -> Option<(Self, Outcome)> {
+        assert!(step < 2_000, "{:?} does not end", ground.scene);
+        let play = Self::begin(ground);
         let first = play.world.disk.steps();
         play.world.disk.fail_at(first + step, fault);
         let outcome = play.act();
@@ -245,8 +261,9 @@ impl Play {
 
     /// The promises, after a recovery in `world`.
     #[track_caller]
-    fn check(&self, world: &World, views: &[View], done: &[TxId], context: &str) {
+    fn check(&self, world: &World, done: &[TxId], context: &str) {
         let now = view_of(world);
+        let views = &self.ground.views;
         let at = views.iter().position(|view| *view == now).unwrap_or_else(|| {
             panic!("{context}: users see what never was:\n{now:#?}\nbefore:\n{:#?}", views[0])
         });
@@ -284,7 +301,7 @@ impl Play {
             for (txid, found) in journal.iter() {
                 let state = found.state;
                 let untouched =
-                    Some(txid) == self.earlier && self.scene == Scene::Letter && at == 0;
+                    Some(txid) == self.ground.earlier && self.scene == Scene::Letter && at == 0;
                 let ended = match state {
                     TransactionState::Active => false,
                     TransactionState::Dead => untouched,
@@ -301,13 +318,13 @@ impl Play {
 
     /// Recovers on the disks as found, twice; the second time nothing is left to do.
     #[track_caller]
-    fn recover_and_check(&self, found: Disk, views: &[View], done: &[TxId], context: &str) {
+    fn recover_and_check(&self, found: Disk, done: &[TxId], context: &str) {
         let world = start(found.shared(), self.scene.same()).expect("starts");
         let recovery = world.mover.recover();
         assert!(recovery.left_open.is_empty(), "{context}: {recovery:?}");
         assert!(recovery.unknown_hold.is_empty(), "{context}: {recovery:?}");
         assert!(recovery.dead.is_empty(), "{context}: {recovery:?}");
-        self.check(&world, views, done, context);
+        self.check(&world, done, context);
         let before = (view_of(&world), private(&world));
         let world = world.restart(self.scene.same());
         assert_eq!(world.mover.recover(), Recovery::default(), "{context}: the second recovery");

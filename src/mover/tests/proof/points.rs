@@ -35,12 +35,13 @@ fn is_unsettled(error: &CrossingError) -> bool {
     matches!(error, InDoubt { .. } | LeftOpen { .. })
 }
 
-fn one(scene: Scene, names: Names, step: u64, fault: Fault, views: &[View]) -> bool {
-    let Some((play, outcome)) = Play::run(scene, names, step, fault) else { return false };
+fn one(ground: &Ground, step: u64, fault: Fault) -> bool {
+    let Some((play, outcome)) = Play::run(ground, step, fault) else { return false };
+    let Ground { scene, names, views, .. } = ground;
     let context = format!("{scene:?} {names:?} {fault:?} at step {step}: {outcome:?}");
     let done = outcome.done.len();
     if fault == Fault::Kill {
-        play.recover_and_check(play.world.disk.after_kill(), views, &outcome.done, &context);
+        play.recover_and_check(play.world.disk.after_kill(), &outcome.done, &context);
         return true;
     }
     let now = view_of(&play.world);
@@ -48,20 +49,21 @@ fn one(scene: Scene, names: Names, step: u64, fault: Fault, views: &[View]) -> b
         None => assert!(now == views[views.len() - 1], "{context}: acknowledged, and not so"),
         Some(error) if is_unsettled(error) => {}
         Some(_) => {
-            let back = scene == Scene::Letter && now == views[1];
+            let back = *scene == Scene::Letter && now == views[1];
             assert!(back || now == views[done], "{context}: refused, and users see\n{now:#?}");
         }
     }
     // Then the power goes, or the program stops: what was acknowledged and not confirmed is so all the same.
     // DONE may say so though its sync had failed, and what was synced is all that power loss leaves.
-    play.recover_and_check(play.world.disk.crash(step), views, &[], &context);
-    play.recover_and_check(play.world.disk.after_kill(), views, &outcome.done, &context);
+    play.recover_and_check(play.world.disk.crash(step), &[], &context);
+    play.recover_and_check(play.world.disk.after_kill(), &outcome.done, &context);
     true
 }
 
 /// Another file crosses at the same time, so that its steps come where the delayed one should.
-fn delayed(scene: Scene, names: Names, step: u64, fault: Fault) -> bool {
-    let play = Play::set_up(scene, names);
+fn delayed(ground: &Ground, step: u64, fault: Fault) -> bool {
+    let Ground { scene, names, .. } = *ground;
+    let play = Play::begin(ground);
     play.world.put(0, "other", b"other");
     let first = play.world.disk.steps();
     let other = play.world.request("other", "sub/other");
@@ -90,12 +92,11 @@ fn delayed(scene: Scene, names: Names, step: u64, fault: Fault) -> bool {
 fn a_fault_at_each_step_is_survived() {
     let (mut case, mut tried) = (0, 0);
     for scene in SCENES {
-        let names = Names::Independent;
-        let views = Play::reference(scene, names);
+        let ground = Ground::new(scene, Names::Independent);
         for fault in FAULTS {
             for step in 0.. {
                 case += 1;
-                let is_last = || Play::run(scene, names, step, Fault::Crash).is_none();
+                let is_last = || Play::run(&ground, step, Fault::Crash).is_none();
                 if !chosen(case) {
                     // Whether there is such a step is asked for now and then only.
                     if step % 16 == 15 && is_last() {
@@ -104,8 +105,8 @@ fn a_fault_at_each_step_is_survived() {
                     continue;
                 }
                 let reached = match fault {
-                    Fault::Delay(_) => delayed(scene, names, step, fault),
-                    _ => one(scene, names, step, fault, &views),
+                    Fault::Delay(_) => delayed(&ground, step, fault),
+                    _ => one(&ground, step, fault),
                 };
                 if !reached {
                     assert!(step > 4, "{scene:?} took {step} steps only");
