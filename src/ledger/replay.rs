@@ -342,7 +342,7 @@ impl<'a, S: Storage> SegmentLines<'a, S> {
     fn next(&mut self) -> Result<Option<&[u8]>, LedgerError> {
         loop {
             let rest = self.buffer.get(self.taken..).unwrap_or_default();
-            let newline = rest.iter().position(|byte| *byte == b'\n');
+            let newline = memchr::memchr(b'\n', rest);
             let end = match newline {
                 Some(at) => Some(at.saturating_add(1)),
                 None if rest.len() > encode::LINE_MAX || self.ended => Some(rest.len()),
@@ -359,10 +359,14 @@ impl<'a, S: Storage> SegmentLines<'a, S> {
     }
 
     fn read_on(&mut self) -> Result<(), LedgerError> {
-        self.buffer.drain(..self.taken);
-        self.taken = 0;
-        let start = self.buffer.len();
-        self.buffer.resize(start.saturating_add(CHUNK), 0);
+        let rest = self.buffer.get(self.taken..).unwrap_or_default();
+        let start = rest.len();
+        // Zeros come from the system for nothing.
+        let mut buffer = vec![0; start.saturating_add(CHUNK)];
+        if let Some(to) = buffer.get_mut(..start) {
+            to.copy_from_slice(rest);
+        }
+        (self.buffer, self.taken) = (buffer, 0);
         let room = self.buffer.get_mut(start..).unwrap_or_default();
         let read = self.storage.read_at(&self.file, room, self.at);
         let length = read.map_err(|errno| io("read", self.number, errno))?;
