@@ -154,6 +154,45 @@ fn in_a_tree_every_inode_is_asked_about_and_named() {
     }
 }
 
+/// While it checks a file, somebody outside opens that file for writing.
+struct Opens {
+    disk: Arc<Disk>,
+    dir: SimulatedDir,
+    name: &'static str,
+}
+
+impl Commands<Disk> for Opens {
+    fn run(
+        &self,
+        _: &Check,
+        _: &<Disk as Storage>::File,
+        _: &About<'_>,
+        _: &dyn Fn() -> bool,
+    ) -> Verdict {
+        self.disk.open_outside(&self.dir, OsStr::new(self.name)).unwrap();
+        Verdict { outcome: Outcome::Passed, last_line: None, took: Duration::ZERO }
+    }
+}
+
+/// Nothing is written yet: the lease alone tells.
+#[test]
+fn who_opens_a_file_while_it_is_checked_keeps_it() {
+    for same in [false, true] {
+        for (top, name) in [("t", "one"), ("one", "one")] {
+            let world = new_world(Names::Journal, same);
+            world.make_dirs(0, &["t"]);
+            let path = if top == name { name } else { "t/one" };
+            world.put(0, path, &new_content());
+            let (disk, dir) = (Arc::clone(&world.disk), world.dir(0, path));
+            world.mover.set_commands(Box::new(Opens { disk, dir, name }));
+            let crossed = world.cross_as(request(&world, top, "sub/t"));
+            assert!(crossed.is_err(), "{top} was taken from a writer");
+            assert_eq!(world.get(0, path), Some(new_content()));
+            assert_eq!(world.get(1, "sub/t"), None);
+        }
+    }
+}
+
 #[test]
 fn without_anybody_who_runs_commands_nothing_passes() {
     let world = new_world(Names::Journal, false);

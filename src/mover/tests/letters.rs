@@ -319,6 +319,26 @@ fn what_is_lost_is_not_tried_again_and_may_be_accepted() {
     assert!(world.settle(txid, Settle::Discard).is_err());
 }
 
+/// The folder that the source left was removed: nothing is moved, and the person is told where it is.
+#[test]
+fn what_cannot_go_home_stays_and_is_said_where() {
+    let world = new_world(Names::Independent, false);
+    world.make_dirs(0, &["gone"]);
+    world.put(0, "gone/f", &new_content());
+    let txid = world.cross("gone/f", "sub/g").unwrap().txid;
+    declare_dead(&world, txid);
+    let stage = world.disk.open_dir(&world.roots[1], Path::new(".octroi/stage")).unwrap();
+    let (dir, name) = (world.dir(1, "sub/g"), txid.to_string());
+    world.disk.rename(&dir, OsStr::new("g"), &stage, OsStr::new(&name)).unwrap();
+    world.disk.remove_dir(&world.roots[0], OsStr::new("gone")).unwrap();
+    let Ok(Settled::Dead(why)) = world.settle(txid, Settle::Withdraw) else { panic!() };
+    assert!(why.contains(&format!("the source stays at {name}")), "{why}");
+    assert_eq!(world.private(0, "hold"), [new_content()]);
+    world.disk.unlink(&world.hold(0), OsStr::new(&name)).unwrap();
+    let Ok(Settled::Dead(why)) = world.settle(txid, Settle::Withdraw) else { panic!() };
+    assert!(why.contains("the source is not found"), "{why}");
+}
+
 /// The copy arrived, the source's hold entry was meddled with, DONE was lost, and a user has written to
 /// what arrived: putting back must not take the user's work out of the view.
 #[test]

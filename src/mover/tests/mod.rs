@@ -23,6 +23,7 @@ mod parts;
 mod pass;
 mod plain;
 mod proof;
+mod quirks;
 mod real;
 mod real_trees;
 mod rearranging;
