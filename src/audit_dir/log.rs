@@ -132,6 +132,7 @@ pub(super) fn errno(error: LedgerError) -> Errno {
     match error {
         LedgerError::Io { errno, .. } | LedgerError::Tree { errno, .. } => errno,
         LedgerError::Damaged { .. }
+        | LedgerError::Unreadable { .. }
         | LedgerError::Differs { .. }
         | LedgerError::Unproven { .. }
         | LedgerError::NothingLost => Errno::IO,

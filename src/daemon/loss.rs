@@ -1,6 +1,6 @@
-//! `octroi audit accept-loss`: going on with a ledger that does not extend its checkpoints.
+//! `octroi audit accept-loss`: going on with a ledger that is damaged or does not extend its checkpoints.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::state::State;
@@ -8,9 +8,18 @@ use super::{DaemonError, assemble, copies, load};
 use crate::ledger::Acceptance;
 use crate::storage::real::RealStorage;
 
+/// What came of it.
+#[derive(Debug)]
+pub struct AcceptedLoss {
+    /// What was found, in words.
+    pub found: Vec<String>,
+    /// The folder with what was taken out of the ledger.
+    pub kept: Option<PathBuf>,
+}
+
 /// Records in the ledger of a view that is not mounted what differs from its checkpoints, and begins a
-/// new key. Gives what was found, in words.
-pub fn accept_loss(config: &Path, why: &str) -> Result<Vec<String>, DaemonError> {
+/// new key.
+pub fn accept_loss(config: &Path, why: &str) -> Result<AcceptedLoss, DaemonError> {
     let loaded = load(config)?;
     let state = State::open_unmounted(&loaded.config.state, &loaded.config.view)?;
     let mut found = Vec::new();
@@ -24,5 +33,6 @@ pub fn accept_loss(config: &Path, why: &str) -> Result<Vec<String>, DaemonError>
         .close()
         .map_err(|errno| DaemonError::Failed(format!("cannot close the ledger: {errno}")))?;
     found.extend(opened.lost);
-    Ok(found)
+    let kept = opened.kept.map(|folder| loaded.config.state.join(folder));
+    Ok(AcceptedLoss { found, kept })
 }

@@ -45,5 +45,10 @@ impl Accounted {
 
 /// SHA-256 of a note, in hexadecimal.
 pub fn hash_of(note: &[u8]) -> String {
-    Sha256::digest(note).iter().map(|byte| format!("{byte:02x}")).collect()
+    hexadecimal(&Sha256::digest(note))
+}
+
+/// Two digits a byte.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

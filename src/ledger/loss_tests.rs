@@ -1,8 +1,12 @@
 //! Losses that are accepted, and what comes back after them.
 
 use super::checkpoint::Checkpoint;
-use super::signed_tests::{State, joined};
+use super::signed_tests::{State, forged, joined, unmounted};
+use super::store::TreeStore;
+use super::tests::operation;
+use super::verify::{Against, Report, Source, verify};
 use super::*;
+use crate::storage::real::{RealDir, RealStorage};
 
 /// The checkpoint as the copy of a branch that is not at hand now.
 fn kept(state: &mut State, branch: &str) -> CheckpointCopy {
@@ -89,4 +93,246 @@ fn a_key_and_checkpoint_that_are_both_gone_are_missed() {
     ledger.close().unwrap();
     let (ledger, _) = state.open_to(None).unwrap();
     ledger.close().unwrap();
+}
+
+/// Three segments of three lines, closed.
+fn three() -> State {
+    let state = State::new();
+    let (ledger, _) = state.open_to(None).unwrap();
+    ledger.append(operation("/a", true), Durability::Sync).unwrap();
+    ledger.append(operation("/b", true), Durability::Sync).unwrap();
+    ledger.rotate().unwrap();
+    ledger.append(operation("/c", true), Durability::Sync).unwrap();
+    ledger.append(operation("/d", true), Durability::Sync).unwrap();
+    ledger.rotate().unwrap();
+    ledger.append(operation("/e", true), Durability::Sync).unwrap();
+    ledger.append(unmounted(), Durability::Sync).unwrap();
+    ledger.close().unwrap();
+    state
+}
+
+fn verified(state: &State) -> Report {
+    let ledger = state.path("ledger");
+    let tiles = TreeStore::new(Arc::new(RealStorage), RealDir::open(&ledger).unwrap());
+    let key = state.key().verifier().clone();
+    let against = Against {
+        key: &key,
+        checkpoint: tiles.checkpoint().unwrap(),
+        copies: &state.copies,
+        tiles: Some(&tiles),
+    };
+    verify(&Source::Folder(ledger), &against, &mut |_| {}).unwrap()
+}
+
+fn segment(number: u64) -> String {
+    format!("ledger/{number:08}.jsonl")
+}
+
+/// Changes a byte in the middle of a line, counted from 1.
+fn spoil(state: &State, number: u64, line: usize) {
+    let mut lines = lines_of(state, number);
+    let middle = lines[line - 1].len() / 2;
+    lines[line - 1][middle] ^= 1;
+    state.write(&segment(number), joined(&lines));
+}
+
+fn lines_of(state: &State, number: u64) -> Vec<Vec<u8>> {
+    let text = state.read(&segment(number));
+    let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    lines.map(<[u8]>::to_vec).collect()
+}
+
+fn remove(state: &State, name: &str) {
+    std::fs::remove_file(state.path(name)).unwrap();
+}
+
+/// A segment that says that all from a position on is void.
+fn plant_void(state: &State, seq: u64) {
+    let version = encode::decode(&lines_of(state, 1)[0]).unwrap().entry.record;
+    let Record::Version(version) = version else { unreachable!() };
+    let version = Record::Version(record::VersionRecord { after_failed_sync: true, ..version });
+    let time = jiff::Timestamp::UNIX_EPOCH;
+    let line = encode::line(seq, time, Some(seq), &encode::body(&version).unwrap());
+    state.write(&segment(4), line);
+}
+
+/// Refused with these words; accepted, everything goes on, and whatever bytes are no longer in the ledger
+/// are kept. Gives the names of what was put aside.
+#[track_caller]
+fn accepted(what: &str, words: &str, damage: fn(&State)) -> Vec<String> {
+    let mut state = three();
+    state.copy("inbox");
+    damage(&state);
+    let before = state.everything();
+    let text = match state.open_to(None).map(drop) {
+        Err(error) => error.to_string(),
+        Ok(()) => panic!("{what}: it is mounted"),
+    };
+    assert!(text.contains(words) && text.contains("accept-loss"), "{what}: {text}");
+    assert_eq!(state.everything(), before, "{what}: nothing was changed");
+    let (ledger, opened) =
+        state.open_to(Some("a test")).unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert!(!opened.lost.is_empty(), "{what}");
+    ledger.close().unwrap();
+    state.run(&["/on"]);
+    let report = verified(&state);
+    assert_eq!(report.problems, [], "{what}");
+    let [loss] = report.losses.as_slice() else { panic!("{what}: {:?}", report.losses) };
+    assert!(matches!(state.open_to(Some("again")).map(drop), Err(LedgerError::NothingLost)));
+    let kept = check_sums(&state, what);
+    assert_eq!(loss.kept.is_some(), !kept.is_empty(), "{what}: {loss:?}");
+    for (path, bytes) in before {
+        let Ok(inside) = path.strip_prefix(state.path("ledger")) else { continue };
+        if inside.extension().is_none_or(|end| end != "jsonl") {
+            continue;
+        }
+        let stays = std::fs::read(&path).is_ok_and(|now| now.starts_with(&bytes));
+        let aside = state.path("evidence/0001").join(inside);
+        let is_kept = std::fs::read(aside).is_ok_and(|kept| kept == bytes);
+        assert!(stays || is_kept, "{what}: {} is gone", inside.display());
+    }
+    kept
+}
+
+/// The names in the first folder of evidence, each with its hash as the sums have it.
+#[track_caller]
+fn check_sums(state: &State, what: &str) -> Vec<String> {
+    let folder = state.path("evidence/0001");
+    let Ok(entries) = std::fs::read_dir(&folder) else { return Vec::new() };
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.filter(|name| name != "SHA256SUMS").collect();
+    names.sort();
+    let sums = std::fs::read_to_string(folder.join("SHA256SUMS")).unwrap();
+    for name in &names {
+        let path = folder.join(name);
+        if path.symlink_metadata().unwrap().is_file() {
+            let hash = accounted::hash_of(&std::fs::read(path).unwrap());
+            assert!(sums.contains(&format!("{hash}  {name}\n")), "{what}: {name} in {sums}");
+        }
+    }
+    names
+}
+
+#[test]
+fn every_damage_of_lines_and_segments_can_be_accepted() {
+    let kept = accepted("a byte of a line", "00000002.jsonl is damaged at line 2", |state| {
+        spoil(state, 2, 2);
+    });
+    assert_eq!(kept, ["00000002.jsonl", "00000003.jsonl"]);
+    accepted("a segment's first line", "00000002.jsonl is damaged at line 1", |state| {
+        spoil(state, 2, 1);
+    });
+    let kept = accepted("the very first line", "00000001.jsonl is damaged at line 1", |state| {
+        spoil(state, 1, 1);
+    });
+    assert_eq!(kept.len(), 3);
+    let kept = accepted("the last batch", "00000003.jsonl is damaged at line 2", |state| {
+        spoil(state, 3, 2);
+    });
+    assert_eq!(kept, ["00000003.jsonl"]);
+    accepted("the last segment's first line", "00000003.jsonl is damaged at line 1", |state| {
+        spoil(state, 3, 1);
+    });
+    let kept = accepted("no segment in the middle", "00000002.jsonl", |state| {
+        remove(state, &segment(2));
+    });
+    assert_eq!(kept, ["00000003.jsonl"]);
+    let kept = accepted("no first segment", "the lines before seq 3 are missing", |state| {
+        remove(state, &segment(1));
+    });
+    assert_eq!(kept, [""; 0], "what is there stays");
+    accepted("no last segment", "and the ledger has 6", |state| remove(state, &segment(3)));
+    accepted("no segment at all", "and the ledger has 0", |state| {
+        (1..=3).for_each(|number| remove(state, &segment(number)));
+    });
+    let kept = accepted("a segment is cut", "the segment ends before seq 6", |state| {
+        state.write(&segment(2), joined(&lines_of(state, 2)[..2]));
+    });
+    assert_eq!(kept, ["00000003.jsonl"]);
+    accepted("the last segment is cut", "and the ledger has 8", |state| {
+        state.write(&segment(3), joined(&lines_of(state, 3)[..2]));
+    });
+    accepted("half a line at the end", "00000003.jsonl is damaged at line 3", |state| {
+        let text = state.read(&segment(3));
+        state.write(&segment(3), &text[..text.len() - 9]);
+    });
+    accepted("an edited line", "seq 4 in segment 00000002.jsonl", |state| {
+        let mut lines = lines_of(state, 2);
+        lines[1] = forged(&lines[1], "\"uid\":1", "\"uid\":2");
+        state.write(&segment(2), joined(&lines));
+    });
+    accepted("only zeros", "00000002.jsonl is damaged at line 1", |state| {
+        let length = state.read(&segment(2)).len();
+        state.write(&segment(2), vec![0; length]);
+    });
+    accepted("an empty segment", "00000002.jsonl is damaged at line 1", |state| {
+        state.write(&segment(2), []);
+    });
+    accepted("a segment twice", "00000003.jsonl", |state| {
+        state.write(&segment(4), state.read(&segment(3)));
+    });
+    accepted("signed lines are said to be void", "and the ledger has 8", |state| {
+        plant_void(state, 7)
+    });
+    let kept = accepted("a whole segment is said to be void", "is before it", |state| {
+        plant_void(state, 5);
+    });
+    assert_eq!(kept, ["00000004.jsonl"], "what says so is not believed");
+    accepted("a segment is a folder", "00000002.jsonl", |state| {
+        remove(state, &segment(2));
+        std::fs::create_dir(state.path(&segment(2))).unwrap();
+    });
+    accepted("a segment is a link", "00000002.jsonl", |state| {
+        std::fs::rename(state.path(&segment(2)), state.path("elsewhere")).unwrap();
+        std::os::unix::fs::symlink(state.path("elsewhere"), state.path(&segment(2))).unwrap();
+    });
+}
+
+#[test]
+fn every_damage_of_key_checkpoint_and_hashes_can_be_accepted() {
+    let kept = accepted("no key", "key is missing", |state| remove(state, "key"));
+    assert_eq!(kept, ["checkpoint"]);
+    let kept = accepted("a damaged key", "key is damaged", |state| state.write("key", b"x"));
+    assert_eq!(kept, ["checkpoint", "key"]);
+    let kept = accepted("a key that is a folder", "key is damaged", |state| {
+        remove(state, "key");
+        std::fs::create_dir(state.path("key")).unwrap();
+    });
+    assert_eq!(kept, ["checkpoint", "key"]);
+    accepted("no checkpoint", "checkpoint is missing", |state| {
+        remove(state, "ledger/checkpoint");
+    });
+    let kept = accepted("a damaged checkpoint", "not to be believed", |state| {
+        state.write("ledger/checkpoint", b"x");
+    });
+    assert_eq!(kept, ["checkpoint"]);
+    let kept = accepted("a checkpoint without end", "not to be believed", |state| {
+        state.write("ledger/checkpoint", vec![b'x'; 1 << 20]);
+    });
+    assert_eq!(kept, ["checkpoint"]);
+    let kept = accepted("no hashes of what has left", "cannot read the hashes", |state| {
+        remove(state, &segment(1));
+        std::fs::remove_dir_all(state.path("ledger/tile")).unwrap();
+    });
+    assert_eq!(kept, ["00000002.jsonl", "00000003.jsonl"]);
+}
+
+#[test]
+fn a_second_loss_keeps_what_the_first_has_kept() {
+    let state = three();
+    for round in 1..=2 {
+        spoil(&state, 1, 2);
+        let (ledger, opened) = state.open_to(Some("a test")).unwrap();
+        let folder = format!("evidence/{round:04}");
+        assert_eq!(opened.kept.as_deref(), Some(folder.as_str()));
+        ledger.close().unwrap();
+        let kept = std::fs::read_dir(state.path(&folder)).unwrap().count();
+        assert_eq!(kept, if round == 1 { 4 } else { 2 });
+        state.run(&["/on", "/and on"]);
+    }
+    assert_eq!(verified(&state).losses.len(), 1, "the record of the first is in the evidence");
+    let segments = std::fs::read_dir(state.path("evidence/0002")).unwrap();
+    let aside = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().path();
+    let text: Vec<u8> = segments.map(aside).flat_map(|path| std::fs::read(path).unwrap()).collect();
+    assert!(String::from_utf8_lossy(&text).contains("\"kind\":\"loss\""));
 }

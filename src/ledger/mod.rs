@@ -17,7 +17,8 @@
 //! 4. A file whose fsync failed is never written again: all lines since its last good fsync go to
 //!    a new segment, which says so; the old one is void from there on.
 //! 5. Only lines that were never durable are cut off, once all lines were read and compared with every
-//!    checkpoint; any other damage is refused, and nothing is changed then.
+//!    checkpoint; any other damage is refused, and nothing is changed then. A person may accept it as a
+//!    loss: then whatever is cut off is kept ([`evidence`](self)).
 //! 6. Once accepted, a record is written, unless the disk fails for good or its waiting caller is
 //!    told otherwise. A full queue makes callers wait.
 //! 7. The writer's thread does not panic: whatever fails becomes the caller's errno.
@@ -43,10 +44,14 @@ mod accounted;
 pub mod checkpoint;
 mod denials;
 mod encode;
+mod evidence;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod health;
 mod index;
+mod keys;
+#[cfg(test)]
+mod loss_crash_tests;
 #[cfg(test)]
 mod loss_tests;
 pub mod note;
@@ -105,8 +110,10 @@ pub struct Entry {
 pub enum LedgerError {
     /// A line other than a torn last one does not check.
     #[error(
-        "ledger segment {segment} is damaged at line {line}: {why}; nothing was changed: restore \
-         the segment from a copy, or move the ledger's folder away to begin a new ledger"
+        "ledger segment {segment} is damaged at line {line}: {why}; nothing was changed\n\
+         hint: restore the segment from a copy; if it cannot be had back, octroi audit accept-loss --why \
+         TEXT goes on with the lines before, keeps all others in evidence/ of the state folder, and \
+         records that"
     )]
     Damaged {
         /// File name.
@@ -115,6 +122,18 @@ pub enum LedgerError {
         line: u64,
         /// In words.
         why: String,
+    },
+    /// A segment cannot be read to its end.
+    #[error(
+        "cannot read ledger segment {segment}: {errno}; nothing was changed\n\
+         hint: if its disk has lost it for good, octroi audit accept-loss --why TEXT goes on with the lines \
+         before, keeps all others in evidence/ of the state folder, and records that"
+    )]
+    Unreadable {
+        /// File name.
+        segment: String,
+        /// Why.
+        errno: Errno,
     },
     /// The disk.
     #[error("cannot {attempted} ledger segment {segment}: {errno}")]
@@ -140,7 +159,8 @@ pub enum LedgerError {
     #[error(
         "it is not the ledger that was signed: {}; nothing was changed\n\
          hint: restore the state folder from a copy; if what is lost cannot be had back, octroi audit \
-         accept-loss --why TEXT records that and begins a new key",
+         accept-loss --why TEXT records that and begins a new key; what it takes out of the ledger it keeps \
+         in evidence/ of the state folder",
         found.join("; ")
     )]
     Differs {
@@ -174,6 +194,8 @@ pub struct Opened {
     pub damaged_tiles: u64,
     /// What was lost and is accepted, in words.
     pub lost: Vec<String>,
+    /// Where that keeps what it has taken out of the ledger, in the state folder.
+    pub kept: Option<String>,
 }
 
 /// Whether a ledger extends a checkpoint.
@@ -212,7 +234,7 @@ impl<S: Storage> Ledger<S> {
         dir: &S::Dir,
         replay: &mut dyn FnMut(&Entry),
     ) -> Result<Opened, LedgerError> {
-        let replayed = replay::replay(storage, dir, 0, &mut |line| replay(line.entry))?;
+        let replayed = replay::replay(storage, dir, (0, false), &mut |line| replay(line.entry))?;
         let replay::Replayed { torn_bytes, unclean, .. } = replayed;
         Ok(Opened { torn_bytes, unclean, ..Opened::default() })
     }
@@ -252,16 +274,22 @@ impl<S: Storage> Ledger<S> {
         let accept = seal.and_then(|seal| seal.accept.as_ref());
         let mut start =
             seal.map(|seal| start::Start::new(&storage, &dir, view, seal)).transpose()?;
-        let least = start.as_ref().filter(|_| accept.is_none()).map_or(0, start::Start::least);
-        let replayed = replay::replay(&*storage, &dir, least, &mut |line| {
-            if let Some(start) = &mut start {
-                start.line(line);
+        let least = start.as_ref().map_or(0, start::Start::least);
+        let mut replayed =
+            replay::replay(&*storage, &dir, (least, accept.is_some()), &mut |line| {
+                if let Some(start) = &mut start {
+                    start.line(line);
+                }
+                replay(line.entry);
+            })?;
+        let finished = start.map(|start| start.finish(view, accept, &mut replayed));
+        let mut finished = finished.transpose()?;
+        match &mut finished {
+            Some(start::Finished { lost: Some(lost), evidence, useless, .. }) => {
+                lost.kept = evidence.keep(&dir, &replayed.repairs, useless)?;
             }
-            replay(line.entry);
-        })?;
-        let end = (replayed.segment, replayed.length);
-        let finished = start.map(|start| start.finish(view, accept.is_some(), end)).transpose()?;
-        replay::repair(&*storage, &dir, &replayed.repairs)?;
+            _ => replay::repair(&*storage, &dir, &replayed.repairs)?,
+        }
         let mut opened = Opened {
             torn_bytes: replayed.torn_bytes,
             unclean: replayed.unclean,
@@ -297,12 +325,12 @@ impl<S: Storage> Ledger<S> {
         }
         if let (Some(mut finished), Some(durable)) = (finished, durable) {
             opened.damaged_tiles = finished.damaged;
-            if let (Some(lost), Some(accept)) = (finished.lost.take(), accept) {
-                opened.lost.clone_from(&lost.found);
-                let Acceptance { why, uid } = accept.clone();
-                let loss = record::LossRecord { why, uid, ..lost };
+            if let Some(loss) = finished.lost.take() {
+                opened.lost.append(&mut finished.found);
+                opened.kept = loss.kept.as_ref().map(|kept| kept.folder.clone());
                 finished.accounted.add(&loss);
                 append(Record::Loss(Box::new(loss)))?;
+                finished.evidence.settle()?;
             }
             ledger.seal = Some(begin_sealing(storage, dir, durable, finished)?);
         }
@@ -438,7 +466,7 @@ fn begin_sealing<S: Storage>(
     let mut sealer = Sealer::new(storage, dir, Arc::clone(&durable), begin);
     if let Some((storage, state)) = unborn {
         sealer.seal().map_err(|errno| failed("publish", "the first checkpoint", errno))?;
-        start::name_key(&*storage, &state).map_err(|errno| failed("keep", start::KEY, errno))?;
+        keys::name_key(&*storage, &state)?;
     }
     let thread = sealer.start().map_err(|error| {
         failed("start", "the thread that signs", crate::error::errno_of(&error))

@@ -376,6 +376,20 @@ pub struct LossRecord {
     /// The public key that is given up, if it could be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+    /// What was taken out of the ledger and put aside, if anything was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<KeptRecord>,
+}
+
+/// What a loss has put aside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeptRecord {
+    /// The folder, in the state folder.
+    pub folder: String,
+    /// How many files.
+    pub files: u64,
+    /// SHA-256 in hexadecimal of `SHA256SUMS` in it, which has that of each.
+    pub sha256: String,
 }
 
 fn is_zero(number: &u64) -> bool {

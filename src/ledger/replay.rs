@@ -18,8 +18,10 @@ use super::record::{MountEvent, Record, VersionRecord};
 use super::start::Line;
 use super::{Entry, LedgerError, segment};
 
-/// What reads are aligned to, so that they can go past the page cache.
-const CHUNK: usize = 1 << 17;
+mod lines;
+
+use lines::SegmentLines;
+
 /// The largest `seq`: readers of JSON keep integers exactly up to here.
 const SEQ_MAX: u64 = 1 << 53;
 const NO_VERSION: &str = "the segment does not begin with a version record";
@@ -39,6 +41,55 @@ pub struct Replayed {
     pub unclean: bool,
     /// What is to be done before writing goes on.
     pub repairs: Vec<Repair>,
+    /// Damage that is accepted, in words: the segments end before it.
+    pub damage: Vec<String>,
+    /// All segments that are there.
+    numbers: Vec<u64>,
+}
+
+impl Replayed {
+    /// Damage is an error, or accepted.
+    fn meet(&mut self, error: LedgerError, accept: bool) -> Result<(), LedgerError> {
+        let what = match &error {
+            LedgerError::Damaged { segment, line: 0, why } => format!("{segment}: {why}"),
+            LedgerError::Damaged { segment, line, why } => {
+                format!("{segment} is damaged at line {line}: {why}")
+            }
+            LedgerError::Unreadable { segment, errno } if is_damage(*errno) => {
+                format!("{segment} cannot be read to its end: {errno}")
+            }
+            _ => return Err(error),
+        };
+        if !accept {
+            return Err(error);
+        }
+        self.damage.push(what);
+        Ok(())
+    }
+
+    /// Nothing that was read counts: all segments leave.
+    pub fn start_over(&mut self) {
+        let remove = |segment: &u64| Repair::Remove { segment: *segment };
+        let repairs = self.numbers.iter().map(remove).collect();
+        let (damage, numbers) =
+            (std::mem::take(&mut self.damage), std::mem::take(&mut self.numbers));
+        *self = Self { repairs, damage, numbers, ..Self::default() };
+    }
+}
+
+/// Whether a file that cannot be read for this reason cannot be read at any other time either.
+fn is_damage(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::IO
+            | Errno::INVAL
+            | Errno::ISDIR
+            | Errno::NOTDIR
+            | Errno::LOOP
+            | Errno::NODATA
+            | Errno::BADMSG
+            | Errno::UCLEAN
+    )
 }
 
 /// What a crash has left to be done.
@@ -58,6 +109,15 @@ pub enum Repair {
     },
 }
 
+impl Repair {
+    /// Of which segment.
+    pub fn segment(self) -> u64 {
+        match self {
+            Self::Cut { segment, .. } | Self::Remove { segment } => segment,
+        }
+    }
+}
+
 /// What is in a segment up to the first line that does not check or does not count.
 #[derive(Default)]
 struct Scanned {
@@ -74,59 +134,82 @@ struct Scanned {
     synced_after: u64,
     /// A line follows that the next segment has anew.
     void: bool,
+    /// It could not be read on.
+    failed: Option<LedgerError>,
 }
 
 /// Checks all segments and hands each line to `replay` in order. Changes nothing: what a crash tore is
-/// for [`repair`]. A checkpoint vouches for `least` lines: of these none can be torn.
+/// for [`repair`]. A checkpoint vouches for `least` lines: of these none can be torn. Damage that is to be
+/// accepted ends the ledger: what comes after is for repair too, and must be kept.
 pub fn replay<S: Storage>(
     storage: &S,
     dir: &S::Dir,
-    least: u64,
+    (least, accept): (u64, bool),
     replay: &mut dyn FnMut(&Line<'_>),
 ) -> Result<Replayed, LedgerError> {
     let list = |errno| LedgerError::Io { attempted: "list", segment: "directory".into(), errno };
     let mut numbers = segment::list(storage, dir).map_err(list)?;
-    let mut result = Replayed::default();
+    let mut result = Replayed { numbers: numbers.clone(), ..Replayed::default() };
     let unborn = take_unborn(storage, dir, &mut numbers)?;
     let mut next: Option<u64> = None;
     let mut serving = false;
-    for (at, number) in numbers.iter().copied().enumerate() {
-        let missing = result.segment.saturating_add(1);
-        if at > 0 && number != missing {
-            return Err(damaged(missing, 0, "the segment is missing".into()));
+    let mut take = |line: &Line<'_>| {
+        serving = is_serving(&line.entry.record, serving);
+        replay(line);
+    };
+    let mut rest = numbers.as_slice();
+    while let Some((number, after)) = rest.split_first() {
+        let number = *number;
+        rest = after;
+        let mut is_last = false;
+        let mut end = None;
+        match after.first().map(|next| follower(storage, dir, number, *next)).transpose() {
+            Ok(found) => end = found,
+            Err(error) => {
+                result.meet(error, accept)?;
+                is_last = true;
+            }
         }
-        let end = match numbers.get(at.saturating_add(1)).copied() {
-            Some(follower) => Some(opening(storage, dir, follower)?),
-            None => None,
-        };
         let void_from = end.filter(|(_, failed)| *failed).map(|(seq, _)| seq);
-        let mut scanned = scan(storage, dir, number, (next, void_from), &mut |line| {
-            serving = match &line.entry.record {
-                Record::Mount(mount) => mount.event == MountEvent::Mounted,
-                Record::Operation(_)
-                | Record::Crossing(_)
-                | Record::Purge(_)
-                | Record::Check(_) => true,
-                // What was before is accounted for.
-                Record::Loss(_) => false,
-                _ => serving,
-            };
-            replay(line);
-        })?;
-        judge_end(number, &mut scanned, end, least)?;
-        let torn_bytes = scanned.length.saturating_sub(scanned.good);
-        if torn_bytes > 0 {
-            result.repairs.push(Repair::Cut { segment: number, length: scanned.good });
+        let mut scanned = scan(storage, dir, number, (next, void_from), &mut take);
+        let failed = scanned.failed.take();
+        let mut judged = failed.map_or(Ok(()), Err);
+        let mut is_cut = judged.is_err();
+        if judged.is_ok() {
+            judged = judge_end(number, &mut scanned, end, least);
         }
+        if let Err(error) = judged {
+            result.meet(error, accept)?;
+            is_last = true;
+            // Not this segment is wrong, but the next, which says that all of this is void.
+            if scanned.lines == 0 && scanned.void {
+                scanned = scan(storage, dir, number, (next, None), &mut take);
+                is_cut = scanned.failed.is_some();
+            }
+        }
+        let torn_bytes = scanned.length.saturating_sub(scanned.good);
+        is_cut |= torn_bytes > 0;
         result.torn_bytes = result.torn_bytes.saturating_add(torn_bytes);
-        next = Some(scanned.next_seq);
-        result.segment = number;
-        result.length = scanned.good;
+        if scanned.lines > 0 {
+            next = Some(scanned.next_seq);
+            (result.segment, result.length) = (number, scanned.good);
+            if is_cut {
+                result.repairs.push(Repair::Cut { segment: number, length: scanned.good });
+            }
+        } else {
+            result.repairs.push(Repair::Remove { segment: number });
+        }
+        if is_last {
+            break;
+        }
     }
+    result.repairs.extend(rest.iter().map(|segment| Repair::Remove { segment: *segment }));
     result.next_seq = next.unwrap_or(0);
-    if let Some(Unborn { number, length, why }) = unborn {
-        if result.next_seq < least {
-            return Err(damaged(number, 1, vouched(&why, least)));
+    if let Some(Unborn { number, length, why, damage }) = unborn {
+        if let Some(error) = damage {
+            result.meet(error, accept)?;
+        } else if result.next_seq < least {
+            result.meet(damaged(number, 1, vouched(&why, least)), accept)?;
         }
         result.repairs.push(Repair::Remove { segment: number });
         result.torn_bytes = result.torn_bytes.saturating_add(length);
@@ -135,11 +218,24 @@ pub fn replay<S: Storage>(
     Ok(result)
 }
 
+/// Whether a daemon serves after a record, if it did before.
+fn is_serving(record: &Record, before: bool) -> bool {
+    match record {
+        Record::Mount(mount) => mount.event == MountEvent::Mounted,
+        Record::Operation(_) | Record::Crossing(_) | Record::Purge(_) | Record::Check(_) => true,
+        // What was before is accounted for.
+        Record::Loss(_) => false,
+        _ => before,
+    }
+}
+
 /// A last segment without a version record.
 struct Unborn {
     number: u64,
     length: u64,
     why: String,
+    /// It had one: a later line in it says that it was durable.
+    damage: Option<LedgerError>,
 }
 
 /// Takes away a last segment in which nothing was ever synced: its version record is synced before
@@ -150,13 +246,17 @@ fn take_unborn<S: Storage>(
     numbers: &mut Vec<u64>,
 ) -> Result<Option<Unborn>, LedgerError> {
     let Some(number) = numbers.last().copied() else { return Ok(None) };
-    let Err(why) = first_line(storage, dir, number)? else { return Ok(None) };
-    let scanned = scan(storage, dir, number, (None, None), &mut |_| {})?;
-    if let Some((line, why)) = scanned.bad.filter(|_| scanned.synced_after > 0) {
-        return Err(damaged(number, line, why));
-    }
+    let why = match first_line(storage, dir, number) {
+        Ok(Ok(_)) => return Ok(None),
+        Ok(Err(why)) => why,
+        // Told when it is read.
+        Err(_) => return Ok(None),
+    };
+    let scanned = scan(storage, dir, number, (None, None), &mut |_| {});
+    let synced = scanned.bad.filter(|_| scanned.synced_after > 0);
+    let damage = scanned.failed.or(synced.map(|(line, why)| damaged(number, line, why)));
     numbers.pop();
-    Ok(Some(Unborn { number, length: scanned.length, why }))
+    Ok(Some(Unborn { number, length: scanned.length, why, damage }))
 }
 
 /// Cuts off and removes what a crash has left.
@@ -206,7 +306,7 @@ fn judge_end(
             let why = format!("the next segment begins with seq {seq}, which is before it");
             return Err(damaged(number, 1, why));
         }
-        Some((seq, true)) if reached == seq => {}
+        Some((seq, true)) if reached == seq && scanned.lines > 0 => {}
         Some((seq, _)) => {
             if let Some((line, why)) = scanned.bad.take() {
                 return Err(damaged(number, line, why));
@@ -226,6 +326,19 @@ fn judge_end(
         }
     }
     Ok(())
+}
+
+/// What follows a segment, which must be the next.
+fn follower<S: Storage>(
+    storage: &S,
+    dir: &S::Dir,
+    number: u64,
+    next: u64,
+) -> Result<(u64, bool), LedgerError> {
+    match number.checked_add(1) {
+        Some(wanted) if wanted == next => opening(storage, dir, next),
+        wanted => Err(damaged(wanted.unwrap_or(number), 0, "the segment is missing".into())),
+    }
 }
 
 /// The `seq` of a segment's version record, and whether it was begun after a failed sync.
@@ -258,10 +371,18 @@ fn scan<S: Storage>(
     number: u64,
     (mut expected, void_from): (Option<u64>, Option<u64>),
     each: &mut dyn FnMut(&Line<'_>),
-) -> Result<Scanned, LedgerError> {
-    let mut lines = SegmentLines::open(storage, dir, number)?;
+) -> Scanned {
     let mut scanned = Scanned::default();
-    while let Some(line) = lines.next()? {
+    let mut lines = match SegmentLines::open(storage, dir, number) {
+        Ok(lines) => lines,
+        Err(error) => return Scanned { failed: Some(error), ..scanned },
+    };
+    loop {
+        let line = match lines.next() {
+            Ok(Some(line)) => line,
+            Ok(None) => return scanned,
+            Err(error) => return Scanned { failed: Some(error), ..scanned },
+        };
         scanned.length = scanned.length.saturating_add(line.len() as u64);
         if scanned.void {
             continue;
@@ -285,7 +406,6 @@ fn scan<S: Storage>(
             Err(why) => scanned.bad = Some((scanned.lines.saturating_add(1), why)),
         }
     }
-    Ok(scanned)
 }
 
 /// Reads a line with its newline.
@@ -312,69 +432,6 @@ fn admit(decoded: Decoded, at: u64, expected: Option<u64>) -> Result<Entry, Stri
         // The version record after a failed sync takes the position of the first void line.
         Some(seq) if entry.seq != seq => Err(format!("seq is {} where {seq} must be", entry.seq)),
         _ => Ok(entry),
-    }
-}
-
-/// The lines of a segment with their newlines, a piece of it at a time. Past the page cache where that is possible: after a
-/// failed sync the cache holds lines that the disk does not.
-struct SegmentLines<'a, S: Storage> {
-    storage: &'a S,
-    number: u64,
-    file: S::File,
-    /// Offset of the next read.
-    at: u64,
-    buffer: Vec<u8>,
-    /// What of `buffer` was handed out.
-    taken: usize,
-    ended: bool,
-}
-
-impl<'a, S: Storage> SegmentLines<'a, S> {
-    fn open(storage: &'a S, dir: &S::Dir, number: u64) -> Result<Self, LedgerError> {
-        let (file, _) = storage
-            .open_readback(dir, &segment::file_name(number))
-            .map_err(|errno| io("read", number, errno))?;
-        Ok(Self { storage, number, file, at: 0, buffer: Vec::new(), taken: 0, ended: false })
-    }
-
-    /// The next line. What is longer than any line can be comes in parts without newlines, as what follows the last newline
-    /// does.
-    fn next(&mut self) -> Result<Option<&[u8]>, LedgerError> {
-        loop {
-            let rest = self.buffer.get(self.taken..).unwrap_or_default();
-            let newline = memchr::memchr(b'\n', rest);
-            let end = match newline {
-                Some(at) => Some(at.saturating_add(1)),
-                None if rest.len() > encode::LINE_MAX || self.ended => Some(rest.len()),
-                None => None,
-            };
-            if let Some(length) = end {
-                let start = self.taken;
-                self.taken = start.saturating_add(length);
-                let line = self.buffer.get(start..self.taken).unwrap_or_default();
-                return Ok(Some(line).filter(|line| !line.is_empty()));
-            }
-            self.read_on()?;
-        }
-    }
-
-    fn read_on(&mut self) -> Result<(), LedgerError> {
-        let rest = self.buffer.get(self.taken..).unwrap_or_default();
-        let start = rest.len();
-        // Zeros come from the system for nothing.
-        let mut buffer = vec![0; start.saturating_add(CHUNK)];
-        if let Some(to) = buffer.get_mut(..start) {
-            to.copy_from_slice(rest);
-        }
-        (self.buffer, self.taken) = (buffer, 0);
-        let room = self.buffer.get_mut(start..).unwrap_or_default();
-        let read = self.storage.read_at(&self.file, room, self.at);
-        let length = read.map_err(|errno| io("read", self.number, errno))?;
-        self.buffer.truncate(start.saturating_add(length));
-        self.at = self.at.saturating_add(length as u64);
-        // Aligned reads are short only at the end.
-        self.ended = length < CHUNK;
-        Ok(())
     }
 }
 

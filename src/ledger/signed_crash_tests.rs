@@ -13,14 +13,14 @@ use super::*;
 use crate::storage::simulated::{DeviceOptions, Fault, Names, SimulatedDir, SimulatedStorage};
 
 /// A simulated machine with a state folder.
-struct Machine {
-    storage: Arc<SimulatedStorage>,
-    state: SimulatedDir,
-    ledger: SimulatedDir,
+pub(super) struct Machine {
+    pub storage: Arc<SimulatedStorage>,
+    pub state: SimulatedDir,
+    pub ledger: SimulatedDir,
 }
 
 impl Machine {
-    fn new(names: Names) -> Self {
+    pub fn new(names: Names) -> Self {
         let storage = SimulatedStorage::new(names);
         let state = storage.add_device(DeviceOptions::default());
         storage.create_dir(&state, OsStr::new("ledger")).unwrap();
@@ -29,13 +29,21 @@ impl Machine {
         Self { storage: storage.shared(), state, ledger }
     }
 
-    fn after_crash(&self, seed: u64) -> Self {
+    pub fn after_crash(&self, seed: u64) -> Self {
         let storage = self.storage.crash(seed).shared();
         Self { storage, state: self.state.clone(), ledger: self.ledger.clone() }
     }
 
     fn open(&self, found: &mut Vec<String>) -> Result<Arc<Ledger<SimulatedStorage>>, LedgerError> {
-        let seal = Seal { state: self.state.clone(), copies: Vec::new(), accept: None };
+        self.open_to(None, found)
+    }
+
+    pub fn open_to(
+        &self,
+        accept: Option<Acceptance>,
+        found: &mut Vec<String>,
+    ) -> Result<Arc<Ledger<SimulatedStorage>>, LedgerError> {
+        let seal = Seal { state: self.state.clone(), copies: Vec::new(), accept };
         let (storage, dir) = (Arc::clone(&self.storage), self.ledger.clone());
         let replay = &mut |entry: &Entry| {
             if let Record::Operation(operation) = &entry.record {
@@ -68,7 +76,7 @@ impl Machine {
 
     /// Whatever checkpoint the disk holds, its lines and tiles are there.
     #[track_caller]
-    fn check_checkpoint(&self, what: &str) {
+    pub fn check_checkpoint(&self, what: &str) {
         let Some(note) = self.file(&self.ledger, "checkpoint") else { return };
         let key = self.file(&self.state, "key").into_iter();
         let keys = key.chain(self.file(&self.state, "key.new"));
@@ -98,7 +106,7 @@ impl Machine {
     }
 
     #[track_caller]
-    fn check(&self, promised: &[String], what: &str) {
+    pub fn check(&self, promised: &[String], what: &str) {
         self.check_checkpoint(what);
         let mut found = Vec::new();
         let ledger = self.open(&mut found).unwrap_or_else(|error| panic!("{what}: {error}"));

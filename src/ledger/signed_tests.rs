@@ -114,7 +114,7 @@ impl State {
     }
 }
 
-fn unmounted() -> Record {
+pub(super) fn unmounted() -> Record {
     let event = record::MountEvent::Unmounted;
     Record::Mount(record::MountRecord { event, mountpoint: "/mnt".into(), uid: 0, pid: 1 })
 }

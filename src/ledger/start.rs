@@ -1,37 +1,27 @@
 //! Whether a ledger is the one that its checkpoints vouch for. Asked when it is opened: it must extend
 //! the checkpoint in its folder and each copy that was found in a branch.
-//!
-//! `key` and `checkpoint` are there together or not at all. A key is first written as `key.new`, then
-//! the checkpoint is published, then the key gets its name: where a crash came between, the next start
-//! finds `key.new` and goes on. So who removes one of the two is found out.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::path::Path;
 use std::sync::Arc;
 
-use super::accounted::{Accounted, hash_of};
+use super::accounted::Accounted;
 use super::checkpoint::Checkpoint;
+use super::evidence::Evidence;
+use super::keys::{Keys, OWN};
 use super::note::NoteSigner;
 use super::pruned;
 use super::record::{LossRecord, Record};
-use super::sealer::Begin;
-use super::store::{TILES, TreeStore, put, read_small};
+use super::store::TreeStore;
 use super::tree::tile::{Builder, TileId};
 use super::tree::{Hash, empty_root, leaf_hash};
 use super::{Entry, LedgerError};
-use crate::error::Errno;
 use crate::storage::Storage;
 
-/// File name of the private key in the state folder.
-pub const KEY: &str = "key";
-const NEW_KEY: &str = "key.new";
 /// Tiles that are missing and kept in memory to be written; with more all are made again.
 const MISSING_MAX: usize = if cfg!(test) { 4 } else { 1024 };
-/// Bytes of a copy that the record of a loss keeps.
-const NOTE_MAX: usize = 2048;
-/// How the checkpoint in the ledger's own folder is called in messages.
-const OWN: &str = "the ledger's own checkpoint";
+mod finish;
+
+pub use finish::Finished;
 
 /// What makes an opened ledger a signed one.
 pub struct Seal<D> {
@@ -86,6 +76,7 @@ pub struct Start<S: Storage> {
     storage: Arc<S>,
     state: S::Dir,
     store: TreeStore<S>,
+    evidence: Evidence<S>,
     signer: NoteSigner,
     /// The key is still `key.new`.
     unborn: bool,
@@ -97,6 +88,8 @@ pub struct Start<S: Storage> {
     other_roots: BTreeMap<u64, Option<Hash>>,
     /// The key was found, not made.
     found_key: bool,
+    /// Key or checkpoint that is there and of no use.
+    useless: Vec<&'static str>,
     /// Earlier losses, by the `seq` of their records.
     accepted: Vec<(u64, LossRecord)>,
     builder: Builder,
@@ -126,68 +119,21 @@ impl<S: Storage> Start<S> {
         seal: &Seal<S::Dir>,
     ) -> Result<Self, LedgerError> {
         let store = TreeStore::new(Arc::clone(storage), dir.clone());
-        let file = |attempted, file: &str| {
-            let file = file.to_owned();
-            move |errno| LedgerError::Tree { attempted, file, errno }
-        };
-        let read = |name: &str| read_small(&**storage, &seal.state, OsStr::new(name));
-        let key = read(KEY).map_err(file("read", KEY))?;
-        let new_key = read(NEW_KEY).map_err(file("read", NEW_KEY))?;
-        let note = store.checkpoint().map_err(file("read", "checkpoint"))?;
-        let signer_of = |bytes: &Option<Vec<u8>>| {
-            let text = bytes.as_ref().and_then(|bytes| std::str::from_utf8(bytes).ok());
-            text.and_then(|text| text.parse::<NoteSigner>().ok())
-        };
-        let (signer, new_signer) = (signer_of(&key), signer_of(&new_key));
-        let signed_by = |signer: &Option<NoteSigner>| match (signer, &note) {
-            (Some(signer), Some(note)) => Checkpoint::open(note, signer.verifier()).ok(),
-            _ => None,
-        };
-        let mut problems = Vec::new();
-        let mut own = signed_by(&signer);
-        let mut chosen = signer.clone();
-        let mut unborn = false;
-        match (&key, &note) {
-            // Nothing was ever signed, or the first checkpoint was not published yet.
-            (None, None) => {
-                // A key is on the disk, by one name or the other, before the first tile.
-                let tiles = storage.open_dir(dir, Path::new(TILES));
-                if new_key.is_none() && !matches!(tiles, Err(Errno::NOENT)) {
-                    problems.push(format!("{KEY} and {OWN} are missing, and tiles are there"));
-                }
-                (chosen, unborn) = (new_signer, true);
-            }
-            (_, Some(_)) if own.is_none() && signed_by(&new_signer).is_some() => {
-                (own, unborn) = (signed_by(&new_signer), true);
-                chosen = new_signer;
-            }
-            (None, Some(_)) => problems.push(format!("{KEY} is missing, which signed {OWN}")),
-            (Some(_), None) => problems.push(format!("{OWN} is missing")),
-            (Some(_), Some(note)) => match &signer {
-                None => problems.push(format!("{KEY} is damaged")),
-                Some(signer) => {
-                    if let Err(why) = Checkpoint::open(note, signer.verifier()) {
-                        problems.push(format!("{OWN} is not to be believed: {why}"));
-                    }
-                }
-            },
-        }
-        let found_key = chosen.is_some();
-        let signer = match chosen {
-            Some(signer) => signer,
-            None => new_signer_for(view).map_err(file("make", KEY))?,
-        };
+        let keys = Keys::find(&**storage, &seal.state, dir, view)?;
+        let evidence = Evidence::look(storage, &seal.state)?;
         let mut start = Self {
             storage: Arc::clone(storage),
             state: seal.state.clone(),
             store,
-            signer,
-            unborn,
+            evidence,
+            signer: keys.signer,
+            unborn: keys.unborn,
             wanted: Vec::new(),
             roots: BTreeMap::new(),
-            problems,
+            problems: keys.problems,
             other_roots: BTreeMap::new(),
-            found_key,
+            found_key: keys.is_found,
+            useless: keys.damaged,
             accepted: Vec::new(),
             builder: Builder::default(),
             missing: Vec::new(),
@@ -199,7 +145,7 @@ impl<S: Storage> Start<S> {
             pruned: 0,
             headless: false,
         };
-        if let (Some(checkpoint), Some(note)) = (own, note) {
+        if let Some((checkpoint, note)) = keys.own {
             start.want(OWN.to_owned(), checkpoint, note, true);
         }
         for copy in &seal.copies {
@@ -375,104 +321,6 @@ impl<S: Storage> Start<S> {
         }
         found
     }
-
-    /// The outcome, once all lines are read: what the sealer begins with, or an error that says what
-    /// differs. With an acceptance the differences come back and a new key begins.
-    pub fn finish(
-        mut self,
-        view: &str,
-        accept: bool,
-        end: (u64, u64),
-    ) -> Result<Finished<S>, LedgerError> {
-        let problems = self.problems();
-        let accounted = self.accounted();
-        let (own, others): (Vec<Wanted>, _) =
-            std::mem::take(&mut self.wanted).into_iter().partition(|wanted| wanted.own);
-        let mut own = own.into_iter().next();
-        let failed = |errno| LedgerError::Tree { attempted: "make", file: KEY.to_owned(), errno };
-        let mut lost = None;
-        let (first, front) = self.front.take().unwrap_or_default();
-        match (problems.is_empty(), accept) {
-            (false, _) if self.headless => return Err(LedgerError::Differs { found: problems }),
-            (true, false) => {}
-            (true, true) => return Err(LedgerError::NothingLost),
-            (false, false) => return Err(LedgerError::Differs { found: problems }),
-            (false, true) => {
-                let notes = || own.iter().chain(&others).map(|wanted| wanted.note.clone());
-                let text = |note: Vec<u8>| String::from_utf8(note).ok();
-                let small = |note: &String| note.len() <= NOTE_MAX;
-                lost = Some(LossRecord {
-                    why: String::new(),
-                    uid: 0,
-                    found: problems,
-                    checkpoints: notes().filter_map(text).filter(small).collect(),
-                    hashes: notes().map(|note| hash_of(&note)).collect(),
-                    key: self.found_key.then(|| self.signer.verifier().to_string()),
-                    first,
-                });
-                (own, self.unborn) = (None, true);
-                self.signer = new_signer_for(view).map_err(failed)?;
-            }
-        }
-        if self.unborn && own.is_none() {
-            let text = self.signer.to_secret_text();
-            put(&*self.storage, &self.state, NEW_KEY, text.as_bytes()).map_err(failed)?;
-        }
-        let mut begin = Begin {
-            signer: self.signer,
-            builder: self.builder,
-            position: end,
-            missing: self.missing,
-            again: Vec::new(),
-            published: own.map(|wanted| (wanted.checkpoint, wanted.note)),
-        };
-        if begin.missing.len() > MISSING_MAX {
-            begin.missing.clear();
-            begin.builder = front;
-            begin.position = (self.segments.values().next().copied().unwrap_or(0), 0);
-            begin.again = self.lengths.into_iter().collect();
-            begin.published = None;
-        }
-        let unborn = self.unborn.then_some((self.storage, self.state));
-        Ok(Finished { begin, unborn, lost, accounted, damaged: self.damaged, first })
-    }
-}
-
-/// See [`Start::finish`].
-pub struct Finished<S: Storage> {
-    /// For the sealer.
-    pub begin: Begin,
-    /// The key must get its name once a checkpoint is published.
-    pub unborn: Option<(Arc<S>, S::Dir)>,
-    /// What an acceptance accounts for; who and why is not in it yet.
-    pub lost: Option<LossRecord>,
-    /// What earlier ones do.
-    pub accounted: Accounted,
-    /// Tiles that were not as the lines have them, and are written again.
-    pub damaged: u64,
-    /// The first line that is there.
-    pub first: u64,
-}
-
-/// The key's name becomes the right one: now its checkpoint is there.
-pub fn name_key<S: Storage>(storage: &S, state: &S::Dir) -> Result<(), Errno> {
-    storage.replace(state, OsStr::new(NEW_KEY), OsStr::new(KEY))?;
-    storage.sync_dir(state)
-}
-
-/// A new key. Its name, which is the log's identity, is not met with twice: another ledger of a view
-/// of the same name is another log.
-fn new_signer_for(view: &str) -> Result<NoteSigner, Errno> {
-    let mut random = [0; 36];
-    let mut filled = 0;
-    while let Some(room) = random.get_mut(filled..).filter(|room| !room.is_empty()) {
-        let read = rustix::rand::getrandom(room, rustix::rand::GetRandomFlags::empty())?;
-        filled = filled.saturating_add(read);
-    }
-    let (number, seed) = random.split_first_chunk::<4>().ok_or(Errno::IO)?;
-    let seed = seed.first_chunk::<32>().ok_or(Errno::IO)?;
-    let name = format!("octroi/{view}/{:08x}", u32::from_be_bytes(*number));
-    NoteSigner::new(&name, seed).ok_or(Errno::INVAL)
 }
 
 /// Text from outside, fit for a message.

@@ -216,7 +216,7 @@ pub fn put<S: Storage>(storage: &S, dir: &S::Dir, name: &str, bytes: &[u8]) -> R
 }
 
 /// Makes a file anew, whatever was there. Not durable.
-fn write_new<S: Storage>(
+pub fn write_new<S: Storage>(
     storage: &S,
     dir: &S::Dir,
     name: &OsStr,

@@ -211,6 +211,34 @@ fn a_state_folder_that_was_rolled_back_is_refused_until_the_loss_is_accepted() {
 }
 
 #[test]
+fn a_damaged_line_is_refused_until_the_loss_is_accepted_and_is_kept() {
+    let scene = used();
+    let segment = scene.state().join("ledger/00000001.jsonl");
+    let spoil = format!("cp {0} whole; sed -i '4s/kind/kinb/' {0}; cp {0} bad", segment.display());
+    sh(scene.base(), &spoil).ok();
+    for said in [scene.mount_refused(&[]).err, audit(&scene, "accept-loss --why ''").err] {
+        assert!(
+            said.contains("damaged at line 4") || said.contains("a value is required"),
+            "{said}"
+        );
+    }
+    let said = audit(&scene, "accept-loss --why 'a bad sector'").ok();
+    assert!(said.contains("damaged at line 4") && said.contains("evidence/0001"), "{said}");
+    let check = "cmp bad state/evidence/0001/00000001.jsonl && cd state/evidence/0001 && sha256sum -c SHA256SUMS";
+    sh(scene.base(), check).ok();
+    sh(
+        scene.base(),
+        &format!("head -3 whole | cmp -n $(head -3 whole | wc -c) - {}", segment.display()),
+    )
+    .ok();
+    let mount = scene.mount();
+    mount.sh("cat inbox/g && echo goes >inbox/on && mv inbox/on review/on").ok();
+    mount.unmount();
+    let said = audit(&scene, "verify").ok();
+    assert!(said.contains("a bad sector") && said.contains("1 files in evidence/0001"), "{said}");
+}
+
+#[test]
 fn a_lost_state_folder_is_refused_and_branches_of_other_views_are_adopted() {
     let scene = used();
     fs::remove_dir_all(scene.state()).expect("removed");

@@ -169,6 +169,10 @@ fn readable(place: &str, report: &Report, files: Option<&Compared>) -> String {
     for loss in &report.losses {
         let (seq, time) = (loss.seq, local_time(&loss.time));
         rows.push(("loss", format!("accepted at seq {seq}, {time}: {}", plain(&loss.why))));
+        if let Some(kept) = &loss.kept {
+            let (folder, files) = (plain(&kept.folder), kept.files);
+            rows.push(("kept", format!("{files} files in {folder} of the state folder")));
+        }
     }
     if let Some(files) = files {
         rows.push(("files", files.to_string()));

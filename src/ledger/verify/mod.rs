@@ -10,7 +10,7 @@ use crate::storage::Storage;
 use super::accounted::Accounted;
 use super::checkpoint::Checkpoint;
 use super::note::VerifierKey;
-use super::record::{CrossingRecord, Record};
+use super::record::{CrossingRecord, KeptRecord, Record};
 use super::start::CheckpointCopy;
 use super::store::TreeStore;
 use super::tree::tile::{Builder, TileId, WIDTH};
@@ -49,6 +49,9 @@ pub struct AcceptedLoss {
     pub why: String,
     /// Who.
     pub uid: u32,
+    /// What was taken out of the ledger then, and where it is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<KeptRecord>,
 }
 
 /// What was found.
@@ -289,6 +292,7 @@ impl<'a, S: Storage> Check<'a, S> {
                     time: head.time.to_owned(),
                     why: loss.why,
                     uid: loss.uid,
+                    kept: loss.kept,
                 });
             }
             _ => {}

@@ -1,0 +1,156 @@
+//! What comes of the comparison: a ledger that goes on, is refused, or goes on with a loss.
+
+use std::sync::Arc;
+
+use super::super::accounted::{Accounted, hash_of};
+use super::super::checkpoint::Checkpoint;
+use super::super::evidence::Evidence;
+use super::super::keys::{KEY, begin_key, new_signer_for};
+use super::super::record::LossRecord;
+use super::super::replay::Replayed;
+use super::super::sealer::Begin;
+use super::{Acceptance, LedgerError, MISSING_MAX, Start, Wanted};
+use crate::storage::Storage;
+
+/// Bytes of all the copies that the record of a loss keeps, as JSON. All of it must fit in a line.
+const NOTES_MAX: usize = 24 * 1024;
+/// Hashes of copies that it keeps.
+const HASHES_MAX: usize = 128;
+/// Differences that it keeps.
+const FOUND_MAX: usize = 16;
+/// Characters of each of them.
+const TEXT_MAX: usize = 256;
+/// Characters of the reason.
+const WHY_MAX: usize = 2048;
+
+/// See [`Start::finish`].
+pub struct Finished<S: Storage> {
+    /// For the sealer.
+    pub begin: Begin,
+    /// The key must get its name once a checkpoint is published.
+    pub unborn: Option<(Arc<S>, S::Dir)>,
+    /// What an acceptance accounts for; what is kept is not in it yet.
+    pub lost: Option<LossRecord>,
+    /// What differed, in words.
+    pub found: Vec<String>,
+    /// What earlier losses account for.
+    pub accounted: Accounted,
+    /// Where what a loss takes out is kept.
+    pub evidence: Evidence<S>,
+    /// Key or checkpoint that is there and of no use.
+    pub useless: Vec<&'static str>,
+    /// Tiles that were not as the lines have them, and are written again.
+    pub damaged: u64,
+}
+
+impl<S: Storage> Start<S> {
+    /// The outcome, once all lines are read: what the sealer begins with, or an error that says what
+    /// differs. With an acceptance the differences are a loss, which the caller records, and a new key
+    /// begins; where the hashes of lines that have left are gone, there is no tree to go on with, and `read`
+    /// says then that all segments leave.
+    pub fn finish(
+        mut self,
+        view: &str,
+        accept: Option<&Acceptance>,
+        read: &mut Replayed,
+    ) -> Result<Finished<S>, LedgerError> {
+        let losses = self.accepted.iter().filter_map(|(_, loss)| loss.kept.as_ref());
+        let unrecorded = self.evidence.unrecorded(losses.map(|kept| kept.sha256.as_str()));
+        let mut found = read.damage.clone();
+        found.extend(self.problems());
+        found.extend(unrecorded.clone());
+        let accounted = self.accounted();
+        let wanted = std::mem::take(&mut self.wanted);
+        let mut lost = None;
+        match (found.is_empty(), accept) {
+            (true, None) => {}
+            (true, Some(_)) => return Err(LedgerError::NothingLost),
+            (false, None) => return Err(LedgerError::Differs { found }),
+            (false, Some(accept)) => {
+                if self.headless {
+                    self.start_over(read);
+                }
+                lost = Some(self.loss(accept, &found, &wanted));
+                self.unborn = true;
+                self.signer = new_signer_for(view).map_err(|errno| LedgerError::Tree {
+                    attempted: "make",
+                    file: KEY.to_owned(),
+                    errno,
+                })?;
+            }
+        }
+        if unrecorded.is_none() {
+            self.evidence.settle()?;
+        }
+        let own = wanted.into_iter().find(|wanted| wanted.own && lost.is_none());
+        if self.unborn && own.is_none() {
+            begin_key(&*self.storage, &self.state, &self.signer)?;
+        }
+        let (_, front) = self.front.take().unwrap_or_default();
+        let mut begin = Begin {
+            signer: self.signer,
+            builder: self.builder,
+            position: (read.segment, read.length),
+            missing: self.missing,
+            again: Vec::new(),
+            published: own.map(|wanted| (wanted.checkpoint, wanted.note)),
+        };
+        if begin.missing.len() > MISSING_MAX {
+            begin.missing.clear();
+            begin.builder = front;
+            begin.position = (self.segments.values().next().copied().unwrap_or(0), 0);
+            begin.again = self.lengths.into_iter().collect();
+            begin.published = None;
+        }
+        let unborn = self.unborn.then_some((self.storage, self.state));
+        let (evidence, useless, damaged) = (self.evidence, self.useless, self.damaged);
+        Ok(Finished { begin, unborn, lost, found, accounted, evidence, useless, damaged })
+    }
+
+    fn start_over(&mut self, read: &mut Replayed) {
+        read.start_over();
+        self.builder = Default::default();
+        self.front = None;
+        self.missing.clear();
+        self.segments.clear();
+        self.lengths.clear();
+    }
+
+    fn loss(&self, accept: &Acceptance, found: &[String], wanted: &[Wanted]) -> LossRecord {
+        let mut texts: Vec<String> =
+            found.iter().take(FOUND_MAX).map(|text| shortened(text, TEXT_MAX)).collect();
+        let more = found.len().saturating_sub(FOUND_MAX);
+        if more > 0 {
+            texts.push(format!("and {more} more"));
+        }
+        let mut loss = LossRecord {
+            why: shortened(&accept.why, WHY_MAX),
+            uid: accept.uid,
+            found: texts,
+            checkpoints: Vec::new(),
+            first: self.front.as_ref().map_or(0, |(first, _)| *first),
+            hashes: Vec::new(),
+            key: self.found_key.then(|| self.signer.verifier().to_string()),
+            kept: None,
+        };
+        let mut room = NOTES_MAX;
+        for wanted in wanted {
+            let hash = hash_of(&wanted.note);
+            if loss.hashes.contains(&hash) || loss.hashes.len() >= HASHES_MAX {
+                continue;
+            }
+            loss.hashes.push(hash);
+            let Ok(note) = std::str::from_utf8(&wanted.note) else { continue };
+            let length = serde_json::to_string(note).map_or(usize::MAX, |json| json.len());
+            if Checkpoint::unverified(&wanted.note).is_some() && length <= room {
+                room = room.saturating_sub(length);
+                loss.checkpoints.push(note.to_owned());
+            }
+        }
+        loss
+    }
+}
+
+fn shortened(text: &str, length: usize) -> String {
+    text.chars().take(length).collect()
+}
