@@ -26,20 +26,10 @@ import sys
 import tempfile
 import time
 
-from bench_shared import ROOT, build, need_root, note, run, tmpfs, unmount
+from bench_shared import binaries, build, need_root, note, pairs_of_mounts, run
 
 FILES = 5_000
 GROUP = 2_000_000
-
-
-def binaries():
-    said = run("cargo", "bench", "--no-run", "--message-format=json", "--quiet", cwd=ROOT)
-    found = {}
-    for line in said.splitlines():
-        message = json.loads(line)
-        if message.get("executable") and "bench" in message["target"]["kind"]:
-            found[message["target"]["name"]] = message["executable"]
-    return found["operations"], found["ledger"]
 
 
 def peak(*words):
@@ -96,46 +86,6 @@ def queries(octroi, ledgers, transactions):
     return times[0], statistics.median(times[1:]), max(times[1:])
 
 
-def mounted(octroi, base, level):
-    folder = os.path.join(base, level)
-    backing = os.path.join(folder, "closed", "data")
-    os.makedirs(backing)
-    os.chmod(os.path.dirname(backing), 0o700)
-    mountpoint = os.path.join(folder, "mnt")
-    os.makedirs(mountpoint)
-    config = os.path.join(folder, "bench.toml")
-    with open(config, "w") as file:
-        file.write(f'[view]\nname = "bench-{level}"\nstate = "{folder}/state"\n')
-        file.write(f'[branches.data]\npath = "{backing}"\n[audit]\nrecord = "{level}"\n')
-    run(octroi, "mount", config, mountpoint)
-    return mountpoint
-
-
-def through_mounts(octroi, operations, runs):
-    pairs = []
-    with tmpfs("4g") as base:
-        mounts = []
-        try:
-            for level in ("crossings", "mutations"):
-                mounts.append(mounted(octroi, base, level))
-            for number in range(runs + 1):
-                note(f"mounts: pair {number} of {runs}")
-                order = mounts if number % 2 else mounts[::-1]
-                times = {}
-                for mountpoint in order:
-                    folder = os.path.join(mountpoint, "data", "work")
-                    os.makedirs(folder)
-                    times[mountpoint] = float(run(operations, folder, "create", str(FILES)))
-                    shutil.rmtree(folder)
-                # The first is for warming up.
-                if number:
-                    pairs.append([times[mountpoint] for mountpoint in mounts])
-        finally:
-            for mountpoint in mounts:
-                unmount(mountpoint)
-    return pairs
-
-
 def main(words):
     parser = argparse.ArgumentParser(prog="bench ledger", description=__doc__.split("\n\n")[0])
     parser.add_argument("--runs", type=int, default=3, help="runs of each (3); three times as many pairs of mounts")
@@ -144,11 +94,11 @@ def main(words):
     arguments = parser.parse_args(words)
     need_root()
     octroi = build()
-    operations, program = binaries()
+    programs = binaries()
     rows = []
     folder = tempfile.mkdtemp(prefix="octroi-bench-", dir=arguments.folder)
     try:
-        ledgers = Ledgers(program, folder)
+        ledgers = Ledgers(programs["ledger"], folder)
         runs, records = arguments.runs, arguments.records
         note("group, caller, sync")
         found = ledgers.median(runs, ["records_per_second"], "group", str(GROUP))
@@ -171,7 +121,9 @@ def main(words):
         rows.append(("memory", f"{ledgers.memory / 1024:.1f} MiB", "at most 64 MiB"))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    pairs = through_mounts(octroi, operations, 3 * arguments.runs)
+    levels = {level: f'[audit]\nrecord = "{level}"\n' for level in ("crossings", "mutations")}
+    create = lambda folder: float(run(programs["operations"], folder, "create", str(FILES)))
+    pairs = pairs_of_mounts(octroi, levels, create, 3 * arguments.runs)
     ratio = statistics.median(mutations / crossings for crossings, mutations in pairs)
     seconds = [statistics.median(pair[side] for pair in pairs) for side in (0, 1)]
     said = f"{ratio:.3f} ({seconds[1]:.3f} s / {seconds[0]:.3f} s for {FILES:,} files)"

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -60,6 +61,58 @@ def unmount(mountpoint):
         if subprocess.run(["umount", mountpoint], check=False, stderr=subprocess.DEVNULL).returncode:
             time.sleep(0.1)
     subprocess.run(["umount", "-l", mountpoint], check=False)
+
+
+def binaries():
+    """The programs in benches/, by name."""
+    said = run("cargo", "bench", "--no-run", "--message-format=json", "--quiet", cwd=ROOT)
+    found = {}
+    for line in said.splitlines():
+        message = json.loads(line)
+        if message.get("executable") and "bench" in message["target"]["kind"]:
+            found[message["target"]["name"]] = message["executable"]
+    return found
+
+
+def mounted(octroi, base, name, body):
+    """A view of one branch, with a configuration that has `body` at the end."""
+    folder = os.path.join(base, name)
+    backing = os.path.join(folder, "closed", "data")
+    os.makedirs(backing)
+    os.chmod(os.path.dirname(backing), 0o700)
+    mountpoint = os.path.join(folder, "mnt")
+    os.makedirs(mountpoint)
+    config = os.path.join(folder, "bench.toml")
+    with open(config, "w") as file:
+        file.write(f'[view]\nname = "bench-{name}"\nstate = "{folder}/state"\n')
+        file.write(f'[branches.data]\npath = "{backing}"\n{body}')
+    run(octroi, "mount", config, mountpoint)
+    return mountpoint
+
+
+def pairs_of_mounts(octroi, bodies, work, count):
+    """What `work` says of a folder in each of two views on tmpfs, `count` times, after once to warm up. Each
+    view goes first as often as the other."""
+    pairs = []
+    with tmpfs("4g") as base:
+        mounts = []
+        try:
+            for name, body in bodies.items():
+                mounts.append(mounted(octroi, base, name, body))
+            for number in range(count + 1):
+                note(f"mounts: pair {number} of {count}")
+                told = {}
+                for mountpoint in mounts if number % 2 else mounts[::-1]:
+                    folder = os.path.join(mountpoint, "data", "work")
+                    os.makedirs(folder)
+                    told[mountpoint] = work(folder)
+                    shutil.rmtree(folder)
+                if number:
+                    pairs.append([told[mountpoint] for mountpoint in mounts])
+        finally:
+            for mountpoint in mounts:
+                unmount(mountpoint)
+    return pairs
 
 
 def table(rows, names, results, titles):
