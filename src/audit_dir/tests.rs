@@ -117,7 +117,7 @@ fn read(audit: &AuditDir, path: &str) -> Result<Vec<u8>, Errno> {
 fn the_signed_tree_is_served_as_tiles_entries_and_proofs() {
     use crate::ledger::checkpoint::{Checkpoint, Proof};
     use crate::ledger::tree::leaf_hash;
-    let (folder, audit, key) = signed(700);
+    let (folder, audit, key) = signed(699);
     let note = read(&audit, "checkpoint").unwrap();
     assert_eq!(Checkpoint::open(&note, &key).unwrap().size, 700);
     assert_eq!(read(&audit, "key.pub").unwrap(), format!("{key}\n").into_bytes());

@@ -2,14 +2,16 @@
 //!
 //! They are there together or not at all. A key is first written as `key.new`, then the checkpoint is
 //! published, then the key gets its name: where a crash came between, the next start finds `key.new` and
-//! goes on. So who removes one of the two is found out.
+//! goes on. So who removes one of the two is found out; and who removes both, for the
+//! lines name each key that begins to sign.
 
 use std::ffi::OsStr;
 use std::path::Path;
 
 use super::LedgerError;
 use super::checkpoint::Checkpoint;
-use super::note::NoteSigner;
+use super::note::{NoteSigner, VerifierKey};
+use super::record::KeyRecord;
 use super::store::{CHECKPOINT, TILES, put, read_small};
 use crate::error::Errno;
 use crate::storage::Storage;
@@ -115,6 +117,21 @@ fn read<S: Storage>(
 fn failed(attempted: &'static str, file: &str) -> impl Fn(Errno) -> LedgerError {
     let file = file.to_owned();
     move |errno| LedgerError::Tree { attempted, file: file.clone(), errno }
+}
+
+/// The record that a key begins, after another.
+pub fn record_of(key: &VerifierKey, before: Option<&NoteSigner>) -> KeyRecord {
+    KeyRecord { key: key.to_string(), note: before.map(|before| before.sign(&text_of(key))) }
+}
+
+/// Whether a key has signed that another comes after it.
+pub fn is_signed(note: &str, before: &VerifierKey, key: &VerifierKey) -> bool {
+    before.open(note.as_bytes()).is_ok_and(|text| text == text_of(key))
+}
+
+/// No checkpoint: its second line is no number.
+fn text_of(key: &VerifierKey) -> String {
+    format!("octroi: the next key\n{key}\n")
 }
 
 /// Makes another key, and keeps it as one that has not its name yet.

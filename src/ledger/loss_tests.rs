@@ -32,7 +32,7 @@ fn branches_that_were_away_when_a_loss_was_accepted_come_back() {
     state.run(&["/c"]);
     let newest = kept(&mut state, "newest");
     state.copies = vec![newest.clone()];
-    lose_all_but(&state, 4);
+    lose_all_but(&state, 5);
     for copies in [vec![oldest.clone()], vec![middle.clone()], vec![oldest, middle, newest]] {
         state.copies = copies;
         let (ledger, _) = state.open_to(None).unwrap();
@@ -177,6 +177,9 @@ fn accepted(what: &str, words: &str, damage: fn(&State)) -> Vec<String> {
     state.run(&["/on"]);
     let report = verified(&state);
     assert_eq!(report.problems, [], "{what}");
+    let [.., key] = report.keys.as_slice() else { panic!("{what}: no key") };
+    assert_eq!(key.key, state.key().verifier().to_string(), "{what}");
+    assert_eq!(key.signed, !text.contains("key is"), "{what}: the key before signs for the next");
     let [loss] = report.losses.as_slice() else { panic!("{what}: {:?}", report.losses) };
     assert!(matches!(state.open_to(Some("again")).map(drop), Err(LedgerError::NothingLost)));
     let kept = check_sums(&state, what);
@@ -237,26 +240,26 @@ fn every_damage_of_lines_and_segments_can_be_accepted() {
         remove(state, &segment(2));
     });
     assert_eq!(kept, ["00000003.jsonl"]);
-    let kept = accepted("no first segment", "the lines before seq 3 are missing", |state| {
+    let kept = accepted("no first segment", "the lines before seq 4 are missing", |state| {
         remove(state, &segment(1));
     });
     assert_eq!(kept, [""; 0], "what is there stays");
-    accepted("no last segment", "and the ledger has 6", |state| remove(state, &segment(3)));
+    accepted("no last segment", "and the ledger has 7", |state| remove(state, &segment(3)));
     accepted("no segment at all", "and the ledger has 0", |state| {
         (1..=3).for_each(|number| remove(state, &segment(number)));
     });
-    let kept = accepted("a segment is cut", "the segment ends before seq 6", |state| {
+    let kept = accepted("a segment is cut", "the segment ends before seq 7", |state| {
         state.write(&segment(2), joined(&lines_of(state, 2)[..2]));
     });
     assert_eq!(kept, ["00000003.jsonl"]);
-    accepted("the last segment is cut", "and the ledger has 8", |state| {
+    accepted("the last segment is cut", "and the ledger has 9", |state| {
         state.write(&segment(3), joined(&lines_of(state, 3)[..2]));
     });
     accepted("half a line at the end", "00000003.jsonl is damaged at line 3", |state| {
         let text = state.read(&segment(3));
         state.write(&segment(3), &text[..text.len() - 9]);
     });
-    accepted("an edited line", "seq 4 in segment 00000002.jsonl", |state| {
+    accepted("an edited line", "seq 5 in segment 00000002.jsonl", |state| {
         let mut lines = lines_of(state, 2);
         lines[1] = forged(&lines[1], "\"uid\":1", "\"uid\":2");
         state.write(&segment(2), joined(&lines));
@@ -271,11 +274,11 @@ fn every_damage_of_lines_and_segments_can_be_accepted() {
     accepted("a segment twice", "00000003.jsonl", |state| {
         state.write(&segment(4), state.read(&segment(3)));
     });
-    accepted("signed lines are said to be void", "and the ledger has 8", |state| {
-        plant_void(state, 7)
+    accepted("signed lines are said to be void", "and the ledger has 9", |state| {
+        plant_void(state, 8)
     });
     let kept = accepted("a whole segment is said to be void", "is before it", |state| {
-        plant_void(state, 5);
+        plant_void(state, 6);
     });
     assert_eq!(kept, ["00000004.jsonl"], "what says so is not believed");
     accepted("a segment is a folder", "00000002.jsonl", |state| {
@@ -335,4 +338,62 @@ fn a_second_loss_keeps_what_the_first_has_kept() {
     let aside = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().path();
     let text: Vec<u8> = segments.map(aside).flat_map(|path| std::fs::read(path).unwrap()).collect();
     assert!(String::from_utf8_lossy(&text).contains("\"kind\":\"loss\""));
+}
+
+#[test]
+fn lines_whose_key_is_gone_or_another_are_refused() {
+    let state = State::new();
+    state.run(&["/a"]);
+    for name in ["key", "ledger/checkpoint"] {
+        remove(&state, name);
+    }
+    std::fs::remove_dir_all(state.path("ledger/tile")).unwrap();
+    state.refused(&["its lines name the key octroi/lab/", "and key is not there"]);
+    let other = note::NoteSigner::new("octroi/lab/00000000", &[1; 32]).unwrap();
+    state.write("key.new", other.to_secret_text());
+    state.refused(&["its lines name the key octroi/lab/", "and key is another"]);
+    let (ledger, _) = state.open_to(Some("a test")).unwrap();
+    ledger.close().unwrap();
+    state.run(&["/b"]);
+    let report = verified(&state);
+    assert_eq!((report.problems, report.keys.len()), (Vec::new(), 2));
+}
+
+#[test]
+fn a_ledger_from_before_keys_were_recorded_learns_its_key() {
+    let state = State::new();
+    let dir = RealDir::open(&state.path("ledger")).unwrap();
+    let (ledger, _) = Ledger::open(Arc::new(RealStorage), dir, "lab", &mut |_| {}).unwrap();
+    ledger.append(unmounted(), Durability::Sync).unwrap();
+    ledger.close().unwrap();
+    let key = note::NoteSigner::new("octroi/lab/0000000a", &[7; 32]).unwrap();
+    let (tree, _) = super::signed_tests::tree(&state.lines());
+    let origin = key.verifier().name().to_owned();
+    let note = Checkpoint { origin, size: tree.size(), root: tree.root() }.sign(&key);
+    state.write("key", key.to_secret_text());
+    state.write("ledger/checkpoint", note);
+    state.run(&["/a"]);
+    state.run(&["/b"]);
+    let keys = verified(&state).keys;
+    assert_eq!(keys.len(), 1, "once: {keys:?}");
+    assert_eq!(keys[0].key, key.verifier().to_string());
+    for name in ["key", "ledger/checkpoint"] {
+        remove(&state, name);
+    }
+    std::fs::remove_dir_all(state.path("ledger/tile")).unwrap();
+    state.refused(&["its lines name the key octroi/lab/0000000a"]);
+}
+
+#[test]
+fn a_key_that_begins_without_the_one_before_is_told() {
+    let state = State::new();
+    let (ledger, _) = state.open_to(None).unwrap();
+    let other = note::NoteSigner::new("octroi/lab/00000000", &[1; 32]).unwrap();
+    let record = keys::record_of(other.verifier(), Some(&other));
+    ledger.append(Record::Key(record), Durability::Sync).unwrap();
+    ledger.close().unwrap();
+    let problems = verified(&state).problems;
+    assert!(problems[0].what.contains("which none before it has signed"), "{problems:?}");
+    assert_eq!(problems[1].place, "key");
+    state.refused(&["and key is another"]);
 }

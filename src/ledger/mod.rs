@@ -24,8 +24,8 @@
 //! 7. The writer's thread does not panic: whatever fails becomes the caller's errno.
 //! 8. A checkpoint covers only lines, and needs only tiles, that are on the disk: fsync of the lines, of
 //!    the tiles, signature, publication, in that order ([`sealer`](self)).
-//! 9. What is opened to be signed extends every checkpoint that was found, or a record says that and why
-//!    not ([`start`]).
+//! 9. What is opened to be signed extends every checkpoint that was found, and its key is the one that its
+//!    lines name, or a record says that and why not ([`start`]).
 //! 10. Nobody who waits for an fsync waits for the signing thread.
 //!
 //! The states of the writer are drawn in `writer.rs`.
@@ -331,6 +331,9 @@ impl<S: Storage> Ledger<S> {
                 finished.accounted.add(&loss);
                 append(Record::Loss(Box::new(loss)))?;
                 finished.evidence.settle()?;
+            }
+            if let Some(key) = finished.key.take() {
+                append(Record::Key(key))?;
             }
             ledger.seal = Some(begin_sealing(storage, dir, durable, finished)?);
         }

@@ -8,7 +8,8 @@
 //! 1. A segment leaves after a [`PruneRecord`] that says so is durable, and not the last one.
 //! 2. A signed checkpoint covers all lines that leave.
 //! 3. No line leaves that names a transaction which recovery, an undo or a person may need.
-//! 4. What else a start learns from lines that leave is in the record: the branches' ids.
+//! 4. What else a start must learn from lines that leave is in the record: the branches' ids, the key. Of a
+//!    loss that leaves no more is known: a branch that was away since before it must be adopted.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -154,7 +155,8 @@ impl<S: Storage> Pruner<S> {
             segment::file_name(candidate.number).to_string_lossy().into_owned()
         };
         let segments = leaving.iter().map(name).collect();
-        let record = PruneRecord { first, segments, reason, ids: needed.ids.clone() };
+        let key = self.ledger.key().map(ToString::to_string);
+        let record = PruneRecord { first, segments, reason, ids: needed.ids.clone(), key };
         self.ledger.append(Record::Prune(Box::new(record)), Durability::Sync)?;
         self.announced = first;
         Ok(())

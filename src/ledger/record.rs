@@ -43,6 +43,8 @@ pub enum Record {
     /// Lines or keys that a checkpoint vouches for are gone, and a person went on without: from here
     /// another key signs.
     Loss(Box<LossRecord>),
+    /// A key begins to sign.
+    Key(KeyRecord),
     /// A command of a gate was asked about a file.
     Check(Box<CheckRecord>),
     /// Segments leave from the front.
@@ -381,6 +383,17 @@ pub struct LossRecord {
     pub kept: Option<KeptRecord>,
 }
 
+/// A key begins to sign. There is one for every key: so that lines whose key is gone, or is another, are
+/// found out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeyRecord {
+    /// The public key, `NAME+HASH+KEY`.
+    pub key: String,
+    /// A note that names it, signed by the key before it, where there was one that could be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
 /// What a loss has put aside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KeptRecord {
@@ -407,6 +420,9 @@ pub struct PruneRecord {
     pub reason: String,
     /// The ids of the branches by name, as they are known: records of them may leave.
     pub ids: BTreeMap<String, BranchUuid>,
+    /// The key that signs: its record may leave.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
 }
 
 /// A command of a gate was asked about a file, between PREPARE and COMMIT or ABORT of its crossing.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::accounted::Accounted;
 use super::checkpoint::Checkpoint;
 use super::evidence::Evidence;
-use super::keys::{Keys, OWN};
+use super::keys::{KEY, Keys, OWN};
 use super::note::NoteSigner;
 use super::pruned;
 use super::record::{LossRecord, Record};
@@ -90,6 +90,8 @@ pub struct Start<S: Storage> {
     found_key: bool,
     /// Key or checkpoint that is there and of no use.
     useless: Vec<&'static str>,
+    /// The key that signs, as the lines say.
+    named: Option<String>,
     /// Earlier losses, by the `seq` of their records.
     accepted: Vec<(u64, LossRecord)>,
     builder: Builder,
@@ -134,6 +136,7 @@ impl<S: Storage> Start<S> {
             other_roots: BTreeMap::new(),
             found_key: keys.is_found,
             useless: keys.damaged,
+            named: None,
             accepted: Vec::new(),
             builder: Builder::default(),
             missing: Vec::new(),
@@ -198,7 +201,11 @@ impl<S: Storage> Start<S> {
                 self.accepted.push((seq, LossRecord::clone(loss)));
                 self.pruned = self.pruned.max(loss.first);
             }
-            Record::Prune(prune) => self.pruned = self.pruned.max(prune.first),
+            Record::Prune(prune) => {
+                self.pruned = self.pruned.max(prune.first);
+                self.named = prune.key.clone().or(self.named.take());
+            }
+            Record::Key(record) => self.named = Some(record.key.clone()),
             _ => {}
         }
         let mut full = Vec::new();
@@ -241,6 +248,10 @@ impl<S: Storage> Start<S> {
             }
         }
         self.front = Some((seq, self.builder.clone()));
+    }
+
+    fn key_text(&self) -> String {
+        self.signer.verifier().to_string()
     }
 
     fn own_size(&self) -> Option<u64> {
@@ -288,6 +299,10 @@ impl<S: Storage> Start<S> {
             found.push(format!(
                 "the lines before seq {first} are missing, and did not leave by age or size"
             ));
+        }
+        if let Some(named) = self.named.as_ref().filter(|named| **named != self.key_text()) {
+            let how = if self.found_key { "is another" } else { "is not there" };
+            found.push(format!("its lines name the key {}, and {KEY} {how}", plain(named)));
         }
         let lines = self.builder.size();
         let accounted = self.accounted();

@@ -18,7 +18,7 @@ fn small() -> (State, VerifierKey) {
     let key = state.key().verifier().clone();
     let report = checked(&state, &key);
     assert_eq!(report.problems, [], "nothing is wrong yet");
-    assert_eq!((report.lines, report.signed, report.copies.len()), (5, Some(5), 1));
+    assert_eq!((report.lines, report.signed, report.copies.len()), (6, Some(6), 1));
     (state, key)
 }
 
@@ -79,7 +79,7 @@ fn any_truncation_of_a_segment_is_found() {
         let report = checked(&state, &key);
         let short = |problem: &super::verify::Problem| {
             problem.place == "checkpoint"
-                && problem.what.contains("vouches for 5 lines, and there are")
+                && problem.what.contains("vouches for 6 lines, and there are")
         };
         assert!(report.problems.iter().any(short), "{length}: {:?}", report.problems);
         found(&state, &key, "the copy in branch inbox", &format!("cut at {length}"));
@@ -139,12 +139,12 @@ fn renumbered(lines: &[Vec<u8>]) -> Vec<u8> {
 fn lines_that_are_forged_with_good_checksums_are_found() {
     let (state, key) = small();
     let lines = state.lines();
-    for at in 1..lines.len() - 1 {
+    for at in 2..lines.len() - 1 {
         let mut edited = lines.clone();
         edited[at] = forged(&lines[at], "\"uid\":1", "\"uid\":2");
         state.write(SEGMENT, joined(&edited));
         found(&state, &key, "checkpoint", "an edited line");
-        found(&state, &key, "tile/0/000.p/5", "an edited line");
+        found(&state, &key, "tile/0/000.p/6", "an edited line");
         let told = checked(&state, &key).problems;
         let named = told.iter().any(|problem| problem.what.contains(&format!("seq {at}")));
         assert!(named, "line {at}: {told:?}");
@@ -196,14 +196,14 @@ fn any_flipped_byte_of_the_key_is_refused() {
 #[test]
 fn any_flipped_byte_of_a_tile_is_found_and_mended() {
     let (state, key) = small();
-    let name = "ledger/tile/0/000.p/5";
+    let name = "ledger/tile/0/000.p/6";
     let whole = state.read(name);
     for at in (0..whole.len()).step_by(3) {
         let mut other = whole.clone();
         other[at] ^= 1;
         state.write(name, &other);
         let problems = checked(&state, &key).problems;
-        assert_eq!(problems[0].place, "tile/0/000.p/5");
+        assert_eq!(problems[0].place, "tile/0/000.p/6");
         assert!(problems[0].what.contains(&format!("seq {}", at / 32)), "{problems:?}");
         if at == 0 {
             let (ledger, opened) = state.open_to(None).unwrap();
@@ -213,7 +213,7 @@ fn any_flipped_byte_of_a_tile_is_found_and_mended() {
         }
     }
     std::fs::remove_file(state.path(name)).unwrap();
-    assert_eq!(checked(&state, &key).problems[0].place, "tile/0/000.p/5");
+    assert_eq!(checked(&state, &key).problems[0].place, "tile/0/000.p/6");
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn a_whole_other_ledger_is_found_by_the_kept_key_and_by_the_copies() {
     let (state, key) = small();
     let other = State::new();
     other.run(&["/x"]);
-    for name in ["key", "ledger/checkpoint", SEGMENT, "ledger/tile/0/000.p/3"] {
+    for name in ["key", "ledger/checkpoint", SEGMENT, "ledger/tile/0/000.p/4"] {
         std::fs::write(state.path(name), other.read(name)).unwrap();
     }
     found(&state, &key, "checkpoint", "another ledger");
@@ -265,17 +265,17 @@ fn a_state_folder_that_was_rolled_back_is_found_by_the_copies() {
 fn a_torn_end_that_was_never_signed_is_no_problem() {
     let (state, key) = small();
     let whole = state.read(SEGMENT);
-    state.write(SEGMENT, [whole.as_slice(), b"{\"seq\":5,\"time\":\"2026"].concat());
+    state.write(SEGMENT, [whole.as_slice(), b"{\"seq\":6,\"time\":\"2026"].concat());
     let report = checked(&state, &key);
     assert_eq!((report.problems, report.notes.len()), (Vec::new(), 1));
     state.write(SEGMENT, [whole.as_slice(), b"\0\0\0\0\n\0\0\n"].concat());
     let report = checked(&state, &key);
     assert_eq!((report.problems, report.notes.len()), (Vec::new(), 1));
-    let good = state.lines()[4].clone();
-    let next = forged(&good, "\"seq\":4", "\"seq\":6");
+    let good = state.lines()[5].clone();
+    let next = forged(&good, "\"seq\":5", "\"seq\":7");
     state.write(SEGMENT, [whole.as_slice(), b"\0\0\0\0\n", &next, b"\n"].concat());
     let report = checked(&state, &key);
-    assert_eq!(report.problems[0].place, "00000001.jsonl line 6", "a good line follows");
+    assert_eq!(report.problems[0].place, "00000001.jsonl line 7", "a good line follows");
 }
 
 #[test]
@@ -285,7 +285,7 @@ fn what_is_longer_than_any_line_is_read_in_pieces() {
     let long = vec![b'x'; 3 * encode::LINE_MAX];
     state.write(SEGMENT, [whole.as_slice(), &long].concat());
     let report = checked(&state, &key);
-    assert_eq!((report.problems.len(), report.lines), (0, 5), "it was never signed");
+    assert_eq!((report.problems.len(), report.lines), (0, 6), "it was never signed");
     state.write(SEGMENT, [long.as_slice(), b"\n", &whole].concat());
     found(&state, &key, "00000001.jsonl line 1", "a long line before all others");
 }

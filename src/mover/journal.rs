@@ -128,6 +128,7 @@ impl Journal {
             | Record::Policy(_)
             | Record::Gap(_)
             | Record::Loss(_)
+            | Record::Key(_)
             | Record::Check(_)
             | Record::Prune(_) => {}
         }

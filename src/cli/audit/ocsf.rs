@@ -122,6 +122,7 @@ impl Exporter {
             | Record::Gap(_)
             | Record::Purge(_)
             | Record::Loss(_)
+            | Record::Key(_)
             | Record::Check(_)
             | Record::Prune(_) => return None,
         };

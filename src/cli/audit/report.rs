@@ -154,6 +154,9 @@ impl Tally {
                 let by = tx::user(record.uid);
                 self.events.push([at, format!("{by} accepted a loss: {}", record.why)]);
             }
+            Record::Key(record) => {
+                self.events.push([at, format!("a key begins to sign: `{}`", record.key)]);
+            }
             Record::Prune(record) => {
                 let count = record.segments.len();
                 let what = format!("{count} segments left the ledger: {}", record.reason);

@@ -99,6 +99,7 @@ fn what(text: &dyn Fn(&str) -> String) -> String {
         "version" => format!("{} serves view {}", text("program"), text("view")),
         "gap" => "gap: the last run did not stop cleanly, changes before may be missing".to_owned(),
         "loss" => format!("a loss is accepted: {}", text("why")),
+        "key" => format!("a key begins to sign: {}", text("key")),
         "prune" => format!("prune: {} leave: {}", text("segments"), text("reason")),
         "mount" => format!("{} {}", text("event"), text("mountpoint")),
         "branch" => format!("branch {} is {}", text("branch"), text("id")),

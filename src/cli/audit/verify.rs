@@ -166,6 +166,12 @@ fn readable(place: &str, report: &Report, files: Option<&Compared>) -> String {
     let ended = report.crossings.iter().map(|(ending, count)| format!("{count} {ending}"));
     let ended = ended.collect::<Vec<_>>().join(", ");
     rows.push(("crossings", if ended.is_empty() { "none".to_owned() } else { ended }));
+    for begun in report.keys.iter().skip(1) {
+        let (seq, time) = (begun.seq, local_time(&begun.time));
+        let by =
+            if begun.signed { "signed by the key before it" } else { "after a loss of the key" };
+        rows.push(("key", format!("begun at seq {seq}, {time}, {by}: {}", plain(&begun.key))));
+    }
     for loss in &report.losses {
         let (seq, time) = (loss.seq, local_time(&loss.time));
         rows.push(("loss", format!("accepted at seq {seq}, {time}: {}", plain(&loss.why))));

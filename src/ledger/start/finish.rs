@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::super::accounted::{Accounted, hash_of};
 use super::super::checkpoint::Checkpoint;
 use super::super::evidence::Evidence;
-use super::super::keys::{KEY, begin_key, new_signer_for};
-use super::super::record::LossRecord;
+use super::super::keys::{KEY, begin_key, new_signer_for, record_of};
+use super::super::record::{KeyRecord, LossRecord};
 use super::super::replay::Replayed;
 use super::super::sealer::Begin;
 use super::{Acceptance, LedgerError, MISSING_MAX, Start, Wanted};
@@ -31,6 +31,8 @@ pub struct Finished<S: Storage> {
     pub unborn: Option<(Arc<S>, S::Dir)>,
     /// What an acceptance accounts for; what is kept is not in it yet.
     pub lost: Option<LossRecord>,
+    /// The record that the key begins, where there is none yet.
+    pub key: Option<KeyRecord>,
     /// What differed, in words.
     pub found: Vec<String>,
     /// What earlier losses account for.
@@ -62,6 +64,8 @@ impl<S: Storage> Start<S> {
         let accounted = self.accounted();
         let wanted = std::mem::take(&mut self.wanted);
         let mut lost = None;
+        let named = self.named.take().filter(|named| *named == self.key_text());
+        let mut key = named.is_none().then(|| record_of(self.signer.verifier(), None));
         match (found.is_empty(), accept) {
             (true, None) => {}
             (true, Some(_)) => return Err(LedgerError::NothingLost),
@@ -72,11 +76,14 @@ impl<S: Storage> Start<S> {
                 }
                 lost = Some(self.loss(accept, &found, &wanted));
                 self.unborn = true;
-                self.signer = new_signer_for(view).map_err(|errno| LedgerError::Tree {
+                let next = new_signer_for(view).map_err(|errno| LedgerError::Tree {
                     attempted: "make",
                     file: KEY.to_owned(),
                     errno,
                 })?;
+                let before = std::mem::replace(&mut self.signer, next);
+                let before = Some(&before).filter(|_| self.found_key);
+                key = Some(record_of(self.signer.verifier(), before));
             }
         }
         if unrecorded.is_none() {
@@ -104,7 +111,7 @@ impl<S: Storage> Start<S> {
         }
         let unborn = self.unborn.then_some((self.storage, self.state));
         let (evidence, useless, damaged) = (self.evidence, self.useless, self.damaged);
-        Ok(Finished { begin, unborn, lost, found, accounted, evidence, useless, damaged })
+        Ok(Finished { begin, unborn, lost, key, found, accounted, evidence, useless, damaged })
     }
 
     fn start_over(&mut self, read: &mut Replayed) {
@@ -130,7 +137,7 @@ impl<S: Storage> Start<S> {
             checkpoints: Vec::new(),
             first: self.front.as_ref().map_or(0, |(first, _)| *first),
             hashes: Vec::new(),
-            key: self.found_key.then(|| self.signer.verifier().to_string()),
+            key: self.found_key.then(|| self.key_text()),
             kept: None,
         };
         let mut room = NOTES_MAX;

@@ -10,12 +10,12 @@ use crate::storage::Storage;
 use super::accounted::Accounted;
 use super::checkpoint::Checkpoint;
 use super::note::VerifierKey;
-use super::record::{CrossingRecord, KeptRecord, Record};
+use super::record::{CrossingRecord, KeptRecord, KeyRecord, Record};
 use super::start::CheckpointCopy;
 use super::store::TreeStore;
 use super::tree::tile::{Builder, TileId, WIDTH};
 use super::tree::{Hash, empty_root, leaf_hash};
-use super::{encode, pruned};
+use super::{encode, keys, pruned};
 
 mod lines;
 mod story;
@@ -54,6 +54,19 @@ pub struct AcceptedLoss {
     pub kept: Option<KeptRecord>,
 }
 
+/// A key that began to sign.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct BegunKey {
+    /// Position of its record.
+    pub seq: u64,
+    /// When, RFC 3339.
+    pub time: String,
+    /// The public key.
+    pub key: String,
+    /// The key before it has signed that it comes next.
+    pub signed: bool,
+}
+
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Report {
@@ -77,6 +90,8 @@ pub struct Report {
     pub tiles: u64,
     /// Crossings, undos and rearrangements by how they ended; `open` for those that have not.
     pub crossings: BTreeMap<String, u64>,
+    /// Keys that began to sign.
+    pub keys: Vec<BegunKey>,
     /// Losses that were accepted.
     pub losses: Vec<AcceptedLoss>,
     /// What is no problem and worth knowing.
@@ -164,6 +179,10 @@ struct Check<'a, S: Storage> {
     front: Option<(u64, Option<jiff::Timestamp>, String)>,
     /// Lines before this one have left by a record that says so.
     pruned: u64,
+    /// Keys that have signed so far, as far as lines tell.
+    former: Vec<VerifierKey>,
+    /// The key that signs, as the lines say.
+    named: Option<String>,
 }
 
 impl<'a, S: Storage> Check<'a, S> {
@@ -186,6 +205,8 @@ impl<'a, S: Storage> Check<'a, S> {
             torn: Vec::new(),
             front: None,
             pruned: 0,
+            former: Vec::new(),
+            named: None,
         };
         match &against.checkpoint {
             None => check.report.problem("checkpoint", "it is missing: nothing is signed"),
@@ -283,8 +304,14 @@ impl<'a, S: Storage> Check<'a, S> {
                 }
             }
             Record::Purge(record) => self.story.purged(record.txid),
-            Record::Prune(prune) => self.pruned = self.pruned.max(prune.first),
+            Record::Prune(prune) => {
+                self.pruned = self.pruned.max(prune.first);
+                self.know(prune.key.as_deref());
+                self.named = prune.key.or(self.named.take());
+            }
+            Record::Key(record) => self.begin_key(head.seq, head.time, &record, place),
             Record::Loss(loss) => {
+                self.know(loss.key.as_deref());
                 self.pruned = self.pruned.max(loss.first);
                 self.accounted.add(&loss);
                 self.report.losses.push(AcceptedLoss {
@@ -298,6 +325,33 @@ impl<'a, S: Storage> Check<'a, S> {
             _ => {}
         }
         Ok(())
+    }
+
+    fn know(&mut self, key: Option<&str>) {
+        self.former.extend(key.and_then(|key| key.parse::<VerifierKey>().ok()));
+    }
+
+    /// A key begins to sign: the first, or one that a key before it has signed, or after a loss.
+    fn begin_key(&mut self, seq: u64, time: &str, record: &KeyRecord, place: &dyn Fn() -> String) {
+        let Ok(key) = record.key.parse::<VerifierKey>() else {
+            return self.report.problem(place(), "the key that it begins cannot be read");
+        };
+        let is_by =
+            |note: &String| self.former.iter().any(|before| keys::is_signed(note, before, &key));
+        let signed = record.note.as_ref().is_some_and(is_by);
+        let lost = self.report.losses.last();
+        let is_after_loss = lost.is_some_and(|loss| loss.seq.checked_add(1) == Some(seq));
+        let may_be = match &record.note {
+            Some(_) => signed || self.former.is_empty(),
+            None => self.former.is_empty() || is_after_loss,
+        };
+        if !may_be {
+            self.report.problem(place(), "another key begins, which none before it has signed");
+        }
+        self.know(Some(&record.key));
+        self.named = Some(record.key.clone());
+        let (time, key) = (time.to_owned(), record.key.clone());
+        self.report.keys.push(BegunKey { seq, time, key, signed });
     }
 
     /// The tree goes on from that of the lines that have left.
@@ -409,6 +463,11 @@ impl<'a, S: Storage> Check<'a, S> {
                 "{} and what follows was torn by a crash and never signed: the next mount cuts it off",
                 first.place
             ));
+        }
+        let key = self.against.key.to_string();
+        if let Some(named) = self.named.take_if(|named| *named != key) {
+            let what = format!("the lines say that {named} signs, and {key} was to have");
+            self.report.problem("key", what);
         }
         let lines = self.builder.size();
         let differs = self.differs;
