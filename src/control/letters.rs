@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ledger::record::{Area, Spot};
+use crate::ledger::record::{Act, Area, Spot};
 use crate::mover::{Finding, Found, Settle, Settled, Transaction, TransactionState, subject};
 use crate::types::{Caller, TxId};
 use crate::vfs::Vfs;
@@ -149,12 +149,19 @@ fn retry(findings: &[Finding]) -> String {
 
 fn abort(findings: &[Finding], at: impl Fn(&Spot) -> PathBuf) -> String {
     let mut parts: Vec<String> = Vec::new();
+    let mut stands = false;
     for finding in findings.iter().rev() {
         let (step, what) = (&finding.step, subject(&finding.step));
         match &finding.found {
             Found::NotMoved => {}
             _ if finding.written => {
+                stands = true;
                 parts.push(format!("{what} stays, for it was written to"));
+            }
+            Found::Moved | Found::AtBoth
+                if stands && matches!(step.act, Act::Retire | Act::Displace) =>
+            {
+                parts.push(format!("{what} stays at {}", at(&step.to).display()));
             }
             Found::Moved | Found::AtBoth => {
                 let home = at(&step.from);

@@ -359,10 +359,13 @@ impl<S: Storage> Mover<S> {
         match at {
             Whereabouts::From => Ok(Back::Home),
             // Work of users, which nobody takes out of the view.
-            _ if written => Ok(Back::Left(format!("the copy at {to} was written to, and stays"))),
-            _ if stands && step.act == Act::Retire => Ok(Back::Left(format!(
-                "the source stays in hold, as {to}, for its copy is in place"
-            ))),
+            _ if written => Ok(Back::Stands(format!("the copy at {to} was written to, and stays"))),
+            _ if stands && matches!(step.act, Act::Retire | Act::Displace) => {
+                let branch = self.branch_by_uuid(step.to.branch);
+                let branch = branch.map_or_else(String::new, |found| found.name.clone());
+                let (what, hold) = (subject(step), format!(".octroi/hold/{to} of branch {branch}"));
+                Ok(Back::Left(format!("{what} stays at {hold}, for the copy is in place")))
+            }
             Whereabouts::To => storage
                 .rename(&ends.to.dir, &ends.to.name, &ends.from.dir, &ends.from.name)
                 .map(|()| Back::Home)

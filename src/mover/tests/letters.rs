@@ -339,27 +339,61 @@ fn what_cannot_go_home_stays_and_is_said_where() {
     assert!(why.contains("the source is not found"), "{why}");
 }
 
+const WORK: &[u8] = b"work of users";
+
 /// The copy arrived, the source's hold entry was meddled with, DONE was lost, and a user has written to
-/// what arrived: putting back must not take the user's work out of the view.
+/// what arrived: putting back must not take the user's work out of the view, nor show beside it what it
+/// was made from.
 #[test]
-fn work_on_the_target_stays_where_it_is() {
+fn work_on_the_target_stays_where_it_is_and_its_source_in_hold() {
     let (world, txid) = letter_with_work();
     let Ok(Settled::Dead(why)) = world.settle(txid, Settle::Withdraw) else { panic!() };
     assert!(why.contains("written to"), "{why}");
-    assert_eq!(world.get(1, "sub/g").unwrap(), b"work of users");
-    assert!(world.get(0, "f").is_some(), "the source is back");
-    let kept = world.private(1, "hold");
-    assert_eq!(kept, [OLD.to_vec()], "what was replaced is kept");
+    let told = |branch| format!(".octroi/hold/{txid} of branch {branch}");
+    assert!(["a", "b"].into_iter().all(|branch| why.contains(&told(branch))), "{why}");
+    assert_eq!(world.ends(), (None, Some(WORK.to_vec())), "it is in two places");
+    let kept = [0, 1].map(|branch| world.private(branch, "hold"));
+    assert_eq!(kept, [vec![new_content()], vec![OLD.to_vec()]], "all of it is kept");
+    // Whoever wants the source all the same takes the copy away first.
+    let sub = world.dir(1, "sub/g");
+    world.disk.rename(&sub, "g".as_ref(), &sub, "work".as_ref()).unwrap();
+    let Ok(Settled::Dead(_)) = world.settle(txid, Settle::Withdraw) else { panic!() };
+    assert_eq!(world.ends(), before());
+    assert_eq!(world.get(1, "sub/work").unwrap(), WORK);
+
+    let (world, txid) = letter_with_work();
     assert_eq!(world.settle(txid, Settle::Discard), Ok(Settled::Accepted));
-    assert!(world.private(1, "hold").is_empty());
-    assert_eq!(world.get(1, "sub/g").unwrap(), b"work of users");
+    assert!([0, 1].iter().all(|branch| world.private(*branch, "hold").is_empty()));
+    assert_eq!(world.get(1, "sub/g").unwrap(), WORK);
+}
+
+#[test]
+fn work_on_the_target_is_never_beside_its_source_also_when_the_power_goes() {
+    for step in 0..STEPS_MAX {
+        let (world, txid) = letter_with_work();
+        let first = world.disk.steps();
+        world.disk.fail_at(first + step, Fault::Crash);
+        let _ = world.settle(txid, Settle::Withdraw);
+        if world.disk.steps() <= first + step {
+            assert!(step > 1, "it took {step} steps only");
+            return;
+        }
+        for seed in 0..3 {
+            let world = start(world.disk.crash(seed).shared(), false).expect("starts");
+            world.mover.recover();
+            assert_eq!(world.ends(), (None, Some(WORK.to_vec())), "step {step} seed {seed}");
+            let kept = [0, 1].map(|branch| world.private(branch, "hold"));
+            assert_eq!(kept, [vec![new_content()], vec![OLD.to_vec()]], "step {step} seed {seed}");
+        }
+    }
+    panic!("it does not end");
 }
 
 fn letter_with_work() -> (World, TxId) {
     let (world, txid) = letter(Cause { made: 3, same: false });
     let file = world.disk.open_write(&world.dir(1, "sub/g"), OsStr::new("g")).unwrap();
     world.disk.set_len(&file, 0).unwrap();
-    world.disk.write_at(&file, b"work of users", 0).unwrap();
+    world.disk.write_at(&file, WORK, 0).unwrap();
     world.disk.sync_file(&file).unwrap();
     (world, txid)
 }
