@@ -315,6 +315,7 @@ mod tests {
         let purge = Record::Purge(super::super::record::PurgeRecord {
             txid: crate::types::TxId(ulid::Ulid::nil()),
             reason: long,
+            lost: false,
         });
         assert_eq!(super::body(&purge), Err(Errno::NAMETOOLONG));
     }

@@ -20,7 +20,7 @@ fn nobody(_: TxId) -> bool {
 }
 
 fn purge(txid: TxId) -> Record {
-    Record::Purge(PurgeRecord { txid, reason: "for a test".into() })
+    Record::Purge(PurgeRecord { txid, reason: "for a test".into(), lost: false })
 }
 
 /// Four segments, of which the last is being written: 700 lines, 300, 300 and two. The first names a

@@ -356,6 +356,9 @@ pub struct PurgeRecord {
     pub txid: TxId,
     /// Why, in words.
     pub reason: String,
+    /// Nothing was removed: what hold should have had was found gone. What reappears of it is kept.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lost: bool,
 }
 
 /// See [`Record::Loss`].

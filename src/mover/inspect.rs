@@ -24,6 +24,8 @@ pub enum Irregularity {
     Stage(String, OsString),
     /// An entry of hold that no transaction knows: branch and name. It is kept.
     Hold(String, OsString),
+    /// An entry of hold that was recorded as lost: branch and name. It is kept.
+    Returned(String, OsString),
     /// An entry of hold whose purge is recorded: branch and name. Recovery removes it.
     Purged(String, OsString),
     /// What a completed crossing should have in hold is not there, or is something else: it cannot be
@@ -113,6 +115,9 @@ fn stray<S: Storage>(
     name: OsString,
 ) -> Option<Irregularity> {
     let known = owner_of(&name).and_then(|txid| journal.get(txid));
+    if known.is_some_and(|found| found.lost) {
+        return Some(Irregularity::Returned(branch.name.clone(), name));
+    }
     match known.map(|found| (found.state, found.purged)) {
         Some((TransactionState::Done | TransactionState::Accepted, true)) => {
             Some(Irregularity::Purged(branch.name.clone(), name))

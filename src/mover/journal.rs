@@ -55,8 +55,10 @@ pub struct Transaction {
     pub reason: Option<String>,
     /// Name of the errno that the caller got, from its last record.
     pub result: Option<String>,
-    /// What it kept in hold was removed for good.
+    /// What it kept in hold was removed for good, or is lost.
     pub purged: bool,
+    /// What it kept in hold was found gone. Should it reappear, nobody deletes it.
+    pub lost: bool,
     /// The transaction that took it back.
     pub undone_by: Option<TxId>,
     /// A person wants it taken back: recovery goes that way only.
@@ -117,6 +119,7 @@ impl Journal {
             Record::Purge(record) => {
                 if let Some(transaction) = self.transactions.get_mut(&record.txid) {
                     transaction.purged = true;
+                    transaction.lost = record.lost;
                     transaction.record.moves = Vec::new();
                     self.forget_oldest();
                 }
@@ -146,6 +149,7 @@ impl Journal {
                 reason: None,
                 result: None,
                 purged: false,
+                lost: false,
                 undone_by: None,
                 withdrawn: false,
             }

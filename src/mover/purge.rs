@@ -89,30 +89,38 @@ impl<S: Storage> Mover<S> {
     }
 
     /// Records of a completed crossing that what it should have in hold is gone, so that nobody is offered its
-    /// undo. Whether it was recorded; it is not where any of it is still there, or cannot be looked for.
-    pub fn purge_lost(&self, txid: TxId) -> bool {
+    /// undo; what reappears is kept. Whether it was recorded; it is not where any of it is still there, or
+    /// cannot be looked for.
+    pub fn record_lost(&self, txid: TxId) -> bool {
         let held = self.with_journal(|journal| {
             let found = journal.get(txid).filter(|found| found.is_kept());
             let moves = found.map(|found| found.record.moves.clone()).unwrap_or_default();
             moves.into_iter().map(|step| step.to).filter(|to| to.area == Area::Hold).collect()
         });
         let held: Vec<Spot> = held;
+        let _purging = self.purging.lock();
         let gone = |spot: &Spot| {
             self.branch_by_uuid(spot.branch).is_some_and(|branch| {
                 self.storage.stat(&branch.hold, spot.path.as_os_str()) == Ok(None)
             })
         };
-        if held.is_empty() || !held.iter().all(gone) {
+        let being_undone = self.with_journal(|journal| journal.is_being_undone(txid));
+        if held.is_empty() || being_undone || !held.iter().all(gone) {
             return false;
         }
-        let mut purged = Purged::default();
-        self.purge_held(txid, &held, "what it kept is gone".to_owned(), &mut purged);
-        !purged.transactions.is_empty()
+        let reason = "what it kept is gone".to_owned();
+        let record = Record::Purge(PurgeRecord { txid, reason, lost: true });
+        let recorded = self.append(record, Durability::Sync);
+        if let Err(error) = &recorded {
+            log::warn!("crossing {txid}: its loss is not recorded: {error}");
+        }
+        self.released(txid);
+        recorded.is_ok()
     }
 
     /// Records that what a transaction moved to hold goes. The caller has `purging`.
     pub(super) fn record_purge(&self, txid: TxId, reason: String) -> Result<(), CrossingError> {
-        self.append(Record::Purge(PurgeRecord { txid, reason }), Durability::Sync)
+        self.append(Record::Purge(PurgeRecord { txid, reason, lost: false }), Durability::Sync)
     }
 
     /// Removes what was recorded to go, from stage or hold.

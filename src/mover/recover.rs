@@ -37,6 +37,8 @@ pub struct Recovery {
     pub purged_left: u64,
     /// Entries of hold that no transaction knows: branch and name. They are kept.
     pub unknown_hold: Vec<(String, OsString)>,
+    /// Entries of hold that were recorded as lost: branch and name. They are kept.
+    pub returned_hold: Vec<(String, OsString)>,
 }
 
 /// Why a transaction could not be looked into now.
@@ -268,8 +270,16 @@ impl<S: Storage> Mover<S> {
         for name in names {
             let txid = inspect::owner_of(&name);
             let known = self.with_journal(|journal| {
-                txid.and_then(|txid| journal.get(txid)).map(|found| (found.state, found.purged))
+                txid.and_then(|txid| journal.get(txid))
+                    .map(|found| (found.state, found.purged, found.lost))
             });
+            let known = match known {
+                Some((.., true)) => {
+                    recovery.returned_hold.push((branch.name.clone(), name));
+                    continue;
+                }
+                known => known.map(|(state, purged, _)| (state, purged)),
+            };
             match known {
                 Some((TransactionState::Done | TransactionState::Accepted, true)) => {
                     self.remove_held(branch, &name);

@@ -109,7 +109,8 @@ impl<S: Storage> Mover<S> {
             return Err(impossible(txid, "it is an undo itself; cross again instead"));
         }
         if found.purged && !sabotaged("undo: not purged") {
-            return Err(impossible(txid, "what it kept in hold was purged"));
+            let kept = if found.lost { "is lost" } else { "was purged" };
+            return Err(impossible(txid, &format!("what it kept in hold {kept}")));
         }
         Ok(found.record)
     }

@@ -136,12 +136,18 @@ fn a_crossing_whose_hold_is_gone_is_not_offered_for_undo() {
     let said = fsck(&scene, &["--repair"]);
     assert!(said.out.contains("recorded that nothing is left"), "{said:?}");
     assert!(hold.join("aside").exists(), "what is in doubt was removed");
-    fs::remove_file(hold.join("aside")).expect("rm");
-    fsck(&scene, &[]).ok();
+    // Whoever brings it back later, from lost+found for one, keeps it, and is told.
+    fs::rename(hold.join("aside"), &held).expect("mv");
+    let lost = format!("branch inbox holds {txid}, which was recorded as lost");
+    finds(&scene, &[&lost]);
     let mount = scene.mount();
     let said = mount.sh(&format!("$OCTROI undo {txid}")).fails(1);
-    assert!(said.contains("purged"), "{said}");
+    assert!(said.contains("what it kept in hold is lost"), "{said}");
     mount.unmount();
+    assert_eq!(fsck(&scene, &["--repair"]).code, Some(1), "it is still there");
+    assert_eq!(fs::read(&held).expect("kept"), b"a\n");
+    fs::remove_file(&held).expect("rm");
+    fsck(&scene, &[]).ok();
     drop(disk);
 }
 

@@ -225,6 +225,12 @@ fn finding(found: Irregularity) -> Finding {
             "it is kept; look at it in .octroi/hold, and remove it by hand if nobody wants it"
                 .to_owned(),
         ),
+        Irregularity::Returned(branch, name) => (
+            "hold",
+            format!("branch {branch} holds {}, which was recorded as lost", shown(&name)),
+            "it is kept; take what you want of it from .octroi/hold, and remove it by hand"
+                .to_owned(),
+        ),
         Irregularity::Purged(branch, name) => (
             "hold",
             format!("branch {branch} holds {}, whose purge is recorded", shown(&name)),
@@ -305,7 +311,7 @@ fn repair_all(
             Irregularity::Missing(txid, _, true) => Some(txid),
             _ => None,
         });
-        lost.filter(|txid| mover.purge_lost(*txid)).collect::<Vec<TxId>>()
+        lost.filter(|txid| mover.record_lost(*txid)).collect::<Vec<TxId>>()
     };
     let mover = Mover::new(storage, Arc::clone(&ledger), movable, memory.journal);
     let recovery = mover.recover();

@@ -232,6 +232,28 @@ fn hold_is_purged_by_age() {
 }
 
 #[test]
+fn what_was_recorded_as_lost_is_kept_when_it_reappears() {
+    let world = new_world(Names::Journal, false);
+    world.put(0, "f", b"the original");
+    let txid = world.cross("f", "f").unwrap().txid;
+    assert!(!world.mover.record_lost(txid), "it is there");
+    let hold = world.disk.open_dir(&world.roots[0], Path::new(".octroi/hold")).unwrap();
+    let (held, found) = (txid.to_string(), OsStr::new("lost+found"));
+    world.disk.rename(&hold, held.as_ref(), &world.roots[0], found).unwrap();
+    assert!(world.mover.record_lost(txid));
+    assert!(!world.mover.record_lost(txid), "twice");
+    assert!(world.undo(txid).unwrap_err().to_string().contains("is lost"));
+    world.disk.rename(&world.roots[0], found, &hold, held.as_ref()).unwrap();
+    world.disk.sync_all();
+    let world = world.restart(false);
+    let recovery = world.mover.recover();
+    assert_eq!(recovery.returned_hold, [("a".to_owned(), held.into())]);
+    let later = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1000);
+    assert_eq!(world.mover.purge(later, std::time::Duration::ZERO), Purged::default());
+    assert_eq!(world.private(0, "hold"), [b"the original"]);
+}
+
+#[test]
 fn the_history_of_a_file_is_told() {
     let world = new_world(Names::Journal, false);
     world.put(0, "f", b"text");
