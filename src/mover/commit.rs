@@ -177,6 +177,20 @@ impl<S: Storage> Mover<S> {
         &self,
         commit: &CrossingRecord,
         moves: &[PlacedMove<S>],
+    /// As [`Mover::sync_moves`] where they stopped between both ends.
+    fn sync_where_they_are(
+        &self,
+        commit: &CrossingRecord,
+        moves: &[PlacedMove<S>],
+    ) -> Result<(), CrossingError> {
+        if sabotaged("commit: DEAD after the sync") {
+            return Ok(());
+        }
+        moves::sync_as_they_are(&*self.storage, moves).inspect_err(|_| {
+            self.unsynced.lock().insert(commit.txid);
+        })
+    }
+
         stopped: Stopped,
     ) -> CrossingError {
         let storage = &*self.storage;
@@ -203,6 +217,13 @@ impl<S: Storage> Mover<S> {
                 log::error!("crossing {}: {error}", commit.txid);
             }
             let error = CrossingError::Dead { txid: commit.txid, why };
+            // A person is told where everything is: there it must be, also when the power goes.
+            if let Err(error) = self.sync_where_they_are(commit, moves) {
+                let why = format!("{why}; then: {error}");
+                let error = CrossingError::LeftOpen { txid: commit.txid, why };
+                log::error!("{error}");
+                return error;
+            }
             log::error!("{error}");
             return error;
         }

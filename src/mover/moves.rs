@@ -145,10 +145,38 @@ pub(super) fn sync<S: Storage>(
     moves: &[PlacedMove<S>],
     taken_back: bool,
 ) -> Result<(), CrossingError> {
+    let ends = moves.iter().map(|placed| match taken_back {
+        true => (&placed.from, &placed.to),
+        false => (&placed.to, &placed.from),
+    });
+    sync_ends(storage, ends)
+}
+
+/// As [`sync`] where some moves were made and others not, or were taken back: as far as they got.
+pub(super) fn sync_as_they_are<S: Storage>(
+    storage: &S,
+    moves: &[PlacedMove<S>],
+) -> Result<(), CrossingError> {
+    let mut ends = Vec::with_capacity(moves.len());
+    for placed in moves {
+        ends.push(match whereabouts(storage, placed)? {
+            Whereabouts::From => (&placed.from, &placed.to),
+            Whereabouts::To | Whereabouts::Both | Whereabouts::MovedOn | Whereabouts::Doubt => {
+                (&placed.to, &placed.from)
+            }
+        });
+    }
+    sync_ends(storage, ends.into_iter())
+}
+
+/// `ends`: of each move that where the name appeared, and that where it disappeared.
+fn sync_ends<'a, S: Storage>(
+    storage: &S,
+    ends: impl Iterator<Item = (&'a Place<S>, &'a Place<S>)>,
+) -> Result<(), CrossingError> {
     let mut synced = Vec::new();
-    let appeared = moves.iter().map(|placed| if taken_back { &placed.from } else { &placed.to });
-    let gone = moves.iter().map(|placed| if taken_back { &placed.to } else { &placed.from });
-    let mut places: Vec<&Place<S>> = appeared.chain(gone).collect();
+    let (mut places, gone): (Vec<&Place<S>>, Vec<&Place<S>>) = ends.unzip();
+    places.extend(gone);
     if sabotaged("moves: what appeared is synced first") {
         places.reverse();
     }

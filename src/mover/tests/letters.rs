@@ -419,3 +419,50 @@ fn what_an_undo_that_is_dead_needs_is_not_purged() {
     assert_eq!(world.settle(undo, Settle::Retry), Ok(Settled::Done));
     assert_eq!(world.ends(), before());
 }
+
+/// A person reads where everything is: there it must be found, also when the power goes then.
+#[test]
+fn what_became_a_letter_stays_where_it_is_when_the_power_goes() {
+    let fresh = |names| {
+        let world = new_world(names, false);
+        world.put(0, "f", &new_content());
+        world.put(1, "sub/g", OLD);
+        let first = world.disk.steps();
+        world.disk.keep_log();
+        (world, first)
+    };
+    let renames = |world: &World| -> Vec<u64> {
+        let log = world.disk.log();
+        let found = log.iter().enumerate().filter(|(_, line)| line.contains(": rename"));
+        found.map(|(at, _)| at as u64).collect()
+    };
+    let kept = |world: &World| {
+        let mut places = world.places();
+        // There the source's branch was tried out; what is removed may be back, and is swept.
+        places.remove(2);
+        places
+    };
+    let refused = Fault::Errno(Errno::ACCESS);
+    for names in [Names::Journal, Names::Independent] {
+        let (world, _) = fresh(names);
+        world.cross("f", "sub/g").unwrap();
+        let apply = *renames(&world).last().unwrap();
+        let (world, first) = fresh(names);
+        world.disk.fail_at(first + apply, refused);
+        assert!(matches!(world.cross("f", "sub/g"), Err(CrossingError::Reverted { .. })));
+        let back: Vec<u64> = renames(&world).into_iter().filter(|at| *at > apply).collect();
+        assert_eq!(back.len(), 2, "DISPLACE and RETIRE are taken back");
+        for stops in back {
+            let (world, first) = fresh(names);
+            world.disk.fail_at(first + apply, refused);
+            world.disk.fail_at(first + stops, refused);
+            assert!(matches!(world.cross("f", "sub/g"), Err(CrossingError::Dead { .. })));
+            let found = kept(&world);
+            for seed in 0..20 {
+                let world = start(world.disk.crash(seed).shared(), false).unwrap();
+                assert!(kept(&world) == found, "{names:?} {stops} seed {seed}");
+                assert_eq!(world.mover.with_journal(|journal| journal.dead().count()), 1);
+            }
+        }
+    }
+}
