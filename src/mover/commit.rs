@@ -18,7 +18,8 @@ use crate::types::{BranchIndex, Handle};
 
 impl<S: Storage> Mover<S> {
     /// COMMIT to DONE: the decision, the moves, and their record. With an error the source is as
-    /// before, unless it is [`CrossingError::Dead`].
+    /// before, unless it is [`CrossingError::Dead`]. Where one file system turns out to be two, all is done
+    /// anew as a copy, unless [`Prepared::only_commit`] says otherwise.
     pub fn commit(self: &Arc<Self>, mut prepared: Prepared<S>) -> Result<Crossed, CrossingError> {
         let outcome = self.decide(&mut prepared);
         let other_filesystem = matches!(
@@ -34,7 +35,11 @@ impl<S: Storage> Mover<S> {
             let pair = (source.name.branch, request.target.branch);
             self.same_filesystem.lock().insert(pair, false);
         }
+        let only_commit = prepared.only_commit;
         drop(prepared);
+        if only_commit {
+            return Err(CrossingError::CopyNeeded);
+        }
         let mut prepared = self.prepare(*request)?;
         self.decide(&mut prepared)
     }
@@ -172,11 +177,6 @@ impl<S: Storage> Mover<S> {
         })
     }
 
-    /// Takes back what was moved after the decision, and records how that ended.
-    pub(super) fn put_back(
-        &self,
-        commit: &CrossingRecord,
-        moves: &[PlacedMove<S>],
     /// As [`Mover::sync_moves`] where they stopped between both ends.
     fn sync_where_they_are(
         &self,
@@ -191,6 +191,11 @@ impl<S: Storage> Mover<S> {
         })
     }
 
+    /// Takes back what was moved after the decision, and records how that ended.
+    pub(super) fn put_back(
+        &self,
+        commit: &CrossingRecord,
+        moves: &[PlacedMove<S>],
         stopped: Stopped,
     ) -> CrossingError {
         let storage = &*self.storage;
@@ -212,11 +217,6 @@ impl<S: Storage> Mover<S> {
             }
         };
         if let Some(why) = dead {
-            let record = later_step(commit, Step::Dead, Some(why.clone()), result);
-            if let Err(error) = self.record(record, Durability::Sync) {
-                log::error!("crossing {}: {error}", commit.txid);
-            }
-            let error = CrossingError::Dead { txid: commit.txid, why };
             // A person is told where everything is: there it must be, also when the power goes.
             if let Err(error) = self.sync_where_they_are(commit, moves) {
                 let why = format!("{why}; then: {error}");
@@ -224,6 +224,11 @@ impl<S: Storage> Mover<S> {
                 log::error!("{error}");
                 return error;
             }
+            let record = later_step(commit, Step::Dead, Some(why.clone()), result);
+            if let Err(error) = self.record(record, Durability::Sync) {
+                log::error!("crossing {}: {error}", commit.txid);
+            }
+            let error = CrossingError::Dead { txid: commit.txid, why };
             log::error!("{error}");
             return error;
         }

@@ -100,6 +100,9 @@ pub enum CrossingError {
     /// After COMMIT; put back, and recorded.
     #[error("put back after the decision: {why}")]
     Reverted { why: Box<CrossingError> },
+    /// After COMMIT; put back, and recorded. Whoever prepared it prepares anew, and then it is a copy.
+    #[error("the file systems of source and target turned out to be two; try again, for a copy")]
+    CopyNeeded,
     /// It is not certain whether the decision is durable. Nothing was moved; all is kept, and the
     /// next mount completes or undoes it.
     #[error("it is not known whether the decision on {txid} reached the disk: {}", errno_name(*errno))]
@@ -141,6 +144,7 @@ impl CrossingError {
             | Self::Dead { .. } => Errno::IO,
             Self::ReadOnly { .. } => Errno::ROFS,
             Self::Cancelled => Errno::CANCELED,
+            Self::CopyNeeded => Errno::AGAIN,
             Self::UndoImpossible { .. } => Errno::INVAL,
             Self::Ledger { errno } | Self::Io { errno, .. } => *errno,
             Self::Below { why, .. } | Self::Reverted { why } => why.errno(),

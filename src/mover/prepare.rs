@@ -37,6 +37,8 @@ pub struct Prepared<S: Storage> {
     /// Where nothing may stand: what does is displaced.
     pub(super) targets: Vec<TargetEnd<S>>,
     pub(super) no_replace: bool,
+    /// Whatever takes long is done before its rename(2).
+    pub(super) only_commit: bool,
     /// In order, without DISPLACE: what stands at the target is known only at the decision.
     pub(super) moves: Vec<PlacedMove<S>>,
     /// The inode that will be at the target.
@@ -76,6 +78,11 @@ impl<S: Storage> Prepared<S> {
     /// What stands at the target at the decision fails the crossing.
     pub fn forbid_replacing(&mut self) {
         self.no_replace = true;
+    }
+
+    /// What cannot be committed as it was prepared fails, and is not prepared anew: who prepared it does.
+    pub fn only_commit(&mut self) {
+        self.only_commit = true;
     }
 
     /// Rolls back: nothing has been changed but the stage. Only for before COMMIT.
@@ -227,6 +234,7 @@ impl<S: Storage> Mover<S> {
             parts,
             targets,
             no_replace: true,
+            only_commit: false,
             moves: Vec::new(),
             moved: Vec::new(),
             again: None,

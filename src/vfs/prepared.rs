@@ -243,6 +243,8 @@ impl Vfs {
         if no_replace {
             ready.prepared.forbid_replacing();
         }
+        // A copy and the gate's checks take long, and the kernel holds both folders by now.
+        ready.prepared.only_commit();
         let inode = self.source_inode(source)?;
         let ReadyCrossing { prepared, locks: _locks, .. } = ready;
         self.switch(caller, source, target, &inode, prepared)

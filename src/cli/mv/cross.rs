@@ -97,13 +97,22 @@ pub(super) fn cross(
 ) -> Result<Ended, ClientError> {
     let source = (ends.source.folder.as_fd(), ends.source.name.as_os_str());
     let target = (ends.target.folder.as_fd(), ends.target.name.as_os_str());
-    let mut client = daemon.begin_move(source, target, no_replace)?;
-    let crossed = match until_ready(&mut client, signals, show)? {
-        Prepared::Crossing(crossed) => Some(crossed),
-        Prepared::Within => None,
-        Prepared::Ended(ended) => return Ok(ended),
+    let mut once_more = true;
+    let (renamed, crossed) = loop {
+        let mut client = daemon.begin_move(source, target, no_replace)?;
+        let crossed = match until_ready(&mut client, signals, show)? {
+            Prepared::Crossing(crossed) => Some(crossed),
+            Prepared::Within => None,
+            Prepared::Ended(ended) => return Ok(ended),
+        };
+        let renamed = rename(&mut client, ends, no_replace, signals);
+        // One file system turned out to be two: now it is known, and prepared as a copy.
+        let again = renamed == Err(Errno::AGAIN) && crossed.is_some() && signals.seen().is_none();
+        if !again || !std::mem::take(&mut once_more) {
+            break (renamed, crossed);
+        }
     };
-    Ok(match (rename(&mut client, ends, no_replace, signals), crossed) {
+    Ok(match (renamed, crossed) {
         (Ok(()), Some(crossed)) => Ended::Crossed(crossed),
         (Ok(()), None) => Ended::Renamed,
         (Err(Errno::CANCELED), _) if signals.seen().is_some() => {

@@ -199,6 +199,23 @@ fn one_device_that_turns_out_to_be_two_gets_a_copy() {
     let crossed = world.cross("f", "f").unwrap();
     assert!(!crossed.same_filesystem);
     assert_eq!((world.get(0, "f"), world.get(1, "f").as_deref()), (None, Some(&b"text"[..])));
+
+    // What was prepared for a rename(2) of its own does not begin anew in there.
+    let world = new_world(Names::Journal, true);
+    world.put(0, "f", b"text");
+    let mut prepared = world.mover.prepare(world.request("f", "f")).unwrap();
+    let txid = prepared.txid;
+    prepared.only_commit();
+    world.disk.fail_at(first + renamed, Fault::Errno(Errno::XDEV));
+    assert_eq!(world.mover.commit(prepared), Err(CrossingError::CopyNeeded));
+    assert_eq!(world.state(txid), Some(TransactionState::Reverted));
+    assert_eq!((world.get(0, "f").as_deref(), world.get(1, "f")), (Some(&b"text"[..]), None));
+    assert_eq!(world.mover.with_journal(|journal| journal.iter().count()), 1, "it began anew");
+    let mut prepared = world.mover.prepare(world.request("f", "f")).unwrap();
+    prepared.only_commit();
+    let crossed = world.mover.commit(prepared).unwrap();
+    assert!(!crossed.same_filesystem);
+    assert_eq!((world.get(0, "f"), world.get(1, "f").as_deref()), (None, Some(&b"text"[..])));
 }
 
 #[test]
@@ -212,23 +229,6 @@ fn stage_is_swept_and_unknown_hold_is_kept() {
     assert_eq!(recovery.unknown_hold.len(), 1);
     assert!(world.private(0, "stage").is_empty());
     assert_eq!(world.private(0, "hold"), [b"whose?"]);
-}
-
-#[test]
-fn hold_is_purged_by_age() {
-    let world = new_world(Names::Journal, false);
-    world.put(0, "f", b"new");
-    world.put(1, "f", b"old");
-    let crossed = world.cross("f", "f").unwrap();
-    let keep = std::time::Duration::from_secs(3600);
-    let now = jiff::Timestamp::now();
-    assert!(world.mover.purge(now, keep).transactions.is_empty());
-    assert_eq!(world.private(1, "hold"), [b"old"]);
-    let later = now + std::time::Duration::from_secs(3700);
-    assert_eq!(world.mover.purge(later, keep).transactions, [crossed.txid]);
-    assert!(world.private(0, "hold").is_empty() && world.private(1, "hold").is_empty());
-    assert_eq!(world.undo(crossed.txid).unwrap_err().errno(), Errno::INVAL);
-    assert_eq!(world.get(1, "f").unwrap(), b"new");
 }
 
 #[test]
@@ -251,6 +251,23 @@ fn what_was_recorded_as_lost_is_kept_when_it_reappears() {
     let later = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1000);
     assert_eq!(world.mover.purge(later, std::time::Duration::ZERO), Purged::default());
     assert_eq!(world.private(0, "hold"), [b"the original"]);
+}
+
+#[test]
+fn hold_is_purged_by_age() {
+    let world = new_world(Names::Journal, false);
+    world.put(0, "f", b"new");
+    world.put(1, "f", b"old");
+    let crossed = world.cross("f", "f").unwrap();
+    let keep = std::time::Duration::from_secs(3600);
+    let now = jiff::Timestamp::now();
+    assert!(world.mover.purge(now, keep).transactions.is_empty());
+    assert_eq!(world.private(1, "hold"), [b"old"]);
+    let later = now + std::time::Duration::from_secs(3700);
+    assert_eq!(world.mover.purge(later, keep).transactions, [crossed.txid]);
+    assert!(world.private(0, "hold").is_empty() && world.private(1, "hold").is_empty());
+    assert_eq!(world.undo(crossed.txid).unwrap_err().errno(), Errno::INVAL);
+    assert_eq!(world.get(1, "f").unwrap(), b"new");
 }
 
 #[test]
