@@ -429,7 +429,7 @@ impl Vfs {
         let why = self.told(caller, source, error);
         let told = Decision { reason: Some(Arc::from(why.as_str())), ..decision };
         self.remember_failure(Operation::MoveSource, &question, told, None);
-        Refused { errno: error.errno(), why: Some(why) }
+        Refused { errno: never_across(error.errno()), why: Some(why) }
     }
 }
 
@@ -437,6 +437,12 @@ impl Vfs {
 fn source_parts(
     source: &Occupied<'_>,
     gates: &[Gate],
+/// On EXDEV mv would copy and delete, round the gate: also where the target's folder takes nothing by rename(2),
+/// such as one with a project quota of its own.
+fn never_across(errno: Errno) -> Errno {
+    if errno == Errno::XDEV { Errno::OPNOTSUPP } else { errno }
+}
+
 ) -> Result<Vec<SourcePart<RealStorage>>, Errno> {
     let parts = source.standings().zip(gates).map(|(standing, gate)| {
         Ok(SourcePart {

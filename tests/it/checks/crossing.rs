@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::limits::marker;
 use crate::disk::Disk;
 use crate::harness::{LAB, Mount, OCTROI, Scene, octroi, sh, wait_for};
+use crate::strace::Strace;
 
 /// The usual view with checks at its gate; each is a script of bash and more keys. The target is on a disk
 /// of its own where that is wanted.
@@ -320,4 +321,71 @@ fn names_of_any_bytes_are_told_and_recorded() {
     assert_eq!(said[0]["line"], "2f696e626f782f61ff0a1b2d");
     assert!(said[0]["path_b64"].is_string());
     mount.unmount();
+}
+
+/// One file system may turn out to be two at the last step, and by then the kernel holds both folders: what
+/// takes long is done before the second rename, not in it.
+#[test]
+fn one_file_system_that_turns_out_to_be_two_is_prepared_anew() {
+    let (scene, _) = scene(&[("cat >/dev/null", "")], false);
+    let mount = scene.mount();
+    // One thread that renames, which is there to be watched.
+    mount.sh("echo warm >inbox/w; $OCTROI mv -q inbox/w review/w").ok();
+    let known = mount.ledger().len();
+    let strace = Strace::attach(&mount, &["rename-"], Some("renameat2:error=EXDEV:when=1"));
+    mount.sh("echo good >inbox/f; $OCTROI mv -q inbox/f review/f").ok();
+    drop(strace);
+    let steps = mount.ledger().into_iter().skip(known).filter_map(|line| {
+        let kind = line["kind"].as_str().expect("a kind");
+        let word = if kind == "check" { Some(kind) } else { line["step"].as_str() };
+        word.map(str::to_owned)
+    });
+    let steps: Vec<_> = steps.collect();
+    let (first, then) = steps.split_at(4.min(steps.len()));
+    assert_eq!(first, ["prepare", "check", "commit", "reverted"]);
+    assert_eq!(then, ["prepare", "check", "commit", "done"]);
+    assert_eq!(mount.sh("cat review/f; ls inbox").ok(), "good\n");
+    mount.unmount();
+}
+
+/// To rename(2) a folder with a project of its own is another file system. mv(1) takes that for leave to copy.
+#[test]
+fn a_folder_that_takes_nothing_by_rename_is_not_reached_round_the_gate() {
+    let paths = LAB.replace("branches/inbox", "branches/all/inbox");
+    let paths = paths.replace("branches/review\"\nmode = \"gates-only\"", "branches/all/review\"");
+    let run = "[[gates.submit.checks]]\nrun = [\"/bin/false\"]\n";
+    for checks in ["", run] {
+        let scene = Scene::with(&["all", "other"], &format!("{paths}{checks}"));
+        let disk = Disk::xfs(&scene, "all", "300M");
+        let project =
+            "mkdir inbox review review/p; xfs_io -x -c 'chproj 7' -c 'chattr +P' review/p";
+        sh(&scene.branch("all"), project).ok();
+        let mount = scene.mount();
+        mount.sh("echo bad >inbox/f").ok();
+        for mv in ["mv", "$OCTROI mv -q"] {
+            let said = mount.sh(&format!("{mv} inbox/f review/p/f")).fails(1);
+            let why = if checks.is_empty() { "not supported" } else { "Permission denied" };
+            assert!(said.contains(why) || said.contains("false"), "{mv}: {said}");
+            assert_eq!(mount.sh("cat inbox/f; ls review/p").ok(), "bad\n", "{mv}");
+        }
+        mount.unmount();
+        drop(disk);
+    }
+}
+
+/// Paths far beyond PATH_MAX are there, for whoever goes to a folder step by step.
+#[test]
+fn a_path_of_30_kib_crosses_with_its_checks() {
+    let says = "echo ${#OCTROI_SOURCE} ${#OCTROI_TARGET}; cat >/dev/null";
+    on_each(&[(says, "")], |_, mount| {
+        let (name, target) = ("n".repeat(249), mount.path("review/deep"));
+        let go = format!("for i in $(seq 120); do mkdir {name} && cd -P {name} || exit 1; done");
+        let target = target.display();
+        mount.sh(&format!("cd inbox; {go}; echo deep >f; mv f {target}; ls; cat {target}")).ok();
+        let said = checks(mount).pop().expect("a check");
+        let length = "/inbox/".len() + 120 * 250 + "f".len();
+        assert_eq!(said["line"], format!("{length} {}", "/review/deep".len()));
+        assert_eq!(said["path"].as_str().map(str::len), Some(length));
+        assert_eq!(mount.sh("cat review/deep").ok(), "deep\n");
+    });
 }
