@@ -136,8 +136,8 @@ pub struct MoverBranch<S: Storage> {
 /// A transaction is in `active` before its first record and until after its last, so that recovery can
 /// tell what is left open from what is under way.
 ///
-/// Lock order: that of `room` for making some, held over purges; then `purging`, which keeps an undo from beginning while what it needs is purged, and
-/// `recovering`, which keeps two recoveries apart; they are held over steps, never together; then `journal`, `active`, `unsynced` and `same_filesystem`, which are leaves, never held
+/// Lock order: `purging`, which keeps an undo from beginning while what it needs is purged, and
+/// `recovering`, which keeps two recoveries apart; they are held over steps, never together; then `journal`, `active`, `unsynced`, `same_filesystem` and those of `room`, which are leaves, never held
 /// together or over a step of storage or ledger.
 pub struct Mover<S: Storage> {
     storage: Arc<S>,

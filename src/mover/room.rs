@@ -6,8 +6,9 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::error::CrossingError;
 use super::purge::Purged;
@@ -19,6 +20,9 @@ use crate::ledger::record::{Area, CrossingRecord, Spot};
 use crate::storage::{Kind, Storage};
 use crate::types::{BranchIndex, BranchUuid, TxId};
 
+/// How long to wait for others before looking again; they tell when they go on.
+const WAIT_FOR_OTHERS: Duration = Duration::from_secs(1);
+
 /// What hold takes, as of the last look.
 #[derive(Default)]
 pub(super) struct Room {
@@ -28,16 +32,76 @@ pub(super) struct Room {
     freeable: Vec<AtomicU64>,
     /// Bytes that were free in each branch.
     free: Mutex<HashMap<BranchIndex, u64>>,
-    /// Two that run short of one branch at a time must not both take what one purge frees. One for each
-    /// branch: a disk that hangs keeps no other waiting.
-    making: Vec<Mutex<()>>,
+    /// The number of each branch's file system, as it told last.
+    devices: Vec<Mutex<Option<u64>>>,
+    /// By file system. Held for choosing only, never over a step of storage or ledger: a disk that hangs
+    /// keeps no other waiting.
+    making: Mutex<HashMap<u64, Making>>,
+    /// One of those in `making` has gone on.
+    made: Condvar,
+}
+
+/// Room that is being made on one disk: two that run short of it at a time must not both take what one purge
+/// frees.
+#[derive(Default)]
+struct Making {
+    /// Bytes that those who purge now want to write.
+    wanted: u64,
+    /// What they purge, and the bytes that it gives back.
+    going: HashMap<TxId, u64>,
+}
+
+/// What one of them has chosen. Dropped, it wants nothing any more.
+struct Claim<'a> {
+    room: &'a Room,
+    device: u64,
+    bytes: u64,
+    /// What must be given back, beside what others give up.
+    short: u64,
+    chosen: Vec<(Purgeable, u64)>,
+}
+
+enum Claimed<'a> {
+    This(Claim<'a>),
+    /// Others give up all there is; one of them has gone on.
+    Others,
+}
+
+impl Claim<'_> {
+    /// It was purged, or is not to be.
+    fn gone(&self, txid: TxId) {
+        if let Some(at_it) = self.room.making.lock().get_mut(&self.device) {
+            at_it.going.remove(&txid);
+        }
+        self.room.made.notify_all();
+    }
+
+    /// Bytes that others want.
+    fn of_others(&self) -> u64 {
+        let making = self.room.making.lock();
+        making.get(&self.device).map_or(0, |at_it| at_it.wanted.saturating_sub(self.bytes))
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let mut making = self.room.making.lock();
+        if let Some(at_it) = making.get_mut(&self.device) {
+            at_it.wanted = at_it.wanted.saturating_sub(self.bytes);
+            for (one, _) in &self.chosen {
+                at_it.going.remove(&one.txid);
+            }
+        }
+        drop(making);
+        self.room.made.notify_all();
+    }
 }
 
 impl Room {
     pub(super) fn new(branches: usize) -> Self {
         Self {
             freeable: std::iter::repeat_with(AtomicU64::default).take(branches).collect(),
-            making: std::iter::repeat_with(Mutex::default).take(branches).collect(),
+            devices: std::iter::repeat_with(Mutex::default).take(branches).collect(),
             ..Self::default()
         }
     }
@@ -64,6 +128,7 @@ impl<S: Storage> Mover<S> {
     /// the last call on top, so that purging runs ahead.
     pub fn tend_branch(&self, index: BranchIndex, max: SpaceLimit) -> Purged {
         let Ok(branch) = self.branch(index) else { return Purged::default() };
+        self.device_of(&branch);
         self.measure(&branch);
         let mut purged = self.keep_below(&branch, max);
         purged.add(self.run_ahead(&branch));
@@ -75,12 +140,11 @@ impl<S: Storage> Mover<S> {
     }
 
     /// Purges, oldest first, until an ordinary user, `uid`, can write `bytes` in a branch beside its `min_free`.
-    /// Whether that was made, also by another meanwhile; nothing is purged where space is not what is missing, nor
-    /// where all of hold would not be enough.
+    /// Whether that is so now, by whomever it was made: then it is worth trying once more. Nothing is purged where
+    /// space is not what is missing, nor where all of hold would not be enough.
     pub fn make_room(&self, index: BranchIndex, bytes: u64, uid: u32) -> bool {
         let Ok(branch) = self.branch(index) else { return false };
-        let needed = bytes.saturating_add(branch.min_free);
-        let made = self.free_up(&branch, needed, Some(uid));
+        let made = self.free_up(&branch, bytes, Some(uid));
         self.count_freeable();
         made.is_some()
     }
@@ -95,67 +159,121 @@ impl<S: Storage> Mover<S> {
         let Ok(free) = self.storage.free_space(&branch.hold) else { return Purged::default() };
         let before = self.room.free.lock().insert(branch.index, free).unwrap_or(free);
         let used = before.saturating_sub(free);
-        self.free_up(branch, branch.min_free.saturating_add(used), None).unwrap_or_default()
+        self.free_up(branch, used, None).unwrap_or_default()
     }
 
-    /// Purges until so much is free on the file system of a branch; as far as it goes for nobody in particular,
-    /// for a user, `uid`, all that is needed or nothing. `None`: there is not enough.
-    fn free_up(&self, branch: &MoverBranch<S>, needed: u64, uid: Option<u32>) -> Option<Purged> {
-        let missing = || {
-            let free = self.storage.free_space(&branch.hold).unwrap_or(u64::MAX);
-            needed.saturating_sub(free)
-        };
-        let mut purged = Purged::default();
-        if missing() == 0 {
-            return uid.is_none().then_some(purged);
-        }
-        let _making = self.room.making.get(usize::from(branch.index.0)).map(Mutex::lock);
-        let short = missing();
-        if short == 0 {
-            return Some(purged);
-        }
-        let on_it = self.on_disk_of(branch)?;
-        on_it.iter().for_each(|branch| self.measure(branch));
-        let on_it: HashSet<BranchUuid> = on_it.iter().map(|branch| branch.uuid).collect();
-        let bytes_of = |txid: TxId| {
-            let kept = self.room.kept.lock();
-            let here = kept.get(&txid).into_iter().flatten();
-            let here = here.filter(|(branch, _)| on_it.contains(branch));
-            here.fold(0_u64, |sum, (_, bytes)| sum.saturating_add(*bytes))
-        };
-        let all = self.purgeable(&|spot: &Spot| on_it.contains(&spot.branch));
-        let sum = all.iter().fold(0_u64, |sum, one| sum.saturating_add(bytes_of(one.txid)));
-        if uid.is_some() && sum < short {
-            return None;
-        }
+    /// Purges until so much is free on the file system of a branch beside its `min_free`; as far as it goes for
+    /// nobody in particular, for a user, `uid`, all that is needed or nothing. `None`: there is not enough.
+    fn free_up(&self, branch: &MoverBranch<S>, bytes: u64, uid: Option<u32>) -> Option<Purged> {
+        let needed = bytes.saturating_add(branch.min_free);
+        let free = || self.storage.free_space(&branch.hold).unwrap_or(u64::MAX);
         let mut reason = format!("branch {} runs short of space", branch.name);
         if let Some(uid) = uid {
             reason.push_str(&format!(" for user {uid}"));
         }
-        // Some file systems give back what was removed a while later, so what it took counts.
-        let mut freed = 0_u64;
-        for due in all {
-            let bytes = bytes_of(due.txid);
-            let failed = purged.failed;
-            self.purge_held(due.txid, &due.held, reason.clone(), &mut purged);
-            if purged.failed == failed {
-                freed = freed.saturating_add(bytes);
-            }
-            if freed >= short || missing() == 0 {
+        let mut purged = Purged::default();
+        loop {
+            let found = free();
+            if found >= needed {
                 return Some(purged);
             }
+            let claim = match self.claim(branch, (bytes, needed, found), uid)? {
+                Claimed::Others => continue,
+                Claimed::This(claim) => claim,
+            };
+            // Some file systems give back what was removed a while later, so what it took counts.
+            let mut freed = 0_u64;
+            for (due, bytes) in &claim.chosen {
+                let before = purged.transactions.len();
+                self.purge_held(due.txid, &due.held, reason.clone(), &mut purged);
+                if purged.transactions.len() > before {
+                    freed = freed.saturating_add(*bytes);
+                }
+                claim.gone(due.txid);
+                if freed >= claim.short || free() >= needed.saturating_add(claim.of_others()) {
+                    return Some(purged);
+                }
+            }
+            // Others' undos began meanwhile, or the ledger is full.
+            if uid.is_none() || freed == 0 {
+                return uid.is_none().then_some(purged);
+            }
         }
-        uid.is_none().then_some(purged)
     }
 
-    /// The branches on the same file system, itself included.
-    fn on_disk_of(&self, branch: &MoverBranch<S>) -> Option<Vec<Arc<MoverBranch<S>>>> {
-        let wanted = self.storage.file_system(&branch.hold).ok()?;
-        let on_it = self.online().filter(|branch| {
-            let found = self.storage.file_system(&branch.hold);
-            found.is_ok_and(|found| found.device == wanted.device)
-        });
-        Some(on_it.collect())
+    /// Chooses what goes, oldest first, for `bytes` on a disk where so much is needed and so much is free, with
+    /// what others who run short of it at the same time need and give up. Where these give up all there is,
+    /// waits until one of them has gone on. `None`: there is not enough.
+    fn claim(
+        &self,
+        branch: &MoverBranch<S>,
+        (bytes, needed, free): (u64, u64, u64),
+        uid: Option<u32>,
+    ) -> Option<Claimed<'_>> {
+        let device = self.device_of(branch)?;
+        let on_it = self.on_disk(device, branch);
+        on_it.iter().for_each(|branch| self.measure(branch));
+        let on_it: HashSet<BranchUuid> = on_it.iter().map(|branch| branch.uuid).collect();
+        let all = self.purgeable(&|spot: &Spot| on_it.contains(&spot.branch));
+        let all: Vec<(Purgeable, u64)> = {
+            let kept = self.room.kept.lock();
+            let bytes_of = |txid: &TxId| {
+                let here = kept.get(txid).into_iter().flatten();
+                let here = here.filter(|(branch, _)| on_it.contains(branch));
+                here.fold(0_u64, |sum, (_, bytes)| sum.saturating_add(*bytes))
+            };
+            all.into_iter()
+                .map(|one| {
+                    let bytes = bytes_of(&one.txid);
+                    (one, bytes)
+                })
+                .collect()
+        };
+        let mut making = self.room.making.lock();
+        let at_it = making.entry(device).or_default();
+        let coming = at_it.going.values().fold(free, |sum, bytes| sum.saturating_add(*bytes));
+        let short = needed.saturating_add(at_it.wanted).saturating_sub(coming);
+        let mut sum = 0_u64;
+        let mut chosen = Vec::new();
+        for (one, bytes) in all {
+            if sum >= short {
+                break;
+            }
+            if !at_it.going.contains_key(&one.txid) {
+                sum = sum.saturating_add(bytes);
+                chosen.push((one, bytes));
+            }
+        }
+        if uid.is_some() && (short == 0 || sum < short) {
+            if at_it.going.is_empty() {
+                return None;
+            }
+            self.room.made.wait_for(&mut making, WAIT_FOR_OTHERS);
+            return Some(Claimed::Others);
+        }
+        at_it.wanted = at_it.wanted.saturating_add(bytes);
+        at_it.going.extend(chosen.iter().map(|(one, bytes)| (one.txid, *bytes)));
+        Some(Claimed::This(Claim { room: &self.room, device, bytes, short, chosen }))
+    }
+
+    /// The number of the file system of a branch, as it tells now.
+    fn device_of(&self, branch: &MoverBranch<S>) -> Option<u64> {
+        let device = self.storage.file_system(&branch.hold).ok()?.device;
+        if let Some(known) = self.room.devices.get(usize::from(branch.index.0)) {
+            *known.lock() = Some(device);
+        }
+        Some(device)
+    }
+
+    /// The branches on a file system, `branch` included. Of the others what they told last counts, so that one
+    /// whose disk hangs keeps nobody waiting.
+    fn on_disk(&self, device: u64, branch: &MoverBranch<S>) -> Vec<Arc<MoverBranch<S>>> {
+        let told = |other: &MoverBranch<S>| {
+            let known = self.room.devices.get(usize::from(other.index.0));
+            known.and_then(|known| *known.lock()).or_else(|| self.device_of(other))
+        };
+        let on_it = self.online();
+        on_it.filter(|other| other.index == branch.index || told(other) == Some(device)).collect()
     }
 
     fn keep_below(&self, branch: &MoverBranch<S>, max: SpaceLimit) -> Purged {
@@ -180,12 +298,19 @@ impl<S: Storage> Mover<S> {
         purged
     }
 
-    /// Those that keep something where `here` says, oldest first. What was undone went back.
+    /// Those that keep something where `here` says, oldest first, and can be purged now. What was undone went
+    /// back; what an undo that has not ended well may need stays.
     fn purgeable(&self, here: &dyn Fn(&Spot) -> bool) -> Vec<Purgeable> {
+        let online: HashSet<BranchUuid> = self.online().map(|branch| branch.uuid).collect();
         self.with_journal(|journal| {
-            let kept = journal.iter().filter(|(_, found)| has_hold(found));
+            let undone = journal.iter().filter(|(_, found)| found.keeps_all());
+            let needed: HashSet<TxId> =
+                undone.filter_map(|(_, found)| found.record.undoes).collect();
+            let kept =
+                journal.iter().filter(|(txid, found)| has_hold(found) && !needed.contains(txid));
             let kept = kept.map(|(txid, found)| Purgeable { txid, held: held(&found.record) });
-            kept.filter(|one| one.held.iter().any(here)).collect()
+            let there = |one: &Purgeable| one.held.iter().all(|spot| online.contains(&spot.branch));
+            kept.filter(|one| one.held.iter().any(here) && there(one)).collect()
         })
     }
 

@@ -69,7 +69,7 @@ fn the_oldest_goes_first_and_no_more_than_is_needed() {
     let (world, txids) = crossed(4);
     world.leave_free(4096);
     let kept = |world: &World| world.private(0, "hold").len();
-    assert!(!world.make_room(0, 4096), "there was room");
+    assert!(world.make_room(0, 4096), "there is room");
     assert_eq!(kept(&world), 4);
     assert!(world.make_room(0, 2 * SIZE as u64));
     assert_eq!(kept(&world), 2);
@@ -106,6 +106,77 @@ fn what_cannot_be_had_purges_nothing() {
     assert_eq!(world.private(0, "hold").len(), 3);
     assert!(world.make_room(0, 3 * SIZE as u64));
     assert_eq!(world.private(0, "hold").len(), 0);
+}
+
+impl World {
+    fn purged(&self) -> usize {
+        self.mover.with_journal(|journal| journal.iter().filter(|(_, found)| found.purged).count())
+    }
+}
+
+/// What comes to the same while somebody who wants `bytes` of a full disk is just removing what goes.
+fn while_another_purges(make: fn() -> World, bytes: u64, then: impl FnOnce(&World)) -> World {
+    let world = make();
+    world.leave_free(0);
+    world.disk.fail_next("unlink", Fault::Delay(std::time::Duration::from_millis(500)));
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| world.make_room(0, bytes));
+        // The record comes first.
+        while world.purged() == 0 {
+            std::thread::yield_now();
+        }
+        then(&world);
+        assert!(slow.join().unwrap());
+    });
+    world
+}
+
+#[test]
+fn two_that_run_short_at_a_time_do_not_take_the_same_room() {
+    let four = || crossed(4).0;
+    let world = while_another_purges(four, SIZE as u64, |world| {
+        assert!(world.make_room(0, SIZE as u64), "it did not wait, and found nothing");
+    });
+    assert_eq!(world.purged(), 2, "one purge for two");
+    assert_eq!(world.disk.free_space(&world.roots[0]).unwrap(), 2 * SIZE as u64);
+}
+
+#[test]
+fn who_runs_short_takes_no_more_than_others_leave() {
+    let large = || {
+        let (world, _) = crossed(1);
+        world.put(0, "large", &vec![7; 2 * SIZE]);
+        world.cross("large", "sub/large").unwrap();
+        world
+    };
+    // The oldest is not enough for both, and the other one is more than is needed.
+    let world = while_another_purges(large, 2 * SIZE as u64, |world| {
+        assert!(world.make_room(0, SIZE as u64));
+        assert!(!world.make_room(0, 4 * SIZE as u64), "there never was so much");
+    });
+    assert_eq!(world.purged(), 2);
+}
+
+#[test]
+fn a_disk_that_hangs_keeps_nobody_waiting_on_another() {
+    let both = || {
+        let (world, txids) = crossed(2);
+        world.undo(txids[1]).unwrap();
+        world.tend(ALL);
+        world
+    };
+    let world = while_another_purges(both, SIZE as u64, |world| {
+        world.leave_free_in(1, 0);
+        assert!(world.make_room(1, SIZE as u64));
+        assert_eq!(world.private(1, "hold").len(), 0);
+        assert_eq!(world.private(0, "hold").len(), 1, "the other one went on");
+    });
+    // Nor is it asked what it is.
+    world.leave_free_in(1, 0);
+    world.disk.keep_log();
+    assert!(!world.make_room(1, 1));
+    let log = world.disk.log();
+    assert_eq!(log.iter().filter(|line| line.contains("file_system")).count(), 1, "{log:?}");
 }
 
 #[test]

@@ -27,7 +27,14 @@ impl SimulatedStorage {
             return Err(Errno::IO);
         }
         state.short = false;
-        match state.faults.get(&step).copied() {
+        let fault = match state.next_fault {
+            Some((method, fault)) if method == what => {
+                state.next_fault = None;
+                Some(fault)
+            }
+            _ => state.faults.get(&step).copied(),
+        };
+        match fault {
             None => Ok(state),
             Some(Fault::Short) => {
                 state.short = true;

@@ -157,6 +157,8 @@ struct State {
     clock: u64,
     steps: u64,
     faults: BTreeMap<u64, Fault>,
+    /// For the next call of a method.
+    next_fault: Option<(&'static str, Fault)>,
     power_off: bool,
     /// The call under way is to be short.
     short: bool,
@@ -210,6 +212,7 @@ impl SimulatedStorage {
                 clock: 0,
                 steps: 0,
                 faults: BTreeMap::new(),
+                next_fault: None,
                 power_off: false,
                 short: false,
                 log: None,
@@ -247,6 +250,11 @@ impl SimulatedStorage {
     /// Plans a fault: the `step`-th call from the beginning (the next one is `steps()`).
     pub fn fail_at(&self, step: u64, fault: Fault) {
         self.state.lock().faults.insert(step, fault);
+    }
+
+    /// Plans a fault for the next call of a method, whenever that comes.
+    pub fn fail_next(&self, method: &'static str, fault: Fault) {
+        self.state.lock().next_fault = Some((method, fault));
     }
 
     /// Drops the planned faults, and says whether one has struck.
@@ -289,6 +297,7 @@ impl SimulatedStorage {
                 clock: state.clock + 1_000_000,
                 steps: 0,
                 faults: BTreeMap::new(),
+                next_fault: None,
                 power_off: false,
                 short: false,
                 log: None,
