@@ -96,11 +96,7 @@ impl Vfs {
             true => branch.write_mapped_at(descriptor.as_fd(), bytes, offset),
             false => branch.write_at(descriptor.as_fd(), bytes, offset),
         };
-        let written = cleared.and_then(|()| match write() {
-            // What can be undone costs space, and goes first.
-            Err(Errno::NOSPC) if self.mover.make_room(file.branch(), length, caller.uid) => write(),
-            written => written,
-        });
+        let written = cleared.and_then(|()| self.with_room(caller, file.branch(), length, write));
         self.wrote(&file, caller, Operation::WriteData, written)
     }
 
@@ -186,12 +182,9 @@ impl Vfs {
         let descriptor = file.descriptor();
         let branch = self.branch_of(&file)?;
         let result = self.clear_set_id(caller, branch, descriptor.as_fd()).and_then(|()| {
-            match branch.fallocate(descriptor.as_fd(), mode, offset, length) {
-                Err(Errno::NOSPC) if self.mover.make_room(file.branch(), length, caller.uid) => {
-                    branch.fallocate(descriptor.as_fd(), mode, offset, length)
-                }
-                reserved => reserved,
-            }
+            self.with_room(caller, file.branch(), length, || {
+                branch.fallocate(descriptor.as_fd(), mode, offset, length)
+            })
         });
         self.record_on(&file, caller, Operation::Fallocate, result);
         result
@@ -234,10 +227,7 @@ impl Vfs {
                 length as usize,
             )
         };
-        let copied = cleared.and_then(|()| match copy() {
-            Err(Errno::NOSPC) if self.mover.make_room(to.branch(), length, caller.uid) => copy(),
-            copied => copied,
-        });
+        let copied = cleared.and_then(|()| self.with_room(caller, to.branch(), length, copy));
         self.wrote(&to, caller, Operation::CopyFileRange, copied)
     }
 

@@ -13,6 +13,7 @@ use crate::view::{Domain, Parts};
 
 use super::facts::{About, Asked, Size};
 use super::permit::Question;
+use super::place::NEW_BYTES;
 use super::site::{Node, OpenPart, Purpose, Site};
 use super::{Attributes, TTL, Vfs};
 
@@ -74,8 +75,9 @@ impl Vfs {
         self.permit(operation, &question, &Asked::of(About::New))?;
         self.ready_to_record()?;
         let _lock = self.lock_new(&site)?;
-        let result = self
-            .place_new(&site, |part| self.as_caller(caller, umask, |creator| act(part, creator)));
+        let result = self.place_new(caller, &site, |part| {
+            self.as_caller(caller, umask, |creator| act(part, creator))
+        });
         self.record(operation, &question, result.as_ref().map(drop).map_err(|errno| *errno));
         let (branch, found) = result?;
         Ok(self.enter(&site, branch, &found))
@@ -145,7 +147,8 @@ impl Vfs {
             self.refuse_widening(caller, Operation::Link, &node.inode, &site)
         })?;
         self.ready_to_record()?;
-        let result = self.link_at(&node, &site);
+        let link = || self.link_at(&node, &site);
+        let result = self.with_room(caller, node.first.index, NEW_BYTES, link);
         self.record(Operation::Link, &question, result.as_ref().map(drop).map_err(|errno| *errno));
         Ok(self.enter(&site, node.first.index, &result?))
     }

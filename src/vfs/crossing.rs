@@ -121,9 +121,11 @@ impl Vfs {
         let mut full = None;
         let mut errno = Errno::NOSPC;
         let candidates = self.candidates(&target.parent)?;
-        // Only where all are full goes what could be undone.
+        // Only where all are full goes what could be undone. What it needs is known once it was tried.
+        let all = self.writable_members(&target.parent);
+        let again = std::iter::repeat_n(&all, if candidates.is_empty() { 2 } else { 1 }).flatten();
         let tries = candidates.iter().map(|branch| (*branch, false));
-        for (branch, again) in tries.chain(candidates.iter().map(|branch| (*branch, true))) {
+        for (branch, again) in tries.chain(again.map(|branch| (*branch, true))) {
             if again && !self.make_room_for(branch, full.as_ref(), caller) {
                 continue;
             }
@@ -167,7 +169,9 @@ impl Vfs {
     ) -> bool {
         let bytes = match full {
             Some(CrossingError::NoSpace { data, .. }) => *data,
+            Some(CrossingError::NoInodes { .. }) => return false,
             Some(error) if error.errno() == Errno::NOSPC => 0,
+            None => 0,
             _ => return false,
         };
         self.mover.make_room(branch, bytes, caller.uid)
@@ -433,16 +437,16 @@ impl Vfs {
     }
 }
 
-/// What each member holds of the source, with its gate.
-fn source_parts(
-    source: &Occupied<'_>,
-    gates: &[Gate],
 /// On EXDEV mv would copy and delete, round the gate: also where the target's folder takes nothing by rename(2),
 /// such as one with a project quota of its own.
 fn never_across(errno: Errno) -> Errno {
     if errno == Errno::XDEV { Errno::OPNOTSUPP } else { errno }
 }
 
+/// What each member holds of the source, with its gate.
+fn source_parts(
+    source: &Occupied<'_>,
+    gates: &[Gate],
 ) -> Result<Vec<SourcePart<RealStorage>>, Errno> {
     let parts = source.standings().zip(gates).map(|(standing, gate)| {
         Ok(SourcePart {

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use crate::error::Errno;
-use crate::types::BranchIndex;
+use crate::types::{BranchIndex, Caller};
 use crate::view::locks::{Lock, LockGuard};
 use crate::view::pool::{Candidate, placement};
 use crate::view::{Domain, Inode, Parts, Place, Pool};
@@ -13,23 +13,37 @@ use crate::view::{Domain, Inode, Parts, Place, Pool};
 use super::Vfs;
 use super::site::{Node, OpenPart, Site};
 
+/// Bytes that something new may take beside what it holds: XFS allots inodes by 64 of up to 512 bytes
+/// (mkfs.xfs(8)), and a directory grows by a block.
+pub(super) const NEW_BYTES: u64 = 64 * 1024;
+
 impl Vfs {
-    /// Makes something at a site, where a pool's member cannot take it on the next. EEXIST if any member has
-    /// the name; ENOSPC if all are full, EROFS if they are read-only.
+    /// Makes something at a site, where a pool's member cannot take it on the next; where all are full, what
+    /// can be undone goes. EEXIST if any member has the name; ENOSPC if all are full, EROFS if they are
+    /// read-only.
     pub(super) fn place_new<T>(
         &self,
+        caller: Caller,
         site: &Site<'_>,
         act: impl Fn(&OpenPart<'_>) -> Result<T, Errno>,
     ) -> Result<(BranchIndex, T), Errno> {
         let parent = &site.parent;
         let Domain::Pool(_) = parent.domain else {
-            return Ok((parent.first.index, act(&parent.first)?));
+            let branch = parent.first.index;
+            return Ok((branch, self.with_room(caller, branch, NEW_BYTES, || act(&parent.first))?));
         };
         if !self.standings(parent, &site.name)?.is_empty() {
             return Err(Errno::EXIST);
         }
         let mut full = Errno::NOSPC;
-        for branch in self.candidates(parent)? {
+        let candidates = self.candidates(parent)?;
+        let tries = candidates.into_iter().map(|branch| (branch, false));
+        let again = self.writable_members(parent).into_iter().map(|branch| (branch, true));
+        for (branch, again) in tries.chain(again) {
+            let made_room = || self.mover.make_room(branch, NEW_BYTES, caller.uid);
+            if again && (full != Errno::NOSPC || !made_room()) {
+                continue;
+            }
             match self.with_part(parent, branch, &act) {
                 Ok(made) => return Ok((branch, made)),
                 Err(errno) if passes_on(errno) => full = errno,
@@ -37,6 +51,21 @@ impl Vfs {
             }
         }
         Err(full)
+    }
+
+    /// Does something that takes room, and once more where the branch was full and hold could make room for
+    /// `bytes`: what can be undone costs space, and goes first.
+    pub(super) fn with_room<T>(
+        &self,
+        caller: Caller,
+        branch: BranchIndex,
+        bytes: u64,
+        act: impl Fn() -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        match act() {
+            Err(Errno::NOSPC) if self.mover.make_room(branch, bytes, caller.uid) => act(),
+            done => done,
+        }
     }
 
     /// The members that something new in a directory of a pool may go to, in the order to try. One that
@@ -55,6 +84,17 @@ impl Vfs {
         match why {
             Some(errno) if candidates.is_empty() => Err(errno),
             _ => Ok(placement(*place, &candidates)),
+        }
+    }
+
+    /// All members that can be written, in order: where none has its `min_free`, hold may make room on one.
+    pub(super) fn writable_members(&self, parent: &Node<'_>) -> Vec<BranchIndex> {
+        match self.view.pool_of(parent.first.index) {
+            None => vec![parent.first.index],
+            Some((_, Pool { members, .. })) => {
+                let able = |index: &&BranchIndex| self.candidate(parent, **index).is_ok();
+                members.iter().filter(able).copied().collect()
+            }
         }
     }
 

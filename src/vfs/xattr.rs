@@ -15,6 +15,9 @@ use super::facts::{About, Asked};
 use super::permit::Question;
 use super::site::{Node, OpenPart};
 
+/// Free bytes, beside those of a value, with which a disk has room for it.
+const ROOM_FOR_XATTR: u64 = 1 << 20;
+
 impl Vfs {
     /// The value of one extended attribute. ENODATA.
     pub fn getxattr(&self, number: u64, key: &OsStr) -> Result<Vec<u8>, Errno> {
@@ -57,8 +60,26 @@ impl Vfs {
                 part.branch.set_xattr(part.as_fd(), key, value, flags)?;
                 part.branch.after_acl(part.as_fd(), key, caller.uid, caller.gid, &groups)
             };
-            change_parts(node, key, act)
+            let set = || change_parts(node, key, act);
+            match set() {
+                Err(Errno::NOSPC) if self.room_for_xattr(caller, node, value) => set(),
+                set => set,
+            }
         })
+    }
+
+    /// Makes room on the parts that have none. ext4 also says that there is no space where a value does not fit
+    /// beside the inode, on an empty disk too: then nothing goes.
+    fn room_for_xattr(&self, caller: Caller, node: &Node<'_>, value: &[u8]) -> bool {
+        let bytes = (value.len() as u64).saturating_add(ROOM_FOR_XATTR);
+        let full = node.parts().filter(|part| {
+            let space = part.branch.space_for_changes();
+            space.is_ok_and(|space| {
+                space.blocks_available.saturating_mul(space.block_size.into()) < bytes
+            })
+        });
+        let made = full.filter(|part| self.mover.make_room(part.index, bytes, caller.uid));
+        made.count() > 0
     }
 
     /// Removes an extended attribute. ENODATA.

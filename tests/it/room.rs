@@ -5,6 +5,7 @@ use std::fs;
 
 use crate::disk::Disk;
 use crate::harness::{LAB, Mount, Scene, require_root, sh, wait_for};
+use crate::strace::{REQUESTS, Strace};
 
 const MIB: u64 = 1 << 20;
 
@@ -107,4 +108,94 @@ fn hold_takes_no_more_than_it_may() {
     mount.sh("$OCTROI undo review/a").fails(1);
     mount.unmount();
     drop(disk);
+}
+
+/// Fills disks behind the mount's back, with something of a branch in its hold; how much of it is there then: what
+/// looks after it may have had to let it go meanwhile.
+fn fill_up(scene: &Scene, mount: &Mount, at: &str, disks: &[&str]) -> usize {
+    let target = if at == "inbox" { "review" } else { "inbox" };
+    mount.sh(&format!("head -c 4M /dev/zero >{at}/a; mv -f {at}/a {target}/a")).ok();
+    for disk in disks {
+        sh(&scene.branch(disk), "rm -f fill; head -c 80M /dev/zero >fill");
+    }
+    held(scene, disks.first().expect("a disk"))
+}
+
+/// Whatever takes room gets it, not writes alone. What a file system takes for a folder or a name is its own
+/// matter: that it has no more is said for it.
+#[test]
+fn whatever_needs_room_on_a_full_disk_gets_that_of_hold() {
+    let (scene, disk) = small("inbox", "max = \"100%\"");
+    let mount = scene.mount();
+    mount.sh("echo x >inbox/f").ok();
+    let long = "x".repeat(200);
+    for (call, act) in [
+        ("mkdirat", "mkdir inbox/d".to_owned()),
+        ("symlinkat", format!("ln -s {long} inbox/s")),
+        ("mknodat", "mknod inbox/p p".to_owned()),
+        ("linkat", "ln inbox/f inbox/g".to_owned()),
+        ("setxattr,fsetxattr", "setfattr -n user.a -v b inbox/f".to_owned()),
+    ] {
+        while fill_up(&scene, &mount, "inbox", &["inbox"]) == 0 {}
+        let inject = format!("{call}:error=ENOSPC:when=1");
+        let strace = Strace::attach(&mount, REQUESTS, Some(&inject));
+        let said = mount.sh(&act);
+        drop(strace);
+        let purged = purges(&mount);
+        assert_eq!(
+            said.code,
+            Some(0),
+            "{act}: {}: {} held, {purged:?}",
+            said.err,
+            held(&scene, "inbox")
+        );
+        assert_eq!(held(&scene, "inbox"), 0, "{act}");
+    }
+    mount.unmount();
+    drop(disk);
+}
+
+/// ext4 says that there is no space where a value does not fit beside the inode.
+#[test]
+fn an_attribute_that_never_fits_takes_nobodys_undo() {
+    require_root();
+    let spec = "path = \"branches/inbox\"\n";
+    let body = LAB.replace(spec, &format!("{spec}min_free = \"1MiB\"\n"));
+    let scene =
+        Scene::with(&["inbox", "other", "review"], &format!("{body}[hold]\nmax = \"100%\"\n"));
+    let disk = Disk::ext4(&scene, "inbox", "64M");
+    let mount = scene.mount();
+    mount.sh("echo x >inbox/f; head -c 4M /dev/zero >inbox/b; mv inbox/b review/").ok();
+    let large = "python3 -c 'import os; os.setxattr(\"inbox/f\", \"user.b\", b\"v\" * 60000)'";
+    assert!(mount.sh(large).fails(1).contains("No space left"));
+    assert_eq!(held(&scene, "inbox"), 1);
+    mount.unmount();
+    drop(disk);
+}
+
+/// A pool makes room where all its members are full.
+#[test]
+fn something_new_in_a_full_pool_gets_the_room_of_hold() {
+    require_root();
+    let body = "[branches.inbox]\npath = \"branches/inbox\"\n\
+                [branches.d1]\npath = \"branches/d1\"\nmin_free = \"1MiB\"\n\
+                [branches.d2]\npath = \"branches/d2\"\nmin_free = \"1MiB\"\n\
+                [pools.all]\nmembers = [\"d1\", \"d2\"]\nplace = \"first\"\n\
+                [gates.out]\nfrom = \"all\"\nto = \"inbox\"\nwho = [\"*\"]\n\
+                [gates.in]\nfrom = \"inbox\"\nto = \"all\"\nwho = [\"*\"]\n\
+                [hold]\nmax = \"100%\"\n";
+    let scene = Scene::with(&["inbox", "d1", "d2"], body);
+    let disks = ["d1", "d2"].map(|name| Disk::tmpfs(&scene, name, "32M"));
+    let mount = scene.mount();
+    while fill_up(&scene, &mount, "all", &["d1", "d2"]) == 0 {}
+    // It takes a page there.
+    mount.sh(&format!("ln -s {} all/s", "x".repeat(200))).ok();
+    assert!(scene.branch("d1").join("s").is_symlink());
+    assert_eq!(held(&scene, "d1"), 0);
+    // So does what crosses, once it is known how much that is.
+    mount.sh("rm all/s; head -c 3M /dev/zero >inbox/b").ok();
+    while fill_up(&scene, &mount, "all", &["d1", "d2"]) == 0 {}
+    mount.sh("mv inbox/b all/b && test $(stat -c %s all/b) = 3145728").ok();
+    mount.unmount();
+    drop(disks);
 }
