@@ -154,6 +154,7 @@ fn fill(state: &Path, count: u64) -> io::Result<String> {
             0 => Record::Purge(PurgeRecord {
                 txid: transaction(number),
                 reason: "kept for 3600 s".to_owned(),
+                lost: false,
             }),
             _ => record(number),
         };

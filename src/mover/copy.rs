@@ -355,6 +355,8 @@ impl<S: Storage> Work<'_, S> {
             let dir = folders.open(&*self.mover.storage, &self.plan.dirs, entry.dir)?;
             let place = Place { dir, name: taken.place.name.clone() };
             number = number.checked_sub(1).ok_or(CrossingError::SourceChanged)?;
+            let changed = self.plan.changed(self.trees, number)?;
+            found.identity.mtime = changed.unwrap_or(found.identity.mtime);
             let made = match &self.copy {
                 Some(copy) if copy.sync_each => {
                     Some(folders.open(&*self.mover.storage, &self.plan.dirs, number)?)

@@ -240,7 +240,8 @@ impl<S: Storage> Mover<S> {
             .ok_or_else(|| CrossingError::io("find", "the copy")(crate::error::Errno::NOENT))
     }
 
-    /// The first part's directory is the one whose attributes users see.
+    /// The first part's directory is the one whose attributes users see, but for the time of its last change:
+    /// that is the newest of all parts'.
     fn dress_top(
         &self,
         parts: &[Part<S>],
@@ -253,8 +254,12 @@ impl<S: Storage> Mover<S> {
             .storage
             .xattrs(&source.dir, &source.name)
             .map_err(CrossingError::io("read the extended attributes of", "the source"))?;
-        stage::dress(&*self.storage, staged, &part.found, &xattrs, losses)?;
-        stage::check_dress(&*self.storage, staged, &part.found, &xattrs, losses).map(drop)
+        let directories = parts.iter().filter(|part| part.found.kind == Kind::Directory);
+        let mut found = part.found.clone();
+        let changed = directories.map(|part| part.found.identity.mtime).max();
+        found.identity.mtime = changed.unwrap_or(found.identity.mtime);
+        stage::dress(&*self.storage, staged, &found, &xattrs, losses)?;
+        stage::check_dress(&*self.storage, staged, &found, &xattrs, losses).map(drop)
     }
 
     /// Whether the target has room for the whole tree, in bytes and in inodes. Holes take none: they

@@ -10,7 +10,7 @@ use super::error::CrossingError;
 use super::request::{Admit, Entry};
 use super::tree::{Dirs, Item, Tree};
 use crate::storage::Kind;
-use crate::types::Handle;
+use crate::types::{Handle, Time};
 
 /// An entry that will arrive.
 #[derive(Clone, Copy)]
@@ -121,6 +121,24 @@ impl Plan {
     /// number for it.
     pub(super) fn members(&self) -> impl Iterator<Item = (u32, u16, u32)> {
         self.members.iter().map(|member| (member.dir, member.part, member.number))
+    }
+
+    /// When a directory below the top was last changed, in any of its parts: what users were shown.
+    pub(super) fn changed(
+        &self,
+        trees: Trees<'_>,
+        dir: u32,
+    ) -> Result<Option<Time>, CrossingError> {
+        let from = self.members.partition_point(|member| member.dir < dir);
+        let members = self.members.iter().skip(from).take_while(|member| member.dir == dir);
+        let mut newest = None;
+        for member in members {
+            let tree = tree(trees, member.part)?;
+            if let Some(node) = tree.node_of(member.number) {
+                newest = newest.max(Some(tree.item(node)?.mtime));
+            }
+        }
+        Ok(newest)
     }
 
     /// Where an entry is taken from.

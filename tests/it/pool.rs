@@ -212,3 +212,26 @@ fn an_error_of_a_member_is_never_taken_for_absence() {
     drop(disks);
     assert!(seen.refused().contains("Permission denied"));
 }
+
+/// What is shown of a merged directory before it crosses is what it is after.
+#[test]
+fn a_merged_directory_crosses_as_it_was_shown() {
+    let scene = scene("place = \"first\"");
+    let disks = ["disk1", "disk2"].map(|name| Disk::tmpfs(&scene, name, "64m"));
+    for (number, changed) in [(1, ["1", "4", "5"]), (2, ["2", "3", "6"])] {
+        let make = "mkdir -p d/a/b; echo $N >d/a/b/$N; chmod 75$N d d/a; \
+                    touch -d @${C}00000.123 d/a/b; touch -d @${B}00000.5 d/a; touch -d @${A}00000 d";
+        let [a, b, c] = changed;
+        let make = format!("N={number} A={a} B={b} C={c}; {make}");
+        crate::harness::sh(&scene.branch(&format!("disk{number}")), &make).ok();
+    }
+    let mount = scene.mount();
+    let shown =
+        |at: &str| mount.sh(&format!("cd {at}; find d -printf '%p %T@ %m %U %G\\n' | sort")).ok();
+    let before = shown("archive");
+    assert!(before.contains("d 200000.0") && before.contains("d/a 400000.5"), "{before}");
+    mount.sh("mv archive/d inbox/d").ok();
+    assert_eq!(shown("inbox"), before);
+    mount.unmount();
+    drop(disks);
+}

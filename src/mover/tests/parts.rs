@@ -94,6 +94,32 @@ fn parts_are_merged_and_all_leave() {
     }
 }
 
+/// A change may have happened in any part: the newest is what users were shown.
+#[test]
+fn a_merged_directory_arrives_with_its_newest_change() {
+    let world = new_world(Names::Journal, false);
+    plant(&world);
+    let time = |seconds| Time { seconds, nanos: 7 };
+    let set = |branch: usize, path: &str, changed: i64| {
+        let (dir, name) = (world.dir(branch, path), Path::new(path).file_name().unwrap());
+        world.disk.set_times(&dir, name, time(changed + 1000), time(changed)).unwrap();
+    };
+    // The top's first part is the older one, of the folder in it the newer one.
+    for (branch, path, changed) in
+        [(0, "f", 10), (2, "f", 20), (0, "f/d", 40), (2, "f/d", 30), (2, "f/only", 50)]
+    {
+        set(branch, path, changed);
+    }
+    world.disk.sync_all();
+    world.cross_as(merged(&world, "f", "g")).unwrap();
+    for (path, read, changed) in [("g", 10, 20), ("g/d", 40, 40), ("g/only", 50, 50)] {
+        let (dir, name) = (world.dir(1, path), Path::new(path).file_name().unwrap());
+        let found = world.disk.stat(&dir, name).unwrap().unwrap();
+        assert_eq!(found.identity.mtime, time(changed), "{path}");
+        assert_eq!(found.atime, time(read + 1000), "{path}: all else is the first part's");
+    }
+}
+
 #[test]
 fn every_part_is_asked_for_and_told_what_it_hides() {
     let world = new_world(Names::Journal, false);
