@@ -40,6 +40,8 @@ pub(super) struct Order {
     pub memory: u64,
     /// What can be read beside the system's folders.
     pub read: Vec<PathBuf>,
+    /// Of what is shown, none may be in any of these, nor hold one: real paths.
+    pub kept: Vec<PathBuf>,
     /// The environment, beside what all commands get: base64, for values are bytes.
     pub environment: Vec<(String, String)>,
 }
@@ -134,8 +136,8 @@ mod tests {
 
     fn empty() -> Order {
         let run = vec!["/bin/true".to_owned(), "x".repeat(20_000)];
-        let (read, environment) = (vec!["/srv".into()], Vec::new());
-        Order { run, shows_file: false, cpu_seconds: 60, memory: 1 << 29, read, environment }
+        let (read, kept, environment) = (vec!["/srv".into()], vec!["/data".into()], Vec::new());
+        Order { run, shows_file: false, cpu_seconds: 60, memory: 1 << 29, read, kept, environment }
     }
 
     #[test]

@@ -54,6 +54,7 @@ pub struct About<'a> {
 #[derive(Debug)]
 pub struct Runner {
     helper: PathBuf,
+    kept: Vec<PathBuf>,
     places: Arc<Places>,
 }
 
@@ -103,12 +104,13 @@ impl Places {
 }
 
 impl Runner {
-    /// `helper` is this program. As many commands run at a time as there are processors, two at least.
-    pub fn new(helper: PathBuf) -> Self {
+    /// `helper` is this program. No command is shown anything of `kept`, real paths: where it would be, none
+    /// is run. As many run at a time as there are processors, two at least.
+    pub fn new(helper: PathBuf, kept: Vec<PathBuf>) -> Self {
         let running_max =
             std::thread::available_parallelism().map_or(2, |count| count.get().max(2));
         let (taken, changed) = (Mutex::default(), Condvar::new());
-        Self { helper, places: Arc::new(Places { running_max, taken, changed }) }
+        Self { helper, kept, places: Arc::new(Places { running_max, taken, changed }) }
     }
 
     /// Shuts a helper in and does nothing in it. Gives what the kernel lacks that can be done without;
@@ -120,6 +122,7 @@ impl Runner {
             cpu_seconds: PROBE_TIMEOUT.as_secs(),
             memory: PROBE_MEMORY,
             read: Vec::new(),
+            kept: self.kept.clone(),
             environment: Vec::new(),
         };
         let limits = Limits { timeout: PROBE_TIMEOUT, memory: PROBE_MEMORY };
@@ -172,6 +175,7 @@ impl Runner {
             cpu_seconds: check.timeout.as_secs().max(1),
             memory: check.memory,
             read: check.read.clone(),
+            kept: self.kept.clone(),
             environment: Vec::new(),
         };
         let told = [

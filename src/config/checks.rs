@@ -9,6 +9,7 @@ use super::branches::Branches;
 use super::diagnostic::Report;
 use super::io_text;
 use super::section::{Section, Word};
+use crate::check::sandbox::SYSTEM;
 use crate::types::{Check, CheckInput};
 
 const INPUTS: [(&str, CheckInput); 2] = [("stdin", CheckInput::Stdin), ("path", CheckInput::Path)];
@@ -92,7 +93,11 @@ fn command(
             .hint("write a script, and run that");
         return None;
     }
-    let found = seen.look(&key, words.first()?, report)?;
+    let program = words.first()?;
+    if !seen.keeps_out_of_system(program, report) {
+        return None;
+    }
+    let found = seen.look(&key, program, report)?;
     let why = match &found {
         Found { is_file: false, .. } => "it is not a regular file",
         Found { is_executable: false, .. } => "it is not executable",
@@ -100,7 +105,6 @@ fn command(
             return Some(words.iter().map(|word| (*word.get_ref()).to_owned()).collect());
         }
     };
-    let program = words.first()?;
     report.error(program.span(), format!("{key}: cannot run {}: {why}", program.get_ref()));
     None
 }
@@ -132,6 +136,31 @@ impl Surroundings<'_, '_> {
             }
         };
         self.keeps_out(&found.real, word, report).then_some(found)
+    }
+
+    /// Every command sees the system's folders: no branch may lie there, nor the state.
+    fn keeps_out_of_system(&self, word: &Word<'_>, report: &mut Report) -> bool {
+        let system =
+            SYSTEM.iter().filter_map(|path| Some((*path, (self.find)(Path::new(path)).ok()?)));
+        let system: Vec<(&str, Found)> = system.collect();
+        let shown_by = |kept: &Path| {
+            let shows = |real: &Path| kept.starts_with(real) || real.starts_with(kept);
+            system.iter().find(|(_, found)| shows(&found.real)).map(|(path, _)| *path)
+        };
+        let hint =
+            "commands of gates see the system's programs and libraries; it must lie elsewhere";
+        for found in self.branches.all() {
+            let Some(folder) = shown_by(&found.spec.path) else { continue };
+            let message = format!("commands would see branch {} by {folder}", found.spec.name);
+            report.error(word.span(), message).other(found.name.clone(), "the branch").hint(hint);
+            return false;
+        }
+        if let Some(folder) = self.state.and_then(shown_by) {
+            let message = format!("commands would see the state of the view by {folder}");
+            report.error(word.span(), message).hint(hint);
+            return false;
+        }
+        true
     }
 
     /// A command in a branch could be changed by those whom it checks, and of branches and state it sees

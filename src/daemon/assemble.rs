@@ -83,7 +83,7 @@ pub(super) fn assemble(
         Retention::new(state, &ledger, config.audit_keep, (memory.pruned, memory.known))
             .map_err(|errno| DaemonError::Failed(format!("cannot open the ledger: {errno}")))?;
     let mover = Mover::new(storage, Arc::clone(&ledger), movable, memory.journal);
-    mover.set_commands(Box::new(RealCommands::new()));
+    mover.set_commands(Box::new(RealCommands::new(config)));
     mover.set_pace(config.crossings.parallel, config.crossings.rate);
     let recovery = mover.recover();
     tell(&recovery, notices);

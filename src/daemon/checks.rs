@@ -16,8 +16,8 @@ const HELPER: &str = "/proc/self/exe";
 pub(super) struct RealCommands(Runner);
 
 impl RealCommands {
-    pub(super) fn new() -> Self {
-        Self(runner())
+    pub(super) fn new(config: &Config) -> Self {
+        Self(runner(config))
     }
 }
 
@@ -33,8 +33,9 @@ impl Commands<RealStorage> for RealCommands {
     }
 }
 
-fn runner() -> Runner {
-    Runner::new(PathBuf::from(HELPER))
+fn runner(config: &Config) -> Runner {
+    let branches = config.branches.iter().map(|entry| entry.spec.path.clone());
+    Runner::new(PathBuf::from(HELPER), branches.chain([config.state.clone()]).collect())
 }
 
 /// Whether the commands of a configuration can be shut in here; tried out if there are any. Gives a
@@ -45,7 +46,7 @@ pub fn probe(config: &Config) -> Result<Vec<String>, String> {
     let Some(gate) = gates.find(|gate| !gate.terms.checks.is_empty()) else {
         return Ok(Vec::new());
     };
-    let lacks = runner().probe().map_err(|why| {
+    let lacks = runner(config).probe().map_err(|why| {
         format!(
             "cannot run the checks of gate {}: a command cannot be shut in here: {why}",
             gate.name

@@ -16,7 +16,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid, UnshareFlags};
 
 use super::mounts::Places;
 use super::order::{self, Answer, Order};
-use super::{EMPTY, INPUT, NOBODY, Step, cannot, filter, limits, rights};
+use super::{EMPTY, INPUT, Layer, NOBODY, Step, cannot, filter, limits, rights};
 use crate::sys::sandbox::{Forked, close_on_exec_from, fork_alone, unshare_alone};
 
 /// How long what a command has begun may outlive it: helpers that notice by the end of a pipe.
@@ -39,6 +39,7 @@ pub(super) struct Begin<'a> {
     pub socket: &'a UnixStream,
     pub places: &'a Places,
     pub is_root: bool,
+    pub layers: &'a [Layer],
 }
 
 /// Gives up every privilege, starts the command, and answers how it ended. What is left of it ends with
@@ -128,7 +129,8 @@ fn command(begin: &Begin<'_>) -> Step<Vec<String>> {
     rustix::process::setsid().map_err(cannot("begin a session"))?;
     rustix::stdio::dup2_stdin(begin.input.as_fd()).map_err(cannot("give the input"))?;
     close_on_exec_from(3).map_err(cannot("close descriptors"))?;
-    rustix::process::chdir(EMPTY).map_err(cannot("enter an empty folder"))?;
+    let empty = if begin.layers.contains(&Layer::Mounts) { EMPTY } else { "/" };
+    rustix::process::chdir(empty).map_err(cannot("enter an empty folder"))?;
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     if order.shows_file {
         rustix::fs::access(INPUT, Access::READ_OK).map_err(|errno| {
@@ -139,10 +141,12 @@ fn command(begin: &Begin<'_>) -> Step<Vec<String>> {
     }
     limits::set(order)?;
     let mut lacks = Vec::new();
-    if !rights::restrict(begin.places)? {
+    if begin.layers.contains(&Layer::Landlock) && !rights::restrict(begin.places)? {
         lacks.push("Landlock".to_owned());
     }
-    filter::apply()?;
+    if begin.layers.contains(&Layer::Calls) {
+        filter::apply()?;
+    }
     let Some((program, arguments)) = order.run.split_first() else { return Ok(lacks) };
     let mut command = Command::new(program);
     command.args(arguments).args(order.shows_file.then_some(INPUT));

@@ -30,6 +30,9 @@ mod limits;
 mod mounts;
 mod owner;
 mod rights;
+mod table;
+
+pub use mounts::SYSTEM;
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -52,6 +55,27 @@ const INPUT: &str = "/input";
 /// The command's current directory.
 const EMPTY: &str = "/empty";
 
+/// One of those things that keep a command in, each of which must do by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layer {
+    /// A root of its own, where nothing else is.
+    Mounts,
+    /// What it sees there cannot be written.
+    ReadOnly,
+    /// A network of its own, where nobody is.
+    Network,
+    /// The list of system calls.
+    Calls,
+    /// What may be done with files, by path.
+    Landlock,
+}
+
+impl Layer {
+    /// What every command is shut in by.
+    pub const ALL: [Self; 5] =
+        [Self::Mounts, Self::ReadOnly, Self::Network, Self::Calls, Self::Landlock];
+}
+
 /// The outcome of a step, or what is told of it.
 type Step<T> = Result<T, String>;
 
@@ -63,10 +87,15 @@ fn cannot(attempted: impl Into<String>) -> impl FnOnce(Errno) -> String {
 
 /// Does what the daemon at the other end of standard input orders, and exits with the code it returns.
 pub fn run() -> i32 {
+    run_by(&Layer::ALL)
+}
+
+/// As [`run`], shut in by these alone: for tests that a layer holds where the others would not.
+pub fn run_by(layers: &[Layer]) -> i32 {
     let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3) else { return 1 };
     let socket = UnixStream::from(socket);
     let taken = order::take(&socket).map_err(|error| format!("no order came: {error}"));
-    match taken.and_then(|(order, with)| supervise(&order, with, &socket)) {
+    match taken.and_then(|(order, with)| supervise(&order, with, &socket, layers)) {
         Ok(()) => 0,
         Err(why) => {
             // Who does not hear it sees the end of the socket.
@@ -78,7 +107,7 @@ pub fn run() -> i32 {
 
 /// Shuts this process in, starts init in it, and waits for its end, which comes at once when the daemon
 /// closes its end of the socket.
-fn supervise(order: &Order, with: Vec<OwnedFd>, socket: &UnixStream) -> Step<()> {
+fn supervise(order: &Order, with: Vec<OwnedFd>, socket: &UnixStream, layers: &[Layer]) -> Step<()> {
     let mut with = with.into_iter();
     let input = with.next().ok_or("no input came")?;
     let file = with.next();
@@ -97,11 +126,15 @@ fn supervise(order: &Order, with: Vec<OwnedFd>, socket: &UnixStream) -> Step<()>
         shown = file.as_ref().map(|file| mounts::clone_for_nobody(&proc, file)).transpose()?;
     }
     let own_user = if is_root { UnshareFlags::empty() } else { UnshareFlags::NEWUSER };
+    let network = match layers.contains(&Layer::Network) {
+        true => UnshareFlags::NEWNET,
+        false => UnshareFlags::empty(),
+    };
     unshare_alone(
         own_user
+            | network
             | UnshareFlags::NEWNS
             | UnshareFlags::NEWPID
-            | UnshareFlags::NEWNET
             | UnshareFlags::NEWIPC
             | UnshareFlags::NEWUTS,
     )
@@ -113,11 +146,11 @@ fn supervise(order: &Order, with: Vec<OwnedFd>, socket: &UnixStream) -> Step<()>
     drop(file);
     let (ask, asked) = pipe()?;
     let (go, gone) = pipe()?;
-    let places = mounts::build(order, shown)?;
+    let places = mounts::build(order, shown, layers)?;
     match fork_alone().map_err(cannot("fork"))? {
         Forked::Child => {
             drop((ask, gone));
-            let begin = init::Begin { order, input, socket, places: &places, is_root };
+            let begin = init::Begin { order, input, socket, places: &places, is_root, layers };
             let code = match init::run(begin, &asked, &go) {
                 Ok(()) => 0,
                 Err(why) => {

@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
@@ -13,11 +13,12 @@ use rustix::mount::{
     mount_change, move_mount, open_tree, unmount,
 };
 
-use super::{EMPTY, INPUT, Order, Step, cannot, owner};
+use super::table::{KeepOut, Table};
+use super::{EMPTY, INPUT, Layer, Order, Step, cannot, owner};
 use crate::sys::sandbox::set_mount_attributes;
 
 /// Programs and libraries, and what finds them. What a system does not have is left out.
-const SYSTEM: [&str; 11] = [
+pub const SYSTEM: [&str; 11] = [
     "/usr",
     "/bin",
     "/sbin",
@@ -40,9 +41,6 @@ const ROOT_BYTES: u64 = 1 << 20;
 const ROOT_INODES: u64 = 4096;
 
 const CLOSED: u64 = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
-
-/// The type of a mounted view, as mountinfo has it.
-const VIEW: &str = "fuse.octroi";
 
 /// What was made.
 pub(super) struct Places {
@@ -89,20 +87,28 @@ pub(super) fn clone_by_path(file: &OwnedFd) -> Step<OwnedFd> {
 }
 
 /// Makes the new root and goes there. `file` is the content's mount.
-pub(super) fn build(order: &Order, file: Option<OwnedFd>) -> Step<Places> {
+pub(super) fn build(order: &Order, file: Option<OwnedFd>, layers: &[Layer]) -> Step<Places> {
     let alone = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", alone).map_err(cannot("keep mounts to itself"))?;
-    let views = mounted_views()?;
-    let mut shown = Shown { places: Places { readable: Vec::new() }, mounts: Vec::new() };
+    let table = std::fs::read("/proc/self/mountinfo");
+    let table = table.map_err(|error| format!("cannot read mountinfo: {error}"))?;
+    let keep_out = KeepOut { table: Table::read(&table), kept: &order.kept };
+    let read_only = layers.contains(&Layer::ReadOnly);
+    let closed = if read_only { CLOSED } else { CLOSED & !libc::MOUNT_ATTR_RDONLY };
+    let places = Places { readable: Vec::new() };
+    let mut shown = Shown { places, mounts: Vec::new(), closed };
     for path in SYSTEM.map(Path::new) {
-        shown.add_system(path, &views)?;
+        shown.add_system(path, &keep_out)?;
     }
     let mut wanted: Vec<&Path> = order.read.iter().map(PathBuf::as_path).collect();
     wanted.extend(order.run.first().map(Path::new));
     // What holds others first.
     wanted.sort_by_key(|path| path.as_os_str().len());
     for path in wanted {
-        shown.add(path, &views)?;
+        shown.add(path, &keep_out)?;
+    }
+    if !layers.contains(&Layer::Mounts) {
+        return Ok(shown.places);
     }
     let devices = DEVICES.map(|name| device(name).map(|mount| (name, mount)));
     let root = tmpfs(ROOT_BYTES, ROOT_INODES, "755", MountAttrFlags::empty())?;
@@ -124,7 +130,7 @@ pub(super) fn build(order: &Order, file: Option<OwnedFd>) -> Step<Places> {
     if let Some(file) = file {
         show(&root, Path::new(INPUT), &file, false)?;
     }
-    close(&root, CLOSED, false)?;
+    close(&root, closed, false)?;
     enter(&root)?;
     Ok(shown.places)
 }
@@ -138,10 +144,12 @@ enum Seen {
 struct Shown {
     places: Places,
     mounts: Vec<Seen>,
+    /// Attributes of these.
+    closed: u64,
 }
 
 impl Shown {
-    fn add_system(&mut self, path: &Path, views: &[PathBuf]) -> Step<()> {
+    fn add_system(&mut self, path: &Path, keep_out: &KeepOut<'_>) -> Step<()> {
         match std::fs::symlink_metadata(path) {
             Ok(found) if found.is_symlink() && path.parent() == Some(Path::new("/")) => {
                 let to = std::fs::read_link(path).map_err(|error| error.to_string())?;
@@ -149,13 +157,13 @@ impl Shown {
                 self.places.readable.push(path.to_owned());
                 Ok(())
             }
-            Ok(_) => self.add(path, views),
+            Ok(_) => self.add(path, keep_out),
             Err(_) => Ok(()),
         }
     }
 
     /// Unless it is in what is shown already.
-    fn add(&mut self, path: &Path, views: &[PathBuf]) -> Step<()> {
+    fn add(&mut self, path: &Path, keep_out: &KeepOut<'_>) -> Step<()> {
         if self.places.readable.iter().any(|shown| path.starts_with(shown)) {
             return Ok(());
         }
@@ -164,14 +172,12 @@ impl Shown {
         }
         let opened = open_path(path)?;
         let real = real_path(&opened)?;
-        if views.iter().any(|view| view.starts_with(&real) || real.starts_with(view)) {
-            return Err(format!("{} leads into a mounted view, or holds one", path.display()));
-        }
         let stat =
             rustix::fs::fstat(&opened).map_err(cannot(format!("look at {}", path.display())))?;
         let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        keep_out.check(path, &real)?;
         let mount = clone(&opened, is_dir)?;
-        close(&mount, CLOSED, is_dir)?;
+        close(&mount, self.closed, is_dir)?;
         self.mounts.push(Seen::Mount { path: path.to_owned(), mount, is_dir });
         self.places.readable.push(path.to_owned());
         Ok(())
@@ -186,43 +192,6 @@ impl Seen {
                 .map_err(cannot(format!("make {}", path.display()))),
         }
     }
-}
-
-/// Where views are mounted.
-fn mounted_views() -> Step<Vec<PathBuf>> {
-    let table = std::fs::read("/proc/self/mountinfo");
-    let table = table.map_err(|error| format!("cannot read mountinfo: {error}"))?;
-    let lines = table.split(|byte| *byte == b'\n');
-    Ok(lines.filter_map(view_of).collect())
-}
-
-/// The mountpoint of a line of mountinfo (proc_pid_mountinfo(5)) if it is that of a view.
-fn view_of(line: &[u8]) -> Option<PathBuf> {
-    let mut fields = line.split(|byte| *byte == b' ');
-    let mountpoint = fields.nth(4)?;
-    let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-    (kind == VIEW.as_bytes()).then(|| unescape(mountpoint))
-}
-
-/// `\040` is a blank, and so on.
-fn unescape(text: &[u8]) -> PathBuf {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((first, after)) = rest.split_first() {
-        let code = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
-        let byte = code.and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match byte {
-            Some(byte) if *first == b'\\' => {
-                bytes.push(byte);
-                rest = after.get(3..).unwrap_or_default();
-            }
-            _ => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
-    }
-    PathBuf::from(std::ffi::OsString::from_vec(bytes))
 }
 
 fn open_path(path: &Path) -> Step<OwnedFd> {
@@ -328,19 +297,4 @@ fn enter(root: &OwnedFd) -> Step<()> {
         .and_then(|()| rustix::process::chdir("/"))
         .and_then(|()| rustix::fs::statat(CWD, "/usr", AtFlags::SYMLINK_NOFOLLOW).map(drop))
         .map_err(cannot("enter the new root"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn views_are_found_among_mounts() {
-        let line = b"36 35 98:0 / /mnt/a\\040b rw,nosuid - fuse.octroi octroi:lab rw,user_id=0";
-        assert_eq!(view_of(line), Some("/mnt/a b".into()));
-        let shared = b"36 35 98:0 / /mnt/a rw shared:1 master:2 - fuse.octroi octroi:lab rw";
-        assert_eq!(view_of(shared), Some("/mnt/a".into()));
-        assert_eq!(view_of(b"36 35 98:0 / /mnt/a rw - ext4 /dev/vda rw"), None);
-        assert_eq!(view_of(b""), None);
-    }
 }

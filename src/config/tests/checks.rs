@@ -74,6 +74,26 @@ fn a_command_is_kept_out_of_branches_and_state() {
     assert_eq!(checks(dir.path(), &fine).unwrap().len(), 1);
 }
 
+/// Every command sees the system's folders.
+#[test]
+fn branches_and_state_that_lie_where_commands_see_them_are_refused() {
+    let dir = folder();
+    let gate = "[gates.a]\nfrom = \"inbox\"\nto = \"review\"\nwho = [\"*\"]";
+    let check = "[[gates.a.checks]]\nrun = [\"/bin/true\"]";
+    for (old, new, wanted) in [
+        ("path = \"scratch\"", "path = \"/usr/share/octroi-no\"", "see branch scratch by /usr"),
+        ("path = \"scratch\"", "path = \"/bin/octroi-no\"", "see branch scratch by /"),
+        ("state = \"state\"", "state = \"/usr/octroi-no\"", "see the state of the view by /usr"),
+    ] {
+        let base = BASE.replace(old, new);
+        let without = load_text(dir.path(), &format!("{base}\n{gate}\n"));
+        assert!(without.is_ok(), "{new}: nobody sees it");
+        let said = load_text(dir.path(), &format!("{base}\n{gate}\n{check}\n")).unwrap_err();
+        let said = said.render(false);
+        assert!(said.contains(wanted) && said.contains("it must lie elsewhere"), "{said}");
+    }
+}
+
 #[test]
 fn a_command_has_a_length() {
     let dir = folder();

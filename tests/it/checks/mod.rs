@@ -53,11 +53,19 @@ impl Shut {
     }
 
     fn run_until(&self, cancelled: &dyn Fn() -> bool) -> Verdict {
+        self.run_by(&Runner::new(PathBuf::from(OCTROI), Vec::new()), cancelled)
+    }
+
+    fn run_with(&self, runner: &Runner) -> Verdict {
+        self.run_by(runner, &|| false)
+    }
+
+    fn run_by(&self, runner: &Runner, cancelled: &dyn Fn() -> bool) -> Verdict {
         let file = File::open(self.file()).expect("the file");
         let view = |path: &str| ViewPath::parse(Path::new(path)).expect("a path of the view");
         let (source, target) = (view("/inbox/a b"), view("/review/a"));
         let about = About { gate: "submit", source: &source, target: &target };
-        Runner::new(PathBuf::from(OCTROI)).run(&self.check, file.as_fd(), &about, cancelled)
+        runner.run(&self.check, file.as_fd(), &about, cancelled)
     }
 
     /// Runs it, which must pass, and gives the last line.

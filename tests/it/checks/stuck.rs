@@ -46,7 +46,7 @@ fn nobody_waits_for_what_does_not_die() {
     let file = File::open(shut.file()).expect("the file");
     let path = ViewPath::root();
     let about = About { gate: "submit", source: &path, target: &path };
-    let runner = Runner::new(helper);
+    let runner = Runner::new(helper, Vec::new());
     let frozen = Frozen::new(&folder);
     let verdict = runner.run(&check, file.as_fd(), &about, &|| false);
     assert_eq!(verdict.outcome, Outcome::TimedOut(Duration::from_secs(1)));
