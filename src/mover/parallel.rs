@@ -14,10 +14,14 @@ pub(super) enum Pieces {
     Small,
     /// A process each, at least: every one may go to another thread.
     Large,
+    /// A few syncs each: what waits for the disk at the same time shares its journal's commits.
+    Syncs,
 }
 
 /// Threads that work on one tree.
 const THREADS_MAX: NonZero<usize> = NonZero::<usize>::MIN.saturating_add(3);
+/// Threads that wait for the disk.
+const SYNCING: NonZero<usize> = NonZero::<usize>::MIN.saturating_add(31);
 /// Small pieces from which on more than one thread is worth starting.
 const PARALLEL_MIN: usize = 128;
 /// Small pieces that a thread takes at once: names of one directory, mostly.
@@ -34,6 +38,7 @@ pub(super) fn in_parallel<C>(
     let (run, parallel_min) = match pieces {
         Pieces::Small => (RUN, PARALLEL_MIN),
         Pieces::Large => (1, 2),
+        Pieces::Syncs => (1, PARALLEL_MIN / 2),
     };
     let next = AtomicUsize::new(0);
     let failed: Mutex<Option<CrossingError>> = Mutex::new(None);
@@ -56,8 +61,10 @@ pub(super) fn in_parallel<C>(
         }
     };
     let threads = match std::thread::available_parallelism() {
-        Ok(threads) if count >= parallel_min => threads.min(THREADS_MAX),
-        _ => NonZero::<usize>::MIN,
+        _ if count < parallel_min => NonZero::<usize>::MIN,
+        _ if pieces == Pieces::Syncs => SYNCING,
+        Ok(threads) => threads.min(THREADS_MAX),
+        Err(_) => NonZero::<usize>::MIN,
     };
     std::thread::scope(|scope| {
         for _ in 1..threads.get() {

@@ -1,12 +1,16 @@
 //! Recovery: what a crash left open is completed, undone or put back before anybody looks.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
+
+use parking_lot::Mutex;
 
 use super::error::CrossingError;
 use super::inspect;
 use super::journal::TransactionState;
 use super::moves::{self, Place, PlacedMove};
+use super::parallel::{Pieces, in_parallel};
 use super::remove::remove;
 use super::sabotage::sabotaged;
 use super::{Mover, MoverBranch, later_step};
@@ -62,18 +66,37 @@ impl<S: Storage> Mover<S> {
         recovery
     }
 
-    /// Ends what can be ended of the transactions that are open and not under way.
+    /// Ends what can be ended of the transactions that are open and not under way. Each has names of its
+    /// own, which are locked from PREPARE to its end, so that none waits for another.
     pub(super) fn recover_open(&self, recovery: &mut Recovery) {
-        for record in self.left_open() {
-            if self.unsynced.lock().contains(&record.txid) {
-                recovery.leave_open(&record, "it could not be synced".to_owned());
-            } else if self.is_withdrawn(record.txid) {
-                self.take_back(&record, recovery);
-            } else if record.step == Step::Commit {
-                self.complete(&record, recovery);
-            } else {
-                self.roll_back(&record, recovery);
-            }
+        let open = self.left_open();
+        let ended = Mutex::new(BTreeMap::new());
+        // No piece of this work fails.
+        let _ = in_parallel(
+            open.len(),
+            Pieces::Syncs,
+            || (),
+            |(), at| {
+                if let Some(record) = open.get(at) {
+                    let mut one = Recovery::default();
+                    self.recover_one(record, &mut one);
+                    ended.lock().insert(at, one);
+                }
+                Ok(())
+            },
+        );
+        ended.into_inner().into_values().for_each(|one| recovery.take_in(one));
+    }
+
+    fn recover_one(&self, record: &CrossingRecord, recovery: &mut Recovery) {
+        if self.unsynced.lock().contains(&record.txid) {
+            recovery.leave_open(record, "it could not be synced".to_owned());
+        } else if self.is_withdrawn(record.txid) {
+            self.take_back(record, recovery);
+        } else if record.step == Step::Commit {
+            self.complete(record, recovery);
+        } else {
+            self.roll_back(record, recovery);
         }
     }
 
@@ -312,6 +335,15 @@ impl Recovery {
         log::error!("crossing {} stays open: {why}", record.txid);
         self.left_open.push((record.txid, why));
         self.locked.extend([record.source.clone(), record.target.clone()]);
+    }
+
+    fn take_in(&mut self, mut other: Self) {
+        self.completed.append(&mut other.completed);
+        self.aborted.append(&mut other.aborted);
+        self.reverted.append(&mut other.reverted);
+        self.dead.append(&mut other.dead);
+        self.left_open.append(&mut other.left_open);
+        self.locked.append(&mut other.locked);
     }
 }
 

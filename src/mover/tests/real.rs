@@ -9,7 +9,7 @@ use crate::storage::real::{RealDir, RealStorage};
 
 /// Two branches, the second in `target`, and a ledger.
 pub(super) struct RealWorld {
-    folders: [tempfile::TempDir; 3],
+    folders: Arc<[tempfile::TempDir; 3]>,
     pub(super) mover: Arc<Mover<RealStorage>>,
 }
 
@@ -25,10 +25,16 @@ pub(super) fn real_world(target: Option<&Path>) -> RealWorld {
         None => tempfile::tempdir().unwrap(),
     };
     let folders = [tempfile::tempdir().unwrap(), target, tempfile::tempdir().unwrap()];
+    for folder in &folders[..2] {
+        fs::create_dir_all(folder.path().join(".octroi/stage")).unwrap();
+        fs::create_dir_all(folder.path().join(".octroi/hold")).unwrap();
+    }
+    start_real(Arc::new(folders))
+}
+
+fn start_real(folders: Arc<[tempfile::TempDir; 3]>) -> RealWorld {
     let branches = [0, 1].map(|at: usize| {
         let path = folders[at].path();
-        fs::create_dir_all(path.join(".octroi/stage")).unwrap();
-        fs::create_dir_all(path.join(".octroi/hold")).unwrap();
         let open = |below: &str| RealDir::open(&path.join(below)).unwrap();
         Some(MoverBranch {
             index: BranchIndex(at as u16),
@@ -42,32 +48,55 @@ pub(super) fn real_world(target: Option<&Path>) -> RealWorld {
     });
     let storage = Arc::new(RealStorage);
     let ledger_dir = RealDir::open(folders[2].path()).unwrap();
-    let (ledger, _) = Ledger::open(Arc::clone(&storage), ledger_dir, "lab", &mut |_| {}).unwrap();
-    let mover = Mover::new(storage, ledger, branches.into(), Journal::default());
+    let mut journal = Journal::default();
+    let (ledger, _) = Ledger::open(Arc::clone(&storage), ledger_dir, "lab", &mut |entry| {
+        journal.apply(entry);
+    })
+    .unwrap();
+    let mover = Mover::new(storage, ledger, branches.into(), journal);
     RealWorld { folders, mover }
 }
 
 impl RealWorld {
+    /// Stops the daemon cleanly and starts another.
+    pub(super) fn restart(self) -> Self {
+        let folders = Arc::clone(&self.folders);
+        drop(self);
+        start_real(folders)
+    }
+
     pub(super) fn path(&self, branch: usize) -> PathBuf {
-        self.folders[branch].path().join("f")
+        self.path_of(branch, "f")
+    }
+
+    pub(super) fn path_of(&self, branch: usize, name: &str) -> PathBuf {
+        self.folders[branch].path().join(name)
     }
 
     pub(super) fn name(&self, branch: usize) -> Name<RealStorage> {
+        self.name_of(branch, "f")
+    }
+
+    fn name_of(&self, branch: usize, name: &str) -> Name<RealStorage> {
         Name {
             branch: BranchIndex(branch as u16),
-            path: PathBuf::from("f"),
-            view: ViewPath::parse(&Path::new("/").join(ROOTS[branch]).join("f")).unwrap(),
+            path: PathBuf::from(name),
+            view: ViewPath::parse(&Path::new("/").join(ROOTS[branch]).join(name)).unwrap(),
             parent: RealDir::open(self.folders[branch].path()).unwrap(),
-            name: "f".into(),
+            name: name.into(),
         }
     }
 
     pub(super) fn request(&self, verify: Verify) -> CrossingRequest<RealStorage> {
+        self.request_of("f", verify)
+    }
+
+    pub(super) fn request_of(&self, name: &str, verify: Verify) -> CrossingRequest<RealStorage> {
         CrossingRequest {
             caller: AUTHOR,
             exe: None,
-            sources: vec![part(self.name(0), verify)],
-            target: self.name(1),
+            sources: vec![part(self.name_of(0, name), verify)],
+            target: self.name_of(1, name),
             target_shadows: Vec::new(),
             no_replace: false,
             admit: Arc::new(|_| Ok(())),
