@@ -6,7 +6,7 @@ use crate::storage::Storage;
 use super::super::{LedgerError, encode, segment};
 
 /// What reads are aligned to, so that they can go past the page cache.
-const CHUNK: usize = 1 << 17;
+const CHUNK: usize = if cfg!(test) { 1 << 13 } else { 1 << 17 };
 /// Attempts to read the same bytes: some errors of disks pass.
 const READS: usize = 3;
 

@@ -2,11 +2,11 @@
 //! has it.
 
 use std::collections::{BTreeMap, BTreeSet};
-#[cfg(test)]
-use std::hash::{DefaultHasher, Hash};
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
+#[cfg(test)]
+use super::image;
 use super::random::Random;
 
 /// Bytes of a block, the unit of holes and of caching.
@@ -15,7 +15,49 @@ pub(super) const BLOCK: u64 = 4096;
 const SECTOR: usize = 512;
 
 /// Shared by copies of a disk until one of them writes it.
-type Block = Arc<[u8; BLOCK as usize]>;
+type Block = Arc<Page>;
+
+/// The bytes of a block, and what is known of them.
+#[derive(Debug)]
+struct Page {
+    bytes: [u8; BLOCK as usize],
+    #[cfg(test)]
+    sums: image::Sums,
+}
+
+impl Clone for Page {
+    fn clone(&self) -> Self {
+        Self::of(self.bytes)
+    }
+}
+
+impl PartialEq for Page {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for Page {}
+
+impl Page {
+    fn of(bytes: [u8; BLOCK as usize]) -> Self {
+        Self {
+            bytes,
+            #[cfg(test)]
+            sums: image::Sums::default(),
+        }
+    }
+}
+
+/// The bytes of a block, to be changed.
+fn bytes_of(block: &mut Block) -> &mut [u8; BLOCK as usize] {
+    let page = Arc::make_mut(block);
+    #[cfg(test)]
+    {
+        page.sums = image::Sums::default();
+    }
+    &mut page.bytes
+}
 
 /// Blocks and length; a block that is absent is a hole.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -33,7 +75,7 @@ impl Sparse {
             let step = ((BLOCK as usize) - within).min((end - at) as usize);
             let out = &mut buffer[(at - offset) as usize..][..step];
             match self.blocks.get(&(at / BLOCK)) {
-                Some(block) => out.copy_from_slice(&block[within..within + step]),
+                Some(block) => out.copy_from_slice(&block.bytes[within..within + step]),
                 None => out.fill(0),
             }
             at += step as u64;
@@ -48,7 +90,7 @@ impl Sparse {
             let within = (at % BLOCK) as usize;
             let step = ((BLOCK as usize) - within).min(rest.len());
             let block = self.blocks.entry(at / BLOCK).or_insert_with(empty_block);
-            Arc::make_mut(block)[within..within + step].copy_from_slice(&rest[..step]);
+            bytes_of(block)[within..within + step].copy_from_slice(&rest[..step]);
             rest = &rest[step..];
             at += step as u64;
         }
@@ -59,8 +101,8 @@ impl Sparse {
         self.blocks.retain(|index, _| index * BLOCK < length);
         if let Some(block) = self.blocks.get_mut(&(length / BLOCK)) {
             let rest = (length % BLOCK) as usize..;
-            if block[rest.clone()] != empty_block()[rest.clone()] {
-                Arc::make_mut(block)[rest].fill(0);
+            if block.bytes[rest.clone()] != empty_block().bytes[rest.clone()] {
+                bytes_of(block)[rest].fill(0);
             }
         }
         self.length = length;
@@ -95,7 +137,7 @@ impl Sparse {
 }
 
 fn empty_block() -> Block {
-    static EMPTY: LazyLock<Block> = LazyLock::new(|| Arc::new([0; BLOCK as usize]));
+    static EMPTY: LazyLock<Block> = LazyLock::new(|| Arc::new(Page::of([0; BLOCK as usize])));
     Arc::clone(&EMPTY)
 }
 
@@ -180,18 +222,13 @@ impl Content {
         disk
     }
 
-    /// What programs read, or, of text, where it has signs and where it has none.
+    /// Adds a sum of what programs read, or, of text, of where it has signs and where it has none.
     #[cfg(test)]
-    pub(super) fn hash(&self, shape_only: bool, hasher: &mut DefaultHasher) {
-        self.cached.length.hash(hasher);
+    pub(super) fn sum(&self, shape_only: bool, into: &mut Vec<u8>) {
+        into.extend(self.cached.length.to_ne_bytes());
         for (index, block) in &self.cached.blocks {
-            index.hash(hasher);
-            if shape_only {
-                let sign = |byte: u8| matches!(byte, 0 | b'"' | b'{' | b'}' | b':' | b',' | b'\n');
-                block.map(|byte| if sign(byte) { byte } else { b'x' }).hash(hasher);
-            } else {
-                block.hash(hasher);
-            }
+            into.extend(index.to_ne_bytes());
+            into.extend(block.sums.of(&block.bytes, shape_only));
         }
     }
 
@@ -211,8 +248,8 @@ fn torn(old: Option<&Block>, new: Option<&Block>, random: &mut Random) -> Block 
     let mut block = empty_block();
     for start in (0..BLOCK as usize).step_by(SECTOR) {
         if let Some(from) = if random.flip() { old } else { new } {
-            let block = Arc::make_mut(&mut block);
-            block[start..start + SECTOR].copy_from_slice(&from[start..start + SECTOR]);
+            let bytes = &from.bytes[start..start + SECTOR];
+            bytes_of(&mut block)[start..start + SECTOR].copy_from_slice(bytes);
         }
     }
     block

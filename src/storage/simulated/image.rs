@@ -1,6 +1,9 @@
 //! What is left after a crash, in a number, so that different crash images can be counted.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::OnceLock;
+
+use sha2::{Digest, Sha256};
 
 use super::*;
 use crate::types::TxId;
@@ -23,38 +26,74 @@ impl SimulatedStorage {
     /// the shape counts, and where it is torn.
     pub fn fingerprint(&self) -> u64 {
         let state = self.state.lock();
-        let mut hasher = DefaultHasher::new();
+        let mut told = Vec::new();
         for (number, device) in state.devices.iter().enumerate() {
-            state.hash_below(device.root, number == 0, &mut hasher);
+            state.tell_below(device.root, number == 0, &mut told);
         }
-        hasher.finish()
+        first_of(&told)
     }
 }
 
 impl State {
-    fn hash_below(&self, directory: u64, shape_only: bool, hasher: &mut DefaultHasher) {
-        for name in self.entries.list(directory) {
-            let Some(number) = self.entries.get(directory, &name) else { continue };
+    fn tell_below(&self, directory: u64, shape_only: bool, into: &mut Vec<u8>) {
+        for (name, number) in self.entries.named_in(directory) {
             let Some(inode) = self.inodes.get(&number) else { continue };
-            without_txid(&name).hash(hasher);
+            let name = without_txid(name);
+            into.extend(name.len().to_ne_bytes());
+            into.extend(name);
             let attributes = &inode.attributes;
-            format!("{:?}", attributes.kind).hash(hasher);
-            (attributes.mode, attributes.uid, attributes.gid, self.entries.links(number))
-                .hash(hasher);
-            attributes.xattrs.hash(hasher);
-            inode.content.hash(shape_only, hasher);
-            self.hash_below(number, shape_only, hasher);
+            match &attributes.kind {
+                Kind::File => into.push(b'f'),
+                Kind::Directory => into.push(b'd'),
+                other => into.extend(format!("{other:?}").as_bytes()),
+            }
+            for number in [attributes.mode, attributes.uid, attributes.gid] {
+                into.extend(number.to_ne_bytes());
+            }
+            into.extend(self.entries.links(number).to_ne_bytes());
+            for (key, value) in &attributes.xattrs {
+                into.extend(key.as_bytes());
+                into.push(0);
+                into.extend(value.len().to_ne_bytes());
+                into.extend(value);
+            }
+            inode.content.sum(shape_only, into);
+            self.tell_below(number, shape_only, into);
         }
-        "end".hash(hasher);
+        into.extend(b"end");
     }
 }
 
+/// Sums of a block: of its bytes, and of its shape as text. Made once for all disks that share it.
+#[derive(Debug, Default)]
+pub(super) struct Sums([OnceLock<u64>; 2]);
+
+impl Sums {
+    pub(super) fn of(&self, bytes: &[u8], shape_only: bool) -> [u8; 8] {
+        let [whole, shape] = &self.0;
+        let sum = match shape_only {
+            false => whole.get_or_init(|| first_of(bytes)),
+            true => shape.get_or_init(|| {
+                let is_sign = |byte| matches!(byte, 0 | b'"' | b'{' | b'}' | b':' | b',' | b'\n');
+                let signs = bytes.iter().map(|byte| if is_sign(*byte) { *byte } else { b'x' });
+                first_of(&signs.collect::<Vec<u8>>())
+            }),
+        };
+        sum.to_ne_bytes()
+    }
+}
+
+/// The first bytes of a SHA-256.
+fn first_of(bytes: &[u8]) -> u64 {
+    let sum = Sha256::digest(bytes);
+    u64::from_ne_bytes(sum[..8].try_into().unwrap())
+}
+
 /// `TXID` and `TXID.N` are the same for all transactions.
-fn without_txid(name: &OsStr) -> String {
-    let name = name.to_string_lossy();
-    let (first, rest) = name.split_once('.').unwrap_or((&name, ""));
-    match first.parse::<TxId>() {
-        Ok(_) => format!("TXID.{rest}"),
-        Err(_) => name.into_owned(),
+fn without_txid(name: &OsStr) -> Vec<u8> {
+    let first = name.to_str().and_then(|name| name.split('.').next());
+    match first.filter(|first| first.parse::<TxId>().is_ok()) {
+        Some(first) => [b"TXID", &name.as_bytes()[first.len()..]].concat(),
+        None => name.as_bytes().to_vec(),
     }
 }

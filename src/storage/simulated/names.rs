@@ -68,6 +68,12 @@ impl Entries {
         self.cached.names_in(directory).map(|(name, _)| name.clone()).collect()
     }
 
+    /// The names in a directory and what they stand for.
+    #[cfg(test)]
+    pub(super) fn named_in(&self, directory: u64) -> impl Iterator<Item = (&OsString, u64)> {
+        self.cached.names_in(directory)
+    }
+
     /// Number of names of an inode.
     pub(super) fn links(&self, inode: u64) -> u64 {
         self.links.get(&inode).copied().unwrap_or(0)

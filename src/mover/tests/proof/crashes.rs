@@ -1,8 +1,9 @@
 //! Power loss: at every step of every scene, with what was not synced lost, torn or reordered in as many
 //! ways as are asked for, and again at steps of the recovery. Images that differ in what programs find
-//! (see `fingerprint`) are counted; each is recovered and checked once for what was acknowledged.
+//! (see `fingerprint`) are counted; each is recovered and checked once for what was acknowledged. Each
+//! round has other trees and contents.
 //!
-//! `OCTROI_CRASHES` is how many, 1,500 by default. With `OCTROI_CRASHES_STATE` what was seen is kept in
+//! `OCTROI_CRASHES` is how many, 100,000 by default. With `OCTROI_CRASHES_STATE` what was seen is kept in
 //! that file, and the next run goes on there: `scripts/prove.d/crashes`.
 
 use std::io::{Read as _, Write as _};
@@ -10,12 +11,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;
 
-const IMAGES: u64 = 1_500;
-/// Seeds for each step in a round, at most. In the first round every step is tried, later only those at
-/// which power loss leaves many things: where nothing was under way there is one image.
-const SEEDS: u64 = 240;
-const SEEDS_FIRST: u64 = 48;
-/// After so many seeds a step is left when too few of them gave an image that was not seen before.
+const IMAGES: u64 = 100_000;
+/// Seeds for each step in a round, at most.
+const SEEDS: u64 = 64;
+/// After so many seeds a step is left when too few of them gave an image that was not seen before, and
+/// after half of them when none did: where nothing was under way there is one image.
 const BATCH: u64 = 16;
 
 /// Images that were checked, with the most that was acknowledged when they were.
@@ -26,8 +26,6 @@ struct Seen {
     count: AtomicU64,
     wanted: u64,
     failed: AtomicBool,
-    /// The steps that are worth another round; none before the first one has ended.
-    fertile: Mutex<HashMap<String, Vec<u64>>>,
 }
 
 impl Seen {
@@ -55,8 +53,7 @@ impl Seen {
         });
         let count = AtomicU64::new(images.len() as u64);
         let failed = AtomicBool::new(false);
-        let fertile = Mutex::default();
-        (Self { images: Mutex::new(images), file, count, wanted, failed, fertile }, round)
+        (Self { images: Mutex::new(images), file, count, wanted, failed }, round)
     }
 
     fn write(&self, number: u64, what: u8) {
@@ -89,55 +86,31 @@ impl Seen {
     }
 }
 
-/// Cuts the power at every step that is worth it, with the seeds of one round.
-fn round_of(ground: &Ground, round: u64, seen: &Seen) {
-    let Ground { scene, names, .. } = ground;
-    let kind = format!("{scene:?} {names:?}");
-    let steps = match round {
-        0 => None,
-        _ => match seen.fertile.lock().get(&kind) {
-            Some(steps) => Some(steps.clone()),
-            None => return,
-        },
-    };
-    let seeds = match round {
-        0 => 0..SEEDS_FIRST,
-        _ => round * SEEDS..(round + 1) * SEEDS,
-    };
-    let all: Box<dyn Iterator<Item = u64>> = match steps {
-        None => Box::new(0..),
-        Some(steps) => Box::new(steps.into_iter()),
-    };
-    let mut fertile = Vec::new();
-    for step in all {
+/// Cuts the power at every step of a scene.
+fn round_of(ground: &Ground, seen: &Seen) {
+    for step in 0.. {
         if seen.is_enough() {
             return;
         }
         let Some((play, outcome)) = Play::run(ground, step, Fault::Crash) else {
-            assert!(step > 4, "{scene:?} took {step} steps only");
-            if round == 0 {
-                break;
-            }
-            continue;
+            assert!(step > 4, "{:?} took {step} steps only", ground.scene);
+            return;
         };
         let (mut fresh, mut tried) = (0, 0);
-        for seed in seeds.clone() {
-            if tried >= BATCH && fresh * 8 < tried {
+        for seed in 0..SEEDS {
+            if tried >= BATCH && fresh * 8 < tried || tried >= BATCH / 2 && fresh == 0 {
                 break;
             }
             tried += 1;
             fresh += u64::from(one_image(&play, &outcome, seed, seen, step));
         }
-        if fresh * 12 >= tried {
-            fertile.push(step);
-        }
     }
-    seen.fertile.lock().insert(kind, fertile);
 }
 
 /// Whether it is one that was not seen before.
 fn one_image(play: &Play, outcome: &Outcome, seed: u64, seen: &Seen, step: u64) -> bool {
-    let context = format!("{:?} step {step} seed {seed}", play.scene);
+    let Ground { scene, names, round, .. } = play.ground;
+    let context = format!("{scene:?} {names:?} round {round} step {step} seed {seed}");
     let found = play.world.disk.crash(seed);
     let image = found.fingerprint();
     if !seen.is_new(image, outcome.done.len()) {
@@ -175,21 +148,22 @@ fn cut_recovery(play: &Play, outcome: &Outcome, seed: u64, seen: &Seen, context:
 #[test]
 fn crash_images_are_all_recovered() {
     let (seen, first) = Seen::open();
-    let grounds = SCENES
+    let kinds = SCENES
         .iter()
         .flat_map(|scene| [(*scene, Names::Independent), (*scene, Names::Journal)])
-        .map(|(scene, names)| Ground::new(scene, names))
         .collect::<Vec<_>>();
     let next = AtomicU64::new(0);
     let work = || {
         while !seen.is_enough() {
             let number = next.fetch_add(1, Ordering::Relaxed);
             assert!(number < 1_000_000, "there are no more images");
-            let (turn, kind) = (number / grounds.len() as u64, number % grounds.len() as u64);
-            // The first round tells what the others need to know.
-            let round = if turn == 0 { 0 } else { first + turn };
-            round_of(&grounds[kind as usize], round, &seen);
-            if kind + 1 == grounds.len() as u64 {
+            let (turn, kind) = (number / kinds.len() as u64, number % kinds.len() as u64);
+            let (scene, names) = kinds[kind as usize];
+            let round = first + turn;
+            if round == 0 || scene != Scene::Letter {
+                round_of(&Ground::new(scene, names, round), &seen);
+            }
+            if kind + 1 == kinds.len() as u64 {
                 seen.write(round, 255);
                 let count = seen.count.load(Ordering::Relaxed);
                 eprintln!("round {round}: {count} images");

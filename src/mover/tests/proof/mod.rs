@@ -70,6 +70,8 @@ struct Outcome {
 struct Ground {
     scene: Scene,
     names: Names,
+    /// Which trees and contents it has.
+    round: u64,
     disk: Disk,
     /// To be undone, or to be tried again.
     earlier: Option<TxId>,
@@ -101,15 +103,15 @@ impl Scene {
         if self == Self::Prepared { 2 } else { 1 }
     }
 
-    fn plant(self, world: &World) {
+    fn plant(self, world: &World, round: u64) {
         match self {
-            Self::Tree | Self::EmptyDirectory | Self::Links => plant_tree(world, self),
+            Self::Tree | Self::EmptyDirectory | Self::Links => plant_tree(world, self, round),
             Self::Symlink => {
-                let kind = Kind::Symlink("new".into());
+                let kind = Kind::Symlink(format!("new{round}").into());
                 world.special(0, "f", &kind);
             }
             Self::Pool => {
-                plant_tree(world, self);
+                plant_tree(world, self, round);
                 world.make_dirs(2, &["f", "f/d", "f/e"]);
                 world.put(2, "f/a", b"hidden");
                 world.put(2, "f/d/y", b"y");
@@ -118,10 +120,10 @@ impl Scene {
                 world.dress_dir(2, "f");
             }
             Self::Prepared => {
-                world.put(0, "f", &new_content());
+                world.put(0, "f", &content_of(round));
                 world.put(0, "h", b"another");
             }
-            _ => world.put(0, "f", &new_content()),
+            _ => world.put(0, "f", &content_of(round)),
         }
         if self.replaces() {
             world.put(1, "sub/g", OLD);
@@ -133,9 +135,28 @@ impl Scene {
     }
 }
 
-fn plant_tree(world: &World, scene: Scene) {
+/// Of many lengths, from the second round on, with blocks that differ.
+fn content_of(round: u64) -> Vec<u8> {
+    const LENGTHS: [usize; 8] = [0, 1, 511, 4_096, 5_000, 9_216, 12_289, 20_000];
+    if round == 0 {
+        return new_content();
+    }
+    let length = LENGTHS[(round % 8) as usize];
+    (0..length).map(|at| (at / 512) as u8 ^ round as u8 | 1).collect()
+}
+
+/// Each round has more in it, or other things.
+fn plant_tree(world: &World, scene: Scene, round: u64) {
     world.make_dirs(0, &["f", "f/d"]);
-    world.put(0, "f/a", &new_content());
+    for number in 0..round % 6 {
+        let path = if number % 2 == 0 { format!("f/{number}") } else { format!("f/d/{number}") };
+        match (round / 6 + number) % 4 {
+            0 => world.make_dirs(0, &[&path]),
+            1 => world.special(0, &path, &Kind::Symlink(path.clone().into())),
+            _ => world.put(0, &path, &content_of(round + number)),
+        }
+    }
+    world.put(0, "f/a", &content_of(round));
     world.put(0, "f/d/x", b"x");
     if scene == Scene::Links {
         world.link(0, "f/a", "f/d/again");
@@ -148,13 +169,13 @@ fn plant_tree(world: &World, scene: Scene) {
 }
 
 impl Ground {
-    fn new(scene: Scene, names: Names) -> Self {
+    fn new(scene: Scene, names: Names, round: u64) -> Self {
         let (world, earlier) = if scene == Scene::Letter {
             let (world, txid) = letters::letter_between(names);
             (world, Some(txid))
         } else {
             let world = new_world(names, scene.same());
-            scene.plant(&world);
+            scene.plant(&world, round);
             let undone = matches!(scene, Scene::Undo | Scene::UndoReplace);
             let earlier = undone.then(|| world.cross("f", "sub/g").unwrap().txid);
             (world, earlier)
@@ -169,10 +190,11 @@ impl Ground {
         if scene == Scene::Letter {
             // One that cannot be completed is put back.
             let world = new_world(names, scene.same());
-            scene.plant(&world);
+            scene.plant(&world, round);
             views.push(view_of(&world));
         }
-        let mut ground = Self { scene, names, disk: world.disk.after_kill(), earlier, views };
+        let mut ground =
+            Self { scene, names, round, disk: world.disk.after_kill(), earlier, views };
         let play = Play::begin(&ground);
         let mut after = Vec::new();
         for part in 0..scene.parts() {

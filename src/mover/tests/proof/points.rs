@@ -92,7 +92,7 @@ fn delayed(ground: &Ground, step: u64, fault: Fault) -> bool {
 fn a_fault_at_each_step_is_survived() {
     let (mut case, mut tried) = (0, 0);
     for scene in SCENES {
-        let ground = Ground::new(scene, Names::Independent);
+        let ground = Ground::new(scene, Names::Independent, 0);
         for fault in FAULTS {
             for step in 0.. {
                 case += 1;
