@@ -86,7 +86,7 @@ impl Entries {
 
     /// Whether `inode` is `directory` or below it.
     pub(super) fn is_within(&self, inode: u64, directory: u64) -> bool {
-        inode == directory || self.inodes_in(directory).any(|found| self.is_within(inode, found))
+        self.reachable([directory]).contains(&inode)
     }
 
     /// All inodes that a name below one of `roots` leads to, and the roots.

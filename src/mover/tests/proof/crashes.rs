@@ -13,7 +13,7 @@ use super::*;
 
 const IMAGES: u64 = 100_000;
 /// Seeds for each step in a round, at most.
-const SEEDS: u64 = 64;
+const SEEDS: u64 = 160;
 /// After so many seeds a step is left when too few of them gave an image that was not seen before, and
 /// after half of them when none did: where nothing was under way there is one image.
 const BATCH: u64 = 16;
@@ -98,7 +98,7 @@ fn round_of(ground: &Ground, seen: &Seen) {
         };
         let (mut fresh, mut tried) = (0, 0);
         for seed in 0..SEEDS {
-            if tried >= BATCH && fresh * 8 < tried || tried >= BATCH / 2 && fresh == 0 {
+            if tried >= BATCH && fresh * 4 < tried || tried >= BATCH / 2 && fresh == 0 {
                 break;
             }
             tried += 1;

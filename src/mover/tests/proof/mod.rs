@@ -281,9 +281,9 @@ impl<'a> Play<'a> {
         (play.world.disk.steps() > first + step).then_some((play, outcome))
     }
 
-    /// The promises, after a recovery in `world`.
+    /// The promises, after a recovery in `world`. Gives what users see.
     #[track_caller]
-    fn check(&self, world: &World, done: &[TxId], context: &str) {
+    fn check(&self, world: &World, done: &[TxId], context: &str) -> View {
         let now = view_of(world);
         let views = &self.ground.views;
         let at = views.iter().position(|view| *view == now).unwrap_or_else(|| {
@@ -306,9 +306,11 @@ impl<'a> Play<'a> {
         if self.scene.replaces() {
             assert!(everywhere.contains(&OLD.to_vec()), "{context}: the replaced is lost");
         }
-        world.mover.ledger.flush().unwrap();
-        for (txid, step) in records(world) {
-            steps.entry(txid).or_insert_with(Vec::new).push(step);
+        if !done.is_empty() {
+            world.mover.ledger.flush().unwrap();
+            for (txid, step) in records(world) {
+                steps.entry(txid).or_insert_with(Vec::new).push(step);
+            }
         }
         for txid in done {
             let found = &steps[&txid.to_string()];
@@ -336,6 +338,7 @@ impl<'a> Play<'a> {
                 );
             }
         });
+        now
     }
 
     /// Recovers on the disks as found, twice; the second time nothing is left to do.
@@ -346,8 +349,7 @@ impl<'a> Play<'a> {
         assert!(recovery.left_open.is_empty(), "{context}: {recovery:?}");
         assert!(recovery.unknown_hold.is_empty(), "{context}: {recovery:?}");
         assert!(recovery.dead.is_empty(), "{context}: {recovery:?}");
-        self.check(&world, done, context);
-        let before = (view_of(&world), private(&world));
+        let before = (self.check(&world, done, context), private(&world));
         let world = world.restart(self.scene.same());
         assert_eq!(world.mover.recover(), Recovery::default(), "{context}: the second recovery");
         let after = (view_of(&world), private(&world));
