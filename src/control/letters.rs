@@ -119,7 +119,9 @@ fn place(finding: &Finding, at: impl Fn(&Spot) -> PathBuf) -> String {
         Found::Moved => format!("{what} is at {to}{written}; it came from {from}"),
         Found::AtBoth => format!("{what} has two names, {from} and {to}{written}"),
         Found::Left => format!("{what} has left {from} and is not at {to}: moved on, or gone"),
-        Found::Nowhere => format!("{what} is neither at {from} nor at {to}"),
+        Found::Nowhere => {
+            format!("{what} is neither at {from} nor at {to} (a copy is not it: its inode counts)")
+        }
         Found::NoFolder(why) => format!("{what} was to go from {from} to {to}: {why}"),
         Found::NotNow(why) => format!("{what} cannot be looked for at {from} and {to}: {why}"),
     }

@@ -87,9 +87,14 @@ impl Transaction {
         }
     }
 
-    /// Whether it can be taken back: a crossing that was made, not an undo, not a rename within a pool.
+    /// Whether it can be taken back.
     pub fn is_undoable(&self) -> bool {
-        self.is_kept()
+        self.is_kept() && self.is_crossing_made()
+    }
+
+    /// Whether it is a crossing that was made and not taken back: no undo, and no rename within a pool.
+    fn is_crossing_made(&self) -> bool {
+        self.state == TransactionState::Done
             && self.undone_by.is_none()
             && self.record.undoes.is_none()
             && !self.record.rearrangement
@@ -235,18 +240,21 @@ impl Journal {
         self.iter().filter(|(_, transaction)| transaction.state == TransactionState::Dead)
     }
 
-    fn undoable(&self) -> impl Iterator<Item = (TxId, &Transaction)> {
-        self.iter().rev().filter(|(_, transaction)| transaction.is_undoable())
+    fn not_taken_back(&self) -> impl Iterator<Item = (TxId, &Transaction)> {
+        self.iter().rev().filter(|(_, transaction)| transaction.is_crossing_made())
     }
 
-    /// The caller's last completed crossing that was not taken back.
+    /// The caller's last completed crossing that was not taken back. What it kept may be gone: then it
+    /// cannot be, and no earlier one is meant.
     pub fn last_of(&self, uid: u32) -> Option<TxId> {
-        self.undoable().find(|(_, found)| found.record.uid == uid).map(|(txid, _)| txid)
+        self.not_taken_back().find(|(_, found)| found.record.uid == uid).map(|(txid, _)| txid)
     }
 
     /// The last completed crossing to a path that was not taken back.
     pub fn last_to(&self, target: &ViewPath) -> Option<TxId> {
-        self.undoable().find(|(_, found)| found.record.target == *target).map(|(txid, _)| txid)
+        self.not_taken_back()
+            .find(|(_, found)| found.record.target == *target)
+            .map(|(txid, _)| txid)
     }
 
     /// The crossings by which a file came to `path`, newest first: the last to `path`, before it

@@ -7,6 +7,7 @@
 //! but by [`Settle::Discard`].
 
 use super::error::CrossingError;
+use super::inspect::owner_of;
 use super::journal::{Transaction, TransactionState};
 use super::moves::{self, Place, PlacedMove, Whereabouts};
 use super::recover::{NotNow, is_disk_trouble};
@@ -15,7 +16,7 @@ use super::{Mover, Recovery, later_step};
 use crate::error::{Errno, errno_name};
 use crate::ledger::Durability;
 use crate::ledger::record::{Act, Area, CrossingRecord, Move, Spot, Step};
-use crate::storage::{Kind, Storage};
+use crate::storage::{Kind, Metadata, Storage};
 use crate::types::{Caller, TxId};
 
 /// What a person wants of a dead letter.
@@ -66,6 +67,15 @@ pub enum LetterError {
         why: String,
         /// What may be done.
         hint: &'static str,
+    },
+    /// Something else stands where it should have something.
+    #[error(
+        "{at} is not what the transaction put there; nothing was deleted\n\
+         hint: it may be a copy that somebody brought back: move it away, and discard again"
+    )]
+    NotIts {
+        /// Name, area and branch.
+        at: String,
     },
     /// The ledger did not take the wish.
     #[error("the ledger did not take the record: {}", errno_name(*errno))]
@@ -175,6 +185,9 @@ impl<S: Storage> Mover<S> {
         let settled = {
             let _recovering = self.recovering.lock();
             let letter = self.letter(txid, settle)?;
+            if settle == Settle::Discard {
+                self.check_own(&letter.record)?;
+            }
             let wish = |step| CrossingRecord {
                 uid: caller.uid,
                 gid: caller.gid,
@@ -242,6 +255,32 @@ impl<S: Storage> Mover<S> {
             Some(LetterError::InVain { why, hint })
         };
         self.examine(txid).iter().find_map(in_vain).map_or(Ok(()), Err)
+    }
+
+    /// What is deleted must be what the transaction put there: somebody may have brought a copy back.
+    fn check_own(&self, record: &CrossingRecord) -> Result<(), LetterError> {
+        for spot in own_spots(record) {
+            let Some(branch) = self.branch_by_uuid(spot.branch) else { continue };
+            let (area, dir) = match spot.area {
+                Area::Stage => ("stage", &branch.stage),
+                Area::Hold | Area::Tree => ("hold", &branch.hold),
+            };
+            let ends = |step: &&Move| step.from == *spot || step.to == *spot;
+            let known = |found: &Metadata| {
+                let mut steps = record.moves.iter().filter(ends);
+                steps.any(|step| step.identity.handle == found.identity.handle)
+            };
+            match self.storage.stat(dir, spot.path.as_os_str()) {
+                Err(Errno::NOENT) | Ok(None) => {}
+                Ok(Some(found)) if known(&found) => {}
+                _ => {
+                    let name = spot.path.display();
+                    let at = format!("{name} in {area} of branch {}", branch.name);
+                    return Err(LetterError::NotIts { at });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Records the wish and goes on with the transaction as recovery would.
@@ -406,29 +445,30 @@ impl<S: Storage> Mover<S> {
     /// transaction's name, such as what an undo would have restored, is that one's.
     fn discard(&self, caller: Caller, txid: TxId) -> Result<(), LetterError> {
         let _purging = self.purging.lock();
-        let moves = self.with_journal(|journal| {
+        let record = self.with_journal(|journal| {
             let found = journal
                 .get(txid)
                 .filter(|found| found.state == TransactionState::Accepted && !found.purged);
-            found.map(|found| found.record.moves.clone())
+            found.map(|found| found.record.clone())
         });
-        let Some(moves) = moves else { return Ok(()) };
+        let Some(record) = record else { return Ok(()) };
         let reason = format!("discarded by user {}", caller.uid);
         if sabotaged("letters: the record of a discard comes first") {
-            let ends = moves.iter().flat_map(|step| [&step.from, &step.to]);
-            ends.for_each(|spot| self.remove_private(spot));
+            own_spots(&record).for_each(|spot| self.remove_private(spot));
         }
         self.record_purge(txid, reason)
             .map_err(|error| LetterError::Ledger { errno: error.errno() })?;
-        let own = |spot: &&Spot| {
-            let name = spot.path.to_string_lossy();
-            spot.area != Area::Tree && name.split('.').next() == Some(txid.to_string().as_str())
-        };
-        for spot in moves.iter().flat_map(|step| [&step.from, &step.to]).filter(own) {
-            self.remove_private(spot);
-        }
+        own_spots(&record).for_each(|spot| self.remove_private(spot));
         Ok(())
     }
+}
+
+/// Where a transaction keeps things in stage and hold that are its own.
+fn own_spots(record: &CrossingRecord) -> impl Iterator<Item = &Spot> {
+    let ends = record.moves.iter().flat_map(|step| [&step.from, &step.to]);
+    ends.filter(|spot| {
+        spot.area != Area::Tree && owner_of(spot.path.as_os_str()) == Some(record.txid)
+    })
 }
 
 fn found(at: Whereabouts) -> Found {

@@ -313,6 +313,18 @@ fn what_is_lost_is_not_tried_again_and_may_be_accepted() {
     let refused = world.settle(txid, Settle::Withdraw).unwrap_err();
     assert_eq!(refused, LetterError::NotDead { state: "accepted" });
 
+    // A copy that somebody brought back is not what the crossing put there.
+    let stage = world.disk.open_dir(&world.roots[1], Path::new(".octroi/stage")).unwrap();
+    let name = txid.to_string();
+    let (name, aside) = (OsStr::new(&name), OsStr::new("aside"));
+    world.disk.rename(&stage, name, &stage, aside).unwrap();
+    world.disk.create_file(&stage, name).unwrap();
+    let refused = world.settle(txid, Settle::Discard).unwrap_err();
+    assert!(refused.to_string().contains(&format!("{txid} in stage of branch")), "{refused}");
+    assert_eq!(world.private(1, "stage").len(), 2);
+    world.disk.unlink(&stage, name).unwrap();
+    world.disk.rename(&stage, aside, &stage, name).unwrap();
+
     assert_eq!(world.settle(txid, Settle::Discard), Ok(Settled::Accepted));
     assert!(world.private(1, "stage").is_empty());
     assert_eq!(world.get(1, "sub/g").unwrap(), OLD);

@@ -27,6 +27,21 @@ fn an_undo_restores_both_ends() {
 }
 
 #[test]
+fn what_cannot_be_taken_back_any_more_is_still_the_last() {
+    let world = new_world(Names::Journal, false);
+    for (name, content) in [("f", b"first"), ("g", b"other")] {
+        world.put(0, name, content);
+    }
+    let first = world.cross("f", "f").unwrap().txid;
+    let last = world.cross("g", "g").unwrap().txid;
+    let last_of = |world: &World| world.mover.with_journal(|journal| journal.last_of(1000));
+    assert_eq!(last_of(&world), Some(last));
+    world.mover.record_purge(last, "a test says so".to_owned()).unwrap();
+    assert_eq!(last_of(&world), Some(last), "{first} would be taken back, which nobody asked for");
+    assert!(world.undo(last).unwrap_err().to_string().contains("purged"));
+}
+
+#[test]
 fn an_undo_works_after_a_restart() {
     let world = new_world(Names::Journal, false);
     world.put(0, "f", &new_content());
