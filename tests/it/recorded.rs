@@ -280,7 +280,10 @@ fn other_records_fit_the_schema_and_what_is_none_does_not() {
     let mut kinds: Vec<&str> = ledger.iter().filter_map(|line| line["kind"].as_str()).collect();
     kinds.sort_unstable();
     kinds.dedup();
-    assert_eq!(kinds, ["branch", "crossing", "gap", "mount", "operation", "policy", "version"]);
+    assert_eq!(
+        kinds,
+        ["branch", "crossing", "gap", "key", "mount", "operation", "policy", "version"]
+    );
     for line in &ledger {
         validator.check(line, true);
         for (damage, value) in

@@ -10,7 +10,7 @@ use crate::storage::Storage;
 use super::accounted::Accounted;
 use super::checkpoint::Checkpoint;
 use super::note::VerifierKey;
-use super::record::{CrossingRecord, KeptRecord, KeyRecord, Record};
+use super::record::{CrossingRecord, KeyRecord, Record};
 use super::start::CheckpointCopy;
 use super::store::TreeStore;
 use super::tree::tile::{Builder, TileId, WIDTH};
@@ -18,99 +18,18 @@ use super::tree::{Hash, empty_root, leaf_hash};
 use super::{encode, keys, pruned};
 
 mod lines;
+mod report;
 mod story;
 #[cfg(test)]
 mod tests;
 
 pub use lines::Source;
 use lines::{Segments, Step as Next};
+pub use report::{AcceptedLoss, BegunKey, Problem, Report};
 use story::Story;
 
 /// Problems that are told one by one.
 const PROBLEMS_MAX: usize = 100;
-
-/// What is wrong, and where.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Problem {
-    /// Such as `00000001.jsonl line 7`.
-    pub place: String,
-    /// In words.
-    pub what: String,
-}
-
-/// A loss that somebody accepted.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct AcceptedLoss {
-    /// Position of its record.
-    pub seq: u64,
-    /// When, RFC 3339.
-    pub time: String,
-    /// Why.
-    pub why: String,
-    /// Who.
-    pub uid: u32,
-    /// What was taken out of the ledger then, and where it is kept.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kept: Option<KeptRecord>,
-}
-
-/// A key that began to sign.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct BegunKey {
-    /// Position of its record.
-    pub seq: u64,
-    /// When, RFC 3339.
-    pub time: String,
-    /// The public key.
-    pub key: String,
-    /// The key before it has signed that it comes next.
-    pub signed: bool,
-}
-
-/// What was found.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Report {
-    /// Lines that were read.
-    pub lines: u64,
-    /// Segments that were read.
-    pub segments: u64,
-    /// `time` of the first line and of the last.
-    pub times: Option<[String; 2]>,
-    /// The key's name, which is the log's identity.
-    pub origin: String,
-    /// The key that was used, `NAME+HASH+KEY`.
-    pub key: String,
-    /// Lines that the checkpoint vouches for; none without a checkpoint that is good.
-    pub signed: Option<u64>,
-    /// Its root, in base64.
-    pub root: Option<String>,
-    /// Copies that agree, by their places.
-    pub copies: Vec<String>,
-    /// Tiles that were compared.
-    pub tiles: u64,
-    /// Crossings, undos and rearrangements by how they ended; `open` for those that have not.
-    pub crossings: BTreeMap<String, u64>,
-    /// Keys that began to sign.
-    pub keys: Vec<BegunKey>,
-    /// Losses that were accepted.
-    pub losses: Vec<AcceptedLoss>,
-    /// What is no problem and worth knowing.
-    pub notes: Vec<String>,
-    /// What is wrong.
-    pub problems: Vec<Problem>,
-    /// How many more problems there are than are told.
-    pub more_problems: u64,
-}
-
-impl Report {
-    fn problem(&mut self, place: impl Into<String>, what: impl Into<String>) {
-        if self.problems.len() < PROBLEMS_MAX {
-            self.problems.push(Problem { place: place.into(), what: what.into() });
-        } else {
-            self.more_problems = self.more_problems.saturating_add(1);
-        }
-    }
-}
 
 /// What the ledger is held against.
 pub struct Against<'a, S: Storage> {
