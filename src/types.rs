@@ -107,6 +107,21 @@ pub fn after(start: Instant, wait: Duration) -> Instant {
     start.checked_add(wait).unwrap_or(start)
 }
 
+/// Does something on a thread of its own; `None` when it has not come to an end within the limit: then it is
+/// left to itself, for a disk that hangs cannot be called off.
+pub fn within<T: Send + 'static>(
+    limit: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> std::io::Result<Option<T>> {
+    let (sender, receiver) = crossbeam_channel::bounded(1);
+    let work = move || {
+        // Nobody waits for it any more.
+        let _ = sender.send(work());
+    };
+    std::thread::Builder::new().name("within".into()).spawn(work)?;
+    Ok(receiver.recv_timeout(limit).ok())
+}
+
 /// A kernel file handle (`name_to_handle_at(2)`): it names one inode of one file system for as long
 /// as that inode lives, over renames and remounts. Kind −1 is ours, for file systems without
 /// handles: device, inode number and birth time.

@@ -47,6 +47,7 @@ fn render(status: &Status) -> String {
         None => text.push_str(&format!("ledger: records, {}\n", fill(status))),
         Some(why) => text.push_str(&format!("ledger: nothing may be changed: {}\n", plain(why))),
     }
+    text.push_str(&signed(status));
     let known = status.known;
     text.push_str(&format!(
         "known: {} inodes; open: {} files, {} directories\n",
@@ -65,6 +66,24 @@ fn render(status: &Status) -> String {
     for txid in &status.dead {
         text.push_str(&format!("\ntransaction {txid} needs a person; see octroi tx show {txid}\n"));
     }
+    text
+}
+
+/// Seconds that lines may wait to be signed before status says so.
+const UNSIGNED: u64 = 5;
+
+/// How far the ledger is signed.
+fn signed(status: &Status) -> String {
+    let Some(signed) = &status.ledger_signed else { return String::new() };
+    let age = signed.age_s.map_or_else(String::new, |age| format!(", {age} s ago"));
+    let mut text = format!("signed: {} records{age}", signed.lines);
+    if let Some(waiting) = signed.waiting_s.filter(|waiting| *waiting >= UNSIGNED) {
+        text.push_str(&format!("; newer ones have waited for {waiting} s"));
+    }
+    if let Some(fault) = &signed.fault {
+        text.push_str(&format!("; no checkpoint can be made: {}", plain(fault)));
+    }
+    text.push('\n');
     text
 }
 

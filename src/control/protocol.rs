@@ -216,6 +216,9 @@ pub struct Status {
     /// Bytes that they may have.
     #[serde(default)]
     pub ledger_max: Option<u64>,
+    /// How far the ledger is signed.
+    #[serde(default)]
+    pub ledger_signed: Option<Signed>,
     /// Inodes that the kernel knows, files and directories that are open.
     #[serde(default)]
     pub known: Known,
@@ -227,6 +230,19 @@ pub struct Status {
     pub active: Vec<ActiveCrossing>,
     /// Transactions that need a person.
     pub dead: Vec<TxId>,
+}
+
+/// How far the ledger is signed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signed {
+    /// Lines that the newest checkpoint covers.
+    pub lines: u64,
+    /// Seconds since it was signed.
+    pub age_s: Option<u64>,
+    /// Seconds that the oldest line has waited which none covers; one or less, where all is well.
+    pub waiting_s: Option<u64>,
+    /// Why the last attempt to sign failed.
+    pub fault: Option<String>,
 }
 
 /// State of a branch.

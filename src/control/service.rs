@@ -22,7 +22,7 @@ use super::letters::{self, Wish};
 use super::moves;
 use super::protocol::{
     ActiveCrossing, Answer, Backing, BranchStatus, DenialReport, Explanation, Hello, HitsReport,
-    Limit, Location, ReloadReport, Request, Status, TRANSACTIONS_MAX, TransactionReport,
+    Limit, Location, ReloadReport, Request, Signed, Status, TRANSACTIONS_MAX, TransactionReport,
     UndoReport,
 };
 use super::server::Service;
@@ -134,6 +134,12 @@ impl ViewService {
             ledger: self.vfs.ledger_fault().map(|errno| errno_name(errno).to_owned()),
             ledger_bytes: bytes_of_segments(&self.state.join("ledger")),
             ledger_max: self.ledger_max,
+            ledger_signed: self.vfs.ledger_signing().map(|(lines, signing)| Signed {
+                lines,
+                age_s: signing.age.map(|age| age.as_secs()),
+                waiting_s: signing.waiting.map(|waiting| waiting.as_secs()),
+                fault: signing.fault.map(|errno| errno_name(errno).to_owned()),
+            }),
             known: self.vfs.known(),
             panics: self.panics.load(Ordering::Relaxed),
             branches: self.branches(),

@@ -14,11 +14,14 @@ use crate::config::Config;
 use crate::error::Errno;
 use crate::ledger::{CheckpointCopy, Extends, Ledger};
 use crate::storage::real::RealStorage;
-use crate::types::{BranchMode, after};
+use crate::types::{BranchMode, after, within};
 use crate::vfs::Vfs;
 
 /// Between two copies.
 const EVERY: Duration = Duration::from_secs(60);
+
+/// How long a branch is waited for before the ledger is opened.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
 /// How long a stop waits for the last copies.
 const STOP_WAIT: Duration = Duration::from_secs(5);
@@ -148,12 +151,21 @@ pub(super) fn find(config: &Config, adopt: &[String], notices: &mut Vec<String>)
     let mut without = Vec::new();
     for entry in &config.branches {
         let spec = &entry.spec;
-        match Branch::look(spec) {
-            Err(BranchError::InUse { .. }) => continue,
-            Err(error) if error.is_missing() => continue,
-            _ => {}
-        }
-        match Branch::find_checkpoint(spec) {
+        let asked = spec.clone();
+        let look = move || match Branch::look(&asked) {
+            Err(BranchError::InUse { .. }) => None,
+            Err(error) if error.is_missing() => None,
+            _ => Some(Branch::find_checkpoint(&asked)),
+        };
+        let Ok(Some(answer)) = within(ANSWER_WAIT, look) else {
+            notices.push(format!(
+                "branch {} does not answer: the ledger is not compared with the checkpoint in it",
+                spec.name
+            ));
+            continue;
+        };
+        let Some(found) = answer else { continue };
+        match found {
             Ok(None) if spec.mode == BranchMode::Ro => {}
             Ok(None) => without.push(spec.name.clone()),
             Ok(Some(note)) => copies.push(CheckpointCopy {

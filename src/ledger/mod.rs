@@ -86,6 +86,7 @@ use health::Health;
 use note::VerifierKey;
 pub use reader::{Lines, Reader};
 pub use record::{Durability, Record};
+pub use sealer::Signing;
 use sealer::{Durable, Sealer};
 pub use start::{Acceptance, CheckpointCopy, Seal};
 use store::TreeStore;
@@ -388,6 +389,11 @@ impl<S: Storage> Ledger<S> {
         self.seal.as_ref()?.durable.published()
     }
 
+    /// How it goes with signing; none of a ledger that is not signed.
+    pub fn signing(&self) -> Option<Signing> {
+        Some(self.seal.as_ref()?.durable.signing())
+    }
+
     /// The key that signs; none of a ledger that is not signed.
     pub fn key(&self) -> Option<&VerifierKey> {
         Some(&self.seal.as_ref()?.key)
@@ -435,8 +441,7 @@ impl<S: Storage> Ledger<S> {
     fn stop(&self) {
         drop(self.messages.lock().take());
         if let Some(thread) = self.thread.lock().take() {
-            // A panic of the writer was reported by its own thread.
-            let _ = thread.join();
+            sealer::join(thread, sealer::STOP_WAIT);
         }
         let Some(seal) = &self.seal else { return };
         if let Some(thread) = seal.thread.lock().take() {

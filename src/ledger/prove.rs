@@ -35,6 +35,21 @@ pub fn prove<S: Storage>(
     Ok(Some(proof))
 }
 
+/// The length of the bundle that [`entries`] makes, of which no line is read.
+pub fn entries_length(lines: &Reader, index: u64, width: u16) -> Result<Option<u64>, LedgerError> {
+    let first = index.saturating_mul(u64::from(WIDTH));
+    let after = first.saturating_add(u64::from(width));
+    let Some(start) = lines.offset_of(first)? else { return Ok(None) };
+    let end = match lines.offset_of(after)? {
+        Some(end) => end,
+        // It is the last line that is there.
+        None if lines.offset_of(after.saturating_sub(1))?.is_some() => lines.len(),
+        None => return Ok(None),
+    };
+    // Two bytes for the length of a line, and none for its newline.
+    Ok(Some(end.saturating_sub(start).saturating_add(u64::from(width))))
+}
+
 /// The entry bundle of a tile of level 0 (<https://c2sp.org/tlog-tiles>): each line with its length
 /// before it, as two bytes, the higher first. None where there are not so many lines.
 pub fn entries(lines: &Reader, index: u64, width: u16) -> Result<Option<Vec<u8>>, LedgerError> {

@@ -28,6 +28,8 @@ use crate::types::after;
 const DELAY: Duration = Duration::from_millis(750);
 /// After a failure.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long a stop waits for a thread.
+pub const STOP_WAIT: Duration = Duration::from_secs(60);
 /// Bytes read at once.
 const PIECE: usize = 256 * 1024;
 /// Full tiles that are kept before they are written.
@@ -48,6 +50,14 @@ struct State {
     ends: VecDeque<(u64, u64)>,
     /// Lines are there that no checkpoint covers yet.
     grown: bool,
+    /// Since when.
+    since: Option<Instant>,
+    /// The same of those that are being signed.
+    signing: Option<Instant>,
+    /// Why they could not be, the last time.
+    fault: Option<Errno>,
+    /// When a checkpoint was last published.
+    signed: Option<Instant>,
     stop: bool,
 }
 
@@ -60,7 +70,15 @@ impl Durable {
             _ => state.ends.push_back((segment, end)),
         }
         state.grown = true;
+        state.since.get_or_insert_with(Instant::now);
         self.changed.notify_all();
+    }
+
+    /// How it goes with signing.
+    pub fn signing(&self) -> Signing {
+        let state = self.state.lock();
+        let waiting = state.signing.or(state.since).map(|since| since.elapsed());
+        Signing { age: state.signed.map(|at| at.elapsed()), waiting, fault: state.fault }
     }
 
     /// How far lines are durable: segment and offset.
@@ -73,6 +91,17 @@ impl Durable {
     pub fn published(&self) -> Option<Arc<Vec<u8>>> {
         self.published.load_full()
     }
+}
+
+/// How it goes with signing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Signing {
+    /// Since the newest checkpoint was published, by this process.
+    pub age: Option<Duration>,
+    /// For how long the oldest line has waited that no checkpoint covers; a second at most, where all is well.
+    pub waiting: Option<Duration>,
+    /// Why the last attempt failed.
+    pub fault: Option<Errno>,
 }
 
 /// Where the tree stands and what is left to be written.
@@ -151,14 +180,18 @@ impl<S: Storage> Sealer<S> {
         loop {
             let stop = self.wait(if said.is_some() { RETRY } else { DELAY });
             match self.seal() {
-                Ok(()) => said = None,
+                Ok(()) => {
+                    said = None;
+                    self.durable.state.lock().fault = None;
+                }
                 Err(errno) => {
                     // It is tried again at the next start, if not before.
                     if said != Some(errno) {
                         log::error!("cannot sign a checkpoint of the ledger: {errno}");
                     }
                     said = Some(errno);
-                    self.durable.state.lock().grown = true;
+                    let mut state = self.durable.state.lock();
+                    (state.grown, state.fault) = (true, Some(errno));
                 }
             }
             if stop {
@@ -176,6 +209,7 @@ impl<S: Storage> Sealer<S> {
         let due = after(Instant::now(), delay);
         while !state.stop && !self.durable.changed.wait_until(&mut state, due).timed_out() {}
         state.grown = false;
+        state.signing = state.signing.or(state.since.take());
         state.stop
     }
 
@@ -185,6 +219,7 @@ impl<S: Storage> Sealer<S> {
         self.catch_up()?;
         let size = self.builder.size();
         if self.size == Some(size) && self.full.is_empty() {
+            self.durable.state.lock().signing = None;
             return Ok(());
         }
         self.write_full()?;
@@ -197,6 +232,10 @@ impl<S: Storage> Sealer<S> {
         let note = Checkpoint { origin, size, root: self.builder.root() }.sign(&self.signer);
         self.store.publish(&note)?;
         self.durable.published.store(Some(Arc::new(note.into_bytes())));
+        {
+            let mut state = self.durable.state.lock();
+            (state.signing, state.signed) = (None, Some(Instant::now()));
+        }
         self.size = Some(size);
         let partial: Vec<TileId> = partial.into_iter().map(|(id, _)| id).collect();
         let before = std::mem::replace(&mut self.partial, partial);
@@ -268,6 +307,21 @@ impl<S: Storage> Sealer<S> {
 pub fn stop(durable: &Durable, thread: JoinHandle<()>) {
     durable.state.lock().stop = true;
     durable.changed.notify_all();
+    join(thread, STOP_WAIT);
+}
+
+/// Waits for a thread, which is left behind where a disk holds it up for longer: false then.
+pub fn join(thread: JoinHandle<()>, limit: Duration) -> bool {
+    let deadline = after(Instant::now(), limit);
+    while !thread.is_finished() {
+        if Instant::now() > deadline {
+            let seconds = limit.as_secs();
+            log::error!("the ledger's disk has not answered for {seconds} s; it is left");
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
     // A panic was reported by the thread itself.
     let _ = thread.join();
+    true
 }

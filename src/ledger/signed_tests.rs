@@ -457,3 +457,37 @@ fn an_accepted_loss_is_recorded_and_begins_a_new_key() {
     state.copies[0].note[0] ^= 1;
     state.refused(&["branch inbox"]);
 }
+
+#[test]
+fn a_signer_that_fails_is_told_until_it_heals() {
+    let state = State::new();
+    let (ledger, _) = state.open_to(None).unwrap();
+    let wait = |what: &str, until: &dyn Fn(sealer::Signing) -> bool| {
+        let begun = std::time::Instant::now();
+        while !until(ledger.signing().unwrap()) {
+            assert!(begun.elapsed().as_secs() < 60, "waited for: {what}");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    };
+    wait("all to be signed", &|signing| signing.age.is_some() && signing.waiting.is_none());
+    let tile = state.path("ledger/tile");
+    std::fs::rename(&tile, state.path("aside")).unwrap();
+    std::fs::write(&tile, b"in the way").unwrap();
+    ledger.append(operation("/a", true), Durability::Sync).unwrap();
+    wait("the fault", &|signing| signing.fault.is_some() && signing.waiting.is_some());
+    std::fs::remove_file(&tile).unwrap();
+    std::fs::rename(state.path("aside"), &tile).unwrap();
+    wait("it to heal", &|signing| signing.fault.is_none() && signing.waiting.is_none());
+    ledger.close().unwrap();
+}
+
+#[test]
+fn a_thread_that_a_disk_holds_up_is_left_behind() {
+    let (sender, receiver) = crossbeam_channel::bounded::<()>(0);
+    let hung = std::thread::spawn(move || {
+        let _ = receiver.recv();
+    });
+    assert!(!sealer::join(hung, std::time::Duration::from_millis(30)));
+    drop(sender);
+    assert!(sealer::join(std::thread::spawn(|| ()), sealer::STOP_WAIT));
+}

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use crate::branch::Branch;
 use crate::error::Errno;
+use crate::ledger::Signing;
+use crate::ledger::checkpoint::Checkpoint;
 use crate::mover::{Journal, Progress};
 use crate::types::{BranchIndex, Caller, ViewPath};
 use crate::view::Known;
@@ -59,6 +61,14 @@ impl Vfs {
     /// Why nothing may be changed just now, if so.
     pub fn ledger_fault(&self) -> Option<Errno> {
         self.ledger.accepts_mutations().err()
+    }
+
+    /// Lines of the ledger that are signed, and how it goes with signing.
+    pub fn ledger_signing(&self) -> Option<(u64, Signing)> {
+        let note = self.ledger.checkpoint();
+        let signed =
+            note.and_then(|note| Checkpoint::unverified(&note)).map_or(0, |found| found.size);
+        Some((signed, self.ledger.signing()?))
     }
 
     /// The newest denial of a user, or the newest that names a path.

@@ -80,7 +80,7 @@ fn a_view_that_is_well_is_clean_and_a_mounted_one_refused() {
     mount.unmount();
     let before = picture(&scene);
     let said = fsck(&scene, &[]).ok();
-    assert!(said.contains("records, all of which check"), "{said}");
+    assert!(said.contains("records, all of which can be read"), "{said}");
     assert_eq!(picture(&scene), before, "it changed something");
     octroi(["fsck", "--view", "/nonexistent/octroi.toml"]).fails(2);
     scene.configure("[branches.x]\n");
@@ -249,4 +249,20 @@ fn damage_of_the_ledger_is_found_and_not_repaired() {
     let said = fsck(&scene, &["--repair"]).fails(1);
     assert!(said.contains("is damaged at line"), "{said}");
     assert_eq!(fs::read(&segment).expect("the segment"), bad, "damage was changed");
+}
+
+#[test]
+fn signatures_and_copies_are_looked_at_and_said_to_be() {
+    let scene = used();
+    let report: Value = serde_json::from_str(&fsck(&scene, &["--json"]).ok()).expect("JSON");
+    let notes = report["notes"].to_string();
+    assert!(notes.contains("has signed them, and 3 copies agree"), "{notes}");
+    let copy = scene.branch("inbox").join(".octroi/checkpoint");
+    let whole = fs::read(&copy).expect("a copy");
+    fs::write(&copy, [whole.as_slice(), b"x"].concat()).expect("write");
+    finds(&scene, &["ledger: the copy in branch inbox"]);
+    fs::write(&copy, whole).expect("write");
+    let tile = "find state/ledger/tile -type f | xargs sed -i 's/^./\\x00/'";
+    sh(scene.base(), tile).ok();
+    finds(&scene, &["ledger: tile/0/000.p"]);
 }

@@ -50,6 +50,12 @@ fn what_is_mounted_verifies_and_serves_its_tree() {
     let mount = scene.mount();
     let config = scene.config();
     let verify = format!("{OCTROI} audit verify --view {}", config.display());
+    wait_for("the status to tell how far it is signed", || {
+        let status = mount.sh("$OCTROI status").ok();
+        assert!(status.contains("signed: "), "{status}");
+        status.contains(" s ago")
+    });
+    mount.sh("$OCTROI status --json | jq -e '.ledger_signed.lines > 3'").ok();
     mount.sh("for at in $(seq 600); do echo $at >inbox/$at; done").ok();
     assert!(sh(scene.base(), &verify).ok().contains("as it was signed"));
     mount.sh("cp .audit/key.pub ../key.pub && test -s .audit/tile/0/000 && ls .audit/tile/0").ok();

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::branch::{Branch, BranchSpec};
 use crate::config;
@@ -12,12 +13,15 @@ use crate::ledger::note::{NoteSigner, VerifierKey};
 use crate::ledger::store::TreeStore;
 use crate::ledger::verify::Source;
 use crate::storage::real::{RealDir, RealStorage};
-use crate::types::BranchMode;
+use crate::types::{BranchMode, within};
 
 use super::super::failure::{Failure, cannot};
 use super::super::output::is_terminal;
 use super::super::target::ViewOption;
 use super::super::unexpected;
+
+/// How long a branch is waited for.
+const ANSWER_WAIT: Duration = Duration::from_secs(5);
 
 /// All that belongs to a signed ledger.
 pub(super) struct Signed {
@@ -91,13 +95,35 @@ impl Signed {
         Ok(Self { place, lines, tree, checkpoint, key, copies: Vec::new(), branches })
     }
 
-    /// Reads the copies in the branches, of which one that hangs holds this up; says which there are
-    /// not.
+    /// Reads the copies in the branches; says which there are not. A branch that does not answer is one that
+    /// there is not.
     pub(super) fn find_copies(&mut self) -> Vec<String> {
         let mut notes = Vec::new();
+        let mut hung = Vec::new();
         for spec in &self.branches {
             let read_only = spec.mode == BranchMode::Ro;
-            match Branch::find_checkpoint(spec) {
+            let asked = spec.clone();
+            let answer = within(ANSWER_WAIT, move || {
+                // Also what --files needs first.
+                let _ = RealDir::open(&asked.path);
+                Branch::find_checkpoint(&asked)
+            });
+            let found = match answer {
+                Ok(Some(found)) => found,
+                Ok(None) => {
+                    let (name, seconds) = (&spec.name, ANSWER_WAIT.as_secs());
+                    notes.push(format!(
+                        "branch {name} has not answered for {seconds} s: its copy is not compared"
+                    ));
+                    hung.push(name.clone());
+                    continue;
+                }
+                Err(error) => {
+                    notes.push(format!("the copy in branch {} was not read: {error}", spec.name));
+                    continue;
+                }
+            };
+            match found {
                 // Of another view, whose branch it is.
                 Ok(Some(note)) if read_only && self.is_foreign(&note) => {}
                 Ok(Some(note)) => self.copies.push(CheckpointCopy {
@@ -112,6 +138,7 @@ impl Signed {
                 }
             }
         }
+        self.branches.retain(|spec| !hung.contains(&spec.name));
         notes
     }
 

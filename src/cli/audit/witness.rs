@@ -4,14 +4,17 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use crate::error::Errno;
 use crate::ledger::CheckpointCopy;
 use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::note::VerifierKey;
+use crate::types::{after, within};
 
 use super::super::failure::{Failure, cannot};
 use super::super::target::ViewOption;
@@ -19,6 +22,12 @@ use super::signed::{Signed, key_of};
 
 /// How often it looks for a new checkpoint.
 const EVERY: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether a command has ended.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How long a command, or the disk of a file, is waited for.
+const CARRY_MAX: Duration = Duration::from_secs(60);
 
 /// Lines of a file that are no checkpoints and are told one by one.
 const WRONG_MAX: usize = 10;
@@ -28,7 +37,8 @@ const WRONG_MAX: usize = 10;
 ///
 /// Runs until it is ended. A checkpoint is carried away only if the ledger still extends the last one;
 /// if it does not, that is said and the exit code is 1. octroi audit verify --witness FILE holds the
-/// ledger against all of them.
+/// ledger against all of them. A command, and the disk of the file, have a minute for each: a command that
+/// takes longer is killed, and it is tried again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     octroi audit witness --to /mnt/usb/lab.checkpoints\n  \
@@ -154,26 +164,65 @@ fn carry(args: &WitnessArgs, signed: &Signed, note: &[u8]) -> Result<(), Failure
     let mut line = serde_json::to_vec(&seen).map_err(cannot("write JSON"))?;
     line.push(b'\n');
     if let Some((program, arguments)) = args.command.split_first() {
-        hand_over(program, arguments, &line)?;
+        hand_over(program, arguments, &line, CARRY_MAX)?;
     }
     let Some(path) = &args.to else { return Ok(()) };
-    append(path, &line, &signed.place).map_err(cannot(format!("append to {}", path.display())))
+    let failed = cannot(format!("append to {}", path.display()));
+    let (to, ledger) = (path.clone(), signed.place.clone());
+    match APPENDING.try_lock() {
+        None => return Err(failed(std::io::Error::from(Errno::TIMEDOUT))),
+        Some(free) => drop(free),
+    }
+    let appended = within(CARRY_MAX, move || {
+        // Held for as long as it takes, so that no other write comes between its parts.
+        let _held = APPENDING.lock();
+        append(&to, &line, &ledger)
+    });
+    let ended = appended.and_then(|ended| ended.unwrap_or_else(|| Err(Errno::TIMEDOUT.into())));
+    ended.map_err(failed)
 }
 
-fn hand_over(program: &str, arguments: &[String], line: &[u8]) -> Result<(), Failure> {
+/// A file is being appended to.
+static APPENDING: Mutex<()> = Mutex::new(());
+
+fn hand_over(
+    program: &str,
+    arguments: &[String],
+    line: &[u8],
+    limit: Duration,
+) -> Result<(), Failure> {
     let run = || {
         let mut child = Command::new(program).args(arguments).stdin(Stdio::piped()).spawn()?;
         if let Some(mut input) = child.stdin.take() {
+            let line = line.to_vec();
             // A command that does not read tells by how it ends.
-            let _ = input.write_all(line);
+            let write = move || drop(input.write_all(&line));
+            std::thread::Builder::new().name("hand-over".into()).spawn(write)?;
         }
-        child.wait()
+        let deadline = after(Instant::now(), limit);
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(Some(status));
+            }
+            if Instant::now() > deadline {
+                child.kill()?;
+                child.wait()?;
+                return Ok(None);
+            }
+            std::thread::sleep(LOOK);
+        }
     };
-    let status = run().map_err(cannot(format!("run {program}")))?;
-    if status.success() {
-        return Ok(());
+    let ended: std::io::Result<Option<ExitStatus>> = run();
+    match ended.map_err(cannot(format!("run {program}")))? {
+        Some(status) if status.success() => Ok(()),
+        Some(status) => Err(Failure::new(format!(
+            "cannot carry a checkpoint away: {program} ended with {status}"
+        ))),
+        None => Err(Failure::new(format!(
+            "cannot carry a checkpoint away: {program} had not ended after {} s",
+            limit.as_secs()
+        ))),
     }
-    Err(Failure::new(format!("cannot carry a checkpoint away: {program} ended with {status}")))
 }
 
 fn append(path: &Path, line: &[u8], ledger: &str) -> std::io::Result<()> {
@@ -222,4 +271,34 @@ pub(super) fn read(path: &Path) -> Result<(Vec<CheckpointCopy>, Vec<String>), Fa
         found.push(CheckpointCopy { place, note: seen.checkpoint.into_bytes(), adopted: false });
     }
     Ok((found, wrong))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(script: &str) -> Vec<String> {
+        vec!["-c".to_owned(), script.to_owned()]
+    }
+
+    #[test]
+    fn a_command_that_does_not_end_or_read_is_not_waited_for() {
+        let limit = Duration::from_millis(300);
+        let said = hand_over("sh", &arguments("exec sleep 1000"), &[b'x'; 1 << 20], limit);
+        let said = said.expect_err("it is killed").to_string();
+        assert!(said.contains("had not ended"), "{said}");
+        hand_over("sh", &arguments("cat >/dev/null"), &[b'x'; 1 << 20], CARRY_MAX)
+            .expect("it reads");
+        let said = hand_over("sh", &arguments("exit 3"), b"x", CARRY_MAX).expect_err("it fails");
+        assert!(said.to_string().contains("exit status: 3"), "{said}");
+    }
+
+    #[test]
+    fn what_does_not_come_to_an_end_is_left_to_itself() {
+        let (sender, receiver) = crossbeam_channel::bounded::<()>(0);
+        let hung = within(Duration::from_millis(50), move || receiver.recv());
+        assert_eq!(hung.expect("a thread"), None);
+        drop(sender);
+        assert_eq!(within(CARRY_MAX, || 7).expect("a thread"), Some(7));
+    }
 }

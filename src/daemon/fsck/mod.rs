@@ -14,7 +14,11 @@ use super::state::State;
 use super::{DaemonError, append, copies, mount_record};
 use crate::branch::{Branch, BranchError, BranchSpec};
 use crate::config::{Config, Loaded};
+use crate::ledger::note::NoteSigner;
 use crate::ledger::record::MountEvent;
+use crate::ledger::start::KEY;
+use crate::ledger::store::TreeStore;
+use crate::ledger::verify::{Against, Source, verify};
 use crate::ledger::{self, Ledger};
 use crate::mover::{Irregularity, Journal, Mover, MoverBranch, inspect};
 use crate::storage::Storage as _;
@@ -73,6 +77,9 @@ pub fn check(loaded: &Loaded, repair: bool) -> Result<Report, DaemonError> {
         repair_all(config, &state.path, &mut report.repaired)?;
     }
     let memory = look_at_ledger(&state.path, &mut report);
+    if memory.is_some() {
+        look_at_signatures(config, &state.path, &mut report);
+    }
     let branches = look_at_branches(config, memory.as_ref(), &mut report);
     if let Some(memory) = &memory {
         for found in inspect(&RealStorage, &memory.journal, &branches) {
@@ -108,7 +115,7 @@ fn look_at_ledger(state: &Path, report: &mut Report) -> Option<Memory> {
         });
     match inspected {
         Ok(opened) => {
-            report.notes.push(format!("the ledger has {lines} records, all of which check"));
+            report.notes.push(format!("the ledger has {lines} records, all of which can be read"));
             if opened.torn_bytes > 0 {
                 let bytes = opened.torn_bytes;
                 let text = format!("the ledger ends in {bytes} bytes that a crash has torn");
@@ -120,8 +127,52 @@ fn look_at_ledger(state: &Path, report: &mut Report) -> Option<Memory> {
             Some(memory)
         }
         Err(why) => {
-            report.find("ledger", why, "without its ledger nothing else can be told or repaired");
+            let text = why.split("\nhint: ").next().unwrap_or(&why);
+            let advice = "without its ledger nothing else can be told or repaired; restore it, or see octroi \
+                          audit accept-loss";
+            report.find("ledger", text, advice);
             None
+        }
+    }
+}
+
+/// Holds the lines against the signed tree, its key and the copies in the branches.
+fn look_at_signatures(config: &Config, state: &Path, report: &mut Report) {
+    let advice = "octroi audit verify tells more; the mount is refused if it is not one that can be made again";
+    let ledger = state.join("ledger");
+    let text = match std::fs::read_to_string(state.join(KEY)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return report.notes.push("the ledger has no key: nothing of it was signed".to_owned());
+        }
+        text => text.map_err(|error| error.to_string()),
+    };
+    let signer = text.and_then(|text| text.parse::<NoteSigner>().map_err(str::to_owned));
+    let checked = signer.and_then(|signer| {
+        let dir = RealDir::open(&ledger).map_err(|errno| errno.to_string())?;
+        let tree = TreeStore::new(Arc::new(RealStorage), dir);
+        let copies = copies::find(config, &[], &mut report.notes).copies;
+        let against = Against {
+            key: signer.verifier(),
+            checkpoint: tree.checkpoint().map_err(|errno| errno.to_string())?,
+            copies: &copies,
+            tiles: Some(&tree),
+        };
+        verify(&Source::Folder(ledger.clone()), &against, &mut |_| {})
+            .map_err(|error| error.to_string())
+    });
+    match checked {
+        Ok(found) => {
+            let (signed, copies) = (found.signed.unwrap_or(0), found.copies.len());
+            let key = &found.origin;
+            report.notes.push(format!(
+                "{signed} of them are as {key} has signed them, and {copies} copies agree"
+            ));
+            for problem in found.problems {
+                report.find("ledger", format!("{}: {}", problem.place, problem.what), advice);
+            }
+        }
+        Err(why) => {
+            report.find("ledger", format!("its signatures cannot be checked: {why}"), advice)
         }
     }
 }
