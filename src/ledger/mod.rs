@@ -58,6 +58,8 @@ pub mod note;
 pub mod prove;
 pub mod pruned;
 #[cfg(test)]
+mod pruned_crash_tests;
+#[cfg(test)]
 mod pruned_tests;
 mod reader;
 pub mod record;

@@ -5,7 +5,8 @@
 //!
 //! # Invariants
 //!
-//! 1. A segment leaves after a [`PruneRecord`] that says so is durable, and not the last one.
+//! 1. A segment leaves after a [`PruneRecord`] that says so is durable, and after all before it have left
+//!    durably; the last one never does.
 //! 2. A signed checkpoint covers all lines that leave.
 //! 3. No line leaves that names a transaction which recovery, an undo or a person may need.
 //! 4. What else a start must learn from lines that leave is in the record: the branches' ids, the key. Of a
@@ -124,8 +125,7 @@ impl<S: Storage> Pruner<S> {
         }
         for candidate in leaving {
             self.remove(candidate.number)?;
-        }
-        if !leaving.is_empty() {
+            // One after the other: what a crash leaves has no segment missing in the middle.
             self.storage.sync_dir(&self.dir)?;
         }
         Ok(leaving.len())

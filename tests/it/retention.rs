@@ -89,3 +89,34 @@ fn the_oldest_segments_leave_and_the_rest_is_verified() {
     assert!(said.contains("are missing"), "{said}");
     octroi(["audit", "verify", "--view", &config]).fails(1);
 }
+
+#[test]
+fn what_is_older_than_it_shall_be_kept_leaves_and_the_rest_is_verified() {
+    let scene = Scene::with(
+        &["inbox", "other", "review"],
+        &format!("{LAB}[audit]\nkeep = \"2s\"\n[hold]\nkeep = \"1s\"\n"),
+    );
+    let config = scene.config().display().to_string();
+    let mount = scene.mount();
+    mount.sh("mkdir inbox/old").ok();
+    wait_for("the first segment to leave", || {
+        mount.sh("mkdir inbox/new && rmdir inbox/new").ok();
+        !segments(&scene)[0].ends_with("00000001.jsonl")
+    });
+    let ledger = mount.ledger();
+    assert!(ledger[0]["seq"].as_u64() > Some(0) && ledger[0]["kind"] == "version");
+    assert!(!ledger.iter().any(|line| line["path"] == "/inbox/old"));
+    let prune = ledger.iter().find(|line| line["kind"] == "prune").expect("a record");
+    assert_eq!(prune["reason"], "lines are kept for 2 s");
+    let key = fs::read_to_string(mount.path(".audit/key.pub")).expect("the key");
+    assert_eq!(prune["key"], key.trim(), "the record of the key may have left");
+    octroi(["audit", "verify", "--view", &config]).ok();
+    mount.unmount();
+    octroi(["audit", "verify", "--view", &config]).ok();
+    scene.mount().unmount();
+    for name in ["key", "ledger/checkpoint"] {
+        fs::remove_file(scene.state().join(name)).expect("removed");
+    }
+    let said = scene.mount_refused(&[]).err;
+    assert!(said.contains("its lines name the key"), "{said}");
+}
