@@ -272,8 +272,8 @@ fn line_start(piece: &[u8], at: usize) -> usize {
 fn each_piece(part: &Part, mut see: impl FnMut(&[u8], u64)) -> io::Result<()> {
     let mut buffer = vec![0; PIECE];
     let mut offset = 0;
-    while offset < part.length {
-        let rest = usize::try_from(part.length.saturating_sub(offset)).unwrap_or(PIECE);
+    while offset < part.there {
+        let rest = usize::try_from(part.there.saturating_sub(offset)).unwrap_or(PIECE);
         let room = buffer.get_mut(..rest.min(PIECE)).unwrap_or_default();
         part.file.read_exact_at(room, offset)?;
         let end = memchr::memrchr(b'\n', room).map_or(room.len(), |at| at.saturating_add(1));
@@ -286,7 +286,7 @@ fn each_piece(part: &Part, mut see: impl FnMut(&[u8], u64)) -> io::Result<()> {
 /// Whether the line at an offset names the transaction.
 fn line_names(part: &Part, offset: u64, txid: TxId) -> io::Result<bool> {
     let before = offset.checked_sub(1);
-    let rest = usize::try_from(part.length.saturating_sub(offset)).unwrap_or(usize::MAX);
+    let rest = usize::try_from(part.there.saturating_sub(offset)).unwrap_or(usize::MAX);
     let mut line = vec![0; rest.min(super::encode::LINE_MAX.saturating_add(1))];
     part.file.read_exact_at(&mut line, offset)?;
     let mut newline = [b'\n'];

@@ -30,8 +30,11 @@ pub(super) struct Part {
     pub file: File,
     /// Offset of its first byte in the whole.
     pub start: u64,
-    /// Bytes of whole lines.
+    /// Bytes of whole lines that are or were there.
     pub length: u64,
+    /// How many of them are. After a failed sync what was never durable is cut off, and the next segment has
+    /// it again: whoever has read it already goes on after it, and who has not finds empty lines there.
+    pub there: u64,
 }
 
 impl Part {
@@ -77,17 +80,18 @@ impl Reader {
             while let Some(gone) = known.next_if(|part| part.number < number) {
                 start = gone.end();
             }
-            let file = match known.next_if(|part| part.number == number) {
-                Some(part) => part.file,
+            let (file, shown) = match known.next_if(|part| part.number == number) {
+                Some(part) => (part.file, part.length),
                 None => match File::open(self.dir.join(&name)) {
-                    Ok(file) => file,
+                    Ok(file) => (file, 0),
                     // It left since the folder was listed.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                     Err(error) => return Err(failed("open", &name, &error)),
                 },
             };
-            let length = whole_lines(&file).map_err(|error| failed("read", &name, &error))?;
-            self.parts.push(Part { number, name, file, start, length });
+            let there = whole_lines(&file).map_err(|error| failed("read", &name, &error))?;
+            let length = there.max(shown);
+            self.parts.push(Part { number, name, file, start, length, there });
             start = start.saturating_add(length);
         }
         Ok(())
@@ -119,13 +123,15 @@ impl Reader {
             if at < part.start || at >= part.end() {
                 continue;
             }
-            let rest = part.end().saturating_sub(at);
+            let within = |end: u64| usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX);
             let room = buffer.get_mut(done..).unwrap_or_default();
-            let wanted = room.len().min(usize::try_from(rest).unwrap_or(usize::MAX));
-            let room = room.get_mut(..wanted).unwrap_or_default();
+            let all = room.len().min(within(part.end()));
+            let room = room.get_mut(..all).unwrap_or_default();
+            let wanted = all.min(within(part.start.saturating_add(part.there)));
+            room.get_mut(wanted..).unwrap_or_default().fill(b'\n');
             let mut filled = 0;
             while filled < wanted {
-                let target = room.get_mut(filled..).unwrap_or_default();
+                let target = room.get_mut(filled..wanted).unwrap_or_default();
                 let from = at.saturating_sub(part.start).saturating_add(filled as u64);
                 match part.file.read_at(target, from) {
                     Ok(0) => return Ok(done.saturating_add(filled)),
@@ -134,7 +140,7 @@ impl Reader {
                     Err(error) => return Err(error),
                 }
             }
-            done = done.saturating_add(filled);
+            done = done.saturating_add(all);
         }
         Ok(done)
     }
@@ -194,6 +200,13 @@ impl Reader {
         })
     }
 
+    /// Whether what was there is no more.
+    fn is_cut_off(&self, offset: u64) -> bool {
+        let is_in = |part: &&Part| part.start <= offset && offset < part.end();
+        let part = self.parts.iter().find(is_in);
+        part.is_some_and(|part| offset >= part.start.saturating_add(part.there))
+    }
+
     fn segment_at(&self, offset: u64) -> String {
         let part = self.parts.iter().rfind(|part| part.start <= offset);
         part.map_or_else(String::new, |part| part.name.clone())
@@ -226,6 +239,10 @@ impl Iterator for Lines<'_> {
                 let offset = self.offset;
                 self.taken = self.taken.saturating_add(line.len());
                 self.offset = offset.saturating_add(line.len() as u64);
+                // In the place of what was cut off.
+                if line == b"\n" && self.reader.is_cut_off(offset) {
+                    continue;
+                }
                 return Some(Ok((offset, line)));
             }
             let mut more = vec![0; 256 * 1024];

@@ -359,3 +359,38 @@ fn a_full_disk_refuses_and_heals() {
     assert_eq!(paths, written);
     assert!(!opened.unclean);
 }
+
+#[test]
+fn who_reads_on_after_a_failed_sync_and_a_rotation_misses_nothing_and_reads_whole_lines() {
+    let (folder, storage, dir) = disk();
+    let (ledger, ..) = open(&storage, &dir).unwrap();
+    ledger.append(operation("/a", true), Durability::Sync).unwrap();
+    ledger.append(operation("/b", true), Durability::Sync).unwrap();
+    ledger.close().unwrap();
+    let mut reader = Reader::open(folder.path()).unwrap();
+    let (offset, size) = (reader.len(), reader.len());
+    // What the writer does when it could not sync "/b": it cuts it off, and has it again in the next.
+    let first = folder.path().join("00000001.jsonl");
+    let text = std::fs::read(&first).unwrap();
+    let lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
+    std::fs::write(&first, lines[..2].concat()).unwrap();
+    let version = encode::decode_line(lines[0].strip_suffix(b"\n").unwrap()).unwrap().record;
+    let Record::Version(version) = version else { unreachable!() };
+    let version = Record::Version(VersionRecord { after_failed_sync: true, ..version });
+    let time = jiff::Timestamp::UNIX_EPOCH;
+    let line = |seq, record| encode::line(seq, time, None, &encode::body(&record).unwrap());
+    let next = [line(2, version), line(3, operation("/b", true)), line(4, operation("/c", true))];
+    std::fs::write(folder.path().join("00000002.jsonl"), next.concat()).unwrap();
+    reader.refresh().unwrap();
+    assert_eq!(reader.len(), size + next.concat().len() as u64, "it does not shrink");
+    let read: Vec<Vec<u8>> = reader.lines(offset).map(|line| line.unwrap().1).collect();
+    assert_eq!(read, next, "what comes after what was read");
+    let seqs = |reader: &Reader| -> Vec<u64> {
+        reader.entries(0).map(|entry| entry.unwrap().seq).collect()
+    };
+    assert_eq!(seqs(&reader), [0, 1, 2, 3, 4]);
+    assert_eq!(seqs(&Reader::open(folder.path()).unwrap()), [0, 1, 2, 3, 4]);
+    let mut all = vec![0; size as usize];
+    assert_eq!(reader.read_at(0, &mut all).unwrap(), all.len());
+    assert!(all.starts_with(&lines[..2].concat()) && all.ends_with(b"\n\n"));
+}
