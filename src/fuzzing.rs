@@ -18,10 +18,11 @@ use crate::types::Caller;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     ("config", crate::config::fuzzing::run),
     ("rules", crate::policy::fuzzing::run),
     ("ledger", ledger),
+    ("proofs", proofs),
     ("control", control),
     ("requests", requests),
 ];
@@ -31,6 +32,11 @@ pub fn ledger(data: &[u8]) {
     let folder = Folder::new();
     let mut journal = Journal::default();
     crate::ledger::fuzzing::run(data, &folder.0, &mut |entry| journal.apply(entry));
+}
+
+/// Keys, notes, checkpoints and proofs.
+pub fn proofs(data: &[u8]) {
+    crate::ledger::fuzzing::proofs(data);
 }
 
 /// A peer of the control socket, and a daemon that answers.

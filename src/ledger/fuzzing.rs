@@ -1,7 +1,12 @@
-//! Any bytes as the segments of a ledger.
+//! Any bytes as the segments of a ledger, and as what is to vouch for it.
 
 use std::path::Path;
 
+use super::accounted::Accounted;
+use super::checkpoint::{Checkpoint, Proof};
+use super::note::{NoteSigner, VerifierKey};
+use super::record::LossRecord;
+use super::tree::{leaf_hash, node_hash};
 use super::{Entry, Reader, encode, replay, segment};
 use crate::storage::Storage;
 use crate::storage::simulated::{DeviceOptions, Names, SimulatedStorage};
@@ -92,4 +97,83 @@ fn read(folder: &Path) {
         assert_eq!(read, length.saturating_sub(offset).min(64));
     }
     reader.refresh().expect("a folder");
+}
+
+/// The lines of which the key has signed one checkpoint, and nothing else.
+const LINES: [&[u8]; 2] = [b"one", b"two"];
+
+fn signer() -> NoteSigner {
+    NoteSigner::new("octroi/fuzz/00000001", &[3; 32]).expect("a name")
+}
+
+/// What the key has signed.
+fn signed() -> Checkpoint {
+    let [first, second] = LINES.map(leaf_hash);
+    let origin = signer().verifier().name().to_owned();
+    Checkpoint { origin, size: 2, root: node_hash(&first, &second) }
+}
+
+/// Any bytes as a key, a note, a checkpoint and a proof. Whatever is believed is what was signed.
+pub fn proofs(data: &[u8]) {
+    let key = signer().verifier().clone();
+    if let Some(Ok(read)) = std::str::from_utf8(data).ok().map(str::parse::<VerifierKey>) {
+        assert_eq!(read.to_string().parse(), Ok(read));
+    }
+    if let Ok(checkpoint) = Checkpoint::open(data, &key) {
+        assert_eq!(checkpoint, signed());
+    }
+    if let Some(claimed) = Checkpoint::unverified(data) {
+        let note = Checkpoint { origin: key.name().to_owned(), ..claimed.clone() }.sign(&signer());
+        let opened = Checkpoint::open(note.as_bytes(), &key).expect("what is signed is believed");
+        assert_eq!((opened.size, opened.root), (claimed.size, claimed.root));
+    }
+    if let Ok(proof) = Proof::parse(data) {
+        assert_eq!(Proof::parse(&proof.to_bytes()).as_ref(), Ok(&proof));
+        if let Ok(checkpoint) = proof.verify(&key) {
+            assert_eq!(checkpoint, signed());
+            let line =
+                usize::try_from(proof.index).ok().and_then(|index| LINES.get(index).copied());
+            assert_eq!(Some(proof.line.as_slice()), line);
+        }
+    }
+    let loss = LossRecord {
+        why: String::new(),
+        uid: 0,
+        found: Vec::new(),
+        checkpoints: vec![String::from_utf8_lossy(data).into_owned()],
+        first: 0,
+        hashes: Vec::new(),
+        key: Some(key.to_string()),
+        kept: None,
+    };
+    let mut accounted = Accounted::default();
+    accounted.add(&loss);
+    let other = NoteSigner::new("octroi/fuzz/00000002", &[4; 32]).expect("a name");
+    let foreign =
+        Checkpoint { origin: other.verifier().name().to_owned(), ..signed() }.sign(&other);
+    assert!(!accounted.covers(foreign.as_bytes(), |_| true), "another key was not given up");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the corpus has that is believed. With OCTROI_BLESS set it is written anew.
+    #[test]
+    fn the_corpus_has_a_proof_and_a_checkpoint_that_are_believed() {
+        let checkpoint = signed().sign(&signer()).into_bytes();
+        let path = vec![leaf_hash(LINES[0])];
+        let line = LINES[1].to_vec();
+        let proof = Proof { line, index: 1, path, checkpoint: checkpoint.clone() }.to_bytes();
+        assert!(Proof::parse(&proof).unwrap().verify(signer().verifier()).is_ok());
+        let key = signer().verifier().to_string().into_bytes();
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/proofs");
+        for (name, bytes) in [("checkpoint", checkpoint), ("proof", proof), ("key", key)] {
+            let path = folder.join(name);
+            if std::env::var_os("OCTROI_BLESS").is_some() {
+                std::fs::write(&path, &bytes).unwrap();
+            }
+            assert_eq!(std::fs::read(&path).unwrap(), bytes, "{name}");
+        }
+    }
 }
