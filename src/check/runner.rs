@@ -492,3 +492,7 @@ fn unblock(fd: &OwnedFd) -> Result<(), Errno> {
     let flags = rustix::fs::fcntl_getfl(fd)?;
     rustix::fs::fcntl_setfl(fd, flags | OFlags::NONBLOCK)
 }
+
+#[cfg(test)]
+#[path = "runner_tests.rs"]
+mod tests;
