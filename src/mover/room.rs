@@ -49,6 +49,8 @@ struct Making {
     wanted: u64,
     /// What they purge, and the bytes that it gives back.
     going: HashMap<TxId, u64>,
+    /// How many of these have gone: whoever has measured before that must measure again.
+    gone: u64,
 }
 
 /// What one of them has chosen. Dropped, it wants nothing any more.
@@ -72,6 +74,7 @@ impl Claim<'_> {
     fn gone(&self, txid: TxId) {
         if let Some(at_it) = self.room.making.lock().get_mut(&self.device) {
             at_it.going.remove(&txid);
+            at_it.gone = at_it.gone.wrapping_add(1);
         }
         self.room.made.notify_all();
     }
@@ -173,11 +176,13 @@ impl<S: Storage> Mover<S> {
         }
         let mut purged = Purged::default();
         loop {
+            let device = self.device_of(branch)?;
+            let gone = self.room.making.lock().get(&device).map_or(0, |at_it| at_it.gone);
             let found = free();
             if found >= needed {
                 return Some(purged);
             }
-            let claim = match self.claim(branch, (bytes, needed, found), uid)? {
+            let claim = match self.claim(branch, (device, gone), (bytes, needed, found), uid)? {
                 Claimed::Others => continue,
                 Claimed::This(claim) => claim,
             };
@@ -207,10 +212,10 @@ impl<S: Storage> Mover<S> {
     fn claim(
         &self,
         branch: &MoverBranch<S>,
+        (device, gone): (u64, u64),
         (bytes, needed, free): (u64, u64, u64),
         uid: Option<u32>,
     ) -> Option<Claimed<'_>> {
-        let device = self.device_of(branch)?;
         let on_it = self.on_disk(device, branch);
         on_it.iter().for_each(|branch| self.measure(branch));
         let on_it: HashSet<BranchUuid> = on_it.iter().map(|branch| branch.uuid).collect();
@@ -231,6 +236,9 @@ impl<S: Storage> Mover<S> {
         };
         let mut making = self.room.making.lock();
         let at_it = making.entry(device).or_default();
+        if at_it.gone != gone {
+            return Some(Claimed::Others);
+        }
         let coming = at_it.going.values().fold(free, |sum, bytes| sum.saturating_add(*bytes));
         let short = needed.saturating_add(at_it.wanted).saturating_sub(coming);
         let mut sum = 0_u64;
