@@ -45,3 +45,19 @@ fn directories_are_told_from_files_where_unlink_does_not_tell() {
     world.mover.purge(later, std::time::Duration::ZERO);
     assert_eq!(world.private(0, "hold"), Vec::<Vec<u8>>::new());
 }
+
+/// Nothing is tried there: an error of the disk would say less.
+#[test]
+fn a_file_system_that_is_mounted_read_only_is_said_to_be() {
+    let world = new_world(Names::Journal, false);
+    world.put(0, "f", b"new");
+    for device in [1, 2] {
+        let read_only = DeviceOptions { read_only: true, ..DeviceOptions::default() };
+        world.disk.set_options(device, read_only);
+        let refused = world.cross("f", "g").unwrap_err();
+        assert_eq!(refused, CrossingError::ReadOnly { branch: ROOTS[device - 1].to_owned() });
+        assert_eq!(refused.errno(), Errno::ROFS);
+        world.disk.set_options(device, DeviceOptions::default());
+    }
+    world.cross("f", "g").unwrap();
+}

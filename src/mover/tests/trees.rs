@@ -431,16 +431,20 @@ fn a_digest_knows_every_name_inode_length_and_time() {
     changed();
 }
 
-/// Longer than what is written without asking for room, and with nothing at its end that is written.
+/// Shorter and longer than what is written without asking for room, with nothing at its end that is written.
 #[test]
-fn a_large_file_that_ends_in_a_hole_keeps_its_length() {
-    let world = new_world(Names::Journal, false);
-    world.make_dirs(0, &["f"]);
-    let file = world.disk.create_file(&world.dir(0, "f/large"), OsStr::new("large")).unwrap();
-    world.disk.write_at(&file, b"data", 0).unwrap();
-    world.disk.set_len(&file, 1 << 20).unwrap();
-    world.disk.sync_all();
-    let before = world.get(0, "f/large");
-    world.cross("f", "g").unwrap();
-    assert_eq!(world.get(1, "g/large"), before);
+fn a_file_that_ends_in_a_hole_keeps_its_length() {
+    for length in [20_000, 1 << 20] {
+        for (path, top, target) in [("f/long", "f", "g/long"), ("long", "long", "g")] {
+            let world = new_world(Names::Journal, false);
+            world.make_dirs(0, &["f"]);
+            let file = world.disk.create_file(&world.dir(0, path), OsStr::new("long")).unwrap();
+            world.disk.write_at(&file, b"data", 0).unwrap();
+            world.disk.set_len(&file, length).unwrap();
+            world.disk.sync_all();
+            let before = world.get(0, path);
+            world.cross(top, "g").unwrap();
+            assert_eq!(world.get(1, target), before, "{path} of {length} bytes");
+        }
+    }
 }

@@ -41,3 +41,22 @@ fn a_source_that_was_never_synced_is_found_after_power_loss() {
         }
     }
 }
+
+/// On one file system nothing but DONE tells that a file has arrived which its user then moves on: it is as
+/// durable as that move.
+#[test]
+fn what_was_moved_on_after_it_had_arrived_is_not_in_doubt() {
+    for seed in 0..16 {
+        let world = new_world(Names::Independent, true);
+        world.put(0, "f", &new_content());
+        let txid = world.cross("f", "sub/g").unwrap().txid;
+        let dir = world.dir(1, "sub/g");
+        world.disk.rename(&dir, OsStr::new("g"), &dir, OsStr::new("mine")).unwrap();
+        world.disk.sync_dir(&dir).unwrap();
+        let after = start(world.disk.crash(seed).shared(), true).unwrap();
+        let recovery = after.mover.recover();
+        assert!(recovery.dead.is_empty() && recovery.left_open.is_empty(), "seed {seed}");
+        assert_eq!(after.state(txid), Some(TransactionState::Done), "seed {seed}");
+        assert_eq!(after.get(1, "sub/mine"), Some(new_content()), "seed {seed}");
+    }
+}

@@ -93,6 +93,8 @@ pub struct DeviceOptions {
     pub strict_atime: bool,
     /// `unlink` of a directory is EPERM, as POSIX has it, not EISDIR.
     pub posix_unlink: bool,
+    /// It says that it is mounted read-only.
+    pub read_only: bool,
 }
 
 impl Default for DeviceOptions {
@@ -109,6 +111,7 @@ impl Default for DeviceOptions {
             read_max: usize::MAX,
             strict_atime: false,
             posix_unlink: false,
+            read_only: false,
         }
     }
 }

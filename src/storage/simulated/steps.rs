@@ -414,8 +414,7 @@ impl Storage for SimulatedStorage {
 
     fn is_read_only(&self, dir: &SimulatedDir) -> Result<bool, Errno> {
         let state = self.step("is_read_only", OsStr::new(""))?;
-        state.inode(dir.inode)?;
-        Ok(false)
+        Ok(state.options(state.inode(dir.inode)?.device).read_only)
     }
 
     fn open_direct(&self, file: &SimulatedFile) -> Result<Option<SimulatedFile>, Errno> {
