@@ -56,7 +56,7 @@ pub fn run(data: &[u8], folder: &Path, entry: &mut dyn FnMut(&Entry)) {
         storage.write_at(&file, &bytes, 0).expect("written");
     }
     let mut first = Vec::new();
-    let replayed = replay::replay(&storage, &dir, (0, false), &mut |line| {
+    let replayed = replay::replay(&storage, &dir, replay::Terms::default(), &mut |line| {
         entry(line.entry);
         round_trip(line.entry);
         first.push(line.entry.seq);
@@ -64,8 +64,9 @@ pub fn run(data: &[u8], folder: &Path, entry: &mut dyn FnMut(&Entry)) {
     if let Ok(replayed) = replayed {
         replay::repair(&storage, &dir, &replayed.repairs).expect("repaired");
         let mut second = Vec::new();
-        let again =
-            replay::replay(&storage, &dir, (0, false), &mut |line| second.push(line.entry.seq));
+        let again = replay::replay(&storage, &dir, replay::Terms::default(), &mut |line| {
+            second.push(line.entry.seq)
+        });
         let again = again.expect("what was repaired is sound");
         assert_eq!((again.torn_bytes, again.next_seq), (0, replayed.next_seq));
         assert_eq!(first, second);

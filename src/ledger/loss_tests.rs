@@ -259,11 +259,12 @@ fn every_damage_of_lines_and_segments_can_be_accepted() {
         let text = state.read(&segment(3));
         state.write(&segment(3), &text[..text.len() - 9]);
     });
-    accepted("an edited line", "seq 5 in segment 00000002.jsonl", |state| {
+    let kept = accepted("an edited line", "seq 5 in segment 00000002.jsonl", |state| {
         let mut lines = lines_of(state, 2);
         lines[1] = forged(&lines[1], "\"uid\":1", "\"uid\":2");
         state.write(&segment(2), joined(&lines));
     });
+    assert_eq!(kept, ["00000002.jsonl", "00000003.jsonl"], "a forged line would be signed");
     accepted("only zeros", "00000002.jsonl is damaged at line 1", |state| {
         let length = state.read(&segment(2)).len();
         state.write(&segment(2), vec![0; length]);

@@ -237,7 +237,8 @@ impl<S: Storage> Ledger<S> {
         dir: &S::Dir,
         replay: &mut dyn FnMut(&Entry),
     ) -> Result<Opened, LedgerError> {
-        let replayed = replay::replay(storage, dir, (0, false), &mut |line| replay(line.entry))?;
+        let replayed =
+            replay::replay(storage, dir, replay::Terms::default(), &mut |line| replay(line.entry))?;
         let replay::Replayed { torn_bytes, unclean, .. } = replayed;
         Ok(Opened { torn_bytes, unclean, ..Opened::default() })
     }
@@ -277,14 +278,19 @@ impl<S: Storage> Ledger<S> {
         let accept = seal.and_then(|seal| seal.accept.as_ref());
         let mut start =
             seal.map(|seal| start::Start::new(&storage, &dir, view, seal)).transpose()?;
+        // Nothing may be signed anew that is known not to be what was signed.
+        let foreign_from = match seal.filter(|_| accept.is_some()) {
+            Some(seal) => start::Start::new(&storage, &dir, view, seal)?.first_foreign(&dir)?,
+            None => None,
+        };
         let least = start.as_ref().map_or(0, start::Start::least);
-        let mut replayed =
-            replay::replay(&*storage, &dir, (least, accept.is_some()), &mut |line| {
-                if let Some(start) = &mut start {
-                    start.line(line);
-                }
-                replay(line.entry);
-            })?;
+        let terms = replay::Terms { least, accept: accept.is_some(), foreign_from };
+        let mut replayed = replay::replay(&*storage, &dir, terms, &mut |line| {
+            if let Some(start) = &mut start {
+                start.line(line);
+            }
+            replay(line.entry);
+        })?;
         let finished = start.map(|start| start.finish(view, accept, &mut replayed));
         let mut finished = finished.transpose()?;
         match &mut finished {

@@ -77,6 +77,28 @@ impl Replayed {
     }
 }
 
+/// What a ledger must be like.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Terms {
+    /// A checkpoint vouches for so many lines: of these none can be torn.
+    pub least: u64,
+    /// Damage is accepted.
+    pub accept: bool,
+    /// From this `seq` on the lines are not those that were signed: that is damage.
+    pub foreign_from: Option<u64>,
+}
+
+/// Which lines of a segment count.
+#[derive(Debug, Clone, Copy, Default)]
+struct Bounds {
+    /// The `seq` of the first.
+    expected: Option<u64>,
+    /// From this one on they are void.
+    void_from: Option<u64>,
+    /// See [`Terms`].
+    foreign_from: Option<u64>,
+}
+
 /// Whether a file that cannot be read for this reason cannot be read at any other time either.
 fn is_damage(errno: Errno) -> bool {
     matches!(
@@ -139,12 +161,12 @@ struct Scanned {
 }
 
 /// Checks all segments and hands each line to `replay` in order. Changes nothing: what a crash tore is
-/// for [`repair`]. A checkpoint vouches for `least` lines: of these none can be torn. Damage that is to be
-/// accepted ends the ledger: what comes after is for repair too, and must be kept.
+/// for [`repair`]. Damage that is accepted ends the ledger: what comes after is for repair too, and must be
+/// kept.
 pub fn replay<S: Storage>(
     storage: &S,
     dir: &S::Dir,
-    (least, accept): (u64, bool),
+    Terms { least, accept, foreign_from }: Terms,
     replay: &mut dyn FnMut(&Line<'_>),
 ) -> Result<Replayed, LedgerError> {
     let list = |errno| LedgerError::Io { attempted: "list", segment: "directory".into(), errno };
@@ -157,6 +179,7 @@ pub fn replay<S: Storage>(
         serving = is_serving(&line.entry.record, serving);
         replay(line);
     };
+    let bounds = |expected, void_from| Bounds { expected, void_from, foreign_from };
     let mut rest = numbers.as_slice();
     while let Some((number, after)) = rest.split_first() {
         let number = *number;
@@ -171,7 +194,7 @@ pub fn replay<S: Storage>(
             }
         }
         let void_from = end.filter(|(_, failed)| *failed).map(|(seq, _)| seq);
-        let mut scanned = scan(storage, dir, number, (next, void_from), &mut take);
+        let mut scanned = scan(storage, dir, number, bounds(next, void_from), &mut take);
         let failed = scanned.failed.take();
         let mut judged = failed.map_or(Ok(()), Err);
         let mut is_cut = judged.is_err();
@@ -183,7 +206,7 @@ pub fn replay<S: Storage>(
             is_last = true;
             // Not this segment is wrong, but the next, which says that all of this is void.
             if scanned.lines == 0 && scanned.void {
-                scanned = scan(storage, dir, number, (next, None), &mut take);
+                scanned = scan(storage, dir, number, bounds(next, None), &mut take);
                 is_cut = scanned.failed.is_some();
             }
         }
@@ -252,7 +275,7 @@ fn take_unborn<S: Storage>(
         // Told when it is read.
         Err(_) => return Ok(None),
     };
-    let scanned = scan(storage, dir, number, (None, None), &mut |_| {});
+    let scanned = scan(storage, dir, number, Bounds::default(), &mut |_| {});
     let synced = scanned.bad.filter(|_| scanned.synced_after > 0);
     let damage = scanned.failed.or(synced.map(|(line, why)| damaged(number, line, why)));
     numbers.pop();
@@ -363,13 +386,12 @@ fn first_line<S: Storage>(
     Ok(decode(line).and_then(|decoded| admit(decoded, 0, None)))
 }
 
-/// Reads a segment and hands on each line that checks and counts. `expected` is the position of the first, and lines
-/// from `void_from` on do not count.
+/// Reads a segment and hands on each line that checks and counts.
 fn scan<S: Storage>(
     storage: &S,
     dir: &S::Dir,
     number: u64,
-    (mut expected, void_from): (Option<u64>, Option<u64>),
+    Bounds { mut expected, void_from, foreign_from }: Bounds,
     each: &mut dyn FnMut(&Line<'_>),
 ) -> Scanned {
     let mut scanned = Scanned::default();
@@ -395,6 +417,10 @@ fn scan<S: Storage>(
         }
         match decoded.and_then(|decoded| admit(decoded, scanned.lines, expected)) {
             Ok(entry) if void_from.is_some_and(|seq| entry.seq >= seq) => scanned.void = true,
+            Ok(entry) if foreign_from.is_some_and(|seq| entry.seq >= seq) => {
+                let why = format!("seq {} is not the line that was signed", entry.seq);
+                scanned.bad = Some((scanned.lines.saturating_add(1), why));
+            }
             Ok(entry) => {
                 scanned.next_seq = entry.seq.saturating_add(1);
                 expected = Some(scanned.next_seq);

@@ -12,6 +12,7 @@ use super::keys::{Keys, OWN};
 use super::note::NoteSigner;
 use super::pruned;
 use super::record::{LossRecord, Record};
+use super::replay::{Terms, replay};
 use super::store::TreeStore;
 use super::tree::tile::{Builder, TileId};
 use super::tree::{Hash, empty_root, leaf_hash};
@@ -249,6 +250,22 @@ impl<S: Storage> Start<S> {
             }
         }
         self.front = Some((seq, self.builder.clone()));
+    }
+
+    /// Reads all lines: the `seq` of the first that is not the one that our key has signed, where the tiles
+    /// tell.
+    pub fn first_foreign(mut self, dir: &S::Dir) -> Result<Option<u64>, LedgerError> {
+        let storage = Arc::clone(&self.storage);
+        let terms = Terms { least: self.least(), accept: true, foreign_from: None };
+        replay(&*storage, dir, terms, &mut |line| self.line(line))?;
+        let denied = |wanted: &Wanted| {
+            let checkpoint = &wanted.checkpoint;
+            let other = |root: &Option<Hash>| root.is_some_and(|root| root != checkpoint.root);
+            self.roots.get(&checkpoint.size).is_some_and(other)
+                && Checkpoint::open(&wanted.note, self.signer.verifier()).is_ok()
+        };
+        let denies = |seq| self.wanted.iter().any(|one| seq < one.checkpoint.size && denied(one));
+        Ok(self.differs.map(|(_, seq)| seq).filter(|seq| denies(*seq)))
     }
 
     fn key_text(&self) -> String {
