@@ -309,6 +309,23 @@ impl<S: Storage> Start<S> {
         accounted
     }
 
+    fn not_ours(&self, place: &str, origin: &str) -> String {
+        let ours = self.signer.verifier().name();
+        if !self.found_key {
+            return format!("{place} was signed by a key that is not there: {}", plain(origin));
+        }
+        if origin == ours {
+            return format!(
+                "{place} is not as this ledger's key has signed it; if that file is damaged, remove it"
+            );
+        }
+        format!(
+            "{place} is of another ledger or key: {}, not {ours} (a branch that comes from another view is taken \
+             with octroi mount --adopt)",
+            plain(origin)
+        )
+    }
+
     /// What differs, in words; none if the ledger extends all that vouches for it.
     fn problems(&self) -> Vec<String> {
         let mut found = self.problems.clone();
@@ -334,11 +351,7 @@ impl<S: Storage> Start<S> {
             let size = checkpoint.size;
             match self.roots.get(&size) {
                 _ if Checkpoint::open(note, self.signer.verifier()).is_err() => {
-                    let origin = plain(&checkpoint.origin);
-                    let ours = self.signer.verifier().name();
-                    found
-                        .push(format!("{place} is of another ledger or key: {origin}, not {ours} (a branch that comes \
-                         from another view is taken with octroi mount --adopt)"));
+                    found.push(self.not_ours(place, &checkpoint.origin));
                 }
                 Some(Some(root)) if *root == checkpoint.root => {}
                 Some(Some(_)) => found.push(match self.differs.filter(|(_, seq)| *seq < size) {

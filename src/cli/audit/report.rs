@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::ledger::record::{CrossingRecord, OperationRecord, Step, Verdict};
 use crate::ledger::verify::{Against, Report as Verified, verify};
 use crate::ledger::{Entry, Record, decode_line};
-use crate::types::Verb;
+use crate::types::{TxId, Verb};
 
 use super::super::failure::{Failure, cannot};
 use super::super::moment::moment;
@@ -65,7 +65,8 @@ pub(super) fn run(args: &ReportArgs) -> Result<(), Failure> {
 
 /// Where the ledger is, and what came of verifying it; why it could not be verified.
 fn verified(view: &ViewOption) -> Result<(String, Result<Verified, String>), Failure> {
-    let signed = Signed::find(view)?;
+    let mut signed = Signed::find(view)?;
+    let notes = signed.find_copies();
     let place = signed.place.clone();
     let key = match &signed.key {
         Ok(key) => key,
@@ -78,7 +79,8 @@ fn verified(view: &ViewOption) -> Result<(String, Result<Verified, String>), Fai
         tiles: Some(&signed.tree),
     };
     let attempt = format!("verify the ledger {place}");
-    let report = verify(&signed.lines, &against, &mut |_| {}).map_err(cannot(attempt))?;
+    let mut report = verify(&signed.lines, &against, &mut |_| {}).map_err(cannot(attempt))?;
+    report.notes.extend(notes);
     Ok((place, Ok(report)))
 }
 
@@ -96,7 +98,8 @@ struct Gate {
     done: u64,
     aborted: u64,
     put_back: u64,
-    dead: u64,
+    /// However often they did.
+    dead: BTreeSet<TxId>,
     bytes: u64,
 }
 
@@ -217,7 +220,7 @@ impl Tally {
             Step::Abort => add(&mut gate.aborted, 1),
             Step::Reverted => add(&mut gate.put_back, 1),
             Step::Dead => {
-                add(&mut gate.dead, 1);
+                gate.dead.insert(record.txid);
                 let what = format!(
                     "crossing {} of {} needed a person: {}",
                     record.txid,
@@ -277,7 +280,8 @@ impl Tally {
         let heading = ["By", "Done", "Bytes", "Aborted", "Put back", "Needed a person"];
         let rows = self.gates.iter().map(|(by, gate)| {
             let Gate { done, aborted, put_back, dead, bytes } = gate;
-            let [done, aborted, back, dead] = [done, aborted, put_back, dead].map(u64::to_string);
+            let [done, aborted, back] = [done, aborted, put_back].map(u64::to_string);
+            let dead = dead.len().to_string();
             vec![cell(by), done, size(*bytes), aborted, back, dead]
         });
         table(text, "Crossings", &heading, rows.collect());
@@ -330,7 +334,7 @@ fn verification(text: &mut String, verified: &Result<Verified, String>) {
         let _ = writeln!(text, "- **PROBLEM** and {} more", report.more_problems);
     }
     if report.problems.is_empty() {
-        text.push_str("\nEverything is as it was signed.\n");
+        let _ = writeln!(text, "\nResult: {}.", report.verdict());
     }
 }
 

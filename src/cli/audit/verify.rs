@@ -191,7 +191,7 @@ fn readable(place: &str, report: &Report, files: Option<&Compared>) -> String {
         rows.push(("PROBLEM", format!("and {} more", report.more_problems)));
     }
     if report.problems.is_empty() {
-        rows.push(("result", "everything is as it was signed".to_owned()));
+        rows.push(("result", report.verdict()));
     }
     rows.iter().map(|(name, text)| format!("{name:<10}{text}\n")).collect()
 }

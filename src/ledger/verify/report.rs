@@ -79,6 +79,18 @@ pub struct Report {
 }
 
 impl Report {
+    /// What a ledger without problems can be said to be: what was before a loss is proven by nobody.
+    pub fn verdict(&self) -> String {
+        match self.losses.last() {
+            None => "everything is as it was signed".to_owned(),
+            Some(loss) => format!(
+                "all that came after the loss accepted at seq {} is as it was signed; nothing proves what \
+                 was before it",
+                loss.seq
+            ),
+        }
+    }
+
     pub(super) fn problem(&mut self, place: impl Into<String>, what: impl Into<String>) {
         if self.problems.len() < PROBLEMS_MAX {
             self.problems.push(Problem { place: place.into(), what: what.into() });

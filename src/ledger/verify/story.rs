@@ -29,7 +29,6 @@ pub struct Story {
     undone: u64,
     aborted: u64,
     reverted: u64,
-    dead: u64,
     accepted: u64,
 }
 
@@ -97,7 +96,6 @@ impl Story {
     }
 
     fn die(&mut self, txid: TxId, commit: Option<Box<CrossingRecord>>) -> Option<CrossingRecord> {
-        self.dead = self.dead.saturating_add(1);
         self.open.insert(txid, State::Dead(commit));
         None
     }
@@ -136,18 +134,20 @@ impl Story {
         }
     }
 
-    /// How many ended how.
+    /// How many ended how; dead letters that were settled count as what became of them.
     pub fn counts(&self) -> Vec<(&'static str, u64)> {
         let is_open = |state: &&State| {
             matches!(state, State::Prepared | State::Committed(_) | State::Withdrawn(_))
         };
         let open = self.open.values().filter(is_open).count() as u64;
+        let is_dead = |state: &&State| matches!(state, State::Dead(_));
+        let dead = self.open.values().filter(is_dead).count() as u64;
         let all = [
             ("done", self.done),
             ("undone", self.undone),
             ("aborted", self.aborted),
             ("reverted", self.reverted),
-            ("dead", self.dead),
+            ("dead", dead),
             ("accepted", self.accepted),
             ("open", open),
         ];
