@@ -172,7 +172,7 @@ fn checked(state: &Path) -> io::Result<String> {
     let signer: octroi::ledger::note::NoteSigner = text.parse().map_err(failed)?;
     let checkpoint = store.checkpoint().map_err(failed)?;
     let key = signer.verifier();
-    let against = Against { key, checkpoint, copies: &[], tiles: Some(&store) };
+    let against = Against { key, checkpoint, copies: &[], tiles: Some(&store), witness: None };
     let begun = Instant::now();
     let source = Source::Folder(state.join("ledger"));
     let report = verify(&source, &against, &mut |_| {})?;

@@ -1,5 +1,6 @@
 //! `octroi audit`
 
+mod carried;
 mod export;
 mod files;
 mod filter;

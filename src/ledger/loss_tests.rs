@@ -120,6 +120,7 @@ fn verified(state: &State) -> Report {
         checkpoint: tiles.checkpoint().unwrap(),
         copies: &state.copies,
         tiles: Some(&tiles),
+        witness: None,
     };
     verify(&Source::Folder(ledger), &against, &mut |_| {}).unwrap()
 }
@@ -397,4 +398,18 @@ fn a_key_that_begins_without_the_one_before_is_told() {
     assert!(problems[0].what.contains("which none before it has signed"), "{problems:?}");
     assert_eq!(problems[1].place, "key");
     state.refused(&["and key is another"]);
+}
+
+#[test]
+fn an_acceptance_that_is_not_recorded_keeps_the_ledger_from_being_opened() {
+    let state = three();
+    std::fs::create_dir_all(state.path("evidence/0001.new")).unwrap();
+    state.write("evidence/0001.new/00000004.jsonl", b"what was there");
+    state.refused(&["a loss was being accepted and is not recorded, evidence/0001.new"]);
+    let (ledger, opened) = state.open_to(Some("a test")).unwrap();
+    assert_eq!(opened.kept.as_deref(), Some("evidence/0001"));
+    ledger.close().unwrap();
+    assert_eq!(check_sums(&state, "again"), ["00000004.jsonl"]);
+    state.run(&["/on"]);
+    assert_eq!(verified(&state).losses.len(), 1);
 }

@@ -85,6 +85,7 @@ fn verified(state: &State) -> Report {
         checkpoint: Some(state.read("ledger/checkpoint")),
         copies: &state.copies,
         tiles: Some(&tiles),
+        witness: None,
     };
     verify(&Source::Folder(state.path("ledger")), &against, &mut |_| {}).unwrap()
 }

@@ -1,7 +1,8 @@
 //! Whatever is changed in a signed ledger is found, by `verify`, which names the place, and by the next
 //! mount, which refuses. Each test is a way of changing it.
 
-use super::note::VerifierKey;
+use super::checkpoint::Checkpoint;
+use super::note::{NoteSigner, VerifierKey};
 use super::signed_tests::{State, forged, joined};
 use super::store::TreeStore;
 use super::verify::{Against, Report, Source, verify};
@@ -31,6 +32,7 @@ fn checked(state: &State, key: &VerifierKey) -> Report {
         checkpoint: tree.checkpoint().unwrap(),
         copies: &state.copies,
         tiles: Some(&tree),
+        witness: None,
     };
     verify(&Source::Folder(ledger), &against, &mut |_| {}).unwrap()
 }
@@ -302,4 +304,54 @@ fn an_accepted_loss_is_reported_and_its_copies_are_no_problem() {
     assert_eq!(report.losses.len(), 1);
     assert_eq!(report.losses[0].why, "a test");
     assert!(report.notes[0].contains("from before an accepted loss"), "{:?}", report.notes);
+}
+
+#[test]
+fn any_number_of_checkpoints_that_were_carried_away_are_compared_in_any_order() {
+    let mut state = State::new();
+    for at in 0..4 {
+        state.run(&[&format!("/{at}")]);
+        state.copy("away");
+    }
+    let all = std::mem::take(&mut state.copies);
+    let signer = state.key();
+    let dir = RealDir::open(&state.path("ledger")).unwrap();
+    let tree = TreeStore::new(Arc::new(RealStorage), dir);
+    let held = |carried: &[CheckpointCopy]| {
+        let again = || -> Box<dyn Iterator<Item = CheckpointCopy> + '_> {
+            Box::new(carried.iter().cloned())
+        };
+        let against = Against {
+            key: signer.verifier(),
+            checkpoint: tree.checkpoint().unwrap(),
+            copies: &[],
+            tiles: Some(&tree),
+            witness: Some(&again),
+        };
+        let report = verify(&Source::Folder(state.path("ledger")), &against, &mut |_| {}).unwrap();
+        let problems = report.problems.iter().map(|problem| problem.what.clone());
+        (report.witnessed, problems.collect::<Vec<_>>())
+    };
+    let backwards: Vec<CheckpointCopy> = all.iter().rev().cloned().collect();
+    assert_eq!(held(&all), (4, Vec::new()));
+    assert_eq!(held(&backwards), (4, Vec::new()));
+    assert_eq!(held(&[all.clone(), all.clone(), backwards].concat()), (12, Vec::new()));
+    let first = Checkpoint::open(&all[0].note, signer.verifier()).unwrap();
+    let signed = |checkpoint: Checkpoint, key: &NoteSigner| {
+        let note = checkpoint.sign(key).into_bytes();
+        CheckpointCopy { note, ..all[0].clone() }
+    };
+    let forged = signed(Checkpoint { root: [7; 32], ..first.clone() }, &signer);
+    let longer = signed(Checkpoint { size: 1000, ..first.clone() }, &signer);
+    let foreign = signed(first, &NoteSigner::new("octroi/lab/00000000", &[1; 32]).unwrap());
+    for (wrong, words) in [
+        (forged, "it vouches for other lines than the first"),
+        (longer, "it vouches for 1000 lines, and there are"),
+        (foreign, "of another ledger or key"),
+    ] {
+        let (agree, found) = held(&[vec![wrong.clone()], all.clone()].concat());
+        assert!(agree == 4 && found.len() == 1 && found[0].contains(words), "{words}: {found:?}");
+        let (agree, found) = held(&[all.clone(), vec![wrong]].concat());
+        assert!(agree == 4 && found.len() == 1 && found[0].contains(words), "{words}: {found:?}");
+    }
 }

@@ -77,6 +77,7 @@ fn verified(view: &ViewOption) -> Result<(String, Result<Verified, String>), Fai
         checkpoint: signed.checkpoint.clone(),
         copies: &signed.copies,
         tiles: Some(&signed.tree),
+        witness: None,
     };
     let attempt = format!("verify the ledger {place}");
     let mut report = verify(&signed.lines, &against, &mut |_| {}).map_err(cannot(attempt))?;

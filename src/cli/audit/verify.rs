@@ -2,13 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::ledger::CheckpointCopy;
 use crate::ledger::checkpoint::Proof;
-use crate::ledger::verify::{Against, Report, verify};
+use crate::ledger::verify::{Against, Report, Witness, verify};
 use crate::types::TxId;
 
 use super::super::failure::{Failure, cannot};
 use super::super::output::{local_time, plain, print, print_json};
 use super::super::target::ViewOption;
+use super::carried::Carried;
 use super::files::{Compared, Files};
 use super::signed::{Signed, key_of};
 
@@ -54,11 +56,10 @@ pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
     }
     let mut signed = Signed::find(&args.view)?;
     let mut notes = signed.find_copies();
-    if let Some(path) = &args.witness {
-        let (found, wrong) = super::witness::read(path)?;
-        signed.copies.extend(found);
-        notes.extend(wrong);
-    }
+    let carried = args.witness.as_deref().map(Carried::open).transpose()?;
+    let again = || -> Box<dyn Iterator<Item = CheckpointCopy> + '_> {
+        Box::new(carried.iter().flat_map(Carried::all))
+    };
     let own = key.is_none();
     let key = match key {
         Some(key) => key,
@@ -72,6 +73,7 @@ pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
         checkpoint: signed.checkpoint.clone(),
         copies: &signed.copies,
         tiles: Some(&signed.tree),
+        witness: Some(&again).filter(|_| carried.is_some()).map(|again| again as Witness<'_>),
     };
     let mut files = args.files.then(|| Files::new(&signed.branches));
     let attempt = format!("verify the ledger {}", signed.place);
@@ -81,6 +83,7 @@ pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
         }
     })
     .map_err(cannot(attempt))?;
+    notes.extend(carried.as_ref().map_or_else(|| Ok(Vec::new()), Carried::wrong)?);
     report.notes.extend(notes);
     if own {
         report.notes.push(
@@ -163,6 +166,9 @@ fn readable(place: &str, report: &Report, files: Option<&Compared>) -> String {
     }
     rows.push(("tiles", format!("{} compared", report.tiles)));
     rows.push(("copies", format!("{} agree", report.copies.len())));
+    if report.witnessed > 0 {
+        rows.push(("witness", format!("{} checkpoints agree", report.witnessed)));
+    }
     let ended = report.crossings.iter().map(|(ending, count)| format!("{count} {ending}"));
     let ended = ended.collect::<Vec<_>>().join(", ");
     rows.push(("crossings", if ended.is_empty() { "none".to_owned() } else { ended }));

@@ -1,23 +1,21 @@
 //! `octroi audit witness`
 
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
-
 use crate::error::Errno;
-use crate::ledger::CheckpointCopy;
 use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::note::VerifierKey;
 use crate::types::{after, within};
+use parking_lot::Mutex;
 
 use super::super::failure::{Failure, cannot};
 use super::super::target::ViewOption;
+use super::carried::{Carried, Seen};
 use super::signed::{Signed, key_of};
 
 /// How often it looks for a new checkpoint.
@@ -28,9 +26,6 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// How long a command, or the disk of a file, is waited for.
 const CARRY_MAX: Duration = Duration::from_secs(60);
-
-/// Lines of a file that are no checkpoints and are told one by one.
-const WRONG_MAX: usize = 10;
 
 /// Carry each checkpoint of the ledger away, so that what it vouches for can no longer be rewritten
 /// here: to a file on another disk, or to a command, such as ssh to another machine.
@@ -64,20 +59,14 @@ pub struct WitnessArgs {
     view: ViewOption,
 }
 
-/// A line of a witness's file.
-#[derive(Serialize, Deserialize)]
-struct Seen {
-    time: String,
-    checkpoint: String,
-}
-
 pub fn run(args: &WitnessArgs) -> Result<(), Failure> {
     let given = args.key.as_deref().map(key_of).transpose()?;
     let mut last = match &args.to {
         Some(path) if path.exists() => {
-            let (mut found, wrong) = read(path)?;
-            wrong.iter().for_each(|what| eprintln!("octroi: note: {what}"));
-            found.pop().map(|copy| copy.note)
+            let carried = Carried::open(path)?;
+            let last = carried.all().last().map(|copy| copy.note);
+            carried.wrong()?.iter().for_each(|what| eprintln!("octroi: note: {what}"));
+            last
         }
         _ => None,
     };
@@ -247,30 +236,6 @@ fn append(path: &Path, line: &[u8], ledger: &str) -> std::io::Result<()> {
         let _ = file.set_len(before);
     }
     written
-}
-
-/// The checkpoints in a witness's file, oldest first, and what is to be said of lines that are none: a
-/// crash may leave a part of one.
-pub(super) fn read(path: &Path) -> Result<(Vec<CheckpointCopy>, Vec<String>), Failure> {
-    let attempt = format!("read the checkpoints in {}", path.display());
-    let file = File::open(path).map_err(cannot(&attempt))?;
-    let mut found = Vec::new();
-    let mut wrong = Vec::new();
-    for (number, line) in (1_u64..).zip(BufReader::new(file).split(b'\n')) {
-        let line = line.map_err(cannot(&attempt))?;
-        let place = format!("{} line {number}", path.display());
-        let seen: Seen = match serde_json::from_slice(&line) {
-            Ok(seen) => seen,
-            Err(error) => {
-                if wrong.len() < WRONG_MAX {
-                    wrong.push(format!("{place} is no checkpoint, and left out: {error}"));
-                }
-                continue;
-            }
-        };
-        found.push(CheckpointCopy { place, note: seen.checkpoint.into_bytes(), adopted: false });
-    }
-    Ok((found, wrong))
 }
 
 #[cfg(test)]

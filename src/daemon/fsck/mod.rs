@@ -156,6 +156,7 @@ fn look_at_signatures(config: &Config, state: &Path, report: &mut Report) {
             checkpoint: tree.checkpoint().map_err(|errno| errno.to_string())?,
             copies: &copies,
             tiles: Some(&tree),
+            witness: None,
         };
         verify(&Source::Folder(ledger.clone()), &against, &mut |_| {})
             .map_err(|error| error.to_string())

@@ -20,6 +20,7 @@ use super::{encode, keys, pruned};
 mod lines;
 mod report;
 mod story;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,8 @@ pub use lines::Source;
 use lines::{Segments, Step as Next};
 pub use report::{AcceptedLoss, BegunKey, Problem, Report};
 use story::Story;
+use stream::Stream;
+pub use stream::Witness;
 
 /// Problems that are told one by one.
 const PROBLEMS_MAX: usize = 100;
@@ -41,12 +44,14 @@ pub struct Against<'a, S: Storage> {
     pub copies: &'a [CheckpointCopy],
     /// The tiles, if they can be read.
     pub tiles: Option<&'a TreeStore<S>>,
+    /// More checkpoints, of which there may be any number.
+    pub witness: Option<Witness<'a>>,
 }
 
 /// Checks a ledger. `done` is given COMMIT's record of each crossing that is done.
-pub fn verify<S: Storage>(
+pub fn verify<'a, S: Storage>(
     source: &Source,
-    against: &Against<'_, S>,
+    against: &'a Against<'a, S>,
     done: &mut dyn FnMut(&CrossingRecord),
 ) -> std::io::Result<Report> {
     let mut check = Check::new(against);
@@ -102,6 +107,8 @@ struct Check<'a, S: Storage> {
     former: Vec<VerifierKey>,
     /// The key that signs, as the lines say.
     named: Option<String>,
+    /// Checkpoints that were carried away.
+    stream: Option<Stream<'a>>,
 }
 
 impl<'a, S: Storage> Check<'a, S> {
@@ -126,6 +133,7 @@ impl<'a, S: Storage> Check<'a, S> {
             pruned: 0,
             former: Vec::new(),
             named: None,
+            stream: against.witness.map(|witness| Stream::new(witness, key)),
         };
         match &against.checkpoint {
             None => check.report.problem("checkpoint", "it is missing: nothing is signed"),
@@ -314,6 +322,7 @@ impl<'a, S: Storage> Check<'a, S> {
                 self.compare(*id, hashes);
             }
         }
+        self.follow(size);
         for roots in [&mut self.roots, &mut self.other_roots] {
             if let Some(root) = roots.get_mut(&size) {
                 *root = Some(self.builder.root());
@@ -430,6 +439,7 @@ impl<'a, S: Storage> Check<'a, S> {
                 self.report.problem(&copy.place, "it is of another ledger or key, or damaged");
             }
         }
+        self.finish_witness();
         for (ending, count) in self.story.counts() {
             self.report.crossings.insert(ending.to_owned(), count);
         }

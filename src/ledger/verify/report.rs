@@ -62,6 +62,8 @@ pub struct Report {
     pub root: Option<String>,
     /// Copies that agree, by their places.
     pub copies: Vec<String>,
+    /// Checkpoints that were carried away and agree.
+    pub witnessed: u64,
     /// Tiles that were compared.
     pub tiles: u64,
     /// Crossings, undos and rearrangements by how they ended; `open` for those that have not.
