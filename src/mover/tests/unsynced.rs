@@ -60,3 +60,28 @@ fn what_was_moved_on_after_it_had_arrived_is_not_in_doubt() {
         assert_eq!(after.get(1, "sub/mine"), Some(new_content()), "seed {seed}");
     }
 }
+
+/// What hold keeps of a tree is as durable as the crossing, though nobody ever synced it before.
+#[test]
+fn a_tree_that_was_never_synced_can_be_undone_after_power_loss() {
+    for syncs_whole in [false, true] {
+        for seed in 0..12 {
+            let world = new_world(Names::Independent, false);
+            let options = DeviceOptions { syncs_whole, ..DeviceOptions::default() };
+            (1..=3).for_each(|device| world.disk.set_options(device, options));
+            make_dirs(&world.disk, &world.roots[0], &["t", "t/d"]);
+            for (path, name) in [("t/a", "a"), ("t/d/b", "b")] {
+                let file = world.disk.create_file(&world.dir(0, path), OsStr::new(name)).unwrap();
+                world.disk.write_at(&file, b"fresh", 0).unwrap();
+            }
+            let before = world.get(0, "t");
+            let txid = world.cross("t", "sub/t").unwrap().txid;
+            let after = start(world.disk.crash(seed).shared(), false).unwrap();
+            let recovery = after.mover.recover();
+            let context = format!("syncs_whole={syncs_whole} seed {seed}");
+            assert!(recovery.dead.is_empty() && recovery.left_open.is_empty(), "{context}");
+            after.undo(txid).unwrap();
+            assert_eq!(after.get(0, "t"), before, "{context}");
+        }
+    }
+}
