@@ -312,7 +312,11 @@ impl<S: Storage> Start<S> {
     fn not_ours(&self, place: &str, origin: &str) -> String {
         let ours = self.signer.verifier().name();
         if !self.found_key {
-            return format!("{place} was signed by a key that is not there: {}", plain(origin));
+            return format!(
+                "{place} was signed by a key that is not there, {} (the state folder is gone or another; a branch \
+                 that comes from another view is taken with octroi mount --adopt)",
+                plain(origin)
+            );
         }
         if origin == ours {
             return format!(

@@ -58,6 +58,8 @@ fn the_oldest_segments_leave_and_the_rest_is_verified() {
     let early_size = early.metadata().expect("the open log").len();
     let ledger = mount.ledger();
     let seq = ledger[0]["seq"].as_u64().expect("a seq");
+    let gone = mount.sh("$OCTROI audit prove 1 -o -").refused();
+    assert!(gone.contains(&format!("left the ledger, which begins with {seq}")), "{gone}");
     assert!(seq > 0 && ledger[0]["kind"] == "version");
     let prune = ledger.iter().find(|line| line["kind"] == "prune").expect("a record");
     assert!(prune["ids"]["inbox"].is_string() && prune["segments"][0] == "00000001.jsonl");

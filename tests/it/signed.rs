@@ -252,7 +252,7 @@ fn a_lost_state_folder_is_refused_and_branches_of_other_views_are_adopted() {
     let scene = used();
     fs::remove_dir_all(scene.state()).expect("removed");
     let said = scene.mount_refused(&[]).err;
-    assert!(said.contains("is of another ledger or key"), "{said}");
+    assert!(said.contains("was signed by a key that is not there"), "{said}");
     let all = ["--adopt", "inbox", "--adopt", "other", "--adopt", "review"];
     let mount = scene.mount_with(&all);
     mount.unmount();

@@ -15,6 +15,7 @@ use super::super::failure::{Failure, cannot};
 use super::super::output::print;
 use super::super::target::ViewOption;
 use super::Log;
+use super::filter::Filter;
 use super::signed::Signed;
 
 /// How long a record that is not signed yet is waited for: it is a second, where a daemon runs.
@@ -54,6 +55,11 @@ pub fn run(args: &ProveArgs) -> Result<(), Failure> {
         if let Some(proof) = proof_of(&signed, seq)? {
             break proof;
         }
+        if let Some(first) = first_kept(&args.view)?.filter(|first| seq < *first) {
+            return Err(Failure::new(format!(
+                "cannot prove record {seq}: it has left the ledger, which begins with {first}"
+            )));
+        }
         if begun.elapsed() > SIGNED_WAIT {
             return Err(Failure::new(format!(
                 "cannot prove record {seq}: no checkpoint covers it"
@@ -92,6 +98,16 @@ fn proof_of(signed: &Signed, seq: u64) -> Result<Option<Vec<u8>>, Failure> {
             Err(error) => Err(cannot(attempt)(error)),
         },
     }
+}
+
+/// The position of the ledger's first line: those before have left.
+fn first_kept(view: &ViewOption) -> Result<Option<u64>, Failure> {
+    let mut first = None;
+    Log::find(view)?.each_match(&Filter::between(None, None), |line| {
+        first = decode_line(line).ok().map(|entry| entry.seq);
+        Ok(false)
+    })?;
+    Ok(first)
 }
 
 /// The position of a transaction's COMMIT, or of its last step if it never had one.
