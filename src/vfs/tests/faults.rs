@@ -78,6 +78,20 @@ fn by_design(pooled: bool, operation: &str, call: &str, errno: Errno) -> bool {
         ("rename" | "rename over a file" | "rename of a directory", _) if pooled => {
             ["fsync", "name_to_handle_at", "unlinkat"].contains(&call)
         }
+        // Where a disk is full and then has room, by whomever it was made, it is tried once more.
+        (
+            "create"
+            | "mkdir"
+            | "mknod"
+            | "symlink"
+            | "link"
+            | "setxattr"
+            | "setxattr of a directory"
+            | "write"
+            | "fallocate"
+            | "copy_file_range",
+            _,
+        ) if errno == Errno::NOSPC => true,
         // What one member cannot take goes to the next; one that cannot tell its space is left out.
         ("create" | "mkdir" | "mknod" | "symlink", _) if pooled => {
             call == "fstatfs" || passes_on(errno)

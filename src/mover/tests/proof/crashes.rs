@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;
 
-const IMAGES: u64 = 30_000;
+const IMAGES: u64 = 100_000;
 /// Seeds for each step in a round, at most.
 const SEEDS: u64 = 160;
 /// After so many seeds a step is left when too few of them gave an image that was not seen before, and
