@@ -22,7 +22,7 @@ use crate::mover::{Journal, Mover, MoverBranch, Recovery};
 use crate::policy::Policy;
 use crate::stats::Stats;
 use crate::storage::real::{RealDir, RealStorage};
-use crate::types::{BranchUuid, ViewPath};
+use crate::types::{BranchMode, BranchUuid, ViewPath};
 use crate::vfs::{Parts, RecordLevel, Vfs};
 use crate::view::{Invalidation, Pool};
 
@@ -42,6 +42,8 @@ pub(super) struct Memory {
     pub journal: Journal,
     /// Lines before this one were to leave.
     pub pruned: u64,
+    /// Lines were lost, perhaps with the ids of branches.
+    pub lost: bool,
 }
 
 /// Builds everything below the transports. Recovery has run when it returns.
@@ -72,6 +74,9 @@ pub(super) fn assemble(
     for entry in &config.branches {
         let adopt = launch.adopt.contains(&entry.spec.name);
         let known = memory.known.get(&entry.spec.name).copied();
+        if memory.lost && known.is_none() && !adopt {
+            refuse_unknown(&entry.spec)?;
+        }
         let branch = open_branch(&entry.spec, known, adopt, &ledger, notices)?;
         branches.push((place(config, entry), Arc::new(branch)));
     }
@@ -160,8 +165,10 @@ pub(super) fn open_ledger(
         for (name, id) in entry.record.ids() {
             memory.known.insert(name.to_owned(), id);
         }
-        if let Record::Prune(record) = &entry.record {
-            memory.pruned = record.first;
+        match &entry.record {
+            Record::Prune(record) => memory.pruned = record.first,
+            Record::Loss(_) => memory.lost = true,
+            _ => {}
         }
         memory.journal.apply(entry);
     };
@@ -225,6 +232,20 @@ pub(super) fn look_at_branches(config: &Config) -> Result<(), DaemonError> {
         }
     }
     Ok(())
+}
+
+/// Where lines of the ledger were lost that may have named a branch, an empty folder may be the mount point
+/// of its disk.
+fn refuse_unknown(spec: &BranchSpec) -> Result<(), DaemonError> {
+    let is_new = |found: Option<BranchUuid>| found.is_none() && spec.mode != BranchMode::Ro;
+    if !Branch::look(spec).is_ok_and(is_new) {
+        return Ok(());
+    }
+    let name = &spec.name;
+    Err(DaemonError::Failed(format!(
+        "branch {name} has no id, and the ledger has lost lines that may have had one for it\n\
+         hint: if its disk is not mounted, mount it; if the branch is new, octroi mount --adopt {name}"
+    )))
 }
 
 /// Opens a branch, and has the ledger learn an id that is new to it. One that was there before and is

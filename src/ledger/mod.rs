@@ -255,8 +255,7 @@ impl<S: Storage> Ledger<S> {
         Self::open_with(storage, dir, view, None, replay)
     }
 
-    /// As [`Ledger::open`], of a ledger that must extend every checkpoint that was found, and is signed
-    /// from now on.
+    /// As [`Ledger::open`], of a ledger that is signed, and must extend every checkpoint that was found.
     pub fn open_signed(
         storage: Arc<S>,
         dir: S::Dir,
@@ -279,10 +278,9 @@ impl<S: Storage> Ledger<S> {
         let mut start =
             seal.map(|seal| start::Start::new(&storage, &dir, view, seal)).transpose()?;
         // Nothing may be signed anew that is known not to be what was signed.
-        let foreign_from = match seal.filter(|_| accept.is_some()) {
-            Some(seal) => start::Start::new(&storage, &dir, view, seal)?.first_foreign(&dir)?,
-            None => None,
-        };
+        let again = seal.filter(|_| accept.is_some());
+        let again = again.map(|seal| start::Start::new(&storage, &dir, view, seal)).transpose()?;
+        let foreign_from = again.map(|start| start.first_foreign(&dir)).transpose()?.flatten();
         let least = start.as_ref().map_or(0, start::Start::least);
         let terms = replay::Terms { least, accept: accept.is_some(), foreign_from };
         let mut replayed = replay::replay(&*storage, &dir, terms, &mut |line| {
@@ -291,8 +289,8 @@ impl<S: Storage> Ledger<S> {
             }
             replay(line.entry);
         })?;
-        let finished = start.map(|start| start.finish(view, accept, &mut replayed));
-        let mut finished = finished.transpose()?;
+        let mut finished =
+            start.map(|start| start.finish(view, accept, &mut replayed)).transpose()?;
         match &mut finished {
             Some(start::Finished { lost: Some(lost), evidence, useless, .. }) => {
                 lost.kept = evidence.keep(&dir, &replayed.repairs, useless)?;

@@ -262,6 +262,8 @@ impl<S: Storage> Start<S> {
             let checkpoint = &wanted.checkpoint;
             let other = |root: &Option<Hash>| root.is_some_and(|root| root != checkpoint.root);
             self.roots.get(&checkpoint.size).is_some_and(other)
+                // Only tiles that lead to what was signed say which line is not it.
+                && self.store.root(checkpoint.size) == Ok(checkpoint.root)
                 && Checkpoint::open(&wanted.note, self.signer.verifier()).is_ok()
         };
         let denies = |seq| self.wanted.iter().any(|one| seq < one.checkpoint.size && denied(one));

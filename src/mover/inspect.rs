@@ -106,7 +106,9 @@ pub(super) fn needed(journal: &Journal) -> HashSet<OsString> {
 /// The transaction that an entry of hold belongs to by its name: `TXID`, or `TXID.N` where it took more than
 /// one thing from a branch.
 pub(super) fn owner_of(name: &OsStr) -> Option<TxId> {
-    name.to_str().and_then(|name| name.split('.').next()?.parse().ok())
+    let name = name.to_str()?;
+    let (txid, number) = name.split_once('.').unwrap_or((name, ""));
+    number.bytes().all(|byte| byte.is_ascii_digit()).then(|| txid.parse().ok())?
 }
 
 fn stray<S: Storage>(

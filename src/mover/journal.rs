@@ -63,6 +63,8 @@ pub struct Transaction {
     pub undone_by: Option<TxId>,
     /// A person wants it taken back: recovery goes that way only.
     pub withdrawn: bool,
+    /// Lines of the ledger were lost after its last record: how it went on is not known.
+    pub doubtful: bool,
 }
 
 impl Transaction {
@@ -117,7 +119,7 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Takes in an entry of the ledger; all but crossings and purges are ignored.
+    /// Takes in an entry of the ledger; all but crossings, purges and losses are ignored.
     pub fn apply(&mut self, entry: &Entry) {
         match &entry.record {
             Record::Crossing(record) => self.apply_crossing(record, entry.time),
@@ -129,13 +131,17 @@ impl Journal {
                     self.forget_oldest();
                 }
             }
+            Record::Loss(_) => {
+                for transaction in self.transactions.values_mut() {
+                    transaction.doubtful |= transaction.state == TransactionState::Active;
+                }
+            }
             Record::Version(_)
             | Record::Mount(_)
             | Record::Branch(_)
             | Record::Operation(_)
             | Record::Policy(_)
             | Record::Gap(_)
-            | Record::Loss(_)
             | Record::Key(_)
             | Record::Check(_)
             | Record::Prune(_) => {}
@@ -157,6 +163,7 @@ impl Journal {
                 lost: false,
                 undone_by: None,
                 withdrawn: false,
+                doubtful: false,
             }
         });
         transaction.changed = time;
@@ -175,6 +182,7 @@ impl Journal {
             Step::Accept => TransactionState::Accepted,
         };
         transaction.withdrawn = record.step == Step::Withdraw;
+        transaction.doubtful = false;
         let undoes = transaction.record.undoes;
         match transaction.state {
             TransactionState::Active | TransactionState::Dead | TransactionState::Accepted => {}

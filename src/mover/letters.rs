@@ -260,7 +260,10 @@ impl<S: Storage> Mover<S> {
     /// What is deleted must be what the transaction put there: somebody may have brought a copy back.
     fn check_own(&self, record: &CrossingRecord) -> Result<(), LetterError> {
         for spot in own_spots(record) {
-            let Some(branch) = self.branch_by_uuid(spot.branch) else { continue };
+            let Some(branch) = self.branch_by_uuid(spot.branch) else {
+                let why = format!("branch {} is offline", spot.branch);
+                return Err(LetterError::InVain { why, hint: "discard when it is back" });
+            };
             let (area, dir) = match spot.area {
                 Area::Stage => ("stage", &branch.stage),
                 Area::Hold | Area::Tree => ("hold", &branch.hold),

@@ -70,6 +70,10 @@ impl<S: Storage> Mover<S> {
     /// own, which are locked from PREPARE to its end, so that none waits for another.
     pub(super) fn recover_open(&self, recovery: &mut Recovery) {
         let open = self.left_open();
+        // Elsewhere a sync may not tell that another one of the same folder has just failed.
+        if !self.online().all(|branch| self.storage.syncs_whole(&branch.hold) == Ok(true)) {
+            return open.iter().for_each(|record| self.recover_one(record, recovery));
+        }
         let ended = Mutex::new(BTreeMap::new());
         // No piece of this work fails.
         let _ = in_parallel(
@@ -91,6 +95,10 @@ impl<S: Storage> Mover<S> {
     fn recover_one(&self, record: &CrossingRecord, recovery: &mut Recovery) {
         if self.unsynced.lock().contains(&record.txid) {
             recovery.leave_open(record, "it could not be synced".to_owned());
+        } else if self.is_doubtful(record.txid) {
+            // It may have ended long ago, and what it speaks of be somebody's by now.
+            let why = "lines of the ledger that may tell how it ended are lost".to_owned();
+            self.give_up(record, why, recovery);
         } else if self.is_withdrawn(record.txid) {
             self.take_back(record, recovery);
         } else if record.step == Step::Commit {
@@ -210,7 +218,11 @@ impl<S: Storage> Mover<S> {
         self.with_journal(|journal| journal.get(txid).is_some_and(|found| found.withdrawn))
     }
 
-    /// A folder of the record is gone: nobody knows what became of it, so all is kept.
+    fn is_doubtful(&self, txid: TxId) -> bool {
+        self.with_journal(|journal| journal.get(txid).is_some_and(|found| found.doubtful))
+    }
+
+    /// Nobody knows what became of it, so all is kept.
     fn give_up(&self, commit: &CrossingRecord, why: String, recovery: &mut Recovery) {
         let dead = later_step(commit, Step::Dead, Some(why.clone()), "EIO".to_owned());
         match self.record(dead, Durability::Sync) {

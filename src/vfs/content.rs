@@ -55,6 +55,10 @@ impl Vfs {
             return bytes;
         }
         let file = self.file(handle)?;
+        if file.mark.load(Ordering::Acquire) != 0 {
+            let mark = file.mark.swap(0, Ordering::AcqRel);
+            file.inode.cached.store(mark, Ordering::Release);
+        }
         let mut buffer = vec![0; (size as usize).min(READ_MAX)];
         let descriptor = file.descriptor();
         let read = self.branch_of(&file)?.read_at(descriptor.as_fd(), &mut buffer, offset)?;
@@ -83,6 +87,7 @@ impl Vfs {
             self.writable(caller, handle, Operation::WriteData, written).inspect_err(|_| {
                 if mapped && let Ok(file) = self.file(handle) {
                     // The store is in the page cache already and must not be read from there.
+                    file.inode.cached.store(0, Ordering::Release);
                     self.view.invalidate(Invalidation::Inode { number: file.inode.number });
                 }
             })?;
@@ -97,6 +102,10 @@ impl Vfs {
             false => branch.write_at(descriptor.as_fd(), bytes, offset),
         };
         let written = cleared.and_then(|()| self.with_room(caller, file.branch(), length, write));
+        if mapped && written.is_err() {
+            // The page cache has what the branch has not: the next open drops it.
+            file.inode.cached.store(0, Ordering::Release);
+        }
         self.wrote(&file, caller, Operation::WriteData, written)
     }
 

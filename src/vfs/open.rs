@@ -90,9 +90,10 @@ struct Opening {
 const TELLS_APART: i64 = 2;
 
 /// Tells content of files apart, so that the kernel need not read again what it has: another inode, size or
-/// time is another mark. 0 while one more change could still leave the times as they are.
+/// time is another mark. 0 while one more change could still leave the times as they are, and where the file
+/// has a name that may be outside the branch.
 fn content_mark(stat: &Stat, now: Time) -> u64 {
-    if now.seconds.saturating_sub(stat.ctime.seconds) < TELLS_APART {
+    if stat.nlink > 1 || now.seconds.saturating_sub(stat.ctime.seconds) < TELLS_APART {
         return 0;
     }
     let mut hasher = DefaultHasher::new();
@@ -232,8 +233,13 @@ impl Vfs {
         let passthrough = passthrough && (!late || through_kernel);
         // A limit of size is asked about before the bytes are in a cache.
         let direct_io = ((stays || late) && through_kernel) || (access.write && watch.size);
-        let cached = known.cached.swap(mark, Ordering::AcqRel);
-        let keep_cache = !direct_io && !passthrough && mark != 0 && mark == cached;
+        let keep_cache =
+            !direct_io && !passthrough && mark != 0 && known.cached.load(Ordering::Acquire) == mark;
+        if !keep_cache {
+            // The kernel drops what it has once it has the reply: until it reads, others may not keep it.
+            known.cached.store(0, Ordering::Release);
+            file.mark.store(mark, Ordering::Release);
+        }
         Opened {
             handle,
             direct_io,

@@ -45,6 +45,8 @@ pub struct OpenFile {
     pub length: AtomicU64,
     /// Opened with O_APPEND.
     pub appends: bool,
+    /// What the inode is noted to have in the page cache as soon as this reads.
+    pub mark: AtomicU64,
     /// Each write is asked about.
     pub watched: AtomicBool,
     /// When that was last found out ([`super::in_epoch`]); at first never, so that the first write asks: the
@@ -76,6 +78,7 @@ impl OpenFile {
             told: AtomicU64::new(0),
             length: AtomicU64::new(UNKNOWN),
             appends: false,
+            mark: AtomicU64::new(0),
             watched: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
         }

@@ -21,6 +21,13 @@ fn scene(body: &str) -> (Scene, Mount) {
     (scene, mount)
 }
 
+/// Whether the branches lie on a file system on which each change has a time of its own
+/// (include/uapi/linux/magic.h): ext4, xfs, btrfs, f2fs.
+fn tells_changes(scene: &Scene) -> bool {
+    let stat = rustix::fs::statfs(scene.branch("work")).expect("statfs");
+    [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010].contains(&stat.f_type)
+}
+
 /// How many read requests there have been.
 fn reads(mount: &Mount) -> u64 {
     let stats = fs::read_to_string(mount.path(".audit/stats")).expect("stats");
@@ -44,19 +51,21 @@ fn read(mount: &Mount, name: &str) -> (String, u64) {
 
 #[test]
 fn what_nobody_changed_is_read_once() {
-    let (_scene, mount) = scene("[branches.work]\npath = \"branches/work\"\n");
+    let (scene, mount) = scene("[branches.work]\npath = \"branches/work\"\n");
+    let kept = tells_changes(&scene);
     let (found, requests) = read(&mount, "work/file");
     assert_eq!(found, "content 1");
     assert!(requests > 0, "it came from nowhere");
     for _ in 0..3 {
-        assert_eq!(read(&mount, "work/file"), (found.clone(), 0));
+        let (again, requests) = read(&mount, "work/file");
+        assert_eq!((again, requests == 0), (found.clone(), kept));
     }
     // A program, and a mapping, are as good as a read.
     mount.sh("cp /bin/true work/program").ok();
     sleep(APART);
     let run = || mount.sh("work/program && cmp work/program /bin/true").ok();
     assert!(counted(&mount, run).1 > 0);
-    assert_eq!(counted(&mount, run).1, 0);
+    assert_eq!(counted(&mount, run).1 == 0, kept);
 }
 
 #[test]
@@ -64,7 +73,7 @@ fn what_was_changed_is_read_anew() {
     let (scene, mount) = scene("[branches.work]\npath = \"branches/work\"\n");
     let backing = scene.branch("work").join("file");
     assert_eq!(read(&mount, "work/file").0, "content 1");
-    assert_eq!(read(&mount, "work/file").1, 0);
+    assert_eq!(read(&mount, "work/file").1 == 0, tells_changes(&scene));
     // From outside, in place, of the same size and with the time of modification put back.
     let file = File::options().write(true).open(&backing).expect("open");
     let before = file.metadata().expect("stat").modified().expect("a time");

@@ -55,14 +55,18 @@ fn what_is_mounted_verifies_and_serves_its_tree() {
         assert!(status.contains("signed: "), "{status}");
         status.contains(" s ago")
     });
-    mount.sh("$OCTROI status --json | jq -e '.ledger_signed.lines > 3'").ok();
+    wait_for("the status to tell how many lines are signed", || {
+        let status = mount.sh("$OCTROI status --json").ok();
+        let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+        status["ledger_signed"]["lines"].as_u64().expect("a number") > 3
+    });
     mount.sh("for at in $(seq 600); do echo $at >inbox/$at; done").ok();
     assert!(sh(scene.base(), &verify).ok().contains("as it was signed"));
-    mount.sh("cp .audit/key.pub ../key.pub && test -s .audit/tile/0/000 && ls .audit/tile/0").ok();
     wait_for("600 lines are signed", || {
         let text = fs::read_to_string(mount.path(".audit/checkpoint")).expect("a checkpoint");
         text.lines().nth(1).and_then(|size| size.parse::<u64>().ok()).is_some_and(|size| size > 600)
     });
+    mount.sh("cp .audit/key.pub ../key.pub && test -s .audit/tile/0/000 && ls .audit/tile/0").ok();
     // The lines of a bundle hash to the tile.
     let check = "python3 - <<'E'\n\
         import hashlib\n\

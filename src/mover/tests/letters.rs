@@ -3,7 +3,7 @@
 
 use super::*;
 
-const OLD: &[u8] = b"what stood there";
+pub(super) const OLD: &[u8] = b"what stood there";
 const PERSON: Caller = Caller { uid: 0, gid: 0, pid: 9 };
 /// No wish takes more steps; a test that gets here hangs.
 const STEPS_MAX: u64 = 300;
@@ -70,7 +70,7 @@ impl World {
     }
 
     /// What is where.
-    fn places(&self) -> Places {
+    pub(super) fn places(&self) -> Places {
         let private = [0, 1].into_iter().flat_map(|branch| {
             ["stage", "hold"].into_iter().map(move |area| self.private(branch, area))
         });
@@ -331,6 +331,33 @@ fn what_is_lost_is_not_tried_again_and_may_be_accepted() {
     assert!(world.settle(txid, Settle::Discard).is_err());
 }
 
+/// A loss of lines has taken what tells how a crossing ended: nothing is moved, least of all what its
+/// author has taken back since.
+#[test]
+fn what_a_loss_makes_doubtful_waits_for_a_person() {
+    let (world, txid) = letter(Cause { made: 0, same: false });
+    let commit = world.mover.with_journal(|journal| journal.get(txid).unwrap().record.clone());
+    let retry = later_step(&commit, Step::Retry, None, String::new());
+    world.mover.record(retry, Durability::Sync).unwrap();
+    // It was put back, and the record of that is lost.
+    let loss = crate::ledger::record::LossRecord {
+        why: "a test says so".to_owned(),
+        uid: 0,
+        found: Vec::new(),
+        checkpoints: Vec::new(),
+        first: 0,
+        hashes: Vec::new(),
+        key: None,
+        kept: None,
+    };
+    world.mover.append(Record::Loss(Box::new(loss)), Durability::Sync).unwrap();
+    let world = world.restart(false);
+    let recovery = world.mover.recover();
+    assert!(recovery.completed.is_empty() && recovery.dead.len() == 1, "{recovery:?}");
+    assert_eq!(world.state(txid), Some(TransactionState::Dead));
+    assert_eq!(world.get(0, "f"), Some(new_content()));
+}
+
 /// The folder that the source left was removed: nothing is moved, and the person is told where it is.
 #[test]
 fn what_cannot_go_home_stays_and_is_said_where() {
@@ -430,51 +457,4 @@ fn what_an_undo_that_is_dead_needs_is_not_purged() {
     assert_eq!(world.mover.purge(later, std::time::Duration::ZERO), Purged::default());
     assert_eq!(world.settle(undo, Settle::Retry), Ok(Settled::Done));
     assert_eq!(world.ends(), before());
-}
-
-/// A person reads where everything is: there it must be found, also when the power goes then.
-#[test]
-fn what_became_a_letter_stays_where_it_is_when_the_power_goes() {
-    let fresh = |names| {
-        let world = new_world(names, false);
-        world.put(0, "f", &new_content());
-        world.put(1, "sub/g", OLD);
-        let first = world.disk.steps();
-        world.disk.keep_log();
-        (world, first)
-    };
-    let renames = |world: &World| -> Vec<u64> {
-        let log = world.disk.log();
-        let found = log.iter().enumerate().filter(|(_, line)| line.contains(": rename"));
-        found.map(|(at, _)| at as u64).collect()
-    };
-    let kept = |world: &World| {
-        let mut places = world.places();
-        // There the source's branch was tried out; what is removed may be back, and is swept.
-        places.remove(2);
-        places
-    };
-    let refused = Fault::Errno(Errno::ACCESS);
-    for names in [Names::Journal, Names::Independent] {
-        let (world, _) = fresh(names);
-        world.cross("f", "sub/g").unwrap();
-        let apply = *renames(&world).last().unwrap();
-        let (world, first) = fresh(names);
-        world.disk.fail_at(first + apply, refused);
-        assert!(matches!(world.cross("f", "sub/g"), Err(CrossingError::Reverted { .. })));
-        let back: Vec<u64> = renames(&world).into_iter().filter(|at| *at > apply).collect();
-        assert_eq!(back.len(), 2, "DISPLACE and RETIRE are taken back");
-        for stops in back {
-            let (world, first) = fresh(names);
-            world.disk.fail_at(first + apply, refused);
-            world.disk.fail_at(first + stops, refused);
-            assert!(matches!(world.cross("f", "sub/g"), Err(CrossingError::Dead { .. })));
-            let found = kept(&world);
-            for seed in 0..20 {
-                let world = start(world.disk.crash(seed).shared(), false).unwrap();
-                assert!(kept(&world) == found, "{names:?} {stops} seed {seed}");
-                assert_eq!(world.mover.with_journal(|journal| journal.dead().count()), 1);
-            }
-        }
-    }
 }
