@@ -348,7 +348,7 @@ mod tests {
     #[test]
     fn whatever_may_come_of_a_change_is_another_mark() {
         let at = |seconds, nanos| Time { seconds, nanos };
-        let stat = crate::vfs::virtual_stat(at(1_000, 5));
+        let stat = Stat { nlink: 1, ..crate::vfs::virtual_stat(at(1_000, 5)) };
         let now = at(1_002, 0);
         let mark = content_mark(&stat, now);
         assert_ne!(mark, 0);
@@ -364,6 +364,8 @@ mod tests {
         for other in others {
             assert_ne!(content_mark(&other, now), mark, "{other:?}");
         }
+        // By its other name it may be changed from elsewhere.
+        assert_eq!(content_mark(&Stat { nlink: 2, ..stat }, now), 0);
         // One more change could have the same times; and the clock may have been set back.
         for too_early in [at(1_001, 999_999_999), at(1_000, 5), at(-5, 0), at(i64::MIN, 0)] {
             assert_eq!(content_mark(&stat, too_early), 0);
