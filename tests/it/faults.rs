@@ -19,12 +19,12 @@ use crate::strace::{REQUESTS, Strace, descriptors};
 type Act = fn(&Path) -> std::io::Result<()>;
 
 /// An operation in a folder that has `file`, `dir` and `link`; the call that fails, how; and what the ledger
-/// calls the operation.
+/// calls the operation. What takes room is tried once more when the disk is full.
 const OPERATIONS: [(Act, &str, Option<&str>); 22] = [
     (|at| fs::metadata(at.join("file")).map(drop), "statx:error=EIO", None),
     (|at| File::open(at.join("file")).map(drop), "open:error=EMFILE", None),
     (|at| File::create(at.join("new")).map(drop), "openat2:error=ENOMEM", None),
-    (|at| fs::create_dir(at.join("new")), "mkdirat:error=ENOSPC", Some("mkdir")),
+    (|at| fs::create_dir(at.join("new")), "mkdirat:error=ENOSPC:when=1+", Some("mkdir")),
     (|at| fifo(&at.join("new")), "mknodat:error=EDQUOT", Some("mknod")),
     (|at| symlink("file", at.join("new")), "symlinkat:error=EDQUOT", Some("symlink")),
     (|at| fs::hard_link(at.join("file"), at.join("new")), "linkat:error=EROFS", Some("link")),
@@ -36,12 +36,12 @@ const OPERATIONS: [(Act, &str, Option<&str>); 22] = [
         Some("rename-source"),
     ),
     (|at| fs::read(at.join("file")).map(drop), "pread64:error=EIO:when=1+", None),
-    (|at| write(&at.join("file")), "pwrite64:error=ENOSPC", Some("write-data")),
+    (|at| write(&at.join("file")), "pwrite64:error=ENOSPC:when=1+", Some("write-data")),
     (|at| truncate(&at.join("file")), "ftruncate:error=EIO", Some("truncate")),
     (|at| fs::set_permissions(at.join("file"), mode()), "fchmodat:error=EROFS", Some("chmod")),
     (|at| chown(at.join("file"), Some(1), None), "fchownat:error=EDQUOT", Some("chown")),
     (|at| touch(&at.join("file")), "utimensat:error=EIO", Some("utimes")),
-    (|at| set_attribute(&at.join("file")), "setxattr:error=ENOSPC", Some("setxattr")),
+    (|at| set_attribute(&at.join("file")), "setxattr:error=ENOSPC:when=1+", Some("setxattr")),
     (|at| get_attribute(&at.join("file")), "getxattr:error=ENOMEM", None),
     (
         |at| fs::read_dir(at).and_then(|mut all| all.try_for_each(|one| one.map(drop))),

@@ -176,9 +176,11 @@ fn a_copy_that_is_gone_or_cannot_be_read_is_told() {
     assert!(said.contains("branch inbox has no copy"), "{said}");
     assert!(said.contains("the copy in branch review was not read"), "{said}");
     let mount = scene.mount();
-    let log = fs::read_to_string(scene.base().join("daemon.log")).expect("a log");
-    assert!(log.contains("branch inbox has no copy of the ledger's checkpoint"), "{log}");
-    assert!(log.contains("cannot be compared with the checkpoint in branch review"), "{log}");
+    wait_for("both to be told", || {
+        let log = fs::read_to_string(scene.base().join("daemon.log")).expect("a log");
+        log.contains("branch inbox has no copy of the ledger's checkpoint")
+            && log.contains("cannot be compared with the checkpoint in branch review")
+    });
     mount.unmount();
     let kept = fs::read_link(copy_of(&scene, "review")).expect("what was not read is not replaced");
     assert_eq!(kept, Path::new("elsewhere"));
