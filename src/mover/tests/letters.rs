@@ -331,33 +331,6 @@ fn what_is_lost_is_not_tried_again_and_may_be_accepted() {
     assert!(world.settle(txid, Settle::Discard).is_err());
 }
 
-/// A loss of lines has taken what tells how a crossing ended: nothing is moved, least of all what its
-/// author has taken back since.
-#[test]
-fn what_a_loss_makes_doubtful_waits_for_a_person() {
-    let (world, txid) = letter(Cause { made: 0, same: false });
-    let commit = world.mover.with_journal(|journal| journal.get(txid).unwrap().record.clone());
-    let retry = later_step(&commit, Step::Retry, None, String::new());
-    world.mover.record(retry, Durability::Sync).unwrap();
-    // It was put back, and the record of that is lost.
-    let loss = crate::ledger::record::LossRecord {
-        why: "a test says so".to_owned(),
-        uid: 0,
-        found: Vec::new(),
-        checkpoints: Vec::new(),
-        first: 0,
-        hashes: Vec::new(),
-        key: None,
-        kept: None,
-    };
-    world.mover.append(Record::Loss(Box::new(loss)), Durability::Sync).unwrap();
-    let world = world.restart(false);
-    let recovery = world.mover.recover();
-    assert!(recovery.completed.is_empty() && recovery.dead.len() == 1, "{recovery:?}");
-    assert_eq!(world.state(txid), Some(TransactionState::Dead));
-    assert_eq!(world.get(0, "f"), Some(new_content()));
-}
-
 /// The folder that the source left was removed: nothing is moved, and the person is told where it is.
 #[test]
 fn what_cannot_go_home_stays_and_is_said_where() {
