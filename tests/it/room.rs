@@ -114,9 +114,13 @@ fn hold_takes_no_more_than_it_may() {
 /// looks after it may have had to let it go meanwhile.
 fn fill_up(scene: &Scene, mount: &Mount, at: &str, disks: &[&str]) -> usize {
     let target = if at == "inbox" { "review" } else { "inbox" };
-    mount.sh(&format!("head -c 4M /dev/zero >{at}/a; mv -f {at}/a {target}/a")).ok();
     for disk in disks {
-        sh(&scene.branch(disk), "rm -f fill; head -c 80M /dev/zero >fill");
+        sh(&scene.branch(disk), "rm -f fill").ok();
+    }
+    // On a disk that is still full it would be empty, and hold would have nothing to give.
+    mount.sh(&format!("head -c 4M /dev/zero >{at}/a && mv -f {at}/a {target}/a")).ok();
+    for disk in disks {
+        sh(&scene.branch(disk), "head -c 80M /dev/zero >fill");
     }
     held(scene, disks.first().expect("a disk"))
 }
