@@ -61,6 +61,7 @@ pub mod pruned;
 mod pruned_crash_tests;
 #[cfg(test)]
 mod pruned_tests;
+mod queue;
 mod reader;
 pub mod record;
 mod replay;
@@ -93,9 +94,6 @@ use sealer::{Durable, Sealer};
 pub use start::{Acceptance, CheckpointCopy, Seal};
 use store::TreeStore;
 use writer::{Message, Start, Writer};
-
-/// Records that may wait for the writer before callers do.
-const QUEUE: usize = 8192;
 
 /// A line as it was read back.
 #[derive(Debug, Clone, PartialEq)]
@@ -214,7 +212,7 @@ pub enum Extends {
 
 /// A handle on the writer, which stops when `close` is called or the last handle is gone.
 pub struct Ledger<S: Storage> {
-    messages: Mutex<Option<Sender<Message>>>,
+    messages: queue::Sender<Message>,
     health: Arc<Health>,
     thread: Mutex<Option<JoinHandle<()>>>,
     seal: Option<Sealing<S>>,
@@ -313,17 +311,13 @@ impl<S: Storage> Ledger<S> {
         let io = |attempted, errno| replay::io(attempted, replayed.segment.max(1), errno);
         let writer = Writer::new(Arc::clone(&storage), dir.clone(), view, health.clone(), begin)
             .map_err(|errno| io("open for writing", errno))?;
-        let (sender, receiver) = crossbeam_channel::bounded(QUEUE);
+        let (sender, receiver) = queue::queue();
         let thread = std::thread::Builder::new()
             .name("ledger".into())
-            .spawn(move || writer.run(&receiver))
+            .spawn(move || writer.run(receiver))
             .map_err(|error| io("start the writer of", crate::error::errno_of(&error)))?;
-        let mut ledger = Self {
-            messages: Mutex::new(Some(sender)),
-            health,
-            thread: Mutex::new(Some(thread)),
-            seal: None,
-        };
+        let mut ledger =
+            Self { messages: sender, health, thread: Mutex::new(Some(thread)), seal: None };
         let append = |record| {
             ledger.append(record, Durability::Sync).map_err(|errno| io("append to", errno))
         };
@@ -356,7 +350,8 @@ impl<S: Storage> Ledger<S> {
         Health::check(&self.health.appends)?;
         let (waits, group) = writer::class(durability);
         if !waits {
-            return self.send(Message::Append { time, record, group, reply: None });
+            let message = Message::Append { time, record, group, reply: None };
+            return self.messages.send(message, false);
         }
         self.ask(|reply| Message::Append { time, record, group, reply: Some(reply) })
     }
@@ -433,19 +428,14 @@ impl<S: Storage> Ledger<S> {
         }
     }
 
-    fn send(&self, message: Message) -> Result<(), Errno> {
-        let sender = self.messages.lock().clone().ok_or(Errno::IO)?;
-        sender.send(message).map_err(|_| Errno::IO)
-    }
-
     fn ask(&self, message: impl FnOnce(Sender<Result<(), Errno>>) -> Message) -> Result<(), Errno> {
         let (reply, answer) = crossbeam_channel::bounded(1);
-        self.send(message(reply))?;
+        self.messages.send(message(reply), true)?;
         answer.recv().unwrap_or(Err(Errno::IO))
     }
 
     fn stop(&self) {
-        drop(self.messages.lock().take());
+        self.messages.close();
         if let Some(thread) = self.thread.lock().take() {
             sealer::join(thread, sealer::STOP_WAIT);
         }

@@ -19,10 +19,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::Sender;
 
 use super::denials::Denials;
 use super::health::Health;
+use super::queue::Receiver;
 use super::record::Record;
 use super::sealer::Durable;
 use super::{Durability, encode, segment};
@@ -160,21 +161,12 @@ impl<S: Storage> Writer<S> {
     }
 
     /// Serves until closed, or until all senders are gone.
-    pub fn run(mut self, messages: &Receiver<Message>) {
+    pub fn run(mut self, mut messages: Receiver<Message>) {
         loop {
-            let message = match self.deadline() {
-                Some(deadline) => match messages.recv_deadline(deadline) {
-                    Err(RecvTimeoutError::Disconnected) => break,
-                    received => received.ok(),
-                },
-                None => match messages.recv() {
-                    Err(_) => break,
-                    Ok(message) => Some(message),
-                },
-            };
+            let Ok(message) = messages.first(self.deadline()) else { break };
             let mut flushes = Vec::new();
             let mut closing = None;
-            let batch = message.into_iter().chain(messages.try_iter().take(BATCH_MAX));
+            let batch = message.into_iter().chain(messages.more().take(BATCH_MAX));
             for message in batch {
                 match message {
                     Message::Append { time, record, group, reply } => {

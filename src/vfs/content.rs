@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::branch::{Branch, FallocateMode, Whence};
 use crate::error::Errno;
-use crate::sys::process::groups_of_thread;
+use crate::sys::process::{exe_of, groups_of_thread};
 use crate::types::{Caller, Operation};
 use crate::view::{Invalidation, OpenFile, UNSETTLED, in_epoch};
 
@@ -174,7 +174,13 @@ impl Vfs {
         let caller = if caller.pid == 0 { file.opener } else { caller };
         let branch = Some(file.branch());
         let question = Question { caller, path: &path, branch, is_directory: false, target: None };
-        self.record(operation, &question, result);
+        self.record_by(operation, &question, result, || {
+            let exe = exe_of(caller.pid);
+            if caller.pid == file.opener.pid {
+                let _ = file.exe.set(exe.clone());
+            }
+            exe
+        });
     }
 
     /// Reserves, punches or zeroes a range.

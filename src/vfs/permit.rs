@@ -11,6 +11,7 @@ use crate::ledger::record::Verdict;
 use crate::policy::{
     Basis, Decision, Facts as _, Object, Observed, Policy, Subject, Supposed, WriteWatch,
 };
+use crate::sys::process::exe_of;
 use crate::types::{BranchIndex, BranchMode, Caller, Operation, ViewPath};
 use crate::view::{Inode, in_epoch};
 
@@ -211,7 +212,8 @@ impl Vfs {
             | Basis::View
             | Basis::Error => Errno::ACCESS,
         };
-        let record = self.operation_record(operation, question, Err(errno));
+        let record =
+            self.operation_record(operation, question, Err(errno), exe_of(question.caller.pid));
         let record = crate::ledger::record::OperationRecord {
             decision: Verdict::Denied,
             rule: rule_of(&decision.basis),
@@ -227,7 +229,8 @@ impl Vfs {
 impl Vfs {
     /// Records what would have been denied.
     fn record_observed(&self, operation: Operation, question: &Question<'_>, observed: &Observed) {
-        let record = self.operation_record(operation, question, Ok(()));
+        let record =
+            self.operation_record(operation, question, Ok(()), exe_of(question.caller.pid));
         let record = crate::ledger::record::OperationRecord {
             decision: Verdict::Observed,
             rule: rule_of(&observed.basis),

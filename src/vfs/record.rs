@@ -37,6 +37,17 @@ impl Vfs {
         question: &Question<'_>,
         result: Result<(), Errno>,
     ) {
+        self.record_by(operation, question, result, || exe_of(question.caller.pid));
+    }
+
+    /// As [`Vfs::record`], by an executable that is asked for if a record is made.
+    pub(super) fn record_by(
+        &self,
+        operation: Operation,
+        question: &Question<'_>,
+        result: Result<(), Errno>,
+        exe: impl FnOnce() -> Option<String>,
+    ) {
         let (needed, durability) = match operation.verb() {
             Verb::Read => (RecordLevel::Everything, Durability::Async),
             Verb::Write | Verb::Add | Verb::Remove | Verb::Attrs => {
@@ -49,7 +60,7 @@ impl Vfs {
             self.was_refused(branch);
         }
         if self.record >= needed {
-            let record = self.operation_record(operation, question, result);
+            let record = self.operation_record(operation, question, result, exe());
             self.append(Record::Operation(Box::new(record)), durability);
         }
     }
@@ -60,6 +71,7 @@ impl Vfs {
         operation: Operation,
         question: &Question<'_>,
         result: Result<(), Errno>,
+        exe: Option<String>,
     ) -> OperationRecord {
         let (path, target) = operation.sides(question.path, question.target);
         let index = match question.branch {
@@ -76,7 +88,7 @@ impl Vfs {
             uid: question.caller.uid,
             gid: question.caller.gid,
             pid: question.caller.pid,
-            exe: exe_of(question.caller.pid),
+            exe,
             path: path.clone(),
             target: target.cloned(),
             branch: branch.map(|branch| branch.name().to_owned()),

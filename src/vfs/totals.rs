@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use crate::error::Errno;
 use crate::ledger::{Durability, Record};
+use crate::sys::process::exe_of;
 use crate::types::Operation;
 use crate::view::OpenFile;
 use crate::view::handles::UNKNOWN;
@@ -43,7 +44,9 @@ impl Vfs {
         let branch = Some(file.branch());
         let caller = file.opener;
         let question = Question { caller, path: &path, branch, is_directory: false, target: None };
-        let mut record = self.operation_record(Operation::WriteData, &question, Ok(()));
+        // By now the opener may be gone, and its number somebody else's.
+        let exe = file.exe.get().cloned().unwrap_or_else(|| exe_of(caller.pid));
+        let mut record = self.operation_record(Operation::WriteData, &question, Ok(()), exe);
         record.written = wrote.then_some(written);
         record.grown = grown;
         self.append(Record::Operation(Box::new(record)), Durability::Group);
@@ -69,15 +72,39 @@ impl Vfs {
 mod tests {
     use std::ffi::OsStr;
 
+    use crate::types::Caller;
     use crate::vfs::tests::fixture::{Fixture, ROOT, WRITE};
 
-    /// What the ledger has of bytes written, in order.
-    fn told(fixture: &Fixture) -> Vec<u64> {
+    fn recorded(fixture: &Fixture) -> Vec<serde_json::Value> {
         fixture.vfs.ledger.flush().expect("flushed");
         let text = std::fs::read_to_string(fixture.backing("state/00000001.jsonl"));
         let text = text.expect("the ledger");
-        let lines = text.lines().map(|line| serde_json::from_str(line).expect("JSON"));
-        lines.filter_map(|line: serde_json::Value| line["written"].as_u64()).collect()
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+
+    /// What the ledger has of bytes written, in order.
+    fn told(fixture: &Fixture) -> Vec<u64> {
+        recorded(fixture).iter().filter_map(|line| line["written"].as_u64()).collect()
+    }
+
+    #[test]
+    fn totals_tell_who_wrote_also_when_it_is_gone() {
+        let fixture = Fixture::new(vec![]);
+        let (vfs, parent) = (&fixture.vfs, fixture.number("inbox"));
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("a child");
+        let caller = Caller { pid: child.id(), ..ROOT };
+        let name = OsStr::new("a");
+        let created = vfs.create(caller, parent, name, 0o644, 0o022, WRITE);
+        let written = created.and_then(|(_, file)| {
+            Ok((file.handle, vfs.write(caller, file.handle, 0, b"x", false)?))
+        });
+        child.kill().and_then(|()| child.wait()).expect("ended");
+        let (handle, _) = written.expect("written");
+        vfs.release(handle);
+        let lines = recorded(&fixture);
+        let totals = lines.iter().find(|line| line["written"] == 1).expect("a record");
+        let exe = totals["exe"].as_str().expect("an executable");
+        assert!(exe.ends_with("sleep") || exe.contains("coreutils"), "{exe}");
     }
 
     #[test]

@@ -3,8 +3,8 @@
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use dashmap::DashMap;
 use parking_lot::{Mutex, RwLock};
@@ -32,6 +32,8 @@ pub struct OpenFile {
     pub passthrough: AtomicBool,
     /// Who opened it.
     pub opener: Caller,
+    /// The executable of the opener when it first changed something through this.
+    pub exe: OnceLock<Option<String>>,
     /// Generation of the policy that last allowed writing; 0 for none.
     pub generation: AtomicU64,
     /// Whether the first write was recorded.
@@ -72,6 +74,7 @@ impl OpenFile {
             writable,
             passthrough: AtomicBool::new(passthrough),
             opener,
+            exe: OnceLock::new(),
             generation: AtomicU64::new(generation),
             wrote: AtomicBool::new(false),
             written: AtomicU64::new(0),
