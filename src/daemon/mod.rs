@@ -274,9 +274,11 @@ fn append(ledger: &Ledger<RealStorage>, record: Record) -> Result<(), DaemonErro
 }
 
 fn close(ledger: &Ledger<RealStorage>, mountpoint: &Path, uid: u32) -> Result<(), DaemonError> {
-    let recorded = append(ledger, mount_record(mountpoint, uid, MountEvent::Unmounted));
-    let closed = ledger
-        .close()
-        .map_err(|errno| DaemonError::Failed(format!("cannot close the ledger: {errno}")));
-    recorded.and(closed)
+    // Closing waits for it, for as long as a disk may take.
+    let unmounted = mount_record(mountpoint, uid, MountEvent::Unmounted);
+    let recorded = ledger.append(unmounted, Durability::Group);
+    let closed = ledger.close();
+    recorded
+        .and(closed)
+        .map_err(|errno| DaemonError::Failed(format!("cannot close the ledger: {errno}")))
 }

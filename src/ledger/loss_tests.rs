@@ -413,3 +413,42 @@ fn an_acceptance_that_is_not_recorded_keeps_the_ledger_from_being_opened() {
     state.run(&["/on"]);
     assert_eq!(verified(&state).losses.len(), 1);
 }
+
+#[test]
+fn a_segment_may_begin_between_a_loss_and_its_key() {
+    let key = || keys::new_signer_for("lab").unwrap().verifier().to_string();
+    let found = |between: &dyn Fn(&Ledger<RealStorage>)| {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = RealDir::open(folder.path()).unwrap();
+        let (ledger, _) = Ledger::open(Arc::new(RealStorage), dir, "lab", &mut |_| {}).unwrap();
+        let loss = record::LossRecord {
+            why: "restored".into(),
+            uid: 7,
+            found: vec!["the key is gone".into()],
+            checkpoints: Vec::new(),
+            first: 0,
+            hashes: Vec::new(),
+            key: Some(key()),
+            kept: None,
+        };
+        ledger.append(Record::Loss(Box::new(loss)), Durability::Sync).unwrap();
+        between(&ledger);
+        let key = record::KeyRecord { key: key(), note: None };
+        ledger.append(Record::Key(key), Durability::Sync).unwrap();
+        ledger.close().unwrap();
+        let signer = keys::new_signer_for("lab").unwrap();
+        let against = Against::<RealStorage> {
+            key: signer.verifier(),
+            checkpoint: None,
+            copies: &[],
+            tiles: None,
+            witness: None,
+        };
+        let report =
+            verify(&Source::Folder(folder.path().to_path_buf()), &against, &mut |_| {}).unwrap();
+        report.problems.iter().any(|problem| problem.what.contains("none before it has signed"))
+    };
+    assert!(!found(&|_| ()));
+    assert!(!found(&|ledger| (0..2).for_each(|_| ledger.rotate().unwrap())));
+    assert!(found(&|ledger| ledger.append(operation("/a", true), Durability::Sync).unwrap()));
+}

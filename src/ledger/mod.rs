@@ -26,19 +26,19 @@
 //!    the tiles, signature, publication, in that order ([`sealer`](self)).
 //! 9. What is opened to be signed extends every checkpoint that was found, and its key is the one that its
 //!    lines name, or a record says that and why not ([`start`]).
-//! 10. Nobody who waits for an fsync waits for the signing thread.
-//!
-//! The states of the writer are drawn in `writer.rs`.
+//! 10. Nobody who waits for an fsync waits for the signing thread. The writer's states: `writer.rs`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
 use crate::error::Errno;
 use crate::storage::Storage;
+use crate::types::after;
 
 mod accounted;
 pub mod checkpoint;
@@ -351,9 +351,9 @@ impl<S: Storage> Ledger<S> {
         let (waits, group) = writer::class(durability);
         if !waits {
             let message = Message::Append { time, record, group, reply: None };
-            return self.messages.send(message, false);
+            return self.messages.send(message, false, None);
         }
-        self.ask(|reply| Message::Append { time, record, group, reply: Some(reply) })
+        self.ask(|reply| Message::Append { time, record, group, reply: Some(reply) }, None)
     }
 
     /// ENOSPC or EIO while mutations must not go on.
@@ -365,7 +365,7 @@ impl<S: Storage> Ledger<S> {
     /// Waits until everything appended so far is in the segment files (not necessarily synced), so
     /// that `.audit` shows a caller its own operations.
     pub fn flush(&self) -> Result<(), Errno> {
-        self.ask(Message::Flush)
+        self.ask(Message::Flush, None)
     }
 
     /// Bytes after which a segment is followed by the next.
@@ -375,13 +375,15 @@ impl<S: Storage> Ledger<S> {
 
     /// Begins another segment.
     pub fn rotate(&self) -> Result<(), Errno> {
-        self.ask(Message::Rotate)
+        self.ask(Message::Rotate, None)
     }
 
-    /// Syncs everything, signs it, and stops the threads. Later appends give EIO.
+    /// Syncs everything, signs it, and stops the threads. Later appends give EIO. EIO too when the disk does not
+    /// answer for [`sealer::STOP_WAIT`].
     pub fn close(&self) -> Result<(), Errno> {
-        let closed = self.ask(Message::Close);
-        self.stop();
+        let deadline = after(Instant::now(), sealer::STOP_WAIT);
+        let closed = self.ask(Message::Close, Some(deadline));
+        self.stop(deadline);
         closed
     }
 
@@ -428,16 +430,24 @@ impl<S: Storage> Ledger<S> {
         }
     }
 
-    fn ask(&self, message: impl FnOnce(Sender<Result<(), Errno>>) -> Message) -> Result<(), Errno> {
+    /// Gives EIO when it is time.
+    fn ask(
+        &self,
+        message: impl FnOnce(Sender<Result<(), Errno>>) -> Message,
+        deadline: Option<Instant>,
+    ) -> Result<(), Errno> {
         let (reply, answer) = crossbeam_channel::bounded(1);
-        self.messages.send(message(reply), true)?;
-        answer.recv().unwrap_or(Err(Errno::IO))
+        self.messages.send(message(reply), true, deadline)?;
+        match deadline {
+            Some(deadline) => answer.recv_deadline(deadline).unwrap_or(Err(Errno::IO)),
+            None => answer.recv().unwrap_or(Err(Errno::IO)),
+        }
     }
 
-    fn stop(&self) {
+    fn stop(&self, deadline: Instant) {
         self.messages.close();
         if let Some(thread) = self.thread.lock().take() {
-            sealer::join(thread, sealer::STOP_WAIT);
+            sealer::join(thread, deadline);
         }
         let Some(seal) = &self.seal else { return };
         if let Some(thread) = seal.thread.lock().take() {
@@ -448,7 +458,7 @@ impl<S: Storage> Ledger<S> {
 
 impl<S: Storage> Drop for Ledger<S> {
     fn drop(&mut self) {
-        self.stop();
+        self.stop(after(Instant::now(), sealer::STOP_WAIT));
     }
 }
 

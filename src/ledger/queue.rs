@@ -57,13 +57,16 @@ pub fn queue<T>() -> (Sender<T>, Receiver<T>) {
 
 impl<T> Sender<T> {
     /// Puts a message at the end; waits while the queue is full. `urgent`: somebody waits for what comes
-    /// of it. EIO once the queue is closed or its receiver is gone.
-    pub fn send(&self, message: T, urgent: bool) -> Result<(), Errno> {
+    /// of it. EIO once the queue is closed or its receiver is gone, and when it is time.
+    pub fn send(&self, message: T, urgent: bool, deadline: Option<Instant>) -> Result<(), Errno> {
         let sender = self.messages.lock().clone().ok_or(Errno::IO)?;
         if sender.len() >= QUEUE / 2 {
             self.bell.ring();
         }
-        sender.send(message).map_err(|_| Errno::IO)?;
+        match deadline {
+            Some(deadline) => sender.send_deadline(message, deadline).map_err(|_| Errno::IO)?,
+            None => sender.send(message).map_err(|_| Errno::IO)?,
+        }
         // Before the bell: who is woken by it must see that this end is closed, if it is.
         drop(sender);
         if self.bell.asleep.swap(false, Ordering::SeqCst) || urgent {
@@ -133,13 +136,13 @@ mod tests {
             next
         });
         for number in 0..100_000_u64 {
-            sender.send(number, number % 1000 == 0).unwrap();
+            sender.send(number, number % 1000 == 0, None).unwrap();
             if number % 10_000 == 0 {
                 std::thread::sleep(LINGER * 3);
             }
         }
         sender.close();
-        assert_eq!(sender.send(0, true), Err(Errno::IO));
+        assert_eq!(sender.send(0, true, None), Err(Errno::IO));
         assert_eq!(thread.join().unwrap(), 100_000);
     }
 
@@ -149,7 +152,7 @@ mod tests {
         let thread = std::thread::spawn(move || receiver.first(None));
         // Long enough to be asleep, on any machine that is not stopped.
         std::thread::sleep(LINGER * 20);
-        sender.send("here", false).unwrap();
+        sender.send("here", false, None).unwrap();
         assert_eq!(thread.join().unwrap(), Ok(Some("here")));
     }
 
@@ -166,7 +169,7 @@ mod tests {
     #[test]
     fn who_meets_a_full_queue_wakes_the_receiver() {
         let (sender, mut receiver) = queue();
-        sender.send(0, false).unwrap();
+        sender.send(0, false, None).unwrap();
         let thread = std::thread::spawn(move || {
             // Busy from here on: it would look again by itself only after the linger.
             let mut taken = 0;
@@ -175,7 +178,7 @@ mod tests {
             }
             taken
         });
-        (1..3 * QUEUE).for_each(|number| sender.send(number, false).unwrap());
+        (1..3 * QUEUE).for_each(|number| sender.send(number, false, None).unwrap());
         sender.close();
         assert_eq!(thread.join().unwrap(), 3 * QUEUE);
     }

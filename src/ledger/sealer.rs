@@ -307,16 +307,14 @@ impl<S: Storage> Sealer<S> {
 pub fn stop(durable: &Durable, thread: JoinHandle<()>) {
     durable.state.lock().stop = true;
     durable.changed.notify_all();
-    join(thread, STOP_WAIT);
+    join(thread, after(Instant::now(), STOP_WAIT));
 }
 
-/// Waits for a thread, which is left behind where a disk holds it up for longer: false then.
-pub fn join(thread: JoinHandle<()>, limit: Duration) -> bool {
-    let deadline = after(Instant::now(), limit);
+/// Waits for a thread, which is left behind where a disk holds it up until then: false.
+pub fn join(thread: JoinHandle<()>, deadline: Instant) -> bool {
     while !thread.is_finished() {
         if Instant::now() > deadline {
-            let seconds = limit.as_secs();
-            log::error!("the ledger's disk has not answered for {seconds} s; it is left");
+            log::error!("the ledger's disk has not answered in time; it is left");
             return false;
         }
         std::thread::sleep(Duration::from_millis(2));

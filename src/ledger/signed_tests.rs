@@ -487,7 +487,8 @@ fn a_thread_that_a_disk_holds_up_is_left_behind() {
     let hung = std::thread::spawn(move || {
         let _ = receiver.recv();
     });
-    assert!(!sealer::join(hung, std::time::Duration::from_millis(30)));
+    let soon = |millis| Instant::now() + std::time::Duration::from_millis(millis);
+    assert!(!sealer::join(hung, soon(30)));
     drop(sender);
-    assert!(sealer::join(std::thread::spawn(|| ()), sealer::STOP_WAIT));
+    assert!(sealer::join(std::thread::spawn(|| ()), soon(60_000)));
 }

@@ -105,6 +105,8 @@ struct Check<'a, S: Storage> {
     pruned: u64,
     /// Keys that have signed so far, as far as lines tell.
     former: Vec<VerifierKey>,
+    /// Where a key may begin that nothing has signed: after a loss, or the version of a segment after it.
+    unsigned_key_at: Option<u64>,
     /// The key that signs, as the lines say.
     named: Option<String>,
     /// Checkpoints that were carried away.
@@ -132,6 +134,7 @@ impl<'a, S: Storage> Check<'a, S> {
             front: None,
             pruned: 0,
             former: Vec::new(),
+            unsigned_key_at: None,
             named: None,
             stream: against.witness.map(|witness| Stream::new(witness, key)),
         };
@@ -236,11 +239,15 @@ impl<'a, S: Storage> Check<'a, S> {
                 self.know(prune.key.as_deref());
                 self.named = prune.key.or(self.named.take());
             }
+            Record::Version(_) if self.unsigned_key_at == Some(head.seq) => {
+                self.unsigned_key_at = head.seq.checked_add(1);
+            }
             Record::Key(record) => self.begin_key(head.seq, head.time, &record, place),
             Record::Loss(loss) => {
                 self.know(loss.key.as_deref());
                 self.pruned = self.pruned.max(loss.first);
                 self.accounted.add(&loss);
+                self.unsigned_key_at = head.seq.checked_add(1);
                 self.report.losses.push(AcceptedLoss {
                     seq: head.seq,
                     time: head.time.to_owned(),
@@ -266,11 +273,9 @@ impl<'a, S: Storage> Check<'a, S> {
         let is_by =
             |note: &String| self.former.iter().any(|before| keys::is_signed(note, before, &key));
         let signed = record.note.as_ref().is_some_and(is_by);
-        let lost = self.report.losses.last();
-        let is_after_loss = lost.is_some_and(|loss| loss.seq.checked_add(1) == Some(seq));
         let may_be = match &record.note {
             Some(_) => signed || self.former.is_empty(),
-            None => self.former.is_empty() || is_after_loss,
+            None => self.former.is_empty() || self.unsigned_key_at == Some(seq),
         };
         if !may_be {
             self.report.problem(place(), "another key begins, which none before it has signed");
