@@ -31,6 +31,8 @@ pub(super) struct Seen {
 pub(super) struct Carried {
     path: PathBuf,
     file: File,
+    /// Its bytes when it was opened: what comes later is about a ledger that goes on meanwhile.
+    length: u64,
     told: RefCell<Told>,
 }
 
@@ -46,9 +48,14 @@ struct Told {
 impl Carried {
     /// Opens a file.
     pub(super) fn open(path: &Path) -> Result<Self, Failure> {
-        let file = File::open(path);
-        let file = file.map_err(cannot(format!("read the checkpoints in {}", path.display())))?;
-        Ok(Self { path: path.to_owned(), file, told: RefCell::default() })
+        let opened = || -> io::Result<_> {
+            let file = File::open(path)?;
+            let length = file.metadata()?.len();
+            Ok((file, length))
+        };
+        let attempt = format!("read the checkpoints in {}", path.display());
+        let (file, length) = opened().map_err(cannot(attempt))?;
+        Ok(Self { path: path.to_owned(), file, length, told: RefCell::default() })
     }
 
     /// The checkpoints, oldest first, from the beginning; they end where the file cannot be read.
@@ -62,7 +69,7 @@ impl Carried {
                 Ok(read)
             }
         }
-        let mut reader = BufReader::new(From(&self.file, 0));
+        let mut reader = BufReader::new(From(&self.file, 0).take(self.length));
         let mut number = 0_u64;
         std::iter::from_fn(move || {
             loop {
@@ -103,5 +110,31 @@ impl Carried {
             return Err(cannot(attempt)(error));
         }
         Ok(told.wrong.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn what_comes_while_it_is_read_is_left_out() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let mut carry = |checkpoint: &str| {
+            let seen = Seen { time: "2026-01-01T00:00:00Z".into(), checkpoint: checkpoint.into() };
+            writeln!(file, "{}", serde_json::to_string(&seen).unwrap()).unwrap();
+            file.path().to_owned()
+        };
+        carry("a");
+        let path = carry("b");
+        let carried = Carried::open(&path).unwrap();
+        carry("c");
+        for _ in 0..2 {
+            let notes: Vec<Vec<u8>> = carried.all().map(|copy| copy.note).collect();
+            assert_eq!(notes, [b"a", b"b"]);
+        }
+        assert!(carried.wrong().unwrap().is_empty());
     }
 }

@@ -54,9 +54,10 @@ pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
     if let (Some(path), Some(key)) = (&args.proof, &key) {
         return check_proof(path, key, args.json);
     }
+    // First: what it has then, the ledger has.
+    let carried = args.witness.as_deref().map(Carried::open).transpose()?;
     let mut signed = Signed::find(&args.view)?;
     let mut notes = signed.find_copies();
-    let carried = args.witness.as_deref().map(Carried::open).transpose()?;
     let again = || -> Box<dyn Iterator<Item = CheckpointCopy> + '_> {
         Box::new(carried.iter().flat_map(Carried::all))
     };
