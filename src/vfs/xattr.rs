@@ -68,8 +68,9 @@ impl Vfs {
         })
     }
 
-    /// Makes room on the parts that have none. ext4 also says that there is no space where a value does not fit
-    /// beside the inode, on an empty disk too: then nothing goes.
+    /// Makes room on the parts that have none; whether it is worth trying once more. ext4 also says that there is
+    /// no space where a value does not fit beside the inode, on an empty disk too: then nothing goes. Nor
+    /// does anything where others have made room meanwhile.
     fn room_for_xattr(&self, caller: Caller, node: &Node<'_>, value: &[u8]) -> bool {
         let bytes = (value.len() as u64).saturating_add(ROOM_FOR_XATTR);
         let full = node.parts().filter(|part| {
@@ -78,8 +79,9 @@ impl Vfs {
                 space.blocks_available.saturating_mul(space.block_size.into()) < bytes
             })
         });
-        let made = full.filter(|part| self.mover.make_room(part.index, bytes, caller.uid));
-        made.count() > 0
+        let made: Vec<bool> =
+            full.map(|part| self.mover.make_room(part.index, bytes, caller.uid)).collect();
+        made.is_empty() || made.contains(&true)
     }
 
     /// Removes an extended attribute. ENODATA.

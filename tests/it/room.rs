@@ -159,6 +159,21 @@ fn whatever_needs_room_on_a_full_disk_gets_that_of_hold() {
     drop(disk);
 }
 
+/// What looks after hold may be first to make room.
+#[test]
+fn an_attribute_is_set_once_more_where_others_have_made_room() {
+    let (scene, disk) = small("inbox", "max = \"100%\"");
+    let mount = scene.mount();
+    mount.sh("echo x >inbox/f; head -c 4M /dev/zero >inbox/a; mv inbox/a review/a").ok();
+    let inject = "setxattr,fsetxattr:error=ENOSPC:when=1";
+    let strace = Strace::attach(&mount, REQUESTS, Some(inject));
+    mount.sh("setfattr -n user.a -v b inbox/f").ok();
+    drop(strace);
+    assert_eq!(held(&scene, "inbox"), 1, "nobody's undo goes for it");
+    mount.unmount();
+    drop(disk);
+}
+
 /// ext4 says that there is no space where a value does not fit beside the inode.
 #[test]
 fn an_attribute_that_never_fits_takes_nobodys_undo() {
