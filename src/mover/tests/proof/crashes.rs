@@ -3,7 +3,7 @@
 //! (see `fingerprint`) are counted; each is recovered and checked once for what was acknowledged. Each
 //! round has other trees and contents.
 //!
-//! `OCTROI_CRASHES` is how many, 60,000 by default. With `OCTROI_CRASHES_STATE` what was seen is kept in
+//! `OCTROI_CRASHES` is how many, 100,000 by default. With `OCTROI_CRASHES_STATE` what was seen is kept in
 //! that file, and the next run goes on there: `scripts/prove.d/crashes`.
 
 use std::io::{Read as _, Write as _};
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;
 
-const IMAGES: u64 = 60_000;
+const IMAGES: u64 = 100_000;
 /// Seeds for each step in a round, at most.
 const SEEDS: u64 = 160;
 /// After so many seeds a step is left when too few of them gave an image that was not seen before, and
