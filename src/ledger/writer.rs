@@ -23,7 +23,7 @@ use crossbeam_channel::Sender;
 
 use super::denials::Denials;
 use super::health::Health;
-use super::queue::Receiver;
+use super::queue::{LINGER, Receiver};
 use super::record::Record;
 use super::sealer::Durable;
 use super::{Durability, encode, segment};
@@ -34,8 +34,8 @@ use crate::types::after;
 #[cfg(test)]
 mod tests;
 
-/// Longest wait of a `group` record for its fsync.
-const GROUP_DELAY: Duration = Duration::from_millis(100);
+/// Longest wait of a `group` record for its fsync, once it is taken from the queue: 100 ms in all.
+const GROUP_DELAY: Duration = Duration::from_millis(100).saturating_sub(LINGER);
 /// How often a full disk is tried again.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Bytes written since the last fsync that cause one.
