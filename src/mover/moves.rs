@@ -139,17 +139,17 @@ pub(super) fn back<S: Storage>(storage: &S, moves: &[PlacedMove<S>]) -> Result<(
 }
 
 /// Makes the names durable, those that appeared before those that disappeared: where a disk keeps
-/// each by itself, the file never has none. `back` swaps the ends.
+/// each by itself, the file never has none. `taken_back` swaps the ends, and the last move comes first: what
+/// it took away again may stand where an earlier one has brought something back.
 pub(super) fn sync<S: Storage>(
     storage: &S,
     moves: &[PlacedMove<S>],
     taken_back: bool,
 ) -> Result<(), CrossingError> {
-    let ends = moves.iter().map(|placed| match taken_back {
-        true => (&placed.from, &placed.to),
-        false => (&placed.to, &placed.from),
-    });
-    sync_ends(storage, ends)
+    match taken_back {
+        true => sync_ends(storage, moves.iter().rev().map(|placed| (&placed.from, &placed.to))),
+        false => sync_ends(storage, moves.iter().map(|placed| (&placed.to, &placed.from))),
+    }
 }
 
 /// As [`sync`] where some moves were made and others not, or were taken back: as far as they got.
@@ -157,16 +157,16 @@ pub(super) fn sync_as_they_are<S: Storage>(
     storage: &S,
     moves: &[PlacedMove<S>],
 ) -> Result<(), CrossingError> {
-    let mut ends = Vec::with_capacity(moves.len());
+    let (mut back, mut made) = (Vec::new(), Vec::new());
     for placed in moves {
-        ends.push(match whereabouts(storage, placed)? {
-            Whereabouts::From => (&placed.from, &placed.to),
+        match whereabouts(storage, placed)? {
+            Whereabouts::From => back.push((&placed.from, &placed.to)),
             Whereabouts::To | Whereabouts::Both | Whereabouts::MovedOn | Whereabouts::Doubt => {
-                (&placed.to, &placed.from)
+                made.push((&placed.to, &placed.from));
             }
-        });
+        }
     }
-    sync_ends(storage, ends.into_iter())
+    sync_ends(storage, back.into_iter().rev().chain(made))
 }
 
 /// `ends`: of each move that where the name appeared, and that where it disappeared.

@@ -331,6 +331,32 @@ fn what_is_lost_is_not_tried_again_and_may_be_accepted() {
     assert!(world.settle(txid, Settle::Discard).is_err());
 }
 
+/// What a discard removes is recorded first: all that was accepted is there, or none of it after a recovery.
+#[test]
+fn power_loss_at_every_step_of_a_discard() {
+    for step in 0..STEPS_MAX {
+        let (world, txid) = retired();
+        let kept = world.places();
+        let first = world.disk.steps();
+        world.disk.fail_at(first + step, Fault::Crash);
+        let _ = world.settle(txid, Settle::Discard);
+        for seed in 0..6 {
+            let context = format!("step {step} seed {seed}");
+            let world = start(world.disk.crash(seed).shared(), false).unwrap();
+            world.mover.recover();
+            match world.mover.with_journal(|journal| journal.get(txid).unwrap().purged) {
+                true => assert!(world.everything().is_empty(), "{context}: something was left"),
+                false => assert_eq!(world.places(), kept, "{context}: gone without a record"),
+            }
+        }
+        if world.disk.steps() <= first + step {
+            assert!(step > 4, "it took {step} steps only");
+            return;
+        }
+    }
+    panic!("it does not end");
+}
+
 /// The folder that the source left was removed: nothing is moved, and the person is told where it is.
 #[test]
 fn what_cannot_go_home_stays_and_is_said_where() {

@@ -107,8 +107,9 @@ fn nobody_gains_anything_by_an_acl_that_is_lost() {
     ]
     .concat();
     let world = world(no_xattrs());
-    let special = ["f", "d/in"];
-    for path in special {
+    // This one has nothing else that is set.
+    world.disk.create_file(&world.dir(0, "d/bare"), OsStr::new("bare")).unwrap();
+    for path in ["f", "d/in", "d/bare"] {
         let dir = world.dir(0, path);
         let name = Path::new(path).file_name().unwrap();
         world.disk.set_mode(&dir, name, 0o670).unwrap();
@@ -116,12 +117,15 @@ fn nobody_gains_anything_by_an_acl_that_is_lost() {
     }
     world.disk.sync_all();
     refused(&world, "f", &["xattr:*"], ACL);
-    for (source, target, at) in [("f", "sub/f", "sub/f"), ("d", "sub/d", "sub/d/in")] {
+    let inside = ["sub/d/in", "sub/d/bare"];
+    for (source, target, arrived) in [("f", "sub/f", &["sub/f"][..]), ("d", "sub/d", &inside)] {
         let crossed = cross(&world, source, target, &["xattr:*", "acl"]).unwrap();
         assert!(lost(&world, crossed.txid).contains(&"acl".to_owned()));
-        let name = Path::new(at).file_name().unwrap();
-        let found = world.disk.stat(&world.dir(1, at), name).unwrap().unwrap();
-        assert_eq!(found.mode, 0o640, "{at}: {:o}", found.mode);
+        for at in arrived {
+            let name = Path::new(at).file_name().unwrap();
+            let found = world.disk.stat(&world.dir(1, at), name).unwrap().unwrap();
+            assert_eq!(found.mode, 0o640, "{at}: {:o}", found.mode);
+        }
     }
 }
 
@@ -132,4 +136,19 @@ fn what_can_be_kept_is_kept_and_nothing_recorded() {
     let crossed = cross(&world, "d", "sub/x", &["acl", "times", "xattr:*"]).unwrap();
     assert!(lost(&world, crossed.txid).is_empty());
     assert_eq!(world.get(1, "sub/x"), before);
+}
+
+/// ext4 says that there is no space where it cannot hold a value; a disk that is full says so too, and may hold
+/// it later: that is no loss that a gate allows.
+#[test]
+fn what_a_full_disk_cannot_take_is_not_lost() {
+    let options = DeviceOptions { capacity: 1 << 19, ..DeviceOptions::default() };
+    for (options, is_lost) in [(options, false), (DeviceOptions::default(), true)] {
+        let world = world(options);
+        world.disk.fail_next("set_xattr", Fault::Errno(Errno::NOSPC));
+        match cross(&world, "f", "sub/x", &["acl", "xattr:*"]) {
+            Ok(crossed) => assert!(is_lost && !lost(&world, crossed.txid).is_empty()),
+            Err(error) => assert!(!is_lost && error.errno() == Errno::NOSPC, "{error}"),
+        }
+    }
 }

@@ -24,6 +24,7 @@ mod parts;
 mod pass;
 mod plain;
 mod proof;
+mod put_back;
 mod quirks;
 mod real;
 mod real_trees;

@@ -224,6 +224,8 @@ fn stage_is_swept_and_unknown_hold_is_kept() {
     for area in ["stage", "hold"] {
         world.put(0, &format!(".octroi/{area}/{}", ulid::Ulid::generate()), b"whose?");
     }
+    let strays = world.mover.inspect();
+    assert!(matches!(strays[..], [Irregularity::Stage(..), Irregularity::Hold(..)]), "{strays:?}");
     let recovery = world.mover.recover();
     assert_eq!(recovery.swept, 1);
     assert_eq!(recovery.unknown_hold.len(), 1);
@@ -237,9 +239,13 @@ fn what_was_recorded_as_lost_is_kept_when_it_reappears() {
     world.put(0, "f", b"the original");
     let txid = world.cross("f", "f").unwrap().txid;
     assert!(!world.mover.record_lost(txid), "it is there");
+    assert_eq!(world.mover.inspect(), []);
     let hold = world.disk.open_dir(&world.roots[0], Path::new(".octroi/hold")).unwrap();
     let (held, found) = (txid.to_string(), OsStr::new("lost+found"));
     world.disk.rename(&hold, held.as_ref(), &world.roots[0], found).unwrap();
+    assert!(
+        matches!(world.mover.inspect()[..], [Irregularity::Missing(found, _, true)] if found == txid)
+    );
     assert!(world.mover.record_lost(txid));
     assert!(!world.mover.record_lost(txid), "twice");
     assert!(world.undo(txid).unwrap_err().to_string().contains("is lost"));

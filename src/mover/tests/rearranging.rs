@@ -341,3 +341,82 @@ fn another_link_of_the_same_file_is_no_riddle() {
     }
     panic!("it does not end");
 }
+
+/// Decided, and the power goes before any move.
+fn decided(scenario: &Scenario, names: Names) -> Disk {
+    let mut step = 0;
+    while let Some((lab, _)) = run_with(scenario, names, step, Fault::Crash) {
+        let lab = lab.after_crash(0);
+        let is_decided = lab.mover.with_journal(|journal| journal.open().count()) > 0;
+        if is_decided && trees(&lab) == before_and_after(scenario)[0] {
+            lab.disk.sync_all();
+            return lab.disk.crash(0);
+        }
+        step += 1;
+    }
+    panic!("{}: no power loss leaves it decided and not moved", scenario.name);
+}
+
+/// After the decision somebody outside puts something into an empty directory that is to make way, where it
+/// stands or already in hold: it comes back with what it holds.
+#[test]
+fn what_came_into_a_directory_that_makes_way_is_not_lost() {
+    let scenario = &SCENARIOS[1];
+    let mut found_at = [0, 0];
+    let mut step = 0;
+    while let Some((lab, _)) = run_with(scenario, Names::Journal, step, Fault::Crash) {
+        step += 1;
+        let lab = lab.after_crash(0);
+        if lab.mover.with_journal(|journal| journal.open().count()) == 0 {
+            continue;
+        }
+        let hold = lab.disk.open_dir(&lab.roots[1], Path::new(".octroi/hold")).unwrap();
+        let held = lab.disk.list(&hold).unwrap().pop();
+        found_at[usize::from(held.is_some())] += 1;
+        let dir = match held {
+            Some(name) => lab.disk.open_dir(&hold, Path::new(&name)).unwrap(),
+            None => lab.disk.open_dir(&lab.roots[1], Path::new("e")).unwrap(),
+        };
+        lab.disk.create_file(&dir, OsStr::new("came")).unwrap();
+        lab.mover.recover();
+        assert!(lab.tree(1).contains_key(Path::new("e/came")), "step {step}: {:?}", lab.tree(1));
+        let lab = lab.restart();
+        lab.mover.recover();
+        assert!(lab.tree(1).contains_key(Path::new("e/came")), "step {step}: {:?}", lab.tree(1));
+    }
+    assert!(found_at.iter().all(|count| *count > 0), "{found_at:?}");
+}
+
+/// After the decision somebody outside gives the file its new name beside the old one. Then the old one goes, and
+/// whenever the power goes there is one.
+#[test]
+fn a_second_name_from_outside_costs_nothing() {
+    let scenario = Scenario {
+        name: "a file",
+        members: &[&[("f", "one inode")]],
+        moves: &[(0, "f", "g")],
+        displace: &[],
+    };
+    let found = decided(&scenario, Names::Independent);
+    let root = found.open_dir(&found.root(1).unwrap(), Path::new("b0")).unwrap();
+    // It is not synced.
+    found.link_outside(&root, OsStr::new("f"), &root, OsStr::new("g")).unwrap();
+    let [_, after] = before_and_after(&scenario);
+    for step in 0..STEPS_MAX {
+        let disk = found.after_kill().shared();
+        disk.fail_at(step, Fault::Crash);
+        if let Some(lab) = Lab::start(Arc::clone(&disk), &[1]) {
+            lab.mover.recover();
+        }
+        for seed in 0..12 {
+            let lab = Lab::start(disk.crash(seed).shared(), &[1]).unwrap();
+            lab.mover.recover();
+            assert_eq!(trees(&lab), after, "step {step} seed {seed}");
+        }
+        if disk.steps() <= step {
+            assert!(step > 10, "it took {step} steps only");
+            return;
+        }
+    }
+    panic!("it does not end");
+}

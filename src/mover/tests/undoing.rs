@@ -115,3 +115,41 @@ fn a_running_undo_keeps_what_it_needs_from_a_purge() {
     assert_eq!(world.mover.purge(later, std::time::Duration::ZERO).transactions.len(), 2);
     assert!(world.private(1, "hold").is_empty());
 }
+
+/// What hold keeps is no longer what came there: nothing is tried, least of all what would need a person.
+#[test]
+fn what_is_held_is_looked_at_before_anything_moves() {
+    let replaced = |world: &World, branch: usize, txid: TxId| {
+        let hold = world.disk.open_dir(&world.roots[branch], Path::new(".octroi/hold")).unwrap();
+        let name = txid.to_string();
+        world.disk.unlink(&hold, OsStr::new(&name)).unwrap();
+        let file = world.disk.create_file(&hold, OsStr::new(&name)).unwrap();
+        world.disk.write_at(&file, b"another", 0).unwrap();
+    };
+    for branch in [0, 1] {
+        let world = new_world(Names::Journal, false);
+        world.put(0, "f", b"new");
+        world.put(1, "g", b"old");
+        let txid = world.cross("f", "g").unwrap().txid;
+        replaced(&world, branch, txid);
+        let refused = world.undo(txid).unwrap_err();
+        assert!(matches!(refused, CrossingError::UndoImpossible { .. }), "{refused}");
+        assert_eq!(world.get(1, "g").as_deref(), Some(&b"new"[..]));
+        assert_eq!(world.mover.with_journal(|journal| journal.iter().count()), 1);
+    }
+}
+
+/// Neither has content to tell them apart.
+#[test]
+fn another_special_file_at_the_target_stays() {
+    let world = new_world(Names::Journal, false);
+    world.special(0, "f", &Kind::Fifo);
+    let txid = world.cross("f", "g").unwrap().txid;
+    let (root, name) = (&world.roots[1], OsStr::new("g"));
+    world.disk.unlink(root, name).unwrap();
+    world.disk.create_special(root, name, &Kind::Fifo).unwrap();
+    let refused = world.undo(txid).unwrap_err();
+    assert!(matches!(refused, CrossingError::UndoImpossible { .. }), "{refused}");
+    assert!(world.disk.stat(root, name).unwrap().is_some());
+    assert_eq!(world.get(0, "f"), None);
+}

@@ -27,7 +27,7 @@ fn a_source_that_was_never_synced_is_found_after_power_loss() {
             if world.disk.steps() <= first + step {
                 break;
             }
-            for seed in 0..5 {
+            for seed in step * 8..step * 8 + 8 {
                 let after = start(world.disk.crash(seed).shared(), same).unwrap();
                 let recovery = after.mover.recover();
                 let context =
@@ -38,6 +38,34 @@ fn a_source_that_was_never_synced_is_found_after_power_loss() {
                 let decided = !recovery.completed.is_empty();
                 assert!(arrived || !decided, "{context}");
             }
+        }
+    }
+}
+
+/// What has no content has all the rest: kind, owner, mode, times and extended attributes.
+#[test]
+fn what_is_no_file_is_whole_after_power_loss() {
+    for kind in [Kind::Symlink("elsewhere".into()), Kind::Fifo] {
+        for seed in 0..8 {
+            let world = new_world(Names::Independent, false);
+            world.special(0, "f", &kind);
+            let (disk, root, name) = (&*world.disk, &world.roots[0], OsStr::new("f"));
+            disk.set_owner(root, name, 1000, 1001).unwrap();
+            disk.set_xattr(root, name, OsStr::new("trusted.note"), b"kept").unwrap();
+            let time = Time { seconds: -5, nanos: 1 };
+            disk.set_times(root, name, time, time).unwrap();
+            disk.sync_all();
+            let all_of = |world: &World, branch, path: &str| {
+                let (dir, name) = (world.dir(branch, path), Path::new(path).file_name().unwrap());
+                let mut lines = Vec::new();
+                describe(&world.disk, &dir, name, Path::new("."), &mut lines);
+                lines
+            };
+            let before = all_of(&world, 0, "f");
+            world.cross("f", "sub/g").unwrap();
+            let after = start(world.disk.crash(seed).shared(), false).unwrap();
+            after.mover.recover();
+            assert_eq!(all_of(&after, 1, "sub/g"), before, "seed {seed}");
         }
     }
 }

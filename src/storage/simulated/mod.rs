@@ -48,6 +48,9 @@ pub enum Names {
     /// earlier changes of the same name come first, and a rename between directories may leave
     /// both names, never neither.
     Independent,
+    /// As `Independent`, but a sync of a directory writes that one alone, as on ext2: a file that was renamed
+    /// out of it has no name on the disk until its new directory is synced too.
+    Separate,
 }
 
 /// What happens at a chosen step.
@@ -77,7 +80,7 @@ pub struct DeviceOptions {
     pub xattrs: bool,
     /// Whether read leases can be taken.
     pub leases: bool,
-    /// Times are kept in whole seconds.
+    /// Times are kept in whole seconds, those of changes too.
     pub whole_seconds: bool,
     /// How many inodes it has room for.
     pub inodes: u64,
@@ -95,6 +98,8 @@ pub struct DeviceOptions {
     pub posix_unlink: bool,
     /// It says that it is mounted read-only.
     pub read_only: bool,
+    /// No name goes from a folder whose mode keeps its owner from writing: the daemon is not root.
+    pub obeys_modes: bool,
 }
 
 impl Default for DeviceOptions {
@@ -112,6 +117,7 @@ impl Default for DeviceOptions {
             strict_atime: false,
             posix_unlink: false,
             read_only: false,
+            obeys_modes: false,
         }
     }
 }

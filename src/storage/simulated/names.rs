@@ -166,21 +166,21 @@ impl Entries {
                 && change.device == device
                 && match names {
                     Names::Journal => true,
-                    Names::Independent => {
+                    Names::Independent | Names::Separate => {
                         change.entries.iter().any(|(key, _)| Some(key.0) == directory)
                     }
                 }
         };
         let keep: BTreeSet<u64> =
             self.pending.iter().filter(|change| wanted(change)).map(|change| change.id).collect();
-        self.apply(keep);
+        self.apply(keep, names != Names::Separate);
     }
 
     /// Makes all changes of a device durable.
     pub(super) fn sync_device(&mut self, device: usize) {
         let wanted = |change: &&Change| !change.stuck && change.device == device;
         let keep = self.pending.iter().filter(wanted).map(|change| change.id).collect();
-        self.apply(keep);
+        self.apply(keep, true);
     }
 
     /// As `fail_sync`, of a whole device.
@@ -197,15 +197,15 @@ impl Entries {
         }
     }
 
-    /// Writes the chosen changes and all that they build on: earlier changes of the same name, and
-    /// what a change needs.
-    fn apply(&mut self, mut keep: BTreeSet<u64>) {
+    /// Writes the chosen changes and all that they build on: earlier changes of the same name, and,
+    /// `with_needs`, what a change needs.
+    fn apply(&mut self, mut keep: BTreeSet<u64>, with_needs: bool) {
         let mut keys: BTreeSet<Key> = BTreeSet::new();
         for change in self.pending.iter().rev() {
             let built_on = change.entries.iter().any(|(key, _)| keys.contains(key));
             if built_on || keep.contains(&change.id) {
                 keep.insert(change.id);
-                keep.extend(change.needs);
+                keep.extend(change.needs.filter(|_| with_needs));
                 keys.extend(change.entries.iter().map(|(key, _)| key.clone()));
             }
         }
@@ -242,11 +242,11 @@ impl Entries {
                 }
                 keep
             }
-            Names::Independent => {
+            Names::Independent | Names::Separate => {
                 self.pending.iter().filter(|_| random.flip()).map(|change| change.id).collect()
             }
         };
-        after.apply(keep);
+        after.apply(keep, true);
         after.pending.clear();
         after.cached = after.durable.clone();
         after

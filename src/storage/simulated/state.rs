@@ -147,9 +147,17 @@ impl State {
         self.devices.get(device).map_or_else(DeviceOptions::default, |device| device.options)
     }
 
+    /// EACCES where the mode of a directory keeps its owner from removing names, and that counts.
+    pub(super) fn check_writable(&self, dir: &SimulatedDir) -> Result<(), Errno> {
+        let inode = self.inode(dir.inode)?;
+        let closed = inode.attributes.mode & 0o300 != 0o300;
+        if closed && self.options(inode.device).obeys_modes { Err(Errno::ACCESS) } else { Ok(()) }
+    }
+
     pub(super) fn metadata(&self, number: u64) -> Result<Metadata, Errno> {
         let inode = self.inode(number)?;
         let attributes = &inode.attributes;
+        let options = self.options(inode.device);
         let size = match &attributes.kind {
             Kind::Symlink(text) => text.len() as u64,
             _ => inode.content.cached.length,
@@ -160,12 +168,12 @@ impl State {
             uid: attributes.uid,
             gid: attributes.gid,
             nlink: self.nlink(number),
-            atime: attributes.atime,
+            atime: options.kept(attributes.atime),
             identity: Identity {
                 handle: handle_of(number),
                 size,
-                mtime: attributes.mtime,
-                ctime: attributes.ctime,
+                mtime: options.kept(attributes.mtime),
+                ctime: options.kept(attributes.ctime),
             },
         })
     }

@@ -33,6 +33,7 @@ impl Storage for SimulatedStorage {
         let number = state.named(dir, name)?;
         let inode = state.inode(number)?;
         let device = inode.device;
+        state.check_writable(dir)?;
         if inode.attributes.kind != Kind::Directory {
             return Err(Errno::NOTDIR);
         }
@@ -79,7 +80,12 @@ impl Storage for SimulatedStorage {
         name: &OsStr,
     ) -> Result<(SimulatedFile, Readback), Errno> {
         let file = self.open("open_readback", dir, name, false)?;
-        Ok((SimulatedFile { direct: true, ..file }, Readback::Disk))
+        let state = self.state.lock();
+        let inode = state.inode(file.inode)?;
+        // Without a way past it only what is clean leaves the cache.
+        let from_disk = state.options(inode.device).direct || inode.content.is_durable();
+        let readback = if from_disk { Readback::Disk } else { Readback::Cached };
+        Ok((SimulatedFile { direct: true, ..file }, readback))
     }
 
     fn read_at(
@@ -267,6 +273,7 @@ impl Storage for SimulatedStorage {
     fn unlink(&self, dir: &SimulatedDir, name: &OsStr) -> Result<(), Errno> {
         let mut state = self.step("unlink", name)?;
         let number = state.named(dir, name)?;
+        state.check_writable(dir)?;
         let now = state.now();
         let inode = state.inode_mut(number)?;
         if inode.attributes.kind == Kind::Directory {
