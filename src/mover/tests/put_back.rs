@@ -26,7 +26,7 @@ fn a_crossing_that_is_put_back_is_back_whenever_the_power_goes() {
             world.disk.fail_at(first + step, Fault::Crash);
             let outcome = world.mover.commit(prepared);
             let ended = world.disk.steps() <= first + step;
-            for seed in 0..6 {
+            for seed in 0..4 {
                 let context = format!("{names:?} step {step} seed {seed}: {outcome:?}");
                 let world = start(world.disk.crash(seed).shared(), false).unwrap();
                 let recovery = world.mover.recover();
@@ -50,8 +50,8 @@ fn a_crossing_that_is_put_back_is_back_whenever_the_power_goes() {
 #[test]
 fn a_decision_in_doubt_keeps_its_copy() {
     let (mut doubted, mut decided) = (0, 0);
-    for (step, shift) in (0..10).flat_map(|step| (0..6).map(move |shift| (step, shift))) {
-        for second in 1..8 {
+    for (step, shift) in (0..8).flat_map(|step| (0..4).map(move |shift| (step, shift))) {
+        for second in 1..6 {
             let world = new_world(Names::Independent, false);
             world.put(0, "f", &new_content());
             let prepared = world.mover.prepare(world.request("f", "sub/g")).unwrap();

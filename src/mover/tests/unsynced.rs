@@ -27,7 +27,7 @@ fn a_source_that_was_never_synced_is_found_after_power_loss() {
             if world.disk.steps() <= first + step {
                 break;
             }
-            for seed in step * 8..step * 8 + 8 {
+            for seed in step * 4..step * 4 + 4 {
                 let after = start(world.disk.crash(seed).shared(), same).unwrap();
                 let recovery = after.mover.recover();
                 let context =
