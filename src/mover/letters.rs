@@ -333,6 +333,8 @@ impl<S: Storage> Mover<S> {
                 Err(why) => return recovery.leave_open(commit, why),
             }
         }
+        // As the moves are in the record.
+        placed.reverse();
         if let Err(error) = self.sync_moves(commit, &placed, true) {
             return recovery.leave_open(commit, error.to_string());
         }

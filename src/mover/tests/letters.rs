@@ -164,27 +164,33 @@ fn check_after_crash(
 fn power_loss_at_every_step_of_a_wish() {
     for cause in causes() {
         for wish in [Settle::Retry, Settle::Withdraw] {
-            let mut steps = 0;
-            loop {
-                assert!(steps < STEPS_MAX, "{wish:?} does not end");
-                let (world, txid) = letter(cause);
-                let untouched = world.places();
-                let first = world.disk.steps();
-                world.disk.fail_at(first + steps, Fault::Crash);
-                let _ = world.settle(txid, wish);
-                if world.disk.steps() <= first + steps {
-                    break;
-                }
-                for seed in 0..3 {
-                    let context = format!("{cause:?} {wish:?} step {steps} seed {seed}");
-                    let found = world.disk.crash(seed);
-                    check_after_crash(found, (cause.same, &untouched), txid, wish, &context);
-                }
-                steps += 1;
-            }
-            assert!(steps > 4, "{cause:?} {wish:?} took {steps} steps only");
+            cut_wish(Names::Independent, cause, wish);
         }
     }
+    // Where each folder is synced by itself, in an order.
+    cut_wish(Names::Separate, Cause { made: 3, same: false }, Settle::Withdraw);
+}
+
+fn cut_wish(names: Names, cause: Cause, wish: Settle) {
+    let mut steps = 0;
+    loop {
+        assert!(steps < STEPS_MAX, "{wish:?} does not end");
+        let (world, txid) = letter_on(names, cause);
+        let untouched = world.places();
+        let first = world.disk.steps();
+        world.disk.fail_at(first + steps, Fault::Crash);
+        let _ = world.settle(txid, wish);
+        if world.disk.steps() <= first + steps {
+            break;
+        }
+        for seed in 0..3 {
+            let context = format!("{names:?} {cause:?} {wish:?} step {steps} seed {seed}");
+            let found = world.disk.crash(seed);
+            check_after_crash(found, (cause.same, &untouched), txid, wish, &context);
+        }
+        steps += 1;
+    }
+    assert!(steps > 4, "{cause:?} {wish:?} took {steps} steps only");
 }
 
 #[test]
