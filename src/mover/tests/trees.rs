@@ -431,15 +431,16 @@ fn a_digest_knows_every_name_inode_length_and_time() {
     changed();
 }
 
-/// Shorter and longer than what is written without asking for room, with nothing at its end that is written.
+/// Shorter and longer than what is written without asking for room, with nothing at its end that is written, or all
+/// of it.
 #[test]
 fn a_file_that_ends_in_a_hole_keeps_its_length() {
-    for length in [20_000, 1 << 20] {
+    for (length, data) in [(20_000, 4), (1 << 20, 4), (1 << 20, 1 << 20)] {
         for (path, top, target) in [("f/long", "f", "g/long"), ("long", "long", "g")] {
             let world = new_world(Names::Journal, false);
             world.make_dirs(0, &["f"]);
             let file = world.disk.create_file(&world.dir(0, path), OsStr::new("long")).unwrap();
-            world.disk.write_at(&file, b"data", 0).unwrap();
+            world.disk.write_at(&file, &vec![7; data], 0).unwrap();
             world.disk.set_len(&file, length).unwrap();
             world.disk.sync_all();
             let before = world.get(0, path);

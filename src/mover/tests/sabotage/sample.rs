@@ -27,10 +27,14 @@ fn table() -> Vec<Row> {
     cells.collect()
 }
 
-/// Fails when a call that the table names is gone: `scripts/prove sabotage` writes the table anew.
+/// Fails when a call or a test that the table names is gone: `scripts/prove sabotage` writes the table anew.
 #[test]
-fn the_table_names_calls_that_there_are() {
-    for Row { sabotage, .. } in table() {
+fn the_table_names_calls_and_tests_that_there_are() {
+    let listed = Command::new(std::env::current_exe().unwrap()).arg("--list").output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    for Row { sabotage, test, .. } in table() {
+        let line = format!("{test}: test");
+        assert!(listed.lines().any(|listed| listed == line), "{sabotage}: no test {test}");
         let words: Vec<&str> = sabotage.split(' ').collect();
         match words[..] {
             ["omit" | "late", file, function, method, n] => {
