@@ -166,6 +166,32 @@ fn disk_with_a_tree(
     (storage, root, d, e, g)
 }
 
+/// The old directory is synced and the new one is not.
+#[test]
+fn a_directory_that_is_synced_by_itself_may_leave_a_renamed_file_without_a_name() {
+    for (names, is_lost) in [(Names::Independent, false), (Names::Separate, true)] {
+        let (storage, root) = new_disk(names);
+        let [s, t] = ["s", "t"].map(|name| {
+            storage.create_dir(&root, name.as_ref()).unwrap();
+            storage.open_dir(&root, name.as_ref()).unwrap()
+        });
+        storage.create_file(&s, "f".as_ref()).unwrap();
+        storage.sync_all();
+        storage.rename(&s, "f".as_ref(), &t, "f".as_ref()).unwrap();
+        storage.sync_dir(&s).unwrap();
+        let found = (0..50).map(|seed| {
+            let after = storage.crash(seed);
+            assert!(names_of(&after, &s).is_empty());
+            names_of(&after, &t).len()
+        });
+        let found: Vec<usize> = found.collect();
+        assert!(found.contains(&1));
+        assert_eq!(found.contains(&0), is_lost, "{names:?}");
+        storage.sync_dir(&t).unwrap();
+        assert!((0..50).all(|seed| names_of(&storage.crash(seed), &t) == ["f"]), "{names:?}");
+    }
+}
+
 #[test]
 fn names_in_a_new_directory_are_lost_one_by_one() {
     let (storage, root) = new_disk(Names::Independent);
