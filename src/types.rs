@@ -14,8 +14,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 mod check;
 pub mod path_text;
+mod words;
 
 pub use check::{Check, CheckInput};
+pub use words::{binary_size, counted};
 
 /// Position of a branch in the configuration, in order of declaration. Valid for one mount only;
 /// what must outlive it is named by [`BranchUuid`].

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::types::binary_size;
+
 /// How a command ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -44,8 +46,8 @@ impl fmt::Display for Outcome {
             Self::Exit(code) => write!(f, "exit code {code}"),
             Self::Signal(signal) => write!(f, "ended by signal {signal}"),
             Self::TimedOut(limit) => write!(f, "not finished after {} s", limit.as_secs()),
-            Self::Flooded(limit) => write!(f, "more than {limit} bytes of output"),
-            Self::Memory(limit) => write!(f, "more than {limit} bytes of memory"),
+            Self::Flooded(limit) => write!(f, "more than {} of output", binary_size(*limit)),
+            Self::Memory(limit) => write!(f, "more than {} of memory", binary_size(*limit)),
             Self::LeftProcesses => f.write_str("it left processes running"),
             Self::NotRun(why) => write!(f, "it could not be run: {why}"),
             Self::Cancelled => f.write_str("stopped"),

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use crate::config;
 use crate::daemon::DaemonError;
 use crate::daemon::fsck::{self, Report};
+use crate::types::counted;
 
 use super::failure::{ExitCode, Failure};
-use super::output::{in_colour, plain, print, print_json};
+use super::output::{in_colour, one_line, print, print_json};
 
 /// Look through a view that is not mounted: its ledger, its branches, what crossings left.
 ///
@@ -38,7 +39,11 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), Failure> {
     if !args.view.is_file() {
         let view = args.view.display();
-        return Err(Failure::usage(format!("cannot check {view}: it is not a configuration file"))
+        let why = match args.view.exists() {
+            true => "it is not a configuration file",
+            false => "there is no such file",
+        };
+        return Err(Failure::usage(format!("cannot check {view}: {why}"))
             .hint("fsck works on views that are not mounted, by their configuration: --view lab/octroi.toml"));
     }
     let loaded = config::load(&args.view)
@@ -56,8 +61,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     match report.findings.len() {
         0 => Ok(()),
         count => {
-            let view = &report.view;
-            let message = format!("view {view} is not clean: {count} findings");
+            let (view, count) = (&report.view, counted(count as u64, "finding", "findings"));
+            let message = format!("view {view} is not clean: {count}");
             Err(Failure { code: ExitCode::Failed, ..Failure::new(message) })
         }
     }
@@ -66,14 +71,14 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 fn readable(report: &Report) -> String {
     let mut text = String::new();
     for done in &report.repaired {
-        text.push_str(&format!("repaired: {}\n", plain(done)));
+        text.push_str(&format!("repaired: {}\n", one_line(done)));
     }
     for note in &report.notes {
-        text.push_str(&format!("{}\n", plain(note)));
+        text.push_str(&format!("{}\n", one_line(note)));
     }
     for finding in &report.findings {
-        let (about, what) = (finding.about, plain(&finding.text));
-        text.push_str(&format!("{about}: {what}\n    {}\n", plain(&finding.advice)));
+        let (about, what) = (finding.about, one_line(&finding.text));
+        text.push_str(&format!("{about}: {what}\n    {}\n", one_line(&finding.advice)));
     }
     if report.findings.is_empty() {
         text.push_str(&format!("view {} is clean\n", report.view));

@@ -96,6 +96,11 @@ pub fn plain(text: &str) -> String {
     text.chars().map(escape).collect()
 }
 
+/// A message of several lines, as errors have with a hint, as one that is safe for a terminal.
+pub fn one_line(text: &str) -> String {
+    plain(&text.replace("\nhint: ", "; "))
+}
+
 /// Bytes for people, in powers of 1024.
 pub fn size(bytes: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -129,6 +134,12 @@ mod tests {
         assert_eq!(size(1536), "1.5 KiB");
         assert_eq!(size(2 << 30), "2.0 GiB");
         assert_eq!(size(u64::MAX), "16.0 EiB");
+    }
+
+    #[test]
+    fn a_message_with_a_hint_is_one_line() {
+        assert_eq!(one_line("it is open\nhint: close it"), "it is open; close it");
+        assert_eq!(one_line("a\nb"), "a\\nb", "a name may have one");
     }
 
     #[test]

@@ -6,9 +6,10 @@ use jiff::Timestamp;
 
 use crate::control::protocol::{Answer, DenialReport, Explanation, Request};
 use crate::policy::Considered;
+use crate::types::binary_size;
 
 use super::failure::{Failure, cannot};
-use super::output::{local_time, plain, print, print_json, size};
+use super::output::{local_time, plain, print, print_json};
 use super::target::ViewOption;
 use super::unexpected;
 
@@ -102,7 +103,7 @@ pub(super) fn explained(explanation: &Explanation, verbose: bool) -> String {
         text.push_str(&format!("  reason  {}\n", plain(reason)));
     }
     if let Some(limit) = &explanation.limit {
-        let (bytes, by) = (size(limit.bytes), plain(&limit.by));
+        let (bytes, by) = (binary_size(limit.bytes), plain(&limit.by));
         text.push_str(&format!("  up to   {bytes}, by {by}\n"));
     }
     let shown = |considered: &&Considered| verbose || considered.applies || considered.near;

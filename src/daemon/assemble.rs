@@ -22,7 +22,7 @@ use crate::mover::{Journal, Mover, MoverBranch, Recovery};
 use crate::policy::Policy;
 use crate::stats::Stats;
 use crate::storage::real::{RealDir, RealStorage};
-use crate::types::{BranchMode, BranchUuid, ViewPath};
+use crate::types::{BranchMode, BranchUuid, ViewPath, counted};
 use crate::vfs::{Parts, RecordLevel, Vfs};
 use crate::view::{Invalidation, Pool};
 
@@ -178,14 +178,14 @@ pub(super) fn open_ledger(
             .push("the last run did not stop cleanly; the ledger says so in a gap record".into());
     }
     if opened.torn_bytes > 0 {
-        let bytes = opened.torn_bytes;
-        notices.push(format!("cut {bytes} bytes of a torn last line off the ledger"));
+        let bytes = counted(opened.torn_bytes, "byte", "bytes");
+        notices.push(format!("cut {bytes} of a torn last line off the ledger"));
     }
     if opened.damaged_tiles > 0 {
-        let tiles = opened.damaged_tiles;
+        let tiles = counted(opened.damaged_tiles, "tile", "tiles");
         notices.push(format!(
-            "{tiles} tiles of the ledger's tree were missing or wrong; they are made again from \
-             its lines, which are those that were signed"
+            "missing or wrong in the ledger's tree: {tiles}; made again from its lines, which are \
+             those that were signed"
         ));
     }
     Ok((ledger, memory))

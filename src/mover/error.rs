@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::error::{Errno, errno_name};
-use crate::types::TxId;
+use crate::types::{TxId, binary_size};
 
 /// Why a crossing or an undo did not happen. Unless it says otherwise, source and target are as
 /// before.
@@ -50,7 +50,7 @@ pub enum CrossingError {
     #[error("the content is {found}, the gate takes {}", allowed.join(", "))]
     TypeNotAllowed { found: String, allowed: Vec<String> },
     /// The gate does not let this size through.
-    #[error("the source has {size} bytes, the gate takes at most {max}")]
+    #[error("the source has {}, the gate takes at most {}", binary_size(*size), binary_size(*max))]
     TooLarge { size: u64, max: u64 },
     /// A command of the gate did not accept the content.
     #[error("check `{command}`: {outcome}{}", said.as_ref().map(|said| format!(", saying: {said}")).unwrap_or_default())]
@@ -59,7 +59,7 @@ pub enum CrossingError {
     #[error("it is {found}, and the gate's checks take regular files alone")]
     NothingToCheck { found: String },
     /// The target's branch cannot take it and keep its `min_free`.
-    #[error("branch {branch} has {free} bytes free; {needed} are needed, min_free included")]
+    #[error("branch {branch} has {} free; needed is {}, min_free included", binary_size(*free), binary_size(*needed))]
     NoSpace { branch: String, data: u64, needed: u64, free: u64 },
     /// The target's branch has no room for so many files.
     #[error("branch {branch} has room for {free} files more; {needed} are needed")]

@@ -97,7 +97,7 @@ fn what_stage_and_hold_have_and_lack_is_found() {
     assert_eq!(fsck(&scene, &[]).code, Some(1));
     assert_eq!(picture(&scene), before, "it changed something");
     let said = fsck(&scene, &["--repair"]).ok();
-    assert!(said.contains("repaired: removed 1 entries of stage"), "{said}");
+    assert!(said.contains("repaired: removed 1 entry of stage"), "{said}");
     assert!(!stage.join("stray").exists());
 
     let strange = private(&scene, "inbox", "hold").join("01JD8Z6Q1M4T0V2W3X4Y5Z6A7B");
@@ -176,7 +176,7 @@ fn a_crossing_that_was_cut_off_is_found_and_ended() {
         assert!(found.iter().any(is_told), "{about:?}: {found:?}");
         assert!(found.iter().any(|one| one.contains("did not stop cleanly")), "{found:?}");
         let said = fsck(&scene, &["--repair"]).ok();
-        let repaired = ["repaired: crossing", "repaired: removed 1 entries of stage"];
+        let repaired = ["repaired: crossing", "repaired: removed 1 entry of stage"];
         assert!(repaired.iter().any(|one| said.contains(one)), "{said}");
         let ends = ["inbox", "review"].map(|branch| scene.branch(branch).join("f").exists());
         assert_eq!(ends, [!at_target, at_target], "{inject}");
@@ -223,7 +223,7 @@ fn a_file_and_a_directory_of_one_name_are_found_in_a_pool() {
     fs::write(one.join("same"), "1").expect("write");
     fs::write(two.join("same"), "2").expect("write");
     let said = fsck(&scene, &[]).ok();
-    assert!(said.contains("1 names are on more than one member"), "{said}");
+    assert!(said.contains("1 name is on more than one member"), "{said}");
     fs::write(two.join("a/b/x"), "a file").expect("write");
     finds(&scene, &["pool all: a/b/x is a directory on d1 and hides a file on d2"]);
     assert_eq!(fsck(&scene, &["--repair"]).code, Some(1));

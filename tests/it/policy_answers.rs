@@ -77,7 +77,7 @@ fn explain_tells_the_limit_and_takes_sizes_labels_and_times() {
         );
     }
     assert!(
-        mount.sh("$OCTROI explain write inbox/small/f").ok().contains("up to   1.0 KiB, by rule")
+        mount.sh("$OCTROI explain write inbox/small/f").ok().contains("up to   1 KiB, by rule")
     );
     assert_eq!(explain(&mount, "write inbox/f")["limit"], Value::Null);
     let sized = |size: &str| explain(&mount, &format!("write inbox/small/f --size {size}"));

@@ -138,7 +138,7 @@ fn a_witness_goes_on_after_half_a_line() {
     sh(scene.base(), &format!("{torn} && {witness} --to seen")).ok();
     let said = audit(&scene, "verify --witness seen").ok();
     assert!(
-        said.contains("1 checkpoints agree") && said.contains("seen line 1 is no checkpoint"),
+        said.contains("1 checkpoint agrees") && said.contains("seen line 1 is no checkpoint"),
         "{said}"
     );
     sh(scene.base(), &format!("{witness} --to seen && wc -l <seen | grep -x 2")).ok();
@@ -250,7 +250,7 @@ fn a_damaged_line_is_refused_until_the_loss_is_accepted_and_is_kept() {
     mount.sh("cat inbox/g && echo goes >inbox/on && mv inbox/on review/on").ok();
     mount.unmount();
     let said = audit(&scene, "verify").ok();
-    assert!(said.contains("a bad sector") && said.contains("1 files in evidence/0001"), "{said}");
+    assert!(said.contains("a bad sector") && said.contains("1 file in evidence/0001"), "{said}");
 }
 
 #[test]
@@ -318,7 +318,7 @@ fn files_in_a_branch_that_is_away_are_not_compared() {
     let away = format!("mv {} away", scene.branch("review").display());
     sh(scene.base(), &away).ok();
     let said = audit(&scene, "verify --files").ok();
-    assert!(said.contains("branch review is not there; 1 crossings"), "{said}");
+    assert!(said.contains("branch review is not there; 1 crossing into it was not"), "{said}");
 }
 
 #[test]

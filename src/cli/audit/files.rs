@@ -15,6 +15,7 @@ use crate::ledger::record::{Act, Area, CrossingRecord};
 use crate::ledger::verify::{Problem, Report};
 use crate::storage::real::{RealDir, RealStorage};
 use crate::storage::{Kind, Storage};
+use crate::types::counted;
 
 use super::verify::place_of;
 
@@ -115,7 +116,8 @@ impl Files {
         report.problems.extend(self.problems);
         report.more_problems = report.more_problems.saturating_add(self.more_problems);
         report.notes.extend(self.away.into_iter().map(|(branch, count)| {
-            format!("branch {branch} is not there; {count} crossings into it were not compared")
+            let count = counted(count, "crossing into it was", "crossings into it were");
+            format!("branch {branch} is not there; {count} not compared")
         }));
         self.compared
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::ledger::CheckpointCopy;
 use crate::ledger::checkpoint::Proof;
 use crate::ledger::verify::{Against, Report, Witness, verify};
-use crate::types::TxId;
+use crate::types::{TxId, counted};
 
 use super::super::failure::{Failure, cannot};
 use super::super::output::{local_time, plain, print, print_json};
@@ -110,8 +110,9 @@ pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::new(format!(
-        "the ledger {} is not as it was signed: {failed} problems",
-        signed.place
+        "the ledger {} is not as it was signed: {}",
+        signed.place,
+        counted(failed, "problem", "problems")
     )))
 }
 
@@ -154,7 +155,8 @@ fn readable(place: &str, report: &Report, files: Option<&Compared>) -> String {
     let times = report.times.as_ref().map_or_else(String::new, |[first, last]| {
         format!(", {} to {}", local_time(first), local_time(last))
     });
-    rows.push(("lines", format!("{} in {} segments{times}", report.lines, report.segments)));
+    let segments = counted(report.segments, "segment", "segments");
+    rows.push(("lines", format!("{} in {segments}{times}", report.lines)));
     rows.push((
         "signed",
         match report.signed {
@@ -168,7 +170,8 @@ fn readable(place: &str, report: &Report, files: Option<&Compared>) -> String {
     rows.push(("tiles", format!("{} compared", report.tiles)));
     rows.push(("copies", format!("{} agree", report.copies.len())));
     if report.witnessed > 0 {
-        rows.push(("witness", format!("{} checkpoints agree", report.witnessed)));
+        let agree = counted(report.witnessed, "checkpoint agrees", "checkpoints agree");
+        rows.push(("witness", agree));
     }
     let ended = report.crossings.iter().map(|(ending, count)| format!("{count} {ending}"));
     let ended = ended.collect::<Vec<_>>().join(", ");
@@ -183,8 +186,8 @@ fn readable(place: &str, report: &Report, files: Option<&Compared>) -> String {
         let (seq, time) = (loss.seq, local_time(&loss.time));
         rows.push(("loss", format!("accepted at seq {seq}, {time}: {}", plain(&loss.why))));
         if let Some(kept) = &loss.kept {
-            let (folder, files) = (plain(&kept.folder), kept.files);
-            rows.push(("kept", format!("{files} files in {folder} of the state folder")));
+            let (folder, files) = (plain(&kept.folder), counted(kept.files, "file", "files"));
+            rows.push(("kept", format!("{files} in {folder} of the state folder")));
         }
     }
     if let Some(files) = files {

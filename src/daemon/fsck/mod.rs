@@ -23,7 +23,7 @@ use crate::ledger::{self, Ledger};
 use crate::mover::{Irregularity, Journal, Mover, MoverBranch, inspect};
 use crate::storage::Storage as _;
 use crate::storage::real::{RealDir, RealStorage};
-use crate::types::{BranchMode, BranchUuid, TxId};
+use crate::types::{BranchMode, BranchUuid, TxId, counted};
 
 mod shadows;
 
@@ -115,11 +115,12 @@ fn look_at_ledger(state: &Path, report: &mut Report) -> Option<Memory> {
         });
     match inspected {
         Ok(opened) => {
-            report.notes.push(format!("the ledger has {lines} records, all of which can be read"));
+            let records = counted(lines, "record", "records");
+            report.notes.push(format!("the ledger has {records}, all of which can be read"));
             if opened.torn_bytes > 0 {
-                let bytes = opened.torn_bytes;
-                let text = format!("the ledger ends in {bytes} bytes that a crash has torn");
-                report.find("ledger", text, "--repair cuts them off, as the next mount does");
+                let torn = counted(opened.torn_bytes, "byte", "bytes");
+                let text = format!("the ledger ends in {torn} that a crash has torn");
+                report.find("ledger", text, "--repair cuts that off, as the next mount does");
             } else if opened.unclean {
                 let text = "the last run did not stop cleanly";
                 report.find("ledger", text, "--repair records it, as the next mount does");
@@ -163,11 +164,10 @@ fn look_at_signatures(config: &Config, state: &Path, report: &mut Report) {
     });
     match checked {
         Ok(found) => {
-            let (signed, copies) = (found.signed.unwrap_or(0), found.copies.len());
-            let key = &found.origin;
-            report.notes.push(format!(
-                "{signed} of them are as {key} has signed them, and {copies} copies agree"
-            ));
+            let (signed, key) = (found.signed.unwrap_or(0), &found.origin);
+            let signed = counted(signed, "of them is", "of them are");
+            let copies = counted(found.copies.len() as u64, "copy agrees", "copies agree");
+            report.notes.push(format!("{signed} as {key} has signed them, and {copies}"));
             for problem in found.problems {
                 report.find("ledger", format!("{}: {}", problem.place, problem.what), advice);
             }
@@ -323,9 +323,9 @@ fn look_at_pools(config: &Config, report: &mut Report) {
             report.find("pool", format!("pool {}: {why}", pool.name), "look at the member's disk");
         }
         if found.hidden > 0 {
-            let (name, files) = (&pool.name, found.hidden);
+            let (name, files) = (&pool.name, counted(found.hidden, "name is", "names are"));
             report.notes.push(format!(
-                "pool {name}: {files} names are on more than one member; the first is what is seen"
+                "pool {name}: {files} on more than one member; the first is what is seen"
             ));
         }
     }
@@ -369,11 +369,12 @@ fn repair_all(
     let recovery = mover.recover();
     tell(&recovery, repaired);
     if recovery.swept > 0 {
-        repaired.push(format!("removed {} entries of stage that nothing needs", recovery.swept));
+        let swept = counted(recovery.swept, "entry", "entries");
+        repaired.push(format!("removed {swept} of stage that nothing needs"));
     }
     if recovery.purged_left > 0 {
-        let left = recovery.purged_left;
-        repaired.push(format!("removed {left} entries of hold whose purge was recorded"));
+        let left = counted(recovery.purged_left, "entry", "entries");
+        repaired.push(format!("removed {left} of hold whose purge was recorded"));
     }
     for txid in lost(&mover, mover.inspect()) {
         repaired.push(format!("recorded that nothing is left of what crossing {txid} kept"));
