@@ -11,6 +11,8 @@ mod prove;
 mod query;
 mod report;
 mod schema;
+mod scope;
+mod search;
 mod show;
 mod signed;
 mod tail;

@@ -4,9 +4,24 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp, ZonedDateTime};
 
+use super::failure::Failure;
+
 /// A moment; a date is the beginning of its day here, a span lies before now.
 pub fn moment(text: &str) -> Result<Timestamp, String> {
     moment_at(text, &ZonedDateTime::now())
+}
+
+/// Refuses a span of time that ends before it begins; by its two options and what was given.
+pub fn check_order(
+    (from, begin): (&str, Option<Timestamp>),
+    (to, end): (&str, Option<Timestamp>),
+) -> Result<(), Failure> {
+    match (begin, end) {
+        (Some(begin), Some(end)) if begin > end => {
+            Err(Failure::usage(format!("{from} is later than {to}: nothing lies between")))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn moment_at(text: &str, now: &ZonedDateTime) -> Result<Timestamp, String> {
@@ -32,6 +47,19 @@ mod tests {
         let now: ZonedDateTime = "2026-11-23T12:00:00Z[UTC]".parse().expect("a time");
         let found = moment_at(text, &now).expect(text);
         assert_eq!(found, expected.parse().expect("a time"), "{text}");
+    }
+
+    #[test]
+    fn a_span_does_not_end_before_it_begins() {
+        let time = |text: &str| Some(text.parse::<Timestamp>().expect("a time"));
+        let (early, late) = (time("2026-11-23T10:00:00Z"), time("2026-11-23T10:00:01Z"));
+        let check = |begin, end| check_order(("--from", begin), ("--to", end));
+        let wrong = check(late, early).expect_err("refused");
+        assert_eq!(wrong.code, super::super::ExitCode::Usage);
+        assert!(wrong.message.contains("--from is later than --to"), "{}", wrong.message);
+        for (begin, end) in [(early, late), (early, early), (late, None), (None, early)] {
+            assert_eq!(check(begin, end), Ok(()));
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Which view a command speaks of, and paths of the file system as paths of the view.
 
 use std::ffi::OsStr;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::control::{Client, ViewMount, mounts};
@@ -115,9 +116,24 @@ fn named(views: &[ViewMount], wanted: &Path) -> Result<ViewMount, Failure> {
     let of_config =
         |view: &&ViewMount| Client::find(view).is_ok_and(|client| client.hello.config == absolute);
     views.iter().find(of_config).cloned().ok_or_else(|| {
-        Failure::new(format!("cannot find view {}: it is not mounted", wanted.display()))
+        let why = match std::fs::metadata(wanted).map_err(|error| error.kind()) {
+            Err(io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                "it is not mounted, and there is no such file"
+            }
+            _ => "it is not mounted",
+        };
+        Failure::new(format!("cannot find view {}: {why}", wanted.display()))
             .hint(mounted_hint(views))
     })
+}
+
+/// Where a configuration is mounted, if it is, by its path and the name of its view.
+pub fn mount_of_config(config: &Path, view: &str) -> Option<ViewMount> {
+    let absolute = absolute(config).ok()?;
+    let mounted = mounts::views().ok()?.into_iter().filter(|mount| mount.name == view);
+    let is_it =
+        |mount: &ViewMount| Client::find(mount).is_ok_and(|client| client.hello.config == absolute);
+    mounted.into_iter().find(is_it)
 }
 
 fn implied(views: &[ViewMount], path: Option<&Path>) -> Result<ViewMount, Failure> {
@@ -192,6 +208,17 @@ mod tests {
         assert_eq!(implied(&views, None).expect_err("two").code, super::super::ExitCode::Usage);
         assert_eq!(implied(&views[..1], None).expect("the only one"), views[0]);
         assert!(implied(&[], None).is_err());
+    }
+
+    #[test]
+    fn a_view_that_is_nowhere_is_told_from_one_that_is_not_mounted() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let config = dir.path().join("octroi.toml");
+        let why = |path: &Path| named(&[], path).expect_err("not mounted").message;
+        assert!(why(&config).ends_with("it is not mounted, and there is no such file"));
+        assert!(why(&config.join("x")).contains("no such file"));
+        std::fs::write(&config, "").expect("write");
+        assert!(why(&config).ends_with("it is not mounted"));
     }
 
     #[test]

@@ -62,6 +62,20 @@ fn query_finds_what_is_asked_for() {
     assert_eq!(lines(&before).len(), 5);
     assert_eq!(before + &after, query(""));
     mount.sh("$OCTROI audit query --path inbox").fails(2);
+    mount.sh("$OCTROI audit query --since 1h --until 2h").fails(2);
+    // What is likely a slip is told on standard error, and searched for all the same.
+    let told = mount.sh("$OCTROI audit query --branch inbx");
+    assert!(
+        told.err.contains("no branch or pool inbx") && told.err.contains("review"),
+        "{}",
+        told.err
+    );
+    assert_eq!(told.ok(), "");
+    assert_eq!(query("--path \"$PWD/other\""), query("--path /other"));
+    let told = mount.sh("$OCTROI audit query --path /elsewhere/x");
+    assert!(told.err.contains("nothing of the view lies at /elsewhere/x"), "{}", told.err);
+    assert_eq!(told.ok(), "");
+    assert_eq!(mount.sh("$OCTROI audit query --path /other").err, "");
     mount.sh("$OCTROI audit query --since yesterday").fails(2);
     mount.sh("$OCTROI audit query | head -n1").ok();
     mount.unmount();

@@ -7,8 +7,8 @@ use super::super::moment::moment;
 use super::super::output::Printer;
 use super::super::target::ViewOption;
 use super::filter::FilterArgs;
-use super::log::Log;
 use super::ocsf::Exporter;
+use super::search::Search;
 
 /// Print the ledger for other programs; for root, the mounting user and audit.readers.
 ///
@@ -41,18 +41,24 @@ enum Format {
 }
 
 pub(super) fn run(args: &ExportArgs) -> Result<(), Failure> {
-    let filter = args.filter.filter(args.until)?;
-    let log = Log::find(&args.view)?;
+    let mut search = Search::begin(&args.filter, args.until, &args.view)?;
     let mut printer = Printer::new();
     let mut exporter = Exporter::new();
-    log.each_match(&filter, |line| match args.format {
-        Format::Json => Ok(printer.print(line)? && printer.print(b"\n")?),
-        Format::Ocsf => match exporter.event(line) {
-            None => Ok(true),
-            Some(event) => {
-                Ok(printer.print(event.to_string().as_bytes())? && printer.print(b"\n")?)
-            }
-        },
+    let mut found = false;
+    search.log.each_match(&search.filter, |line| {
+        found = true;
+        match args.format {
+            Format::Json => Ok(printer.print(line)? && printer.print(b"\n")?),
+            Format::Ocsf => match exporter.event(line) {
+                None => Ok(true),
+                Some(event) => {
+                    Ok(printer.print(event.to_string().as_bytes())? && printer.print(b"\n")?)
+                }
+            },
+        }
     })?;
+    if !found {
+        search.nothing_found();
+    }
     printer.finish()
 }

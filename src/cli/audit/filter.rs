@@ -15,7 +15,8 @@ use crate::sys::users;
 use crate::types::{Operation, TxId, Verb, ViewPath};
 
 use super::super::failure::{Failure, cannot};
-use super::super::moment::moment;
+use super::super::moment::{check_order, moment};
+use super::scope::Scope;
 
 /// What tail, query, export and report have in common.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -27,11 +28,11 @@ pub(super) struct FilterArgs {
     /// Only this user
     #[arg(long, value_name = "NAME|UID")]
     user: Option<String>,
-    /// Only this branch
+    /// Only this branch or pool
     #[arg(long, value_name = "NAME")]
     branch: Option<String>,
     /// Only this path of the view and what is below it, or what a pattern such as '/inbox/**/*.csv'
-    /// fits; source or target
+    /// fits; source or target. What begins with the mountpoint is taken as from there
     #[arg(long, value_name = "PATH|GLOB")]
     path: Option<PathBuf>,
     /// Only what was denied
@@ -53,6 +54,7 @@ impl FilterArgs {
 
     /// The filter; `until` is the first moment that is not wanted any more.
     pub(super) fn filter(&self, until: Option<Timestamp>) -> Result<Filter, Failure> {
+        check_order(("--since", self.since), ("--until", until))?;
         let mut filter = Filter { denied: self.denied, tx: self.tx, ..Filter::default() };
         filter.since = self.since.map(text_of);
         filter.until = until.map(text_of);
@@ -60,10 +62,27 @@ impl FilterArgs {
             filter.operations.extend(operations(verb)?);
         }
         filter.uid = self.user.as_deref().map(uid_of).transpose()?;
-        filter.branch.clone_from(&self.branch);
+        filter.branches.extend(self.branch.clone());
         filter.path = self.path.as_deref().map(Place::new).transpose()?;
-        filter.needle = filter.rarest().map(|needle| Finder::new(&needle).into_owned());
+        filter.needle = filter.finder();
         Ok(filter)
+    }
+
+    /// Takes what it names as the view has it: a pool for its members, a path below the mountpoint for one
+    /// of the view. Gives what a reader should know of that.
+    pub(super) fn settle(
+        &self,
+        filter: &mut Filter,
+        scope: &Scope,
+    ) -> Result<Option<String>, Failure> {
+        if let Some(path) = self.path.as_deref().and_then(|path| scope.inside(path)) {
+            filter.path = Some(Place::new(&path)?);
+            filter.needle = filter.finder();
+        }
+        let Some(name) = &self.branch else { return Ok(None) };
+        let (names, warning) = scope.branches(name);
+        filter.branches = names;
+        Ok(warning)
     }
 }
 
@@ -143,14 +162,19 @@ impl Place {
         }
     }
 
+    /// The folder that all of it is in.
+    fn top(&self) -> Option<ViewPath> {
+        match self {
+            Self::Below(top) => Some(top.clone()),
+            Self::Glob(_, text) => ViewPath::parse(std::path::Path::new(literal_of(text))),
+        }
+    }
+
     /// Bytes that every line with such a path has; none where that is not sure.
     fn needle(&self) -> Option<Vec<u8>> {
         let literal = match self {
             Self::Below(top) => top.as_path().to_str()?,
-            Self::Glob(_, text) => {
-                let literal = text.split(['*', '?', '[', '{', '\\']).next().unwrap_or_default();
-                literal.rsplit_once('/').map_or("", |(folder, _)| folder)
-            }
+            Self::Glob(_, text) => literal_of(text),
         };
         // As it stands in JSON, without the quotation marks.
         let json = serde_json::to_string(literal).ok()?;
@@ -159,13 +183,20 @@ impl Place {
     }
 }
 
+/// The folders that a pattern begins with.
+fn literal_of(glob: &str) -> &str {
+    let literal = glob.split(['*', '?', '[', '{', '\\']).next().unwrap_or_default();
+    literal.rsplit_once('/').map_or("", |(folder, _)| folder)
+}
+
 /// See [`FilterArgs`]. The default wants everything.
 #[derive(Debug, Default)]
 pub(super) struct Filter {
     /// Any of these; all if empty.
     operations: Vec<Operation>,
     uid: Option<u32>,
-    branch: Option<String>,
+    /// Any of these; all if empty.
+    branches: Vec<String>,
     path: Option<Place>,
     denied: bool,
     since: Option<String>,
@@ -218,6 +249,15 @@ impl Filter {
         self.tx
     }
 
+    /// The folder of the view that alone is looked at.
+    pub(super) fn top(&self) -> Option<ViewPath> {
+        self.path.as_ref().and_then(Place::top)
+    }
+
+    fn finder(&self) -> Option<Finder<'static>> {
+        self.rarest().map(|needle| Finder::new(&needle).into_owned())
+    }
+
     /// Of the bytes that must be there, those that are likely the rarest.
     fn rarest(&self) -> Option<Vec<u8>> {
         let tx = self.tx.map(|txid| txid.to_string().into_bytes());
@@ -235,9 +275,9 @@ impl Filter {
 
     /// Whether no line is refused.
     fn wants_all(&self) -> bool {
-        let Self { operations, uid, branch, path, denied, since, until, tx, needle: _ } = self;
-        let any = uid.is_some() || branch.is_some() || path.is_some() || *denied || tx.is_some();
-        !any && operations.is_empty() && since.is_none() && until.is_none()
+        let Self { operations, uid, branches, path, denied, since, until, tx, needle: _ } = self;
+        let any = uid.is_some() || path.is_some() || *denied || tx.is_some();
+        !any && operations.is_empty() && branches.is_empty() && since.is_none() && until.is_none()
     }
 
     /// Hands out the lines of a piece that fit, without their newlines; false once `see` has enough.
@@ -280,7 +320,7 @@ impl Filter {
         if !after(time, &self.since) || (self.until.is_some() && after(time, &self.until)) {
             return false;
         }
-        let plain = self.operations.is_empty() && self.uid.is_none() && self.branch.is_none();
+        let plain = self.operations.is_empty() && self.uid.is_none() && self.branches.is_empty();
         if plain && self.path.is_none() && !self.denied && self.tx.is_none() {
             return true;
         }
@@ -302,11 +342,11 @@ impl Filter {
                 }
                 wanted => is(&fields.op, wanted.name()),
             });
-        let branch = self.branch.as_deref().is_none_or(|wanted| {
-            let among = fields.branches.as_ref();
-            is(&fields.branch, wanted)
-                || among.is_some_and(|names| names.iter().any(|name| name == wanted))
-        });
+        let among = fields.branches.as_deref().unwrap_or_default();
+        let branch = self.branches.is_empty()
+            || self.branches.iter().any(|wanted| {
+                is(&fields.branch, wanted) || among.iter().any(|name| name == wanted)
+            });
         let path = self.path.as_ref().is_none_or(|place| {
             let pairs = [
                 (&fields.path, &fields.path_b64),
@@ -401,6 +441,36 @@ mod tests {
         check(&["--tx", "01ARZ3NDEKTSV4RRFFQ69G5FAV"], &[3, 4, 6]);
         check(&["--since", "2026-11-23T10:00:05Z"], &[5, 6]);
         check(&["--since", "2026-11-23T10:00:01Z", "--until", "2026-11-23T10:00:03Z"], &[1, 2]);
+    }
+
+    #[test]
+    fn a_span_that_ends_before_it_begins_is_refused() {
+        let since = Some("2026-11-23T10:00:01Z".parse().expect("a time"));
+        let until = "2026-11-23T10:00:00Z".parse().expect("a time");
+        let args = FilterArgs { since, ..FilterArgs::default() };
+        let wrong = args.filter(Some(until)).expect_err("refused");
+        assert!(wrong.message.contains("--since is later than --until"), "{}", wrong.message);
+        assert!(args.filter(since).is_ok());
+    }
+
+    #[test]
+    fn a_pool_stands_for_its_members_and_a_path_below_the_mountpoint_for_one_of_the_view() {
+        let scope = Scope::with_pool("/mnt/lab", "/inbox", "drop", &["inbox", "other"]);
+        let settled = |args: &FilterArgs| {
+            let mut filter = args.filter(None).expect("a filter");
+            let warning = args.settle(&mut filter, &scope).expect("settled");
+            let fitting = |(at, line): (usize, &&str)| filter.fits(line.as_bytes()).then_some(at);
+            let fitting: Vec<usize> = LINES.iter().enumerate().filter_map(fitting).collect();
+            (fitting, warning.is_some())
+        };
+        let branch = |name: &str| FilterArgs { branch: Some(name.into()), ..FilterArgs::default() };
+        assert_eq!(settled(&branch("drop")), (vec![1, 2, 3, 4, 5], false));
+        // A former branch, which only the ledger knows.
+        assert_eq!(settled(&branch("review")), (vec![3, 4], true));
+        let path = |path: &str| FilterArgs { path: Some(path.into()), ..FilterArgs::default() };
+        assert_eq!(settled(&path("/mnt/lab/inbox")), (vec![1, 3, 4], false));
+        assert_eq!(settled(&path("/mnt/lab/inbox/**/*.csv")), (vec![3, 4], false));
+        assert_eq!(settled(&path("/inbox")), (vec![1, 3, 4], false));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::super::output::is_terminal;
 use super::super::target::ViewOption;
 use super::super::unexpected;
 use super::filter::Filter;
+use super::scope::Scope;
 
 /// Bytes that are read at once; longer than any line.
 pub(super) const PIECE: usize = 256 * 1024;
@@ -30,21 +31,32 @@ pub(in crate::cli) enum Log {
 impl Log {
     /// The ledger of a configuration, mounted or not, or of a mounted view.
     pub(in crate::cli) fn find(option: &ViewOption) -> Result<Self, Failure> {
+        Self::find_with_scope(option).map(|(log, _)| log)
+    }
+
+    /// [`Log::find`], with what is known of its view.
+    pub(super) fn find_with_scope(option: &ViewOption) -> Result<(Self, Scope), Failure> {
         if let Some(config) = option.view.as_deref().filter(|path| path.is_file()) {
             let loaded = config::load(config)
                 .map_err(|errors| Failure::diagnostics(errors.render(is_terminal())))?;
-            return Self::of_state(&loaded.config.state);
+            let log = Self::of_state(&loaded.config.state)?;
+            return Ok((log, Scope::of_config(config, &loaded.config)));
         }
         let view = option.find(None)?;
+        let mountpoint = &view.mount.mountpoint;
         match view.client.ask(&Request::Status) {
-            Ok(Answer::Status(status)) => Self::of_state(&status.state),
+            Ok(Answer::Status(status)) => {
+                let log = Self::of_state(&status.state)?;
+                Ok((log, Scope::of_status(&status, mountpoint)))
+            }
             Ok(_) => Err(unexpected()),
             Err(_) => {
-                let path = view.mount.mountpoint.join(".audit/log.jsonl");
+                let path = mountpoint.join(".audit/log.jsonl");
                 let attempt = format!("read {}", path.display());
-                std::fs::File::open(&path).map(Self::File).map_err(|error| {
+                let file = std::fs::File::open(&path).map_err(|error| {
                     cannot(attempt)(error).hint("audit.readers names who may, beside root")
-                })
+                })?;
+                Ok((Self::File(file), Scope::of_mountpoint(mountpoint)))
             }
         }
     }

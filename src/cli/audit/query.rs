@@ -7,7 +7,7 @@ use super::super::moment::moment;
 use super::super::output::{Printer, in_colour, is_terminal, print_bytes};
 use super::super::target::ViewOption;
 use super::filter::FilterArgs;
-use super::log::Log;
+use super::search::Search;
 use super::show::Shown;
 
 /// Search the ledger, the oldest records first; for root, the mounting user and audit.readers.
@@ -39,15 +39,16 @@ pub(super) struct QueryArgs {
 }
 
 pub(super) fn run(args: &QueryArgs) -> Result<(), Failure> {
-    let filter = args.filter.filter(args.until)?;
-    let log = Log::find(&args.view)?;
+    let mut search = Search::begin(&args.filter, args.until, &args.view)?;
     let mut shown = (!args.json && is_terminal()).then(|| Shown::new(in_colour()));
     let mut printer = Printer::new();
     let mut left = args.limit.unwrap_or(u64::MAX);
     if left == 0 {
         return Ok(());
     }
-    log.each_match(&filter, |line| {
+    let mut found = false;
+    search.log.each_match(&search.filter, |line| {
+        found = true;
         left = left.saturating_sub(1);
         let there = match &mut shown {
             Some(shown) => print_bytes(shown.line(line).as_bytes())?,
@@ -55,5 +56,8 @@ pub(super) fn run(args: &QueryArgs) -> Result<(), Failure> {
         };
         Ok(there && left > 0)
     })?;
+    if !found {
+        search.nothing_found();
+    }
     printer.finish()
 }

@@ -8,10 +8,10 @@ use jiff::Timestamp;
 use crate::ledger::record::{CrossingRecord, OperationRecord, Step, Verdict};
 use crate::ledger::verify::{Against, Report as Verified, verify};
 use crate::ledger::{Entry, Record, decode_line};
-use crate::types::{TxId, Verb};
+use crate::types::{TxId, Verb, counted};
 
 use super::super::failure::{Failure, cannot};
-use super::super::moment::moment;
+use super::super::moment::{check_order, moment};
 use super::super::output::{local_time, print, size};
 use super::super::target::ViewOption;
 use super::super::tx;
@@ -40,6 +40,7 @@ pub(super) struct ReportArgs {
 }
 
 pub(super) fn run(args: &ReportArgs) -> Result<(), Failure> {
+    check_order(("--from", args.from), ("--to", args.to))?;
     let log = Log::find(&args.view)?;
     let filter = Filter::between(args.from, args.to);
     let mut tally = Tally::default();
@@ -58,7 +59,8 @@ pub(super) fn run(args: &ReportArgs) -> Result<(), Failure> {
     match problems {
         0 => Ok(()),
         some => Err(Failure::new(format!(
-            "the ledger {place} is not as it was signed: {some} problems"
+            "the ledger {place} is not as it was signed: {}",
+            counted(some, "problem", "problems")
         ))),
     }
 }
@@ -115,6 +117,19 @@ struct Denials {
     example: String,
 }
 
+/// A policy that came in force, perhaps several times in a row.
+struct InForce {
+    sha256: String,
+    /// How often.
+    count: u64,
+    first: String,
+    last: String,
+    /// Who, once each.
+    by: Vec<String>,
+    /// In place of another while mounted, the first time.
+    replaced: Option<String>,
+}
+
 #[derive(Default)]
 struct Tally {
     lines: u64,
@@ -123,8 +138,8 @@ struct Tally {
     users: BTreeMap<u32, Done>,
     gates: BTreeMap<String, Gate>,
     denials: BTreeMap<String, Denials>,
-    /// Time, who and what, of what a reader must know.
-    policies: Vec<[String; 3]>,
+    policies: Vec<InForce>,
+    /// Time and what, of what a reader must know.
     events: Vec<[String; 2]>,
 }
 
@@ -143,11 +158,7 @@ impl Tally {
             Record::Crossing(record) => self.crossing(record, &at),
             Record::Policy(record) => {
                 let by = if record.by_signal { "SIGHUP".to_owned() } else { tx::user(record.uid) };
-                let what = match &record.previous {
-                    Some(previous) => format!("`{previous}` becomes `{}`", record.sha256),
-                    None => format!("mounted with `{}`", record.sha256),
-                };
-                self.policies.push([at, by, what]);
+                self.policy(&record.sha256, record.previous.as_ref(), by, at);
             }
             Record::Gap(_) => {
                 let what = "the run before did not stop cleanly: changes up to 100 ms before its end \
@@ -162,8 +173,8 @@ impl Tally {
                 self.events.push([at, format!("a key begins to sign: `{}`", record.key)]);
             }
             Record::Prune(record) => {
-                let count = record.segments.len();
-                let what = format!("{count} segments left the ledger: {}", record.reason);
+                let count = counted(record.segments.len() as u64, "segment", "segments");
+                let what = format!("{count} left the ledger: {}", record.reason);
                 self.events.push([at, what]);
             }
             Record::Version(_)
@@ -202,6 +213,25 @@ impl Tally {
         denials.reason = record.reason.clone().unwrap_or_default();
         denials.last = at.to_owned();
         denials.example = format!("{} {}", record.op, record.path);
+    }
+
+    fn policy(&mut self, sha256: &str, previous: Option<&String>, by: String, at: String) {
+        if let Some(same) = self.policies.last_mut().filter(|last| last.sha256 == sha256) {
+            add(&mut same.count, 1);
+            same.last = at;
+            if !same.by.contains(&by) {
+                same.by.push(by);
+            }
+            return;
+        }
+        self.policies.push(InForce {
+            sha256: sha256.to_owned(),
+            count: 1,
+            first: at.clone(),
+            last: at,
+            by: vec![by],
+            replaced: previous.cloned(),
+        });
     }
 
     fn crossing(&mut self, record: &CrossingRecord, at: &str) {
@@ -245,24 +275,42 @@ impl Tally {
             time.map_or_else(|| none.to_owned(), |time| local_time(&time.to_string()))
         };
         let (from, to) = (bound(args.from, "the beginning"), bound(args.to, "the end"));
-        let _ = writeln!(text, "From {from} to {to}: {} records.", self.lines);
+        let _ =
+            writeln!(text, "From {from} to {to}: {}.", counted(self.lines, "record", "records"));
         if let Some((first, last)) = self.times {
             let [first, last] = [first, last].map(|time| local_time(&time.to_string()));
             let _ = writeln!(text, "The first is of {first}, the last of {last}.");
         }
         if self.unreadable > 0 {
-            let _ = writeln!(text, "{} lines cannot be read.", self.unreadable);
+            let lines = counted(self.unreadable, "line", "lines");
+            let _ = writeln!(text, "{lines} cannot be read.");
         }
         self.section_users(&mut text);
         self.section_gates(&mut text);
         self.section_denials(&mut text);
-        let rows =
-            self.policies.iter().map(|[at, by, what]| vec![local_time(at), cell(by), cell(what)]);
-        table(&mut text, "Policy", &["Time", "By", "Configuration"], rows.collect());
+        self.section_policies(&mut text);
         let rows = self.events.iter().map(|[at, what]| vec![local_time(at), cell(what)]);
         table(&mut text, "To know", &["Time", "What"], rows.collect());
         verification(&mut text, verified);
         text
+    }
+
+    fn section_policies(&self, text: &mut String) {
+        let heading = ["First", "Last", "Times", "By", "Configuration"];
+        let rows = self.policies.iter().map(|policy| {
+            let what = match &policy.replaced {
+                Some(previous) => format!("`{previous}` becomes `{}`", policy.sha256),
+                None => format!("mounted with `{}`", policy.sha256),
+            };
+            vec![
+                local_time(&policy.first),
+                local_time(&policy.last),
+                policy.count.to_string(),
+                cell(&policy.by.join(", ")),
+                cell(&what),
+            ]
+        });
+        table(text, "Policy", &heading, rows.collect());
     }
 
     fn section_users(&self, text: &mut String) {
@@ -320,10 +368,14 @@ fn verification(text: &mut String, verified: &Result<Verified, String>) {
         report.signed.map_or_else(|| "none are".to_owned(), |size| format!("the first {size} are"));
     let _ = writeln!(
         text,
-        "{} lines were checked; {signed} signed by `{}`. {} copies of checkpoints in branches agree.",
-        report.lines,
+        "{} checked; {signed} signed by `{}`. In branches {}.",
+        counted(report.lines, "line was", "lines were"),
         cell(&report.key),
-        report.copies.len()
+        counted(
+            report.copies.len() as u64,
+            "copy of a checkpoint agrees",
+            "copies of checkpoints agree"
+        )
     );
     for note in &report.notes {
         let _ = writeln!(text, "- {}", cell(note));
@@ -366,4 +418,34 @@ fn cell(text: &str) -> String {
         }
     }
     safe
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_policies_in_a_row_are_one_line() {
+        let mut tally = Tally::default();
+        let mut see = |sha256: &str, previous: Option<&str>, by: &str, second: u32| {
+            let at = format!("2026-11-23T10:00:0{second}Z");
+            tally.policy(sha256, previous.map(str::to_owned).as_ref(), by.to_owned(), at);
+        };
+        see("aa", None, "root", 0);
+        see("aa", None, "ana", 1);
+        see("bb", Some("aa"), "SIGHUP", 2);
+        see("bb", None, "root", 3);
+        see("bb", Some("bb"), "root", 4);
+        see("aa", None, "root", 5);
+        let mut text = String::new();
+        tally.section_policies(&mut text);
+        let time = |second: u32| local_time(&format!("2026-11-23T10:00:0{second}Z"));
+        let rows: Vec<&str> = text.lines().skip(5).collect();
+        let expected = [
+            format!("| {} | {} | 2 | root, ana | mounted with `aa` |", time(0), time(1)),
+            format!("| {} | {} | 3 | SIGHUP, root | `aa` becomes `bb` |", time(2), time(4)),
+            format!("| {} | {} | 1 | root | mounted with `aa` |", time(5), time(5)),
+        ];
+        assert_eq!(rows, expected, "{text}");
+    }
 }

@@ -6,7 +6,7 @@ use super::super::failure::{Failure, cannot};
 use super::super::output::{in_colour, is_terminal, print_bytes};
 use super::super::target::ViewOption;
 use super::filter::FilterArgs;
-use super::log::Log;
+use super::search::Search;
 use super::show::Shown;
 
 /// How often a followed ledger is looked at.
@@ -41,26 +41,27 @@ pub(super) struct TailArgs {
 }
 
 pub(super) fn run(args: &TailArgs) -> Result<(), Failure> {
-    let filter = args.filter.filter(None)?;
-    let mut log = Log::find(&args.view)?;
+    let mut search = Search::begin(&args.filter, None, &args.view)?;
     let mut shown = (!args.json && is_terminal()).then(|| Shown::new(in_colour()));
     let count = match args.count {
         None if args.filter.is_narrow() => usize::MAX,
         count => count.unwrap_or(COUNT),
     };
     let from = match count {
-        usize::MAX => Ok(log.first()),
-        count => log.last_matches(&filter, count),
+        usize::MAX => Ok(search.log.first()),
+        count => search.log.last_matches(&search.filter, count),
     };
     let mut offset = from.map_err(cannot("read the ledger"))?;
+    let mut found = count == 0;
     loop {
         // What has left meanwhile was not read in time, and is passed over.
-        offset = offset.max(log.first());
-        let (piece, next) = log.whole_lines(offset).map_err(cannot("read the ledger"))?;
+        offset = offset.max(search.log.first());
+        let (piece, next) = search.log.whole_lines(offset).map_err(cannot("read the ledger"))?;
         if next > offset {
             offset = next;
             let mut out = Vec::new();
-            filter.each_match(&piece, &mut |line| {
+            search.filter.each_match(&piece, &mut |line| {
+                found = true;
                 match &mut shown {
                     Some(shown) => out.extend_from_slice(shown.line(line).as_bytes()),
                     None => out.extend_from_slice(&[line, b"\n"].concat()),
@@ -72,10 +73,13 @@ pub(super) fn run(args: &TailArgs) -> Result<(), Failure> {
             }
             continue;
         }
+        if !found {
+            search.nothing_found();
+        }
         if !args.follow {
             return Ok(());
         }
         std::thread::sleep(FOLLOW);
-        log.refresh()?;
+        search.log.refresh()?;
     }
 }
