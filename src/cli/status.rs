@@ -1,7 +1,7 @@
 //! `octroi status`
 
 use crate::control::protocol::{Answer, BranchStatus, Request, Status};
-use crate::types::{BranchIo, BranchMode};
+use crate::types::{BranchIo, BranchMode, counted};
 
 use super::failure::{Failure, cannot};
 use super::output::{local_time, plain, print, print_json, size, table};
@@ -50,12 +50,14 @@ fn render(status: &Status) -> String {
     text.push_str(&signed(status));
     let known = status.known;
     text.push_str(&format!(
-        "known: {} inodes; open: {} files, {} directories\n",
-        known.inodes, known.files, known.directories
+        "known: {}; open: {}, {}\n",
+        counted(known.inodes as u64, "inode", "inodes"),
+        counted(known.files as u64, "file", "files"),
+        counted(known.directories as u64, "directory", "directories")
     ));
     if status.panics > 0 {
-        let panics = status.panics;
-        text.push_str(&format!("{panics} threads failed; mount again, and see octroi.log\n"));
+        let panics = counted(status.panics, "thread", "threads");
+        text.push_str(&format!("{panics} failed; mount again, and see octroi.log\n"));
     }
     text.push('\n');
     text.push_str(&branches(status));
@@ -76,7 +78,7 @@ const UNSIGNED: u64 = 5;
 fn signed(status: &Status) -> String {
     let Some(signed) = &status.ledger_signed else { return String::new() };
     let age = signed.age_s.map_or_else(String::new, |age| format!(", {age} s ago"));
-    let mut text = format!("signed: {} records{age}", signed.lines);
+    let mut text = format!("signed: {}{age}", counted(signed.lines, "record", "records"));
     if let Some(waiting) = signed.waiting_s.filter(|waiting| *waiting >= UNSIGNED) {
         text.push_str(&format!("; newer ones have waited for {waiting} s"));
     }
@@ -96,11 +98,12 @@ fn fill(status: &Status) -> String {
     let Some(max) = status.ledger_max.filter(|max| *max > 0) else { return size(bytes) };
     let percent = u128::from(bytes).saturating_mul(100).checked_div(max.into()).unwrap_or(0);
     let of = format!("{} of {} ({percent}%)", size(bytes), size(max));
-    match percent >= LEDGER_LOW {
-        true => {
+    match &status.ledger_kept {
+        Some(why) if bytes > max => format!("{of}: beyond audit.max_size, for {}", plain(why)),
+        _ if percent >= LEDGER_LOW => {
             format!("{of}: beyond audit.max_size the oldest segments leave; copy what must stay")
         }
-        false => of,
+        _ => of,
     }
 }
 

@@ -201,6 +201,17 @@ pub(super) fn user(uid: u32) -> String {
     users::name_of(uid).ok().flatten().unwrap_or_else(|| uid.to_string())
 }
 
+/// Whether it can be taken back; of a crossing that was.
+fn undo(found: &TransactionReport) -> Option<String> {
+    if let Some(why) = &found.not_undoable {
+        return Some(format!("not possible: {why}"));
+    }
+    let until = found.undoable_until.as_deref().map(local_time);
+    let until =
+        until.map(|until| format!(" until {until}, or until its branch runs short of space"));
+    found.undoable.then(|| format!("possible{}", until.unwrap_or_default()))
+}
+
 /// The words of the ledger's `readback`, for people.
 fn verified(readback: &str) -> String {
     match readback {
@@ -232,7 +243,7 @@ fn show(found: &TransactionReport) -> String {
         ("lost", Some(found.lost.join(", ")).filter(|lost| !lost.is_empty())),
         ("undoes", text(&found.undoes)),
         ("undone by", text(&found.undone_by)),
-        ("undo", Some("possible".to_owned()).filter(|_| found.undoable)),
+        ("undo", undo(found)),
         ("result", found.result.clone()),
         ("reason", found.reason.clone()),
     ];

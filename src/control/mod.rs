@@ -16,6 +16,7 @@ pub mod protocol;
 pub mod server;
 pub mod service;
 pub mod socket;
+mod transactions;
 
 pub use client::{Client, ClientError, MoveClient, Received};
 pub use mounts::ViewMount;

@@ -27,7 +27,8 @@ use crate::types::Caller;
 use crate::vfs::{MoveError, MoveRequest, PreparedMove, Readied};
 
 use super::protocol::{Answer, Request, encode};
-use super::service::{ViewService, active};
+use super::service::ViewService;
+use super::transactions::active;
 
 /// Between two answers that tell how far it is.
 const TELL: Duration = Duration::from_millis(200);

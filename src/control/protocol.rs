@@ -10,8 +10,9 @@ use crate::types::{BranchIo, BranchMode, BranchUuid, Operation, TxId, ViewPath};
 use crate::view::Known;
 
 pub use super::answers::{DenialReport, Explanation, Limit};
+pub use super::transactions::{ActiveCrossing, Backing, Location, RunningCheck, TransactionReport};
 
-use super::letters::{DeadLetter, Wish};
+use super::letters::Wish;
 
 /// Longest request, newline included.
 pub const REQUEST_MAX: usize = 64 * 1024;
@@ -216,6 +217,9 @@ pub struct Status {
     /// Bytes that they may have.
     #[serde(default)]
     pub ledger_max: Option<u64>,
+    /// Why they have more, if they do.
+    #[serde(default)]
+    pub ledger_kept: Option<String>,
     /// How far the ledger is signed.
     #[serde(default)]
     pub ledger_signed: Option<Signed>,
@@ -275,99 +279,6 @@ pub struct BranchStatus {
     pub available: u64,
     /// Bytes that stay free.
     pub min_free: u64,
-}
-
-/// A crossing under way.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ActiveCrossing {
-    /// The transaction.
-    pub txid: TxId,
-    /// User of the caller.
-    pub uid: u32,
-    /// From where.
-    pub source: ViewPath,
-    /// To where.
-    pub target: ViewPath,
-    /// `waiting` for its turn, or step of the protocol.
-    pub step: String,
-    /// Bytes that the step has copied, hashed or read back so far.
-    pub bytes: u64,
-    /// Bytes in all.
-    pub size: u64,
-    /// Files and other entries that the step has finished.
-    #[serde(default)]
-    pub files: u64,
-    /// Files and other entries in all.
-    #[serde(default)]
-    pub files_all: u64,
-}
-
-/// Where a file lies.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Location {
-    /// The branch; none for a folder that no branch provides.
-    pub branch: Option<String>,
-    /// Backing path, for root and the mounting user.
-    pub backing: Option<Backing>,
-    /// The crossings that brought it here, newest first.
-    pub history: Vec<TransactionReport>,
-}
-
-/// A path on the backing file system.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Backing(#[serde(with = "crate::types::path_text")] pub PathBuf);
-
-/// A transaction.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct TransactionReport {
-    /// Its id.
-    pub txid: TxId,
-    /// `active`, `done`, `reverted`, `aborted` or `dead`.
-    pub state: String,
-    /// How far it is, while it runs.
-    #[serde(default)]
-    pub running: Option<ActiveCrossing>,
-    /// Time of the first record, RFC 3339.
-    pub started: String,
-    /// Time of the last record, RFC 3339.
-    pub changed: String,
-    /// The gate; none for an undo or a rearrangement.
-    pub gate: Option<String>,
-    /// A rename within a pool that is no crossing.
-    #[serde(default)]
-    pub rearrangement: bool,
-    /// User of the caller.
-    pub uid: u32,
-    /// The caller's executable, a hint.
-    pub exe: Option<String>,
-    /// From where.
-    pub source: ViewPath,
-    /// To where.
-    pub target: ViewPath,
-    /// Names of the branches of source and target.
-    pub branches: [String; 2],
-    /// SHA-256 of the content.
-    pub sha256: Option<String>,
-    /// Bytes.
-    pub size: Option<u64>,
-    /// How the copy was verified.
-    pub readback: Option<String>,
-    /// What the copy has lost, in the words of the gate's `lossy`.
-    #[serde(default)]
-    pub lost: Vec<String>,
-    /// The transaction that this one takes back.
-    pub undoes: Option<TxId>,
-    /// The transaction that took this one back.
-    pub undone_by: Option<TxId>,
-    /// Whether it can still be taken back.
-    pub undoable: bool,
-    /// Why it ended as it did.
-    pub reason: Option<String>,
-    /// What the caller got.
-    pub result: Option<String>,
-    /// What there is of one that needs a person, and the choices; for root and the mounting user.
-    #[serde(default)]
-    pub letter: Option<Box<DeadLetter>>,
 }
 
 /// What the client of an undo must rename.

@@ -1,4 +1,4 @@
-//! What the daemon answers, and to whom (design section 9): anyone may ask in their own name for
+//! What the daemon answers, and to whom: anyone may ask in their own name for
 //! denials, decisions, undo and the place of what they can see; the rest is root's and the mounting
 //! user's.
 
@@ -8,11 +8,13 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::error::{Errno, errno_name};
-use crate::mover::{Progress, Transaction, TransactionState};
+use crate::mover::{CrossingError, Transaction, TransactionState};
 use crate::policy::{Basis, Supposed};
 use crate::sys::identity::CallerGuard;
 use crate::types::{BranchMode, Caller, Operation, TxId, ViewPath};
@@ -21,11 +23,11 @@ use crate::vfs::{Asking, Explained, UndoError, Vfs};
 use super::letters::{self, Wish};
 use super::moves;
 use super::protocol::{
-    ActiveCrossing, Answer, Backing, BranchStatus, DenialReport, Explanation, Hello, HitsReport,
-    Limit, Location, ReloadReport, Request, Signed, Status, TRANSACTIONS_MAX, TransactionReport,
-    UndoReport,
+    Answer, Backing, BranchStatus, DenialReport, Explanation, Hello, HitsReport, Limit, Location,
+    ReloadReport, Request, Signed, Status, TRANSACTIONS_MAX, TransactionReport, UndoReport,
 };
 use super::server::Service;
+use super::transactions::{active, report, running_report};
 
 /// Answers for one mounted view.
 pub struct ViewService {
@@ -37,6 +39,10 @@ pub struct ViewService {
     pub state: PathBuf,
     /// Bytes that the ledger may have.
     pub ledger_max: Option<u64>,
+    /// Why it has more, as of the last look, if so.
+    pub ledger_kept: Arc<Mutex<Option<String>>>,
+    /// How long a crossing can be taken back.
+    pub hold_keep: Duration,
     /// Since when it is mounted.
     pub started: jiff::Timestamp,
     /// Threads that failed.
@@ -134,6 +140,7 @@ impl ViewService {
             ledger: self.vfs.ledger_fault().map(|errno| errno_name(errno).to_owned()),
             ledger_bytes: bytes_of_segments(&self.state.join("ledger")),
             ledger_max: self.ledger_max,
+            ledger_kept: self.ledger_kept.lock().clone(),
             ledger_signed: self.vfs.ledger_signing().map(|(lines, signing)| Signed {
                 lines,
                 age_s: signing.age.map(|age| age.as_secs()),
@@ -330,8 +337,34 @@ impl ViewService {
         // Another's looks like none, so that ids cannot be probed.
         let found = found.ok_or("there is no such transaction, or it is another user's")?;
         let mut told = report(txid, &found, privileged);
+        self.tell_undo(&found, &mut told);
         told.letter = privileged.then(|| letters::letter(&self.vfs, txid, &found)).flatten();
         Ok(Answer::Transaction(Box::new(told)))
+    }
+
+    /// Whether hold still has what an undo needs, and for how long it will.
+    fn tell_undo(&self, found: &Transaction, told: &mut TransactionReport) {
+        if !found.is_crossing_made() {
+            return;
+        }
+        if !told.undoable {
+            let gone = if found.lost { "is lost" } else { "was purged" };
+            told.not_undoable = Some(format!("what it kept in hold {gone}"));
+            return;
+        }
+        match self.vfs.check_hold(told.txid) {
+            Ok(()) => {
+                let until = found.changed.checked_add(self.hold_keep).ok();
+                told.undoable_until = until.map(|until| until.to_string());
+            }
+            Err(error) => {
+                told.undoable = false;
+                told.not_undoable = Some(match error {
+                    CrossingError::UndoImpossible { why, .. } => why,
+                    other => other.to_string(),
+                });
+            }
+        }
     }
 
     fn undo(&self, peer: Caller, txid: Option<TxId>, path: Option<&ViewPath>) -> Answered {
@@ -381,79 +414,5 @@ pub fn by_text(basis: &Basis) -> String {
         Basis::Virtual => "a folder that no branch provides".to_owned(),
         Basis::View => "the view itself".to_owned(),
         Basis::Error => "an error".to_owned(),
-    }
-}
-
-pub(super) fn active(progress: &Progress) -> ActiveCrossing {
-    ActiveCrossing {
-        txid: progress.txid,
-        uid: progress.uid,
-        source: progress.source.clone(),
-        target: progress.target.clone(),
-        step: (*progress.step.lock()).to_owned(),
-        bytes: progress.bytes.load(Ordering::Relaxed),
-        size: progress.size.load(Ordering::Relaxed),
-        files: progress.files.load(Ordering::Relaxed),
-        files_all: progress.files_all.load(Ordering::Relaxed),
-    }
-}
-
-fn running_report(progress: &Progress) -> TransactionReport {
-    let began = progress.began.to_string();
-    TransactionReport {
-        txid: progress.txid,
-        state: "active".to_owned(),
-        running: Some(active(progress)),
-        started: began.clone(),
-        changed: began,
-        gate: progress.gate.clone(),
-        uid: progress.uid,
-        exe: None,
-        source: progress.source.clone(),
-        target: progress.target.clone(),
-        branches: progress.branches.clone(),
-        sha256: None,
-        size: Some(progress.size.load(Ordering::Relaxed)),
-        readback: None,
-        lost: Vec::new(),
-        undoes: progress.undoes,
-        rearrangement: progress.rearrangement,
-        undone_by: None,
-        undoable: false,
-        reason: None,
-        result: None,
-        letter: None,
-    }
-}
-
-/// A transaction that has ended. Its author may have moved what only others can read: the hash of the
-/// content, and a reason that may name what is inside, are for the privileged. `octroi why` tells
-/// the author what can be told.
-fn report(txid: TxId, found: &Transaction, privileged: bool) -> TransactionReport {
-    let record = &found.record;
-    let state = found.state.word();
-    TransactionReport {
-        txid,
-        state: state.to_owned(),
-        running: None,
-        started: found.started.to_string(),
-        changed: found.changed.to_string(),
-        gate: record.gate.clone(),
-        uid: record.uid,
-        exe: record.exe.clone(),
-        source: record.source.clone(),
-        target: record.target.clone(),
-        branches: record.branches.clone(),
-        sha256: record.sha256.clone().filter(|_| privileged),
-        size: record.size,
-        readback: record.readback.clone(),
-        lost: record.lost.clone(),
-        undoes: record.undoes,
-        undone_by: found.undone_by,
-        rearrangement: record.rearrangement,
-        undoable: found.is_undoable(),
-        reason: found.reason.clone().filter(|_| privileged),
-        result: found.result.clone(),
-        letter: None,
     }
 }

@@ -145,6 +145,8 @@ impl Scene {
     pub fn service(&self) -> ViewService {
         ViewService {
             ledger_max: None,
+            ledger_kept: Default::default(),
+            hold_keep: std::time::Duration::from_secs(3600),
             vfs: Arc::clone(self.vfs()),
             hello: Hello {
                 view: "fuzz".into(),

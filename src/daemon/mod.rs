@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{self, Loaded};
+use crate::config::{self, Config, Loaded};
 use crate::control::moves::device_of;
 use crate::control::protocol::Hello;
 use crate::control::{Server, ViewService};
@@ -47,6 +47,7 @@ use copies::Copies;
 pub use loss::accept_loss;
 use presence::Presence;
 use reload::{By, Reloading};
+use retention::TooLarge;
 use state::State;
 use tending::Tending;
 
@@ -147,9 +148,10 @@ pub fn serve(launch: &Launch, live: impl FnOnce(&Live)) -> Result<(), DaemonErro
         uid,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let ledger_max = loaded.config.audit_keep.size;
     let reloading = Arc::new(Reloading::new(&vfs, &ledger, &hello.config, &loaded));
-    let server = start_control(&vfs, hello, &state, ledger_max, &reloading, &mut notices);
+    let too_large = assembled.retention.too_large();
+    let server =
+        start_control(&vfs, hello, &state, (&loaded.config, too_large), &reloading, &mut notices);
     for notice in &notices {
         log::warn!("{notice}");
     }
@@ -230,7 +232,7 @@ fn start_control(
     vfs: &Arc<Vfs>,
     hello: Hello,
     state: &State,
-    ledger_max: Option<u64>,
+    (config, too_large): (&Config, TooLarge),
     reloading: &Arc<Reloading>,
     notices: &mut Vec<String>,
 ) -> Option<Server> {
@@ -248,7 +250,9 @@ fn start_control(
         vfs: Arc::clone(vfs),
         hello,
         state: state.path.clone(),
-        ledger_max,
+        ledger_max: config.audit_keep.size,
+        ledger_kept: too_large,
+        hold_keep: config.hold_keep,
         started: jiff::Timestamp::now(),
         panics: &PANICS,
         reload: Box::new(move |uid| reloading.reload(By::User(uid))),

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, Sender};
+use parking_lot::Mutex;
 
 use super::DaemonError;
 use crate::error::Errno;
 use crate::ledger::Ledger;
-use crate::ledger::pruned::{Keep, Needed, Pruner};
+use crate::ledger::pruned::{Keep, Kept, Needed, Pruner};
+use crate::mover::{Journal, TransactionState};
 use crate::storage::real::{RealDir, RealStorage};
-use crate::types::{BranchUuid, TxId};
+use crate::types::{BranchUuid, TxId, counted};
 use crate::vfs::Vfs;
 
 /// How often it is looked at.
@@ -24,7 +26,11 @@ pub(super) struct Retention {
     /// Branches that the ledger knew at start.
     known: BTreeMap<String, BranchUuid>,
     bounded: bool,
+    kept: TooLarge,
 }
+
+/// Why the ledger has more than `audit.max_size`, in words, as of the last look.
+pub(super) type TooLarge = Arc<Mutex<Option<String>>>;
 
 /// The thread; ends when dropped.
 pub(super) struct Retaining {
@@ -42,7 +48,12 @@ impl Retention {
         let dir = RealDir::open(&state.join("ledger"))?;
         let bounded = keep.age.is_some() || keep.size.is_some();
         let pruner = Pruner::new(Arc::new(RealStorage), dir, Arc::clone(ledger), keep, pruned);
-        Ok(Self { pruner, known, bounded })
+        Ok(Self { pruner, known, bounded, kept: TooLarge::default() })
+    }
+
+    /// What it tells of a ledger that is too large.
+    pub(super) fn too_large(&self) -> TooLarge {
+        Arc::clone(&self.kept)
     }
 
     /// Begins, where there are bounds.
@@ -84,13 +95,32 @@ impl Retention {
         };
         let needed = Needed { transaction: &transaction, ids };
         let gone = self.pruner.prune(jiff::Timestamp::now(), &needed)?;
+        let kept = self.pruner.kept();
+        *self.kept.lock() = kept.map(|kept| vfs.with_journal(|journal| words(kept, journal)));
         if gone > 0 {
-            log::info!(
-                "{gone} segments of the ledger have left, as audit.keep and audit.max_size say"
-            );
+            let gone = counted(gone as u64, "segment", "segments");
+            log::info!("{gone} of the ledger left, as audit.keep and audit.max_size say");
         }
         Ok(())
     }
+}
+
+/// Why the oldest segment stays.
+fn words(kept: Kept, journal: &Journal) -> String {
+    let txid = match kept {
+        Kept::Newest => return "only the newest segment is left, which stays".to_owned(),
+        Kept::Unsigned => return "no checkpoint covers the oldest segment yet".to_owned(),
+        Kept::Needed(None) => return "the oldest segment names a transaction by no id".to_owned(),
+        Kept::Needed(Some(txid)) => txid,
+    };
+    let why = match journal.get(txid).map(|found| found.state) {
+        Some(TransactionState::Active) => "is open",
+        Some(TransactionState::Dead) => "needs a person",
+        Some(TransactionState::Accepted) => "keeps what a person has not discarded",
+        _ if journal.is_being_undone(txid) => "is being taken back",
+        _ => "can be taken back, or its hold was not emptied yet",
+    };
+    format!("transaction {txid} in the oldest segment {why}")
 }
 
 impl Drop for Retaining {

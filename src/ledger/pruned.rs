@@ -30,7 +30,7 @@ use super::tree::tile::Builder;
 use super::{Durability, Ledger, Record, encode, segment};
 use crate::error::Errno;
 use crate::storage::Storage;
-use crate::types::{BranchUuid, TxId};
+use crate::types::{BranchUuid, TxId, binary_size};
 
 /// Bytes read at once; longer than any line.
 const PIECE: usize = 1 << 20;
@@ -64,6 +64,17 @@ pub struct Needed<'a> {
     pub ids: BTreeMap<String, BranchUuid>,
 }
 
+/// Why the oldest segment stays, though the segments have more bytes than they may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// It is the newest, which is written to.
+    Newest,
+    /// No checkpoint covers all of its lines yet.
+    Unsigned,
+    /// It names a transaction that somebody may need; none where its id cannot be read.
+    Needed(Option<TxId>),
+}
+
 /// A segment that may leave.
 struct Candidate {
     number: u64,
@@ -80,6 +91,7 @@ pub struct Pruner<S: Storage> {
     keep: Keep,
     /// First position that stays by the newest record.
     announced: u64,
+    kept: Option<Kept>,
 }
 
 impl<S: Storage> Pruner<S> {
@@ -93,7 +105,12 @@ impl<S: Storage> Pruner<S> {
         announced: u64,
     ) -> Self {
         ledger.set_segment_max(keep.segment_max());
-        Self { storage, dir, ledger, keep, announced }
+        Self { storage, dir, ledger, keep, announced, kept: None }
+    }
+
+    /// Why the segments have more bytes than they may, if so, as of the last [`Pruner::prune`].
+    pub fn kept(&self) -> Option<Kept> {
+        self.kept
     }
 
     /// Lets go of what is too old or too much. Gives the number of segments that left.
@@ -107,10 +124,16 @@ impl<S: Storage> Pruner<S> {
         let mut total = candidates.iter().fold(last, |sum, one| sum.saturating_add(one.size));
         let mut leaving = 0_usize;
         let mut why = None;
+        let mut kept = Kept::Newest;
         for candidate in &candidates {
             let Some(reason) = self.reason(candidate, total, now) else { break };
             let is_announced = candidate.next.0 <= self.announced;
-            if candidate.next.0 > signed || (!is_announced && self.is_needed(candidate, needed)?) {
+            if candidate.next.0 > signed {
+                kept = Kept::Unsigned;
+                break;
+            }
+            if !is_announced && let Some(txid) = self.needed_in(candidate, needed)? {
+                kept = Kept::Needed(txid);
                 break;
             }
             if !is_announced {
@@ -119,6 +142,7 @@ impl<S: Storage> Pruner<S> {
             total = total.saturating_sub(candidate.size);
             leaving = leaving.saturating_add(1);
         }
+        self.kept = self.keep.size.is_some_and(|size| total > size).then_some(kept);
         let leaving = candidates.get(..leaving).unwrap_or_default();
         if let (Some(reason), Some(last)) = (why, leaving.last()) {
             self.announce(leaving, last.next.0, reason, needed)?;
@@ -137,7 +161,8 @@ impl<S: Storage> Pruner<S> {
             return Some(String::new());
         }
         if let Some(size) = self.keep.size.filter(|size| total > *size) {
-            return Some(format!("the ledger has {total} bytes, and may have {size}"));
+            let [total, size] = [total, size].map(binary_size);
+            return Some(format!("the ledger has {total}, and may have {size}"));
         }
         let age = self.keep.age?;
         let before = now.checked_sub(age).ok()?;
@@ -214,8 +239,13 @@ impl<S: Storage> Pruner<S> {
         Ok(Some(((end as u64).saturating_add(1), head.seq, time)))
     }
 
-    /// Whether a line names a transaction that somebody may need.
-    fn is_needed(&self, candidate: &Candidate, needed: &Needed<'_>) -> Result<bool, Errno> {
+    /// The first transaction that a line names and somebody may need; none within for an id that cannot be
+    /// read.
+    fn needed_in(
+        &self,
+        candidate: &Candidate,
+        needed: &Needed<'_>,
+    ) -> Result<Option<Option<TxId>>, Errno> {
         let file = self.storage.open_read(&self.dir, &segment::file_name(candidate.number))?;
         let finders = FIELDS.map(memmem::Finder::new);
         let mut piece = vec![0; PIECE];
@@ -231,12 +261,12 @@ impl<S: Storage> Pruner<S> {
                     let text = id.get(..TXID).and_then(|id| std::str::from_utf8(id).ok());
                     let txid = text.and_then(|text| text.parse().ok());
                     if txid.is_none_or(|txid| (needed.transaction)(txid)) {
-                        return Ok(true);
+                        return Ok(Some(txid));
                     }
                 }
             }
             if end == 0 {
-                return Ok(false);
+                return Ok(None);
             }
             offset = offset.saturating_add(end as u64);
         }

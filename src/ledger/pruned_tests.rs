@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::pruned::{Keep, Needed, Pruner};
+use super::pruned::{Keep, Kept, Needed, Pruner};
 use super::record::{CrossingRecord, PurgeRecord, Step};
 use super::signed_tests::State;
 use super::store::TreeStore;
@@ -280,8 +280,25 @@ fn a_segment_that_is_young_or_needed_stays() {
     assert_eq!(segments(&state), [1, 2, 3, 4, 5], "the last is followed by another, being old");
     wait_signed(&ledger, 1303);
     assert_eq!(pruner.prune(later, &needed(&nobody)), Ok(4));
+    assert_eq!(pruner.kept(), None, "it never was larger than it may be");
     ledger.close().unwrap();
     check_good(&state);
+}
+
+#[test]
+fn what_keeps_a_ledger_too_large_is_told() {
+    let state = State::new();
+    let ledger = four(&state);
+    wait_signed(&ledger, 1302);
+    let now = jiff::Timestamp::now();
+    let keep = Keep { age: None, size: Some(1) };
+    let mut pruner = pruner(&state, &ledger, keep);
+    assert_eq!(pruner.kept(), None);
+    assert_eq!(pruner.prune(now, &needed(&|txid| txid == FIRST)), Ok(0));
+    assert_eq!(pruner.kept(), Some(Kept::Needed(Some(FIRST))));
+    assert_eq!(pruner.prune(now, &needed(&nobody)), Ok(3));
+    assert_eq!(pruner.kept(), Some(Kept::Newest));
+    ledger.close().unwrap();
 }
 
 #[test]

@@ -59,10 +59,12 @@ impl<S: Storage> Mover<S> {
         let about = About { gate: &part.gate, source: &source, target: &target };
         for check in checks {
             progress.check_cancel()?;
+            let running = progress.begin_check(check.to_string());
             let verdict = match self.commands.get() {
                 Some(commands) => commands.run(check, file, &about, &|| progress.is_cancelled()),
                 None => unable(),
             };
+            drop(running);
             if verdict.outcome == Outcome::Cancelled {
                 return Err(CrossingError::Cancelled);
             }

@@ -95,7 +95,7 @@ impl Transaction {
     }
 
     /// Whether it is a crossing that was made and not taken back: no undo, and no rename within a pool.
-    fn is_crossing_made(&self) -> bool {
+    pub fn is_crossing_made(&self) -> bool {
         self.state == TransactionState::Done
             && self.undone_by.is_none()
             && self.record.undoes.is_none()

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
@@ -39,7 +40,7 @@ pub struct Progress {
     pub branches: [String; 2],
     /// When it was asked for.
     pub began: jiff::Timestamp,
-    /// `waiting` for its turn, or the name of the step of design section 7, in small letters.
+    /// `waiting` for its turn, or the step in small letters, such as `stage`.
     pub step: Mutex<&'static str>,
     /// Bytes that the step has copied, hashed or read back so far.
     pub bytes: AtomicU64,
@@ -51,6 +52,8 @@ pub struct Progress {
     pub files_all: AtomicU64,
     /// What the copy has lost, in the words of the gate's `lossy`.
     lost: Mutex<BTreeSet<String>>,
+    /// Commands that look at content, with when they began: several, where a tree crosses.
+    checks: Mutex<Vec<(String, Instant)>>,
     phase: AtomicU8,
     limiter: Arc<Limiter>,
 }
@@ -74,6 +77,7 @@ impl Progress {
             files: AtomicU64::new(0),
             files_all: AtomicU64::new(1),
             lost: Mutex::default(),
+            checks: Mutex::default(),
             phase: AtomicU8::new(RUNNING),
             limiter: Arc::clone(limiter),
         }
@@ -126,9 +130,39 @@ impl Progress {
         self.lost.lock().iter().cloned().collect()
     }
 
+    /// A command begins to look at content, until what this gives is dropped.
+    pub(super) fn begin_check(&self, command: String) -> CheckGuard<'_> {
+        let begun = Instant::now();
+        self.checks.lock().push((command.clone(), begun));
+        CheckGuard { progress: self, command, begun }
+    }
+
+    /// The command that has been running for longest, if one is, and since when.
+    pub fn oldest_check(&self) -> Option<(String, Instant)> {
+        self.checks.lock().iter().min_by_key(|(_, begun)| *begun).cloned()
+    }
+
     /// Notes bytes of a hole, which cost no reading.
     pub(super) fn skip(&self, bytes: u64) -> Result<(), CrossingError> {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.check_cancel()
+    }
+}
+
+/// A command that looks at content. Dropped, it has ended.
+pub(super) struct CheckGuard<'a> {
+    progress: &'a Progress,
+    command: String,
+    begun: Instant,
+}
+
+impl Drop for CheckGuard<'_> {
+    fn drop(&mut self) {
+        let mut checks = self.progress.checks.lock();
+        let own =
+            |(command, begun): &(String, Instant)| *begun == self.begun && *command == self.command;
+        if let Some(at) = checks.iter().position(own) {
+            checks.swap_remove(at);
+        }
     }
 }

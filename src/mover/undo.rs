@@ -84,6 +84,15 @@ impl<S: Storage> Mover<S> {
         }
     }
 
+    /// Whether hold has what taking back a crossing needs, as [`Mover::prepare_undo`] would find it.
+    pub fn check_hold(&self, txid: TxId) -> Result<(), CrossingError> {
+        let found =
+            self.with_journal(|journal| journal.get(txid).map(|found| found.record.clone()));
+        let record = found.ok_or(CrossingError::UndoUnknown { txid })?;
+        let held = all(&record, Act::Retire).chain(all(&record, Act::Displace));
+        held.into_iter().try_for_each(|held| self.check_held(txid, held))
+    }
+
     /// The COMMIT record of a transaction that may be taken back.
     fn undoable(
         &self,

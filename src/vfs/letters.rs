@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::branch::FileKind;
 use crate::error::{Errno, errno_name};
-use crate::mover::{Finding, LetterError, Settle, Settled};
+use crate::mover::{CrossingError, Finding, LetterError, Settle, Settled};
 use crate::sys::process::exe_of;
 use crate::types::{BranchIndex, BranchUuid, Caller, TxId, ViewPath};
 use crate::view::locks::{Holder, Lock, LockGuard};
@@ -36,6 +36,11 @@ impl Vfs {
     /// Everything that a transaction has moved or would have, and where it is now; for the privileged.
     pub fn examine(&self, txid: TxId) -> Vec<Finding> {
         self.mover.examine(txid)
+    }
+
+    /// Whether hold has what taking back a crossing needs.
+    pub fn check_hold(&self, txid: TxId) -> Result<(), CrossingError> {
+        self.mover.check_hold(txid)
     }
 
     /// Does what root or the mounting user wants of a dead letter.

@@ -187,6 +187,22 @@ fn tx_and_audit_tail_show_crossings() {
 }
 
 #[test]
+fn what_can_be_taken_back_is_shown_with_its_end() {
+    let scene = Scene::lab();
+    let mount = scene.mount();
+    mount.sh("echo x >inbox/f; mv inbox/f review/f; echo y >inbox/f; mv inbox/f review/f").ok();
+    let txid = mount.sh("$OCTROI tx list --json | jq -r '.[0].txid'").ok();
+    let show = || mount.sh(&format!("$OCTROI tx show {}", txid.trim())).ok();
+    assert!(show().contains("\nundo         possible until 2"), "{}", show());
+    let hold = scene.branch("review").join(".octroi/hold");
+    mount.sh(&format!("rm -r {}/*", hold.display())).ok();
+    let shown = show();
+    let said = "\nundo         not possible: what it moved to hold is gone\n";
+    assert!(shown.contains(said), "{shown}");
+    mount.unmount();
+}
+
+#[test]
 fn umount_of_what_is_no_view_is_refused() {
     let scene = Scene::lab();
     let said = octroi([Path::new("umount"), &scene.mountpoint()]).refused();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::control::protocol::ActiveCrossing;
+use crate::control::protocol::{ActiveCrossing, RunningCheck};
 
 use super::super::output::{plain, size};
 
@@ -88,14 +88,30 @@ fn words(progress: &ActiveCrossing, elapsed: Duration) -> String {
         "prepared" => return "ready".to_owned(),
         other => other,
     };
+    // A command of the gate tells nothing of how far it is.
+    let check = progress.check.as_ref();
+    let check = check.filter(|check| step == "checking" || check.seconds > 0);
+    let check = check.map(|RunningCheck { command, seconds }| {
+        format!("check {} running for {}", plain(command), duration(*seconds as f64))
+    });
+    if let (Some(check), "checking", 0 | 1) = (&check, step, progress.files_all) {
+        return check.clone();
+    }
     let mut text = format!("{step} {} of {}", size(progress.bytes), size(progress.size));
     if progress.files_all > 1 {
         text.push_str(&format!(", {} of {} files", progress.files, progress.files_all));
     }
+    if let Some(check) = check {
+        return format!("{text}, {check}");
+    }
     let rate = progress.bytes as f64 / elapsed.as_secs_f64().max(0.001);
     if elapsed >= Duration::from_millis(500) && rate >= 1.0 {
         let left = progress.size.saturating_sub(progress.bytes) as f64 / rate;
-        text.push_str(&format!(", {}/s, {} left", size(rate as u64), duration(left)));
+        text.push_str(&format!(", {}/s", size(rate as u64)));
+        // What is read and not finished has something else to wait for.
+        if progress.bytes < progress.size {
+            text.push_str(&format!(", {} left", duration(left)));
+        }
     }
     text
 }
@@ -125,6 +141,7 @@ mod tests {
             size: 64 << 20,
             files: 0,
             files_all: 1,
+            check: None,
         };
         let after = Duration::from_secs(2);
         let expected = "copying 16.0 MiB of 64.0 MiB, 8.0 MiB/s, 6 s left";
@@ -132,6 +149,18 @@ mod tests {
         assert_eq!(words(&progress, Duration::ZERO), "copying 16.0 MiB of 64.0 MiB");
         (progress.files, progress.files_all) = (3, 10);
         assert!(words(&progress, after).contains("64.0 MiB, 3 of 10 files, 8.0"));
+        progress.step = "check".to_owned();
+        assert!(words(&progress, after).starts_with("checking 16.0 MiB of"));
+        progress.check = Some(RunningCheck { command: "/usr/bin/scan -".into(), seconds: 75 });
+        let check = "check /usr/bin/scan - running for 1 min 15 s";
+        let copied = "16.0 MiB of 64.0 MiB, 3 of 10 files";
+        assert_eq!(words(&progress, after), format!("checking {copied}, {check}"));
+        progress.step = "stage".to_owned();
+        assert_eq!(words(&progress, after), format!("copying {copied}, {check}"));
+        (progress.step, progress.files_all) = ("check".to_owned(), 1);
+        assert_eq!(words(&progress, after), check);
+        (progress.check, progress.bytes) = (None, progress.size);
+        assert_eq!(words(&progress, after), "checking 64.0 MiB of 64.0 MiB, 32.0 MiB/s");
         progress.step = "waiting".to_owned();
         assert_eq!(words(&progress, after), "waiting for its turn");
         assert_eq!(duration(3725.4), "1 h 02 min");

@@ -1,5 +1,6 @@
 //! The commands of a gate, as the mover asks them; what answers is made up.
 
+use std::sync::Weak;
 use std::time::Duration;
 
 use super::*;
@@ -80,6 +81,35 @@ fn recorded(world: World, same: bool) -> Vec<CheckRecord> {
     // And the next start can do with it.
     drop(start(disk, same).unwrap());
     found
+}
+
+/// Notes which command is said to run while it does.
+struct Watching(Weak<Mover<Disk>>, Arc<Mutex<Vec<String>>>);
+
+impl Commands<Disk> for Watching {
+    fn run(
+        &self,
+        _: &Check,
+        _: &<Disk as Storage>::File,
+        _: &About<'_>,
+        _: &dyn Fn() -> bool,
+    ) -> Verdict {
+        let mover = self.0.upgrade().unwrap();
+        let running = mover.active().into_iter().filter_map(|progress| progress.oldest_check());
+        self.1.lock().extend(running.map(|(command, _)| command));
+        Verdict { outcome: Outcome::Passed, last_line: None, took: Duration::ZERO }
+    }
+}
+
+#[test]
+fn the_command_that_runs_is_told_until_it_has_ended() {
+    let world = new_world(Names::Journal, false);
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let watching = Watching(Arc::downgrade(&world.mover), Arc::clone(&seen));
+    world.mover.set_commands(Box::new(watching));
+    world.put(0, "f", b"good");
+    world.cross_as(request(&world, "f", "g")).unwrap();
+    assert_eq!(*seen.lock(), ["first", "second"]);
 }
 
 #[test]

@@ -42,6 +42,20 @@ fn what_cannot_be_taken_back_any_more_is_still_the_last() {
 }
 
 #[test]
+fn what_hold_lacks_is_known_before_an_undo_is_tried() {
+    let world = new_world(Names::Journal, false);
+    world.put(0, "f", b"new");
+    let crossed = world.cross("f", "g").unwrap().txid;
+    assert_eq!(world.mover.check_hold(crossed), Ok(()));
+    let hold = world.disk.open_dir(&world.roots[0], Path::new(".octroi/hold")).unwrap();
+    for name in world.disk.list(&hold).unwrap() {
+        world.disk.unlink(&hold, &name).unwrap();
+    }
+    let error = world.mover.check_hold(crossed).unwrap_err();
+    assert!(error.to_string().contains("what it moved to hold is gone"), "{error}");
+}
+
+#[test]
 fn an_undo_works_after_a_restart() {
     let world = new_world(Names::Journal, false);
     world.put(0, "f", &new_content());
