@@ -309,6 +309,15 @@ const LEDGER_MIN: u64 = 8 << 20;
 
 fn keep(audit: &Section<'_>, report: &mut Report) -> Keep {
     let age = audit.duration("keep", report);
+    if age.is_some_and(|age| age.is_zero()) {
+        report
+            .warning(
+                audit.value_span("keep"),
+                "audit.keep is 0: every record leaves the ledger as soon as it may",
+            )
+            .label("nothing is kept")
+            .hint("to keep all of it leave the key out; to keep a year write \"365d\"");
+    }
     Keep { age, size: audit.size_of_at_least("max_size", LEDGER_MIN, report) }
 }
 

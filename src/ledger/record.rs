@@ -223,7 +223,7 @@ pub struct Spot {
     pub path: std::path::PathBuf,
 }
 
-/// Why a move is made; the words of design section 7.
+/// Why a move is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Act {

@@ -35,3 +35,20 @@ fn a_pattern_is_of_bounded_length() {
     assert_eq!(errors.errors[0].message, "a pattern of 4097 bytes");
     assert_eq!(errors.errors.len(), 1);
 }
+
+#[test]
+fn a_ledger_of_which_nothing_is_kept_is_warned_of() {
+    let dir = folder();
+    let warnings = |keep: &str| {
+        let loaded = load_text(dir.path(), &format!("{BASE}\n[audit]\nkeep = \"{keep}\"\n"));
+        loaded.unwrap().warnings.into_iter().map(|one| one.message).collect::<Vec<_>>()
+    };
+    for nothing in ["0d", "0s"] {
+        assert_eq!(
+            warnings(nothing),
+            ["audit.keep is 0: every record leaves the ledger as soon as it may"],
+            "{nothing}"
+        );
+    }
+    assert_eq!(warnings("1s"), [""; 0]);
+}
