@@ -6,15 +6,21 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use crate::error::Errno;
-use crate::types::BranchUuid;
+use crate::types::{BranchUuid, after};
 
 use super::adopt::{Adoption, BranchError, DIRECTORY};
 use super::node::CONFINED;
 use super::{BranchSpec, Private};
+
+/// How long a lock that another holds is waited for: while this process starts a program, that has a copy of
+/// every descriptor until its execve(2), also of a lock that was given up meanwhile.
+const LOCK_WAIT: Duration = Duration::from_millis(500);
+const LOCK_POLL: Duration = Duration::from_millis(5);
 
 fn private_path(spec: &BranchSpec) -> PathBuf {
     spec.path.join(".octroi")
@@ -95,12 +101,19 @@ fn hold_lock(
     lock: OwnedFd,
     operation: FlockOperation,
 ) -> Result<OwnedFd, BranchError> {
-    match rustix::fs::flock(&lock, operation) {
-        Ok(()) => Ok(lock),
-        Err(Errno::AGAIN) => {
-            Err(BranchError::InUse { name: spec.name.clone(), path: spec.path.clone() })
+    let deadline = after(Instant::now(), LOCK_WAIT);
+    loop {
+        match rustix::fs::flock(&lock, operation) {
+            Ok(()) => return Ok(lock),
+            Err(Errno::AGAIN) if Instant::now() < deadline => std::thread::sleep(LOCK_POLL),
+            Err(Errno::AGAIN) => {
+                return Err(BranchError::InUse {
+                    name: spec.name.clone(),
+                    path: spec.path.clone(),
+                });
+            }
+            Err(errno) => return Err(private_io(spec, "lock", "lock")(errno)),
         }
-        Err(errno) => Err(private_io(spec, "lock", "lock")(errno)),
     }
 }
 
