@@ -79,18 +79,23 @@ fn take_lock(spec: &BranchSpec, folder: &OwnedFd) -> Result<OwnedFd, BranchError
         rustix::fs::openat2(folder, "lock", flags, Mode::RUSR | Mode::WUSR, CONFINED)
             .map_err(private_io(spec, "open", "lock"))
     };
-    let hold = |lock| hold_lock(spec, lock, FlockOperation::NonBlockingLockExclusive);
+    let exclusive = FlockOperation::NonBlockingLockExclusive;
+    let hold = |lock| hold_lock(spec, lock, exclusive, LOCK_WAIT);
     match hold(open(OFlags::RDONLY)?) {
         Err(BranchError::Io { errno: Errno::BADF, .. }) => hold(open(OFlags::RDWR)?),
         held => held,
     }
 }
 
-/// The lock of a branch that is only read: shared, and not made where there is none.
+/// The lock of a branch that is only read: shared, and not made where there is none. Not waited for: who only
+/// looks is to learn at once that another has it.
 fn take_shared_lock(spec: &BranchSpec, folder: &OwnedFd) -> Result<Option<OwnedFd>, BranchError> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match rustix::fs::openat2(folder, "lock", flags, Mode::empty(), CONFINED) {
-        Ok(lock) => hold_lock(spec, lock, FlockOperation::NonBlockingLockShared).map(Some),
+        Ok(lock) => {
+            let shared = FlockOperation::NonBlockingLockShared;
+            hold_lock(spec, lock, shared, Duration::ZERO).map(Some)
+        }
         Err(Errno::NOENT) => Ok(None),
         Err(errno) => Err(private_io(spec, "open", "lock")(errno)),
     }
@@ -100,8 +105,9 @@ fn hold_lock(
     spec: &BranchSpec,
     lock: OwnedFd,
     operation: FlockOperation,
+    wait: Duration,
 ) -> Result<OwnedFd, BranchError> {
-    let deadline = after(Instant::now(), LOCK_WAIT);
+    let deadline = after(Instant::now(), wait);
     loop {
         match rustix::fs::flock(&lock, operation) {
             Ok(()) => return Ok(lock),

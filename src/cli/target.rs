@@ -113,9 +113,7 @@ fn named(views: &[ViewMount], wanted: &Path) -> Result<ViewMount, Failure> {
     if let Some(view) = views.iter().find(|view| view.mountpoint == absolute) {
         return Ok(view.clone());
     }
-    let of_config =
-        |view: &&ViewMount| Client::find(view).is_ok_and(|client| client.hello.config == absolute);
-    views.iter().find(of_config).cloned().ok_or_else(|| {
+    views.iter().find(|view| is_of_config(view, &absolute)).cloned().ok_or_else(|| {
         let why = match std::fs::metadata(wanted).map_err(|error| error.kind()) {
             Err(io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 "it is not mounted, and there is no such file"
@@ -130,10 +128,12 @@ fn named(views: &[ViewMount], wanted: &Path) -> Result<ViewMount, Failure> {
 /// Where a configuration is mounted, if it is, by its path and the name of its view.
 pub fn mount_of_config(config: &Path, view: &str) -> Option<ViewMount> {
     let absolute = absolute(config).ok()?;
-    let mounted = mounts::views().ok()?.into_iter().filter(|mount| mount.name == view);
-    let is_it =
-        |mount: &ViewMount| Client::find(mount).is_ok_and(|client| client.hello.config == absolute);
-    mounted.into_iter().find(is_it)
+    let mut mounted = mounts::views().ok()?.into_iter().filter(|mount| mount.name == view);
+    mounted.find(|mount| is_of_config(mount, &absolute))
+}
+
+fn is_of_config(view: &ViewMount, config: &Path) -> bool {
+    Client::find(view).is_ok_and(|client| client.hello.config == config)
 }
 
 fn implied(views: &[ViewMount], path: Option<&Path>) -> Result<ViewMount, Failure> {
