@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -22,6 +22,9 @@ use crate::types::{BranchIndex, BranchUuid, TxId};
 
 /// How long to wait for others before looking again; they tell when they go on.
 const WAIT_FOR_OTHERS: Duration = Duration::from_secs(1);
+
+/// How long none of them may go on before there is no space: what they purge may be on a disk that hangs too.
+const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 60 });
 
 /// What hold takes, as of the last look.
 #[derive(Default)]
@@ -175,9 +178,15 @@ impl<S: Storage> Mover<S> {
             reason.push_str(&format!(" for user {uid}"));
         }
         let mut purged = Purged::default();
+        let mut went_on = (0, Instant::now());
         loop {
             let device = self.device_of(branch)?;
             let gone = self.room.making.lock().get(&device).map_or(0, |at_it| at_it.gone);
+            if went_on.0 != gone {
+                went_on = (gone, Instant::now());
+            } else if went_on.1.elapsed() >= PATIENCE {
+                return None;
+            }
             let found = free();
             if found >= needed {
                 return Some(purged);

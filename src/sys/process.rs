@@ -6,8 +6,9 @@ use parking_lot::Mutex;
 
 use crate::error::Errno;
 
-/// How long the answer for a thread holds. Shorter than an execve(2) takes, which alone changes it: 3,000 of
-/// a small static program took 360 us or more each (virtual machine, Linux 6.18).
+/// How long the answer for a thread holds after it was asked about last: it waited for that call, and
+/// execve(2) alone changes the answer and takes longer. 3,000 of a small static program took 360 us or more
+/// each (virtual machine, Linux 6.18).
 const EXE_HOLDS: Duration = Duration::from_micros(200);
 
 /// The executable of a thread, lossy where it is not UTF-8; `None` if it cannot be told.
@@ -18,10 +19,11 @@ pub fn exe_of(pid: u32) -> Option<String> {
         return None;
     }
     let now = Instant::now();
-    if let Some((last, then, exe)) = &*LAST.lock()
+    if let Some((last, then, exe)) = &mut *LAST.lock()
         && *last == pid
         && now.saturating_duration_since(*then) < EXE_HOLDS
     {
+        *then = now;
         return Some(exe.clone());
     }
     let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;

@@ -1,5 +1,7 @@
 //! Space that hold takes: bounded, counted, and given up oldest first when space runs short.
 
+use std::time::Duration;
+
 use super::*;
 use crate::branch::SpaceLimit;
 
@@ -116,9 +118,18 @@ impl World {
 
 /// What comes to the same while somebody who wants `bytes` of a full disk is just removing what goes.
 fn while_another_purges(make: fn() -> World, bytes: u64, then: impl FnOnce(&World)) -> World {
+    while_another_hangs(make, bytes, Duration::from_millis(500), then)
+}
+
+fn while_another_hangs(
+    make: fn() -> World,
+    bytes: u64,
+    delay: Duration,
+    then: impl FnOnce(&World),
+) -> World {
     let world = make();
     world.leave_free(0);
-    world.disk.fail_next("unlink", Fault::Delay(std::time::Duration::from_millis(500)));
+    world.disk.fail_next("unlink", Fault::Delay(delay));
     std::thread::scope(|scope| {
         let slow = scope.spawn(|| world.make_room(0, bytes));
         // The record comes first.
@@ -155,6 +166,16 @@ fn who_runs_short_takes_no_more_than_others_leave() {
         assert!(!world.make_room(0, 4 * SIZE as u64), "there never was so much");
     });
     assert_eq!(world.purged(), 2);
+}
+
+#[test]
+fn who_waits_for_what_hangs_is_told_that_there_is_no_space() {
+    let one = || crossed(1).0;
+    let world = while_another_hangs(one, SIZE as u64, Duration::from_secs(3), |world| {
+        assert!(!world.make_room(0, SIZE as u64), "it waited for the end");
+        assert_eq!(world.private(0, "hold").len(), 1, "it had gone on");
+    });
+    assert!(world.make_room(0, SIZE as u64));
 }
 
 #[test]
