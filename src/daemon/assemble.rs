@@ -84,12 +84,17 @@ pub(super) fn assemble(
         .iter()
         .map(|(_, branch)| mover_branch_at_start(branch))
         .collect::<Result<_, _>>()?;
+    let ids = branches.iter().filter_map(|(_, branch)| {
+        branch.uuid().or_else(|| memory.known.get(branch.name()).copied())
+    });
+    let ids = ids.collect();
     let retention =
         Retention::new(state, &ledger, config.audit_keep, (memory.pruned, memory.known))
             .map_err(|errno| DaemonError::Failed(format!("cannot open the ledger: {errno}")))?;
     let mover = Mover::new(storage, Arc::clone(&ledger), movable, memory.journal);
     mover.set_commands(Box::new(RealCommands::new(config)));
     mover.set_pace(config.crossings.parallel, config.crossings.rate);
+    mover.set_configured(ids);
     let recovery = mover.recover();
     tell(&recovery, notices);
     let stats = Arc::new(Stats::new());

@@ -159,8 +159,9 @@ pub fn serve(launch: &Launch, live: impl FnOnce(&Live)) -> Result<(), DaemonErro
     live(&Live { view: loaded.config.view.clone(), notices });
 
     let watching = signals.watch(mountpoint.clone(), reloading)?;
-    let tending = Tending::start(Arc::clone(&vfs), loaded.config.hold_keep)?;
-    let presence = Presence::start(&vfs, &assembled.mover, loaded.config.hold_max)?;
+    let tending = Tending::start(Arc::clone(&vfs))?;
+    let presence =
+        Presence::start(&vfs, &assembled.mover, (loaded.config.hold_max, loaded.config.hold_keep))?;
     let retaining = assembled.retention.start(Arc::clone(&vfs))?;
     let copies = Copies::start(&vfs, &ledger, &launch.adopt)?;
     let ended = mounted.wait();

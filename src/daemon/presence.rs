@@ -38,7 +38,7 @@ impl Presence {
     pub(super) fn start(
         vfs: &Arc<Vfs>,
         mover: &Arc<Mover<RealStorage>>,
-        hold_max: SpaceLimit,
+        (hold_max, hold_keep): (SpaceLimit, Duration),
     ) -> Result<Self, DaemonError> {
         let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
         let (running, ended) = crossbeam_channel::bounded::<()>(0);
@@ -51,6 +51,7 @@ impl Presence {
                 vfs: Arc::clone(vfs),
                 mover: Arc::clone(mover),
                 hold_max,
+                hold_keep,
                 failures: 0,
                 said: said.unwrap_or_default(),
             };
@@ -85,8 +86,9 @@ struct Watcher {
     branch: Arc<Branch>,
     vfs: Arc<Vfs>,
     mover: Arc<Mover<RealStorage>>,
-    /// How much of it what can be undone may take.
+    /// How much of it what can be undone may take, and how long that is kept.
     hold_max: SpaceLimit,
+    hold_keep: Duration,
     /// Probes that failed in a row.
     failures: u32,
     /// The log was told that its file system takes no changes.
@@ -105,7 +107,8 @@ impl Watcher {
             Ok(()) => {
                 self.failures = 0;
                 self.tell_read_only();
-                self.mover.tend_branch(self.branch.spec().index, self.hold_max);
+                let (index, now) = (self.branch.spec().index, jiff::Timestamp::now());
+                self.mover.tend_branch(index, self.hold_max, now, self.hold_keep);
             }
             Err(error) if error.is_shortage() => {}
             Err(error) => {

@@ -1,5 +1,5 @@
-//! What is looked after while the view is served: hold is emptied of what expires, and what is written
-//! through open files is recorded.
+//! What is looked after while the view is served: what was prepared expires, and what is written through open
+//! files is recorded.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,7 @@ use super::DaemonError;
 use crate::types::after;
 use crate::vfs::Vfs;
 
-/// How often hold is looked at and prepared undos expire.
+/// How often what was prepared expires.
 const TEND: Duration = Duration::from_secs(1);
 /// How often what was written through open files is recorded.
 const TOTALS: Duration = Duration::from_secs(60);
@@ -23,13 +23,13 @@ pub(super) struct Tending {
 }
 
 impl Tending {
-    pub(super) fn start(vfs: Arc<Vfs>, keep: Duration) -> Result<Self, DaemonError> {
+    pub(super) fn start(vfs: Arc<Vfs>) -> Result<Self, DaemonError> {
         let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
         let asking = Arc::new(AtomicBool::new(false));
         let mut totals = after(Instant::now(), TOTALS);
         let tend = move || {
             while stopped.recv_timeout(TEND) == Err(RecvTimeoutError::Timeout) {
-                vfs.tend(keep);
+                vfs.tend();
                 if totals <= Instant::now() {
                     totals = after(Instant::now(), TOTALS);
                     vfs.record_open_totals();
@@ -65,7 +65,7 @@ impl Drop for Tending {
     fn drop(&mut self) {
         self.stop = None;
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            log::error!("the thread that empties hold had failed");
+            log::error!("the thread that looks after the view had failed");
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::error::{Errno, errno_name};
-use crate::types::{TxId, binary_size};
+use crate::types::{BranchUuid, TxId, binary_size};
 
 /// Why a crossing or an undo did not happen. Unless it says otherwise, source and target are as
 /// before.
@@ -13,6 +13,9 @@ pub enum CrossingError {
     /// The branch is not there.
     #[error("branch {branch} is offline")]
     Offline { branch: String },
+    /// It was adopted anew, or is in the configuration no more: what a record says of it is past.
+    #[error("no branch of the view has the id {uuid} any more")]
+    NoBranch { uuid: BranchUuid },
     /// Its file system takes no changes, and so it can neither give nor take.
     #[error("branch {branch} is read-only")]
     ReadOnly { branch: String },
@@ -121,7 +124,7 @@ impl CrossingError {
     /// "operation not permitted" for what a file's nature forbids: EBUSY would invite waiting.
     pub fn errno(&self) -> Errno {
         match self {
-            Self::SourceGone | Self::UndoUnknown { .. } => Errno::NOENT,
+            Self::SourceGone | Self::NoBranch { .. } | Self::UndoUnknown { .. } => Errno::NOENT,
             Self::TargetExists => Errno::EXIST,
             Self::TargetIsDirectory => Errno::ISDIR,
             Self::TargetIsNotDirectory => Errno::NOTDIR,

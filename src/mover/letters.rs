@@ -223,7 +223,8 @@ impl<S: Storage> Mover<S> {
         Ok(settled)
     }
 
-    fn letter(&self, txid: TxId, settle: Settle) -> Result<Transaction, LetterError> {
+    /// What a wish is about, if it fits how that is now.
+    pub fn letter(&self, txid: TxId, settle: Settle) -> Result<Transaction, LetterError> {
         let found = self.with_journal(|journal| journal.get(txid).cloned());
         let found = found.ok_or(LetterError::Unknown)?;
         let fits = match found.state {
@@ -261,6 +262,9 @@ impl<S: Storage> Mover<S> {
     fn check_own(&self, record: &CrossingRecord) -> Result<(), LetterError> {
         for spot in own_spots(record) {
             let Some(branch) = self.branch_by_uuid(spot.branch) else {
+                if self.is_past(spot.branch) {
+                    continue;
+                }
                 let why = format!("branch {} is offline", spot.branch);
                 return Err(LetterError::InVain { why, hint: "discard when it is back" });
             };

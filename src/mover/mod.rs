@@ -137,12 +137,15 @@ pub struct MoverBranch<S: Storage> {
 /// tell what is left open from what is under way.
 ///
 /// Lock order: `purging`, which keeps an undo from beginning while what it needs is purged, and
-/// `recovering`, which keeps two recoveries apart; they are held over steps, never together; then `journal`, `active`, `unsynced`, `same_filesystem` and those of `room`, which are leaves, never held
+/// `recovering`, which keeps two recoveries apart; they are held over steps, never together; then `journal`, `active`, `unsynced`, `same_filesystem`, `going`
+/// and those of `room`, which are leaves, never held
 /// together or over a step of storage or ledger.
 pub struct Mover<S: Storage> {
     storage: Arc<S>,
     ledger: Arc<Ledger<S>>,
     branches: Vec<ArcSwapOption<MoverBranch<S>>>,
+    /// Ids of all branches of the view, online or not.
+    configured: OnceLock<HashSet<BranchUuid>>,
     journal: Mutex<Journal>,
     active: Mutex<HashMap<TxId, Arc<Progress>>>,
     same_filesystem: Mutex<HashMap<(BranchIndex, BranchIndex), bool>>,
@@ -152,6 +155,9 @@ pub struct Mover<S: Storage> {
     purging: Mutex<()>,
     recovering: Mutex<()>,
     room: Room,
+    /// What hold has of those whose purge is recorded, where those who purged could not wait for its disk. After
+    /// a crash recovery removes it.
+    going: Mutex<Vec<Spot>>,
     turns: Turns,
     limiter: Arc<Limiter>,
     commands: OnceLock<Box<dyn Commands<S>>>,
@@ -170,7 +176,9 @@ impl<S: Storage> Mover<S> {
             storage,
             ledger,
             room: Room::new(branches.len()),
+            going: Mutex::default(),
             branches: branches.into_iter().map(ArcSwapOption::from_pointee).collect(),
+            configured: OnceLock::new(),
             journal: Mutex::new(journal),
             active: Mutex::default(),
             same_filesystem: Mutex::default(),
@@ -188,6 +196,17 @@ impl<S: Storage> Mover<S> {
     pub fn set_pace(&self, parallel: usize, rate: Option<u64>) {
         self.turns.set(parallel.max(1));
         self.limiter.set(rate);
+    }
+
+    /// Tells the ids of all branches of the view, online or not: what records say of others is past. Without
+    /// this call nothing is.
+    pub fn set_configured(&self, ids: HashSet<BranchUuid>) {
+        let _ = self.configured.set(ids);
+    }
+
+    /// Whether no branch of the view has this id any more.
+    fn is_past(&self, uuid: BranchUuid) -> bool {
+        self.configured.get().is_some_and(|ids| !ids.contains(&uuid))
     }
 
     /// Looks at the transactions. The lock is held while `look` runs.

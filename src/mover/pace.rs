@@ -10,32 +10,77 @@ use super::error::CrossingError;
 use super::progress::Progress;
 use crate::types::TxId;
 
+/// How long a crossing may keep one waiting that has nothing to do with it.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// How late one who waits notices that it was asked to stop.
 const NOTICE: Duration = Duration::from_millis(50);
 
-/// Hands out turns in the order in which they were asked for.
+/// Hands out turns in the order in which they were asked for, in each [`Lane`]. One that has lasted for
+/// [`PATIENCE`] does not count against `parallel` any more once somebody of another lane waits: a disk that hangs and a
+/// user with files without end hold up their own crossings alone.
 #[derive(Debug)]
 pub(super) struct Turns {
     queue: Mutex<Queue>,
     changed: Condvar,
 }
 
+/// Whose crossings, between which branches. At most `parallel` of a lane run, counted or not.
+type Lane = (u32, [String; 2]);
+
 #[derive(Debug)]
 struct Queue {
     parallel: usize,
-    running: usize,
-    waiting: VecDeque<TxId>,
+    running: Vec<Running>,
+    waiting: VecDeque<(TxId, Lane)>,
+}
+
+#[derive(Debug)]
+struct Running {
+    txid: TxId,
+    lane: Lane,
+    since: Instant,
+    counted: bool,
+}
+
+impl Queue {
+    /// Begins the turn of one that waits, if it is its turn now.
+    fn begin(&mut self, txid: TxId, now: Instant) -> bool {
+        let of = |lane: &Lane| self.running.iter().filter(|one| one.lane == *lane).count();
+        let next = self.waiting.iter().position(|(_, lane)| of(lane) < self.parallel);
+        let Some(place) =
+            next.filter(|place| self.waiting.get(*place).is_some_and(|(first, _)| *first == txid))
+        else {
+            return false;
+        };
+        let counted = self.running.iter().filter(|one| one.counted).count();
+        if counted >= self.parallel {
+            let lane = self.waiting.get(place).map(|(_, lane)| lane);
+            let long = |one: &&mut Running| {
+                let lasted = now.saturating_duration_since(one.since);
+                one.counted && Some(&one.lane) != lane && lasted >= PATIENCE
+            };
+            let Some(longest) = self.running.iter_mut().find(long) else { return false };
+            longest.counted = false;
+        }
+        let Some((txid, lane)) = self.waiting.remove(place) else { return false };
+        self.running.push(Running { txid, lane, since: now, counted: true });
+        true
+    }
 }
 
 /// A turn, until it is dropped.
 #[derive(Debug)]
 #[must_use]
-pub(super) struct TurnGuard<'a>(&'a Turns);
+pub(super) struct TurnGuard<'a> {
+    turns: &'a Turns,
+    txid: TxId,
+}
 
 impl Turns {
     /// At most `parallel` at a time.
     pub(super) fn new(parallel: usize) -> Self {
-        let queue = Queue { parallel, running: 0, waiting: VecDeque::new() };
+        let queue = Queue { parallel, running: Vec::new(), waiting: VecDeque::new() };
         Self { queue: Mutex::new(queue), changed: Condvar::new() }
     }
 
@@ -46,20 +91,18 @@ impl Turns {
 
     /// Waits for a turn, or until the transaction is cancelled.
     pub(super) fn take(&self, progress: &Progress) -> Result<TurnGuard<'_>, CrossingError> {
+        let txid = progress.txid;
         let mut queue = self.queue.lock();
-        queue.waiting.push_back(progress.txid);
+        queue.waiting.push_back((txid, (progress.uid, progress.branches.clone())));
         loop {
-            let first = queue.waiting.front() == Some(&progress.txid);
             if let Err(error) = progress.check_cancel() {
-                queue.waiting.retain(|txid| *txid != progress.txid);
+                queue.waiting.retain(|(other, _)| *other != txid);
                 self.changed.notify_all();
                 return Err(error);
             }
-            if first && queue.running < queue.parallel {
-                queue.waiting.pop_front();
-                queue.running = queue.running.saturating_add(1);
+            if queue.begin(txid, Instant::now()) {
                 self.changed.notify_all();
-                return Ok(TurnGuard(self));
+                return Ok(TurnGuard { turns: self, txid });
             }
             self.changed.wait_for(&mut queue, NOTICE);
         }
@@ -68,10 +111,8 @@ impl Turns {
 
 impl Drop for TurnGuard<'_> {
     fn drop(&mut self) {
-        let mut queue = self.0.queue.lock();
-        queue.running = queue.running.saturating_sub(1);
-        drop(queue);
-        self.0.changed.notify_all();
+        self.turns.queue.lock().running.retain(|one| one.txid != self.txid);
+        self.turns.changed.notify_all();
     }
 }
 
@@ -119,6 +160,32 @@ impl Bucket {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Crossings that wait, by number and lane: who of them begins at each moment.
+    #[test]
+    fn who_has_nothing_to_do_with_a_long_one_waits_for_a_while_only() {
+        let mut queue = Queue { parallel: 2, running: Vec::new(), waiting: VecDeque::new() };
+        let lane = |uid, to: &str| (uid, ["inbox".to_owned(), to.to_owned()]);
+        let ids: Vec<TxId> = (1..=8).map(|n: u128| TxId(ulid::Ulid(n))).collect();
+        let hung = lane(1000, "hung");
+        let lanes = [&hung, &hung, &hung, &lane(1000, "good"), &lane(1001, "hung"), &hung];
+        for (txid, lane) in ids.iter().zip(lanes) {
+            queue.waiting.push_back((*txid, lane.clone()));
+        }
+        let start = Instant::now();
+        let begun = |queue: &mut Queue, seconds| -> Vec<usize> {
+            let now = start + Duration::from_secs(seconds);
+            (0..ids.len()).filter(|at| queue.begin(ids[*at], now)).collect()
+        };
+        assert_eq!(begun(&mut queue, 0), [0, 1]);
+        assert!(begun(&mut queue, 9).is_empty());
+        assert_eq!(begun(&mut queue, 10), [3, 4], "the third has the lane of those that hang");
+        assert!(begun(&mut queue, 99).is_empty(), "two of a lane are enough");
+        queue.running.retain(|one| one.txid != ids[3]);
+        assert!(begun(&mut queue, 99).is_empty());
+        queue.running.retain(|one| one.txid != ids[0]);
+        assert_eq!(begun(&mut queue, 99), [2]);
+    }
 
     #[test]
     fn bytes_pass_at_the_rate_for_all_together() {

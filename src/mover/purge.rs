@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use super::remove::remove;
 use super::sabotage::sabotaged;
-use super::{CrossingError, Mover, Transaction};
-use crate::ledger::record::{Area, PurgeRecord, Spot};
+use super::{CrossingError, Mover, MoverBranch, Transaction};
+use crate::ledger::record::{Area, CrossingRecord, PurgeRecord, Spot};
 use crate::ledger::{Durability, Record};
 use crate::storage::Storage;
-use crate::types::TxId;
+use crate::types::{BranchUuid, TxId};
 
 /// What a purge removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,38 +26,73 @@ impl Purged {
     }
 }
 
+/// What a transaction has in hold.
+pub(super) fn held(record: &CrossingRecord) -> Vec<Spot> {
+    let ends = record.moves.iter().map(|step| &step.to);
+    ends.filter(|to| to.area == Area::Hold).cloned().collect()
+}
+
 impl<S: Storage> Mover<S> {
-    /// Removes for good what transactions that ended before `now − keep` moved to hold; none of them
-    /// can be undone after. The record is durable first, so what is gone is never offered for undo.
-    /// Left out are those with an offline branch or a running undo.
-    pub fn purge(&self, now: jiff::Timestamp, keep: Duration) -> Purged {
+    /// Removes for good what transactions that ended before `now − keep` moved to hold, of those that have
+    /// something in the hold of `branch`, or nothing in that of another; none of them can be undone after. The record is durable first, so what
+    /// is gone is never offered for undo. Left out are those with an offline branch or a running undo.
+    pub(super) fn purge_old(
+        &self,
+        branch: &MoverBranch<S>,
+        now: jiff::Timestamp,
+        keep: Duration,
+    ) -> Purged {
         let Ok(before) = now.checked_sub(keep) else { return Purged::default() };
         let due: Vec<_> = self.with_journal(|journal| {
-            journal
-                .iter()
-                .filter(|(_, found)| found.is_kept() && found.changed < before)
-                .map(|(txid, found)| (txid, found.record.moves.clone()))
-                .collect()
+            let old = journal.iter().filter(|(_, found)| found.is_kept() && found.changed < before);
+            let old = old.map(|(txid, found)| (txid, found.record.undoes, held(&found.record)));
+            let ours = |held: &[Spot]| {
+                held.iter().any(|spot| spot.branch == branch.uuid)
+                    || held.iter().all(|spot| self.is_past(spot.branch))
+            };
+            old.filter(|(.., held)| ours(held)).collect()
         });
         let mut purged = Purged::default();
-        for (txid, moves) in due {
-            let held: Vec<Spot> =
-                moves.into_iter().map(|step| step.to).filter(|to| to.area == Area::Hold).collect();
-            self.purge_held(txid, &held, format!("kept for {} s", keep.as_secs()), &mut purged);
+        for (txid, undoes, held) in due {
+            // What an undo gave back goes first: without the undo it would be missed.
+            let gave_back = undoes.is_some_and(|undone| {
+                self.with_journal(|journal| journal.get(undone).is_some_and(Transaction::is_kept))
+            });
+            if gave_back {
+                continue;
+            }
+            let reason = format!("kept for {} s", keep.as_secs());
+            self.purge_held(txid, &held, reason, &|spot| spot.branch == branch.uuid, &mut purged);
         }
         purged
     }
 
-    /// Removes for good what one transaction moved to hold, if it is still due, all its branches are online
-    /// and no undo needs it.
+    /// Removes from the hold of a branch what others have recorded to go.
+    pub(super) fn remove_going(&self, branch: &MoverBranch<S>) {
+        let here = |spot: &mut Spot| spot.branch == branch.uuid;
+        let going: Vec<Spot> = self.going.lock().extract_if(.., here).collect();
+        for spot in going {
+            self.remove_held(branch, spot.path.as_os_str());
+        }
+    }
+
+    /// Nothing that a branch keeps is forgotten while it is away; what was in one that left the view for good
+    /// keeps nothing waiting.
+    pub(super) fn is_online_or_past(&self, uuid: BranchUuid) -> bool {
+        self.branch_by_uuid(uuid).is_some() || self.is_past(uuid)
+    }
+
+    /// Removes for good what one transaction moved to hold, if it is still due, none of its branches is away
+    /// and no undo needs it. What is not `here` is left to those who look after its branch: its disk may hang.
     pub(super) fn purge_held(
         &self,
         txid: TxId,
         held: &[Spot],
         reason: String,
+        here: &dyn Fn(&Spot) -> bool,
         purged: &mut Purged,
     ) {
-        if held.iter().any(|spot| self.branch_by_uuid(spot.branch).is_none()) {
+        if !held.iter().all(|spot| self.is_online_or_past(spot.branch)) {
             return;
         }
         let recorded = {
@@ -77,7 +112,10 @@ impl<S: Storage> Mover<S> {
         // From here on nobody offers it for undo: a large tree keeps no other purge waiting.
         match recorded {
             Ok(()) => {
-                self.remove_purged(held);
+                let (here, elsewhere): (Vec<Spot>, Vec<Spot>) =
+                    held.iter().cloned().partition(here);
+                self.going.lock().extend(elsewhere);
+                self.remove_purged(&here);
                 self.released(txid);
                 purged.transactions.push(txid);
             }
@@ -92,12 +130,10 @@ impl<S: Storage> Mover<S> {
     /// undo; what reappears is kept. Whether it was recorded; it is not where any of it is still there, or
     /// cannot be looked for.
     pub fn record_lost(&self, txid: TxId) -> bool {
-        let held = self.with_journal(|journal| {
+        let held: Vec<Spot> = self.with_journal(|journal| {
             let found = journal.get(txid).filter(|found| found.is_kept());
-            let moves = found.map(|found| found.record.moves.clone()).unwrap_or_default();
-            moves.into_iter().map(|step| step.to).filter(|to| to.area == Area::Hold).collect()
+            found.map(|found| held(&found.record)).unwrap_or_default()
         });
-        let held: Vec<Spot> = held;
         let _purging = self.purging.lock();
         let gone = |spot: &Spot| {
             self.branch_by_uuid(spot.branch).is_some_and(|branch| {

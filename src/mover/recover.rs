@@ -114,14 +114,15 @@ impl<S: Storage> Mover<S> {
     }
 
     /// Not decided, as far as the journal knows: where the ledger was in doubt, COMMIT may be on its disk.
-    /// So the copy goes only when the end is recorded for good; a copy that stays is swept.
+    /// So the copy goes only when the end is recorded for good; a copy that stays is swept, also when its
+    /// branch comes back later.
     fn roll_back(&self, record: &CrossingRecord, recovery: &mut Recovery) {
         let [_, target] = &record.branches;
-        let Some(branch) = self.online().find(|branch| branch.name == *target) else {
-            return recovery.leave_open(record, format!("branch {target} is offline"));
-        };
-        let (_, staged) = branch.in_stage(record.txid);
-        if sabotaged("recover: the copy goes after ABORT") {
+        let staged = self.online().find(|branch| branch.name == *target);
+        let staged = staged.map(|branch| branch.in_stage(record.txid).1);
+        if sabotaged("recover: the copy goes after ABORT")
+            && let Some(staged) = &staged
+        {
             let _ = remove(&*self.storage, &staged.dir, &staged.name);
         }
         let reason = Some("the daemon stopped before the decision".to_owned());
@@ -130,7 +131,9 @@ impl<S: Storage> Mover<S> {
             return recovery.leave_open(record, error.to_string());
         }
         recovery.aborted.push(record.txid);
-        if let Err(error) = remove(&*self.storage, &staged.dir, &staged.name) {
+        if let Some(staged) = staged
+            && let Err(error) = remove(&*self.storage, &staged.dir, &staged.name)
+        {
             log::warn!("crossing {}: the copy stays in stage: {error}", record.txid);
         }
     }
@@ -195,7 +198,7 @@ impl<S: Storage> Mover<S> {
             let (left, arrived) = (handle_at(&from)?, handle_at(&to)?);
             let inode = Some(&step.identity.handle);
             // What left stage or hold has arrived, wherever users have moved it since.
-            let moved_on = step.from.area != Area::Tree && left.is_none();
+            let moved_on = step.from.area != Area::Tree && from.is_some() && left.is_none();
             let made = arrived.as_ref() == inode || moved_on;
             let made = made || sabotaged("recover: all moves are made");
             if left.as_ref() == inode || !made {
@@ -243,9 +246,12 @@ impl<S: Storage> Mover<S> {
     }
 
     pub(super) fn open_spot(&self, spot: &Spot) -> Result<Place<S>, NotNow> {
-        let branch = self
-            .branch_by_uuid(spot.branch)
-            .ok_or_else(|| NotNow::LeftOpen(format!("branch {} is offline", spot.branch)))?;
+        let branch = self.branch_by_uuid(spot.branch).ok_or_else(|| {
+            if self.is_past(spot.branch) {
+                return NotNow::Impossible(CrossingError::NoBranch { uuid: spot.branch });
+            }
+            NotNow::LeftOpen(format!("branch {} is offline", spot.branch))
+        })?;
         self.open_in(&branch, spot).map_err(|error| match error.errno() {
             Errno::NOENT | Errno::NOTDIR | Errno::LOOP => NotNow::Impossible(error),
             _ => NotNow::LeftOpen(error.to_string()),

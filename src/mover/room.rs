@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::error::CrossingError;
-use super::purge::Purged;
+use super::purge::{Purged, held};
 use super::tree::{Dirs, Folders};
 use super::{Mover, MoverBranch, Transaction};
 use crate::branch::SpaceLimit;
 use crate::error::Errno;
-use crate::ledger::record::{Area, CrossingRecord, Spot};
+use crate::ledger::record::Spot;
 use crate::storage::{Kind, Storage};
 use crate::types::{BranchIndex, BranchUuid, TxId};
 
@@ -123,20 +123,23 @@ fn has_hold(found: &Transaction) -> bool {
     found.is_kept() && found.undone_by.is_none()
 }
 
-fn held(record: &CrossingRecord) -> Vec<Spot> {
-    let ends = record.moves.iter().map(|step| &step.to);
-    ends.filter(|to| to.area == Area::Hold).cloned().collect()
-}
-
 impl<S: Storage> Mover<S> {
     /// To be called about once a second, by a thread that only this branch may keep waiting: empties its hold of
-    /// what exceeds `max`, and of what would leave less than its `min_free`, with what was used since
-    /// the last call on top, so that purging runs ahead.
-    pub fn tend_branch(&self, index: BranchIndex, max: SpaceLimit) -> Purged {
+    /// what is older than `keep`, of what exceeds `max`, and of what would leave less than its `min_free`, with
+    /// what was used since the last call on top, so that purging runs ahead.
+    pub fn tend_branch(
+        &self,
+        index: BranchIndex,
+        max: SpaceLimit,
+        now: jiff::Timestamp,
+        keep: Duration,
+    ) -> Purged {
         let Ok(branch) = self.branch(index) else { return Purged::default() };
+        self.remove_going(&branch);
         self.device_of(&branch);
         self.measure(&branch);
-        let mut purged = self.keep_below(&branch, max);
+        let mut purged = self.purge_old(&branch, now, keep);
+        purged.add(self.keep_below(&branch, max));
         purged.add(self.run_ahead(&branch));
         self.count_freeable();
         if purged.failed > 0 {
@@ -199,7 +202,8 @@ impl<S: Storage> Mover<S> {
             let mut freed = 0_u64;
             for (due, bytes) in &claim.chosen {
                 let before = purged.transactions.len();
-                self.purge_held(due.txid, &due.held, reason.clone(), &mut purged);
+                let here = |spot: &Spot| self.is_on_disk(device, spot.branch);
+                self.purge_held(due.txid, &due.held, reason.clone(), &here, &mut purged);
                 if purged.transactions.len() > before {
                     freed = freed.saturating_add(*bytes);
                 }
@@ -285,12 +289,19 @@ impl<S: Storage> Mover<S> {
     /// The branches on a file system, `branch` included. Of the others what they told last counts, so that one
     /// whose disk hangs keeps nobody waiting.
     fn on_disk(&self, device: u64, branch: &MoverBranch<S>) -> Vec<Arc<MoverBranch<S>>> {
-        let told = |other: &MoverBranch<S>| {
-            let known = self.room.devices.get(usize::from(other.index.0));
-            known.and_then(|known| *known.lock()).or_else(|| self.device_of(other))
-        };
-        let on_it = self.online();
-        on_it.filter(|other| other.index == branch.index || told(other) == Some(device)).collect()
+        let on_it = self
+            .online()
+            .filter(|other| other.index == branch.index || self.told_device(other) == Some(device));
+        on_it.collect()
+    }
+
+    fn told_device(&self, branch: &MoverBranch<S>) -> Option<u64> {
+        let known = self.room.devices.get(usize::from(branch.index.0));
+        known.and_then(|known| *known.lock()).or_else(|| self.device_of(branch))
+    }
+
+    fn is_on_disk(&self, device: u64, uuid: BranchUuid) -> bool {
+        self.branch_by_uuid(uuid).is_some_and(|branch| self.told_device(&branch) == Some(device))
     }
 
     fn keep_below(&self, branch: &MoverBranch<S>, max: SpaceLimit) -> Purged {
@@ -307,7 +318,8 @@ impl<S: Storage> Mover<S> {
         }
         for due in self.purgeable(&|spot| spot.branch == branch.uuid) {
             let reason = format!("hold.max of branch {}", branch.name);
-            self.purge_held(due.txid, &due.held, reason, &mut purged);
+            let here = |spot: &Spot| spot.branch == branch.uuid;
+            self.purge_held(due.txid, &due.held, reason, &here, &mut purged);
             if kept(&self.room) <= max {
                 break;
             }
@@ -318,7 +330,6 @@ impl<S: Storage> Mover<S> {
     /// Those that keep something where `here` says, oldest first, and can be purged now. What was undone went
     /// back; what an undo that has not ended well may need stays.
     fn purgeable(&self, here: &dyn Fn(&Spot) -> bool) -> Vec<Purgeable> {
-        let online: HashSet<BranchUuid> = self.online().map(|branch| branch.uuid).collect();
         self.with_journal(|journal| {
             let undone = journal.iter().filter(|(_, found)| found.keeps_all());
             let needed: HashSet<TxId> =
@@ -326,7 +337,8 @@ impl<S: Storage> Mover<S> {
             let kept =
                 journal.iter().filter(|(txid, found)| has_hold(found) && !needed.contains(txid));
             let kept = kept.map(|(txid, found)| Purgeable { txid, held: held(&found.record) });
-            let there = |one: &Purgeable| one.held.iter().all(|spot| online.contains(&spot.branch));
+            let there =
+                |one: &Purgeable| one.held.iter().all(|spot| self.is_online_or_past(spot.branch));
             kept.filter(|one| one.held.iter().any(here) && there(one)).collect()
         })
     }

@@ -58,9 +58,7 @@ impl Vfs {
         if matches!(settle, Settle::Accept | Settle::Discard) {
             return Ok(self.mover.settle(caller, exe, txid, settle)?);
         }
-        let found =
-            self.with_journal(|journal| journal.get(txid).map(|found| found.record.clone()));
-        let record = found.ok_or(LetterError::Unknown)?;
+        let record = self.mover.letter(txid, settle)?.record;
         let known = || {
             let inodes = record.moves.iter().filter_map(|step| {
                 let index = self.branch_with(step.from.branch)?;

@@ -331,9 +331,9 @@ impl Vfs {
         self.prepared.close();
     }
 
-    /// To be called about once a second: drops what was prepared and nobody came for, empties hold
-    /// of what is older than `keep`, and gives back the memory of what the kernel has forgotten.
-    pub fn tend(&self, keep: Duration) {
+    /// To be called about once a second: drops what was prepared and nobody came for, and gives back the memory
+    /// of what the kernel has forgotten. Waits for no disk.
+    pub fn tend(&self) {
         let times = self.tended.fetch_add(1, Ordering::Relaxed);
         if self.view.inodes.shrink() || times % GIVE_BACK_EACH == GIVE_BACK_EACH - 1 {
             memory::give_back();
@@ -343,13 +343,6 @@ impl Vfs {
         self.lock_left_open();
         self.expire_prepared_as_usual();
         self.note_room();
-        let purged = self.mover.purge(jiff::Timestamp::now(), keep);
-        if purged.failed > 0 {
-            log::warn!(
-                "hold cannot be emptied of {} transactions: the ledger is full",
-                purged.failed
-            );
-        }
     }
 }
 

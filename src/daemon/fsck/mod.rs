@@ -366,6 +366,11 @@ fn repair_all(
         lost.filter(|txid| mover.record_lost(*txid)).collect::<Vec<TxId>>()
     };
     let mover = Mover::new(storage, Arc::clone(&ledger), movable, memory.journal);
+    let ids = config.branches.iter().map(|entry| memory.known.get(&entry.spec.name).copied());
+    // One that is new here may be an old one by another name.
+    if let Some(ids) = ids.collect() {
+        mover.set_configured(ids);
+    }
     let recovery = mover.recover();
     tell(&recovery, repaired);
     if recovery.swept > 0 {

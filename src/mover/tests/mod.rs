@@ -22,6 +22,7 @@ mod lossy;
 mod model;
 mod parts;
 mod pass;
+mod past;
 mod plain;
 mod proof;
 mod put_back;
@@ -249,6 +250,19 @@ impl World {
         let disk = Arc::clone(&self.disk);
         drop(self);
         start(disk, same).unwrap()
+    }
+}
+
+impl<S: Storage> Mover<S> {
+    /// What those who look after the branches do about what is older than `keep`.
+    fn purge(&self, now: jiff::Timestamp, keep: std::time::Duration) -> Purged {
+        let mut purged = Purged::default();
+        // An undo goes after what it gave back, wherever that is.
+        for branch in self.online().chain(self.online()) {
+            purged.add(self.purge_old(&branch, now, keep));
+        }
+        self.online().for_each(|branch| self.remove_going(&branch));
+        purged
     }
 }
 

@@ -28,7 +28,9 @@ fn cross_one(world: &World, number: usize) -> TxId {
 impl World {
     fn tend(&self, max: SpaceLimit) -> Vec<TxId> {
         let branches = (0..ROOTS.len()).map(|at| BranchIndex(at as u16));
-        let purged = branches.map(|index| self.mover.tend_branch(index, max));
+        let purged = branches.map(|index| {
+            self.mover.tend_branch(index, max, jiff::Timestamp::UNIX_EPOCH, Duration::ZERO)
+        });
         purged.flat_map(|purged| purged.transactions).collect()
     }
 
@@ -176,6 +178,27 @@ fn who_waits_for_what_hangs_is_told_that_there_is_no_space() {
         assert_eq!(world.private(0, "hold").len(), 1, "it had gone on");
     });
     assert!(world.make_room(0, SIZE as u64));
+}
+
+/// The crossing holds something on both disks.
+#[test]
+fn what_is_old_goes_from_one_disk_while_the_other_hangs() {
+    let world = new_world(Names::Journal, false);
+    world.put(0, "f", &new_content());
+    world.put(1, "sub/g", &new_content());
+    world.cross("f", "sub/g").unwrap();
+    let later = jiff::Timestamp::now() + Duration::from_secs(10);
+    let tend = |index| {
+        let keep = Duration::from_secs(1);
+        let purged = world.mover.tend_branch(BranchIndex(index), ALL, later, keep);
+        purged.transactions.len()
+    };
+    world.disk.keep_log();
+    assert_eq!(tend(0), 1);
+    assert_eq!((world.private(0, "hold").len(), world.private(1, "hold").len()), (0, 1));
+    assert_eq!(world.disk.log().iter().filter(|line| line.contains("unlink")).count(), 1);
+    assert_eq!(tend(1), 0);
+    assert!(world.private(1, "hold").is_empty());
 }
 
 #[test]

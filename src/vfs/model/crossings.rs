@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
-use crate::branch::{FileKind, RenameFlags};
+use crate::branch::{FileKind, RenameFlags, SpaceLimit};
 use crate::error::errno_name;
 use crate::types::{TxId, ViewPath};
 
@@ -250,7 +250,14 @@ impl Run {
         if !self.world.model.away.is_empty() {
             return Ok(());
         }
-        self.world.vfs.tend(Duration::ZERO);
+        self.world.vfs.tend();
+        // An undo goes after what it gave back, and what is in another branch's hold when that is looked after.
+        let branches = &self.world.vfs.branches;
+        for branch in branches.iter().chain(branches).chain(branches) {
+            let (index, now) = (branch.spec().index, jiff::Timestamp::now());
+            let all = SpaceLimit::Percent(100);
+            self.world.vfs.mover.tend_branch(index, all, now, Duration::ZERO);
+        }
         for object in self.world.model.objects.values_mut() {
             object.held = 0;
         }

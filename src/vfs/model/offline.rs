@@ -3,7 +3,6 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::branch::{BranchError, FileKind};
 use crate::error::Errno;
@@ -12,9 +11,6 @@ use crate::storage::real::RealDir;
 
 use super::run::Run;
 use super::tree::{Errors, Id, Store, Verdict};
-
-/// Nothing that waits in hold is as old.
-const KEEP: Duration = Duration::from_secs(3600);
 
 impl Run {
     /// One more branch goes offline.
@@ -28,7 +24,7 @@ impl Run {
         let (name, path) = (branch.name().to_owned(), branch.spec().path.clone());
         branch.go_offline(&BranchError::Elsewhere { name, path });
         self.world.vfs.mover.branch_left(branch.spec().index);
-        self.world.vfs.tend(KEEP);
+        self.world.vfs.tend();
         self.world.model.away.insert(store);
         Ok(())
     }
