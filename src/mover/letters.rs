@@ -453,7 +453,7 @@ impl<S: Storage> Mover<S> {
     /// Deletes what stage and hold have of one that was accepted, once that is recorded. What has another
     /// transaction's name, such as what an undo would have restored, is that one's.
     fn discard(&self, caller: Caller, txid: TxId) -> Result<(), LetterError> {
-        let _purging = self.purging.lock();
+        let purging = self.purging.lock();
         let record = self.with_journal(|journal| {
             let found = journal
                 .get(txid)
@@ -467,6 +467,8 @@ impl<S: Storage> Mover<S> {
         }
         self.record_purge(txid, reason)
             .map_err(|error| LetterError::Ledger { errno: error.errno() })?;
+        // From here on nobody needs it: a disk that hangs keeps no other purge waiting.
+        drop(purging);
         own_spots(&record).for_each(|spot| self.remove_private(spot));
         Ok(())
     }

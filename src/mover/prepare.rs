@@ -166,6 +166,7 @@ impl<S: Storage> Mover<S> {
             let file = self.open_source(&first.at.1)?;
             // Only now is it certain that nobody writes.
             first.found = self.stat_file(&file.file)?;
+            check_size(first.found.identity.size, &source.terms)?;
             opened = Some(file);
         }
         // Copies of special files cost nothing, and an inode of their own cannot be held open.

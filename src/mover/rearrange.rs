@@ -217,14 +217,16 @@ impl<S: Storage> Mover<S> {
     }
 
     fn purge_rearranged(&self, txid: TxId) {
-        let _purging = self.purging.lock();
+        let purging = self.purging.lock();
         let held: Option<Vec<Spot>> = self.with_journal(|journal| {
             let found = journal.get(txid).filter(|found| found.is_kept())?;
             let ends = found.record.moves.iter().map(|step| &step.to);
             Some(ends.filter(|to| to.area == Area::Hold).cloned().collect())
         });
         let Some(held) = held else { return };
-        match self.record_purge(txid, PURGE_REASON.to_owned()) {
+        let recorded = self.record_purge(txid, PURGE_REASON.to_owned());
+        drop(purging);
+        match recorded {
             Ok(()) => self.remove_purged(&held),
             Err(error) => log::warn!("rename {txid}: what it displaced stays in hold: {error}"),
         }

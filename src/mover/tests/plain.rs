@@ -94,6 +94,27 @@ fn check_refused(
     assert!(world.mover.active().is_empty());
 }
 
+#[test]
+fn what_grew_while_its_writer_was_waited_for_is_measured_again() {
+    let world = new_world(Names::Journal, false);
+    world.put(0, "f", b"short");
+    let mut request = world.request("f", "sub/g");
+    set_terms(&mut request, &[], Some(10));
+    world.disk.fail_next("lease", Fault::Delay(std::time::Duration::from_millis(500)));
+    world.disk.keep_log();
+    std::thread::scope(|scope| {
+        let crossing = scope.spawn(|| world.cross_as(request));
+        while !world.disk.log().iter().any(|line| line.contains("lease")) {
+            std::thread::yield_now();
+        }
+        let file = world.disk.open_write(&world.roots[0], OsStr::new("f")).unwrap();
+        world.disk.write_at(&file, b"and now longer", 0).unwrap();
+        drop(file);
+        let refused = crossing.join().unwrap().unwrap_err();
+        assert!(matches!(refused, CrossingError::TooLarge { size: 14, .. }), "{refused}");
+    });
+}
+
 fn set_terms(request: &mut CrossingRequest<Disk>, types: &[&str], max_size: Option<u64>) {
     let types = types.iter().map(|text| (*text).to_owned()).collect();
     request.sources[0].terms = Arc::new(GateTerms {
