@@ -68,6 +68,9 @@ pub fn in_colour() -> bool {
     is_terminal() && able && !asked_not
 }
 
+/// A longer cell, such as a path, makes its own row longer and not all others.
+const PADDED_MAX: usize = 48;
+
 /// Rows in columns two spaces apart, the first row a heading. Control characters in names cannot
 /// reach the terminal.
 pub fn table(rows: &[Vec<String>]) -> String {
@@ -75,7 +78,8 @@ pub fn table(rows: &[Vec<String>]) -> String {
         rows.iter().map(|row| row.iter().map(|cell| plain(cell)).collect()).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.filter(|width| *width <= PADDED_MAX).max()
     };
     let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
     let mut text = String::new();
@@ -146,5 +150,12 @@ mod tests {
     fn tables_align_and_hide_control_characters() {
         let rows = [vec!["a".into(), "b".into()], vec!["long".into(), "\x1b[2J".into()]];
         assert_eq!(table(&rows), "a     b\nlong  \\u{1b}[2J\n");
+        let path = "p".repeat(PADDED_MAX.saturating_add(1));
+        let rows = [vec!["path".into(), "b".into()], vec![path.clone(), "c".into()]];
+        assert_eq!(
+            table(&rows),
+            format!("path  b\n{path}  c\n"),
+            "one long path makes no row longer"
+        );
     }
 }

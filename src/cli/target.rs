@@ -4,8 +4,9 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::control::protocol::{Answer, Request};
 use crate::control::{Client, ViewMount, mounts};
-use crate::types::ViewPath;
+use crate::types::{TxId, ViewPath};
 
 use super::failure::{Failure, cannot};
 
@@ -62,6 +63,21 @@ impl ViewOption {
             mount.mountpoint.display()
         )))?;
         Ok(View { mount, client })
+    }
+
+    /// The view that knows a transaction: without `--view`, and where several are mounted, each is asked.
+    pub fn find_for(&self, txid: TxId) -> Result<View, Failure> {
+        let failure = match self.find(None) {
+            Err(failure) if self.view.is_none() => failure,
+            found => return found,
+        };
+        let mounted = mounts::views().unwrap_or_default();
+        let knows = |mount: ViewMount| {
+            let client = Client::find(&mount).ok()?;
+            let answer = client.ask(&Request::Transaction { txid }).ok()?;
+            matches!(answer, Answer::Transaction(_)).then_some(View { mount, client })
+        };
+        mounted.into_iter().filter(|mount| !mount.is_dead()).find_map(knows).ok_or(failure)
     }
 
     /// The view and a path in it. A path of the file system must lie in the view; with `--view`, or in a

@@ -2,6 +2,7 @@
 
 use crate::control::letters::{DeadLetter, Wish};
 use crate::control::protocol::{ActiveCrossing, Answer, Request, TransactionReport};
+use crate::ledger::record::StoppedBy;
 use crate::sys::users;
 use crate::types::TxId;
 
@@ -110,7 +111,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             }
         }
         Command::Show { txid, json, view } => {
-            let view = view.find(None)?;
+            let view = view.find_for(*txid)?;
             let request = Request::Transaction { txid: *txid };
             let attempt = format!("show transaction {txid}");
             match view.client.ask(&request).map_err(cannot(attempt))? {
@@ -121,7 +122,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         }
         Command::Retry(one) => settle("retry", one, Wish::Retry),
         Command::Abort(One { txid, view }) => {
-            let view = view.find(None)?;
+            let view = view.find_for(*txid)?;
             let request = Request::Abort { txid: *txid };
             let attempt = format!("abort transaction {txid}");
             match view.client.ask(&request).map_err(cannot(attempt))? {
@@ -136,7 +137,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 }
 
 fn settle(attempt: &str, One { txid, view }: &One, wish: Wish) -> Result<(), Failure> {
-    let view = view.find(None)?;
+    let view = view.find_for(*txid)?;
     let attempt = format!("{attempt} transaction {txid}");
     match view.client.ask(&Request::Settle { txid: *txid, wish }).map_err(cannot(attempt))? {
         Answer::Settled { done, now } => settled(*txid, done, &now),
@@ -201,14 +202,20 @@ pub(super) fn user(uid: u32) -> String {
     users::name_of(uid).ok().flatten().unwrap_or_else(|| uid.to_string())
 }
 
+/// Who had it stopped.
+fn stopper(by: StoppedBy) -> String {
+    format!("{}, with octroi tx abort (process {})", user(by.uid), by.pid)
+}
+
 /// Whether it can be taken back; of a crossing that was.
 fn undo(found: &TransactionReport) -> Option<String> {
     if let Some(why) = &found.not_undoable {
         return Some(format!("not possible: {why}"));
     }
     let until = found.undoable_until.as_deref().map(local_time);
-    let until =
-        until.map(|until| format!(" until {until}, or until its branch runs short of space"));
+    let until = until.map(|until| {
+        format!(" until {until}, sooner by hold.max or where space runs short, while the target is what arrived")
+    });
     found.undoable.then(|| format!("possible{}", until.unwrap_or_default()))
 }
 
@@ -244,6 +251,7 @@ fn show(found: &TransactionReport) -> String {
         ("undoes", text(&found.undoes)),
         ("undone by", text(&found.undone_by)),
         ("undo", undo(found)),
+        ("stopped by", found.stopped_by.map(stopper)),
         ("result", found.result.clone()),
         ("reason", found.reason.clone()),
     ];

@@ -33,7 +33,10 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let txid = args.what.as_ref().and_then(|what| what.to_str()?.parse::<TxId>().ok());
     let path = if txid.is_none() { args.what.as_deref() } else { None };
-    let view = args.view.find(path)?;
+    let view = match txid {
+        Some(txid) => args.view.find_for(txid)?,
+        None => args.view.find(path)?,
+    };
     let path = path.map(|path| args.view.inside(&view.mount, path)).transpose()?;
     let what = match (&txid, &path) {
         (Some(txid), _) => format!("crossing {txid}"),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 
+use crate::control::BY_ERROR;
 use crate::control::protocol::{Answer, DenialReport, Explanation, Request};
 use crate::policy::Considered;
 use crate::types::binary_size;
@@ -67,14 +68,20 @@ fn render(denial: &DenialReport, verbose: bool, now: Timestamp) -> String {
     let seconds = time.map_or(0, |time| now.as_second().saturating_sub(time.as_second()));
     let age =
         if seconds > OLD_SECONDS { format!(", {} ago", span(seconds)) } else { String::new() };
+    // No decision of the policy: something was in the way, or somebody stopped it.
+    let failed = denial.explanation.by == BY_ERROR;
     let mut text = format!(
-        "{}{age}: {} {}{} was denied\n",
+        "{}{age}: {} {}{} {}\n",
         local_time(&denial.time),
         denial.operation,
         plain(&denial.path.to_string()),
         plain(&target),
+        if failed { "failed" } else { "was denied" },
     );
-    text.push_str(&explained(&denial.explanation, verbose));
+    text.push_str(&match failed {
+        true => reasons(&denial.explanation, verbose),
+        false => explained(&denial.explanation, verbose),
+    });
     if seconds > OLD_SECONDS {
         text.push_str(NOT_THIS_ONE);
     }
@@ -98,7 +105,12 @@ fn span(seconds: i64) -> String {
 /// What decided, the reason, the limit, and what was considered: all of it, or what speaks of the request or
 /// nearly does.
 pub(super) fn explained(explanation: &Explanation, verbose: bool) -> String {
-    let mut text = format!("  by      {}\n", plain(&explanation.by));
+    format!("  by      {}\n{}", plain(&explanation.by), reasons(explanation, verbose))
+}
+
+/// The same without what decided.
+fn reasons(explanation: &Explanation, verbose: bool) -> String {
+    let mut text = String::new();
     if let Some(reason) = &explanation.reason {
         text.push_str(&format!("  reason  {}\n", plain(reason)));
     }

@@ -21,4 +21,4 @@ mod transactions;
 pub use client::{Client, ClientError, MoveClient, Received};
 pub use mounts::ViewMount;
 pub use server::{Server, Service};
-pub use service::{NotReloaded, ViewService, by_text};
+pub use service::{BY_ERROR, NotReloaded, ViewService, by_text};

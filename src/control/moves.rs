@@ -20,7 +20,7 @@ use rustix::fs::{AtFlags, CWD, FileType, StatxFlags};
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::error::{Errno, errno_name};
-use crate::mover::Progress;
+use crate::mover::{CrossingError, Progress, Stop};
 use crate::sys::peer::groups_of_peer;
 use crate::sys::schedule::{Slice, set_slice};
 use crate::types::Caller;
@@ -67,14 +67,14 @@ impl Watch {
     fn begun(&self, progress: &Arc<Progress>) {
         *self.progress.lock() = Some(Arc::clone(progress));
         if self.left.load(Ordering::Acquire) {
-            progress.cancel();
+            progress.cancel(Stop::ClientLeft);
         }
     }
 
     fn client_left(&self) {
         self.left.store(true, Ordering::Release);
         if let Some(progress) = &*self.progress.lock() {
-            progress.cancel();
+            progress.cancel(Stop::ClientLeft);
         }
     }
 }
@@ -93,7 +93,10 @@ pub(super) fn converse(
     };
     let watch = Watch::default();
     match prepare(service, &asked, stream, &watch) {
-        Ok(Readied::Within) => send(stream, &Answer::Ready { txid: None, bytes: 0, files: 1 }),
+        Ok(Readied::Within) => {
+            let lost = Vec::new();
+            send(stream, &Answer::Ready { txid: None, bytes: 0, files: 1, lost })
+        }
         Ok(Readied::Crossing(prepared)) if !watch.left.load(Ordering::Acquire) => {
             accompany(stream, &prepared)
         }
@@ -178,7 +181,8 @@ fn accompany(stream: &UnixStream, prepared: &PreparedMove) -> io::Result<()> {
     let progress = &prepared.progress;
     let bytes = progress.size.load(Ordering::Relaxed);
     let files = progress.files_all.load(Ordering::Relaxed);
-    send(stream, &Answer::Ready { txid: Some(progress.txid), bytes, files })?;
+    let lost = progress.lost();
+    send(stream, &Answer::Ready { txid: Some(progress.txid), bytes, files, lost })?;
     loop {
         let mut waiting = [PollFd::new(stream, PollFlags::IN)];
         match poll(&mut waiting, Some(&LOOK)) {
@@ -232,5 +236,5 @@ fn not_moved(error: &MoveError) -> Answer {
 }
 
 fn cancelled() -> MoveError {
-    crate::mover::CrossingError::Cancelled.into()
+    CrossingError::Cancelled(Stop::ClientLeft).into()
 }

@@ -144,6 +144,9 @@ pub enum Answer {
         bytes: u64,
         /// Files and other entries that cross.
         files: u64,
+        /// What the copy has lost, in the words of the gate's `lossy`.
+        #[serde(default)]
+        lost: Vec<String>,
     },
     /// To [`Request::Move`]: everything is as before.
     NotMoved {

@@ -105,7 +105,7 @@ impl Service for ViewService {
                 letters::settle(&self.vfs, peer, txid, Wish::Abort)
             }
             Request::Abort { txid } => {
-                let aborted = self.vfs.abort(peer.uid, txid);
+                let aborted = self.vfs.abort(peer, txid);
                 aborted.map(|()| Answer::Aborted).map_err(|error| error.to_string())
             }
             Request::Move { .. } => Err("a move is a conversation".to_owned()),
@@ -337,13 +337,13 @@ impl ViewService {
         // Another's looks like none, so that ids cannot be probed.
         let found = found.ok_or("there is no such transaction, or it is another user's")?;
         let mut told = report(txid, &found, privileged);
-        self.tell_undo(&found, &mut told);
+        self.tell_undo(peer, &found, &mut told);
         told.letter = privileged.then(|| letters::letter(&self.vfs, txid, &found)).flatten();
         Ok(Answer::Transaction(Box::new(told)))
     }
 
-    /// Whether hold still has what an undo needs, and for how long it will.
-    fn tell_undo(&self, found: &Transaction, told: &mut TransactionReport) {
+    /// Whether an undo would find what it needs, and for how long it will.
+    fn tell_undo(&self, peer: Caller, found: &Transaction, told: &mut TransactionReport) {
         if !found.is_crossing_made() {
             return;
         }
@@ -352,7 +352,14 @@ impl ViewService {
             told.not_undoable = Some(format!("what it kept in hold {gone}"));
             return;
         }
-        match self.vfs.check_hold(told.txid) {
+        let folders = [found.record.source.parent(), found.record.target.parent()];
+        let known = |folder: ViewPath| self.check_entered(peer, &folder).is_ok();
+        let names = match folders.into_iter().flatten().all(known) {
+            true => self.vfs.check_undo_names(told.txid),
+            false => Ok(()),
+        };
+        let hold = self.vfs.check_hold(told.txid);
+        match hold.map_err(UndoError::from).and(names) {
             Ok(()) => {
                 let until = found.changed.checked_add(self.hold_keep).ok();
                 told.undoable_until = until.map(|until| until.to_string());
@@ -360,7 +367,7 @@ impl ViewService {
             Err(error) => {
                 told.undoable = false;
                 told.not_undoable = Some(match error {
-                    CrossingError::UndoImpossible { why, .. } => why,
+                    UndoError::Crossing(CrossingError::UndoImpossible { why, .. }) => why,
                     other => other.to_string(),
                 });
             }
@@ -400,6 +407,9 @@ fn explanation(explained: Explained) -> Explanation {
     }
 }
 
+/// What decided where nothing of the policy did: it was allowed, and failed.
+pub const BY_ERROR: &str = "an error";
+
 /// What decided, for people.
 pub fn by_text(basis: &Basis) -> String {
     match basis {
@@ -413,6 +423,6 @@ pub fn by_text(basis: &Basis) -> String {
         Basis::Label => "the guard of labels".to_owned(),
         Basis::Virtual => "a folder that no branch provides".to_owned(),
         Basis::View => "the view itself".to_owned(),
-        Basis::Error => "an error".to_owned(),
+        Basis::Error => BY_ERROR.to_owned(),
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ledger::record::StoppedBy;
 use crate::mover::{Progress, Transaction};
 use crate::types::{TxId, ViewPath};
 
@@ -114,6 +115,9 @@ pub struct TransactionReport {
     pub not_undoable: Option<String>,
     /// Why it ended as it did.
     pub reason: Option<String>,
+    /// Who had it stopped by `octroi tx abort`.
+    #[serde(default)]
+    pub stopped_by: Option<StoppedBy>,
     /// What the caller got.
     pub result: Option<String>,
     /// What there is of one that needs a person, and the choices; for root and the mounting user.
@@ -163,6 +167,7 @@ pub(super) fn running_report(progress: &Progress) -> TransactionReport {
         undoable_until: None,
         not_undoable: None,
         reason: None,
+        stopped_by: None,
         result: None,
         letter: None,
     }
@@ -197,6 +202,7 @@ pub(super) fn report(txid: TxId, found: &Transaction, privileged: bool) -> Trans
         undoable_until: None,
         not_undoable: None,
         reason: found.reason.clone().filter(|_| privileged),
+        stopped_by: found.stopped_by,
         result: found.result.clone(),
         letter: None,
     }

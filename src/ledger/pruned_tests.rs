@@ -331,6 +331,7 @@ fn a_story_that_began_in_what_has_left_is_no_problem() {
             moves: Vec::new(),
             replaced: None,
             reason: None,
+            stopped_by: None,
             result: None,
         }))
     };

@@ -312,9 +312,21 @@ pub struct CrossingRecord {
     /// Why it was aborted, reverted or is dead, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Of ABORT: who had it stopped by `octroi tx abort`. User, group and process are those of its author.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_by: Option<StoppedBy>,
     /// Name of the errno that the caller got; `ok` for DONE.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<String>,
+}
+
+/// Who had a crossing stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StoppedBy {
+    /// The user.
+    pub uid: u32,
+    /// The process that asked.
+    pub pid: u32,
 }
 
 impl CrossingRecord {

@@ -66,7 +66,7 @@ impl<S: Storage> Mover<S> {
             };
             drop(running);
             if verdict.outcome == Outcome::Cancelled {
-                return Err(CrossingError::Cancelled);
+                return Err(progress.cancelled());
             }
             self.record_check(check, &about, &verdict, progress)?;
             if verdict.outcome != Outcome::Passed {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::stop::Stop;
 use crate::error::{Errno, errno_name};
 use crate::types::{BranchUuid, TxId, binary_size};
 
@@ -77,11 +78,14 @@ pub enum CrossingError {
     #[error("the copy read back from {branch} differs from the source")]
     Verification { branch: String },
     /// The target's file system cannot hold part of it.
-    #[error("the target's file system cannot keep {what}")]
-    Fidelity { what: String },
-    /// Somebody asked to stop.
-    #[error("the crossing was cancelled")]
-    Cancelled,
+    #[error(
+        "the target's file system cannot keep {what}{}",
+        word.as_ref().map(|word| format!("; a gate with lossy = [\"{word}\"] lets it go")).unwrap_or_default()
+    )]
+    Fidelity { what: String, word: Option<String> },
+    /// Somebody asked to stop, or nobody came for what was prepared.
+    #[error("{0}")]
+    Cancelled(Stop),
     /// No such transaction, or it was not completed.
     #[error("there is no completed crossing {txid} to undo")]
     UndoUnknown { txid: TxId },
@@ -146,7 +150,7 @@ impl CrossingError {
             | Self::LeftOpen { .. }
             | Self::Dead { .. } => Errno::IO,
             Self::ReadOnly { .. } => Errno::ROFS,
-            Self::Cancelled => Errno::CANCELED,
+            Self::Cancelled(_) => Errno::CANCELED,
             Self::CopyNeeded => Errno::AGAIN,
             Self::UndoImpossible { .. } => Errno::INVAL,
             Self::Ledger { errno } | Self::Io { errno, .. } => *errno,
@@ -181,7 +185,7 @@ impl CrossingError {
     /// The same of an entry below the top, unless it says so or concerns the whole.
     pub(super) fn at(self, path: impl FnOnce() -> PathBuf) -> Self {
         match self {
-            Self::Cancelled
+            Self::Cancelled(_)
             | Self::NotAdmitted { .. }
             | Self::MountPoint { .. }
             | Self::HardLinked { .. }

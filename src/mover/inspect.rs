@@ -3,21 +3,23 @@
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::ops::Deref;
+use std::path::Path;
 
-use super::journal::{Journal, TransactionState};
+use super::journal::{Journal, Transaction, TransactionState};
+use super::moves::{Place, PlacedMove, Whereabouts, whereabouts};
 use super::{Mover, MoverBranch, subject};
 use crate::error::errno_name;
-use crate::ledger::record::{Area, Step};
+use crate::ledger::record::{Area, Move, Spot, Step};
 use crate::storage::Storage;
-use crate::types::TxId;
+use crate::types::{BranchUuid, TxId};
 
 /// Something that is not as it should be, or that waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Irregularity {
     /// Announced and not decided: rolled back by recovery.
     Undecided(TxId),
-    /// Decided and not ended: completed by recovery, or put back.
-    Unfinished(TxId),
+    /// Decided and not ended: recovery goes on with it.
+    Unfinished(TxId, Outlook),
     /// Needs a person; why.
     Dead(TxId, String),
     /// An entry of stage that no open transaction needs: branch and name. Recovery removes it.
@@ -35,6 +37,17 @@ pub enum Irregularity {
     Unreadable(String, String),
 }
 
+/// What recovery will make of a transaction that is decided and not ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outlook {
+    /// Complete it, or put it back.
+    Ends,
+    /// Nothing until these branches are there.
+    Waits(Vec<BranchUuid>),
+    /// A dead letter: why, in words.
+    NeedsPerson(String),
+}
+
 /// Looks through the stage and hold of `branches`, and through the journal. What has a part on another branch
 /// is not looked for.
 pub fn inspect<S: Storage, B: Deref<Target = MoverBranch<S>>>(
@@ -46,7 +59,8 @@ pub fn inspect<S: Storage, B: Deref<Target = MoverBranch<S>>>(
     for (txid, transaction) in journal.iter() {
         match transaction.state {
             TransactionState::Active if transaction.record.step == Step::Commit => {
-                found.push(Irregularity::Unfinished(txid));
+                let outlook = outlook(storage, branches, transaction);
+                found.push(Irregularity::Unfinished(txid, outlook));
             }
             TransactionState::Active => found.push(Irregularity::Undecided(txid)),
             TransactionState::Dead => {
@@ -128,6 +142,63 @@ fn stray<S: Storage>(
             Some(Irregularity::Hold(branch.name.clone(), name))
         }
         Some(_) => None,
+    }
+}
+
+/// What recovery will make of it, as far as the names of its moves tell.
+fn outlook<S: Storage, B: Deref<Target = MoverBranch<S>>>(
+    storage: &S,
+    branches: &[B],
+    transaction: &Transaction,
+) -> Outlook {
+    if transaction.doubtful {
+        let why = "lines of the ledger that may tell how it ended are lost";
+        return Outlook::NeedsPerson(why.to_owned());
+    }
+    let moves = &transaction.record.moves;
+    let branch = |spot: &Spot| branches.iter().find(|branch| branch.uuid == spot.branch);
+    let mut waits: Vec<BranchUuid> = Vec::new();
+    for spot in moves.iter().flat_map(|step| [&step.from, &step.to]) {
+        if branch(spot).is_none() && !waits.contains(&spot.branch) {
+            waits.push(spot.branch);
+        }
+    }
+    if !waits.is_empty() {
+        return Outlook::Waits(waits);
+    }
+    let place = |spot: &Spot| {
+        let branch = branch(spot)?;
+        let dir = match spot.area {
+            Area::Stage => branch.stage.clone(),
+            Area::Hold => branch.hold.clone(),
+            Area::Tree => {
+                let folder = spot.path.parent().unwrap_or(Path::new(""));
+                storage.open_dir(&branch.root, folder).ok()?
+            }
+        };
+        Some(Place::<S> { dir, name: spot.path.file_name()?.to_owned() })
+    };
+    let nowhere = |step: &&Move| {
+        // Where a folder is gone recovery asks what is at the other ends.
+        let (Some(from), Some(to)) = (place(&step.from), place(&step.to)) else { return false };
+        let placed = PlacedMove { step: (*step).clone(), from, to };
+        matches!(whereabouts(storage, &placed), Ok(Whereabouts::Doubt))
+    };
+    match moves.iter().find(nowhere) {
+        None => Outlook::Ends,
+        Some(step) => {
+            let at = |spot: &Spot| {
+                let name = branch(spot).map_or("?", |branch| branch.name.as_str());
+                let path = spot.path.display();
+                match spot.area {
+                    Area::Tree => format!("{path} of branch {name}"),
+                    Area::Stage => format!("{path} in stage of branch {name}"),
+                    Area::Hold => format!("{path} in hold of branch {name}"),
+                }
+            };
+            let (what, from, to) = (subject(step), at(&step.from), at(&step.to));
+            Outlook::NeedsPerson(format!("{what} is neither at {from} nor at {to}"))
+        }
     }
 }
 

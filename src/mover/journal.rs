@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::ledger::Entry;
-use crate::ledger::record::{CrossingRecord, Record, Step};
+use crate::ledger::record::{CrossingRecord, Record, Step, StoppedBy};
 use crate::types::{TxId, ViewPath};
 
 /// How far a transaction is.
@@ -53,6 +53,8 @@ pub struct Transaction {
     pub record: CrossingRecord,
     /// Why it ended as it did, from its last record.
     pub reason: Option<String>,
+    /// Who had it stopped, from its last record.
+    pub stopped_by: Option<StoppedBy>,
     /// Name of the errno that the caller got, from its last record.
     pub result: Option<String>,
     /// What it kept in hold was removed for good, or is lost.
@@ -158,6 +160,7 @@ impl Journal {
                 changed: time,
                 record: record.clone(),
                 reason: None,
+                stopped_by: None,
                 result: None,
                 purged: false,
                 lost: false,
@@ -168,6 +171,7 @@ impl Journal {
         });
         transaction.changed = time;
         transaction.reason.clone_from(&record.reason);
+        transaction.stopped_by = record.stopped_by;
         transaction.result.clone_from(&record.result);
         transaction.state = match record.step {
             Step::Prepare | Step::Retry | Step::Withdraw => TransactionState::Active,

@@ -91,6 +91,7 @@ mod room;
 mod sabotage;
 mod stage;
 mod start;
+mod stop;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -98,7 +99,7 @@ mod undo;
 
 pub use commands::Commands;
 pub use error::CrossingError;
-pub use inspect::{Irregularity, inspect};
+pub use inspect::{Irregularity, Outlook, inspect};
 pub use journal::{Journal, Transaction, TransactionState};
 pub use letters::{Finding, Found, LetterError, Settle, Settled, subject};
 pub use prepare::Prepared;
@@ -107,6 +108,7 @@ pub use purge::Purged;
 pub use rearrange::{RearrangeRequest, Rearranged};
 pub use recover::Recovery;
 pub use request::{Admit, Crossed, CrossingRequest, Entry, Moved, Name, SourcePart};
+pub use stop::Stop;
 
 use moves::Place;
 use pace::{Limiter, Turns};
@@ -284,6 +286,7 @@ fn later_step(
         moves: Vec::new(),
         replaced: None,
         reason,
+        stopped_by: None,
         result: Some(result),
         ..prepared.clone()
     }

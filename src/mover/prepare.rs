@@ -9,6 +9,7 @@ use super::moves::{Place, PlacedMove};
 use super::pass::{CopyTo, Hashed, pass};
 use super::remove::remove;
 use super::stage;
+use super::stop::Stop;
 use super::tree::Tree;
 use super::{CrossingRequest, Moved, Mover, MoverBranch, Progress, SourcePart, later_step};
 use crate::check::{self, ContentType};
@@ -85,6 +86,11 @@ impl<S: Storage> Prepared<S> {
         self.only_commit = true;
     }
 
+    /// What its end will be told with, if it is dropped before its decision.
+    pub fn note_stop(&self, stop: Stop) {
+        self.progress.note_stop(stop);
+    }
+
     /// Rolls back: nothing has been changed but the stage. Only for before COMMIT.
     pub(super) fn abort(&mut self, why: Option<&CrossingError>) {
         if std::mem::replace(&mut self.ended, true) {
@@ -94,8 +100,13 @@ impl<S: Storage> Prepared<S> {
         self.remove_staged();
         let reason = why.map_or_else(|| "given up".to_owned(), ToString::to_string);
         let errno = why.map_or(Errno::CANCELED, CrossingError::errno);
-        let record =
-            later_step(&self.record, Step::Abort, Some(reason), errno_name(errno).to_owned());
+        let result = errno_name(errno).to_owned();
+        let stopped_by = match why {
+            Some(CrossingError::Cancelled(stop)) => stop.asked_by(),
+            _ => None,
+        };
+        let record = later_step(&self.record, Step::Abort, Some(reason), result);
+        let record = CrossingRecord { stopped_by, ..record };
         if let Err(error) = self.mover.record(record, Durability::Group) {
             log::warn!("crossing {}: rolled back, but {error}", self.txid);
         }
@@ -127,8 +138,8 @@ impl<S: Storage> Prepared<S> {
 
 impl<S: Storage> Drop for Prepared<S> {
     fn drop(&mut self) {
-        let cancelled = self.progress.is_cancelled().then_some(CrossingError::Cancelled);
-        self.abort(cancelled.as_ref());
+        let stopped = self.progress.stop().map(CrossingError::Cancelled);
+        self.abort(stopped.as_ref());
         self.mover.active.lock().remove(&self.txid);
     }
 }

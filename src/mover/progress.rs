@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::error::CrossingError;
 use super::pace::Limiter;
+use super::stop::Stop;
 use crate::ledger::record::CrossingRecord;
 use crate::types::{TxId, ViewPath};
 
@@ -55,6 +56,8 @@ pub struct Progress {
     /// Commands that look at content, with when they began: several, where a tree crosses.
     checks: Mutex<Vec<(String, Instant)>>,
     phase: AtomicU8,
+    /// Why it is given up: of several the first. Locked while `phase` becomes `CANCELLED`.
+    stop: Mutex<Option<Stop>>,
     limiter: Arc<Limiter>,
 }
 
@@ -79,16 +82,27 @@ impl Progress {
             lost: Mutex::default(),
             checks: Mutex::default(),
             phase: AtomicU8::new(RUNNING),
+            stop: Mutex::default(),
             limiter: Arc::clone(limiter),
         }
     }
 
     /// Asks the transaction to stop before the decision. False if it is decided already: then this
     /// does nothing.
-    pub fn cancel(&self) -> bool {
+    pub fn cancel(&self, stop: Stop) -> bool {
+        let mut why = self.stop.lock();
         let asked =
             self.phase.compare_exchange(RUNNING, CANCELLED, Ordering::AcqRel, Ordering::Acquire);
-        asked.is_ok() || asked == Err(CANCELLED)
+        let stops = asked.is_ok() || asked == Err(CANCELLED);
+        if stops {
+            why.get_or_insert(stop);
+        }
+        stops
+    }
+
+    /// What its end will be told with, if it is given up and nobody has asked it to stop.
+    pub fn note_stop(&self, stop: Stop) {
+        self.stop.lock().get_or_insert(stop);
     }
 
     /// Whether somebody asked it to stop in time.
@@ -98,14 +112,24 @@ impl Progress {
 
     /// To be asked between steps and in every loop over content.
     pub(super) fn check_cancel(&self) -> Result<(), CrossingError> {
-        if self.is_cancelled() { Err(CrossingError::Cancelled) } else { Ok(()) }
+        if self.is_cancelled() { Err(self.cancelled()) } else { Ok(()) }
+    }
+
+    /// What tells that it was stopped.
+    pub fn cancelled(&self) -> CrossingError {
+        CrossingError::Cancelled(self.stop.lock().unwrap_or(Stop::ClientLeft))
+    }
+
+    /// Why it is given up, where that is known.
+    pub(super) fn stop(&self) -> Option<Stop> {
+        *self.stop.lock()
     }
 
     /// From here on [`Progress::cancel`] is too late.
     pub(super) fn decide(&self) -> Result<(), CrossingError> {
         let decided =
             self.phase.compare_exchange(RUNNING, DECIDED, Ordering::AcqRel, Ordering::Acquire);
-        if decided == Err(CANCELLED) { Err(CrossingError::Cancelled) } else { Ok(()) }
+        if decided == Err(CANCELLED) { Err(self.cancelled()) } else { Ok(()) }
     }
 
     /// Notes bytes that were read or are about to be, and waits as long as `crossings.rate` demands.
@@ -126,7 +150,8 @@ impl Progress {
         }
     }
 
-    pub(super) fn lost(&self) -> Vec<String> {
+    /// What the copy has lost so far, in the words of the gate's `lossy`.
+    pub fn lost(&self) -> Vec<String> {
         self.lost.lock().iter().cloned().collect()
     }
 

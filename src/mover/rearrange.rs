@@ -185,6 +185,7 @@ impl<S: Storage> Mover<S> {
             moves: plan.moves.iter().map(|placed| placed.step.clone()).collect(),
             replaced: None,
             reason: None,
+            stopped_by: None,
             result: None,
         })
     }

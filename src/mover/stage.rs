@@ -117,6 +117,16 @@ fn no_space<S: Storage>(
     }
 }
 
+/// What a gate's `lossy` calls an extended attribute.
+fn word_of(key: &OsStr) -> String {
+    if is_acl(key) { "acl".to_owned() } else { format!("xattr:{}", key.display()) }
+}
+
+fn lost_xattr(key: &OsStr) -> CrossingError {
+    let what = format!("extended attribute {}", key.display());
+    CrossingError::Fidelity { what, word: Some(word_of(key)) }
+}
+
 /// What the gate lets a copy lose, and where it is noted.
 #[derive(Clone, Copy)]
 pub(super) struct Losses<'a> {
@@ -129,10 +139,7 @@ impl Losses<'_> {
     fn let_go(&self, key: &OsStr) -> bool {
         let allowed = self.lossy.is_some_and(|lossy| lossy.allows(key));
         if allowed {
-            match is_acl(key) {
-                true => self.progress.lose("acl"),
-                false => self.progress.lose(&format!("xattr:{}", key.display())),
-            }
+            self.progress.lose(&word_of(key));
         }
         allowed
     }
@@ -208,8 +215,7 @@ fn set_xattrs<S: Storage>(
             return Err(CrossingError::io("set an extended attribute of", "the copy")(errno));
         }
         if !losses.let_go(key) {
-            let what = format!("extended attribute {}", key.display());
-            return Err(CrossingError::Fidelity { what });
+            return Err(lost_xattr(key));
         }
         if key == ACCESS_ACL {
             storage
@@ -296,16 +302,18 @@ fn compare_dress<S: Storage>(
     (source, copy): (&Metadata, Metadata),
     (xattrs, losses): (&Xattrs, Losses<'_>),
 ) -> Result<Metadata, CrossingError> {
-    let lost = |what: &str| Err(CrossingError::Fidelity { what: what.to_owned() });
+    let lost = |what: &str, word: Option<&str>| {
+        Err(CrossingError::Fidelity { what: what.to_owned(), word: word.map(str::to_owned) })
+    };
     if sabotaged("stage: the copy's attributes") {
         return Ok(copy);
     }
     let times_kept = (copy.atime, copy.identity.mtime) == (source.atime, source.identity.mtime);
     if !times_kept && !losses.let_times_go() {
-        return lost("the times");
+        return lost("the times", Some("times"));
     }
     if (copy.uid, copy.gid) != (source.uid, source.gid) {
-        return lost("the owner");
+        return lost("the owner", None);
     }
     // What a file system calls the length of a directory is its own.
     let length = copy.identity.size == source.identity.size || copy.kind == Kind::Directory;
@@ -320,7 +328,7 @@ fn compare_dress<S: Storage>(
         // The target's system may add labels of its own; what the source has must be there.
         for (key, value) in xattrs.iter().filter(|wanted| !kept.contains(wanted)) {
             if !losses.let_go(key) {
-                return lost(&format!("extended attribute {}", key.display()));
+                return Err(lost_xattr(key));
             }
             if key == ACCESS_ACL {
                 mode = narrowed(mode, value);
@@ -328,7 +336,7 @@ fn compare_dress<S: Storage>(
         }
     }
     if copy.mode != mode && !matches!(source.kind, Kind::Symlink(_)) {
-        return lost("the mode");
+        return lost("the mode", None);
     }
     Ok(copy)
 }

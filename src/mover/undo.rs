@@ -184,6 +184,7 @@ impl<S: Storage> Mover<S> {
             moves: Vec::new(),
             replaced: None,
             reason: None,
+            stopped_by: None,
             result: None,
         }
     }

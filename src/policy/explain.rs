@@ -7,7 +7,7 @@ use super::{
     Basis, Considered, Decision, Facts, Gate, LABEL, Object, Policy, Rule, Subject, Supposed,
     Supposing,
 };
-use crate::types::{Operation, ViewPath};
+use crate::types::{Operation, ViewPath, binary_size};
 
 impl Policy {
     /// What would be decided, and everything considered: for each side of the request the mode,
@@ -107,7 +107,7 @@ impl Policy {
             let to = self.source.end_name(&gate.to);
             let misfit = self.gate_misfit(gate, subject, source, target);
             let fits = misfit.map_or("it fits caller and names", |misfit| misfit.text());
-            let asks = if misfit.is_none() { commands_of(gate) } else { String::new() };
+            let asks = if misfit.is_none() { asked_of_files(gate) } else { String::new() };
             Considered {
                 what: format!("gate {}", gate.name),
                 applies: misfit.is_none(),
@@ -225,13 +225,23 @@ impl Operation {
     }
 }
 
-/// What a gate will have commands say, which is not known before they have.
-fn commands_of(gate: &Gate) -> String {
-    let commands: Vec<String> =
-        gate.terms.checks.iter().map(|check| format!("`{check}`")).collect();
-    match commands.as_slice() {
+/// What a gate will ask of content, which nobody looks at before it crosses.
+fn asked_of_files(gate: &Gate) -> String {
+    let terms = &gate.terms;
+    let mut asked = Vec::new();
+    if !terms.types.is_empty() {
+        asked.push(format!("be {}", terms.types.join(" or ")));
+    }
+    if let Some(max) = terms.max_size {
+        asked.push(format!("have at most {}", binary_size(max)));
+    }
+    let commands: Vec<String> = terms.checks.iter().map(|check| format!("`{check}`")).collect();
+    if !commands.is_empty() {
+        asked.push(format!("pass {}", commands.join(", ")));
+    }
+    match asked.as_slice() {
         [] => String::new(),
-        all => format!("; each file must then pass {}", all.join(", ")),
+        all => format!("; each file must then {}", all.join(", ")),
     }
 }
 

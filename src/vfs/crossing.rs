@@ -220,7 +220,7 @@ impl Vfs {
         caller: Caller,
         source: &Occupied<'_>,
         target: &Site<'_>,
-    ) -> Result<Vec<Gate>, Errno> {
+    ) -> Result<Vec<Gate>, Refused> {
         self.by_one_policy(|| self.permit_crossing_once(caller, source, target))
     }
 
@@ -229,7 +229,7 @@ impl Vfs {
         caller: Caller,
         source: &Occupied<'_>,
         target: &Site<'_>,
-    ) -> Result<Vec<Gate>, Errno> {
+    ) -> Result<Vec<Gate>, Refused> {
         let (from, to) = source.sides(caller, target);
         let subject = self.subject(caller)?;
         let policy = self.policy();
@@ -241,7 +241,7 @@ impl Vfs {
             let (decision, gate) =
                 policy.decide_crossing(&subject, from.object(), to.object(), &facts);
             let gate = gate.cloned();
-            self.settle(Operation::MoveSource, &from, decision, &facts)?;
+            self.settle_told(Operation::MoveSource, &from, decision, &facts)?;
             gates.extend(gate);
         }
         self.permit_replacing(caller, target)?;
@@ -321,7 +321,7 @@ impl Vfs {
     }
 
     /// What stands at the target is removed by the crossing, so that a rule against removing holds.
-    fn permit_replacing(&self, caller: Caller, target: &Site<'_>) -> Result<(), Errno> {
+    fn permit_replacing(&self, caller: Caller, target: &Site<'_>) -> Result<(), Refused> {
         match self.standings(&target.parent, &target.name)?.first() {
             Some(there) => {
                 let question = target.question(caller, there.is_directory());
@@ -330,7 +330,8 @@ impl Vfs {
                     false => Operation::Unlink,
                 };
                 let facts = Asked::of(About::Standing(self, there));
-                self.permit(removal, &question, &facts).map(drop)
+                let decision = self.decide(caller, removal, question.object(), &facts);
+                self.settle_told(removal, &question, decision, &facts)
             }
             None => Ok(()),
         }

@@ -35,6 +35,8 @@ impl Vfs {
             {
                 format!("the gate takes {}, and this is something else", allowed.join(", "))
             }
+            // It tells who stopped it, and nothing of what is inside.
+            CrossingError::Cancelled(_) => error.to_string(),
             _ if self.may_know(caller, source) => {
                 self.without_content(caller, source, error).to_string()
             }

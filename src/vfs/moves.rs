@@ -15,7 +15,7 @@ use crate::branch::Stat;
 use crate::error::Errno;
 use crate::mover::{CrossingError, Progress};
 use crate::sys::identity::CallerGuard;
-use crate::types::Caller;
+use crate::types::{Caller, ViewPath};
 
 use super::Vfs;
 use super::crossing::Refused;
@@ -85,11 +85,11 @@ impl Vfs {
         request: &MoveRequest,
         watch: &dyn Fn(&Arc<Progress>),
     ) -> Result<Readied, MoveError> {
-        let source = self.site(request.source.0, &request.source.1, Purpose::Remove)?;
-        let target = self.site(request.target.0, &request.target.1, Purpose::Remove)?;
+        let (source, target) = self.sites(request)?;
         check_folder(request, &source)?;
         check_folder(request, &target)?;
-        let mut source = self.occupied(source)?;
+        let folder = source.parent.inode.number;
+        let mut source = self.occupied(source).map_err(|errno| self.unreachable(folder, errno))?;
         self.check_ends(request, &source, &target)?;
         if source.site.parent.domain == target.parent.domain {
             return Ok(Readied::Within);
@@ -120,8 +120,32 @@ impl Vfs {
         self.prepared.end(txid);
         // Whoever cancels later finds it among those that wait.
         match ready {
-            Ok(_) if progress.is_cancelled() => Err(CrossingError::Cancelled.into()),
+            Ok(_) if progress.is_cancelled() => Err(progress.cancelled().into()),
             ready => Ok(Readied::Crossing(ready?)),
+        }
+    }
+
+    fn sites(&self, request: &MoveRequest) -> Result<(Site<'_>, Site<'_>), MoveError> {
+        let site = |(folder, name): &NameIn| {
+            let found = self.site(*folder, name, Purpose::Remove);
+            found.map_err(|errno| self.unreachable(*folder, errno))
+        };
+        Ok((site(&request.source)?, site(&request.target)?))
+    }
+
+    /// Why a folder, or a name in it, cannot be looked at: whose branch is offline, if that is why.
+    fn unreachable(&self, folder: u64, errno: Errno) -> MoveError {
+        let inode = self.inode(folder).ok().filter(|_| errno == Errno::IO);
+        let path = inode.and_then(|inode| inode.paths().first().cloned());
+        let index = path.and_then(|path| self.branch_of_path(&path));
+        let members = index.map(|index| self.view.members(self.view.domain(index)));
+        let branches = members.unwrap_or_default().into_iter();
+        let mut offline = branches
+            .filter_map(|index| self.branch(index).ok())
+            .filter(|branch| !branch.is_online());
+        match offline.next() {
+            Some(branch) => CrossingError::Offline { branch: branch.name().to_owned() }.into(),
+            None => errno.into(),
         }
     }
 
@@ -131,9 +155,11 @@ impl Vfs {
         request: &MoveRequest,
         source: &Occupied<'_>,
         target: &Site<'_>,
-    ) -> Result<(), Errno> {
+    ) -> Result<(), MoveError> {
         check_sticky(request, &source.site, &source.first.found.stat)?;
-        if let Some(replaced) = self.standings(&target.parent, &target.name)?.first() {
+        let there = self.standings(&target.parent, &target.name);
+        let there = there.map_err(|errno| self.unreachable(target.parent.inode.number, errno))?;
+        if let Some(replaced) = there.first() {
             check_sticky(request, target, &replaced.found.stat)?;
         }
         let leaves = source.site.parent.inode.number != target.parent.inode.number;
@@ -141,7 +167,16 @@ impl Vfs {
             let _guard = assume(request)?;
             let flags = AtFlags::EACCESS | AtFlags::SYMLINK_NOFOLLOW;
             let folder = source.part(&source.first)?.as_fd();
-            rustix::fs::accessat(folder, &source.site.name, Access::WRITE_OK, flags)?;
+            rustix::fs::accessat(folder, &source.site.name, Access::WRITE_OK, flags).map_err(
+                |errno| match errno {
+                    Errno::ACCESS => {
+                        let path = &source.site.path;
+                        let why = format!("permission denied: you may not write in {path}");
+                        MoveError { errno, why }
+                    }
+                    errno => errno.into(),
+                },
+            )?;
         }
         Ok(())
     }
@@ -153,18 +188,27 @@ fn assume(request: &MoveRequest) -> Result<CallerGuard, Errno> {
 }
 
 /// Whether the caller may change names in the folder.
-fn check_folder(request: &MoveRequest, site: &Site<'_>) -> Result<(), Errno> {
+fn check_folder(request: &MoveRequest, site: &Site<'_>) -> Result<(), MoveError> {
     let _guard = assume(request)?;
     let access = Access::WRITE_OK | Access::EXEC_OK;
-    rustix::fs::accessat(site.parent.first.as_fd(), ".", access, AtFlags::EACCESS)
+    let folder = site.parent.first.as_fd();
+    rustix::fs::accessat(folder, ".", access, AtFlags::EACCESS).map_err(|errno| match errno {
+        Errno::ACCESS => {
+            let folder = site.path.parent().unwrap_or_else(ViewPath::root);
+            MoveError { errno, why: format!("permission denied: you may not write in {folder}") }
+        }
+        errno => errno.into(),
+    })
 }
 
-fn check_sticky(request: &MoveRequest, site: &Site<'_>, stat: &Stat) -> Result<(), Errno> {
+fn check_sticky(request: &MoveRequest, site: &Site<'_>, stat: &Stat) -> Result<(), MoveError> {
     let uid = request.caller.uid;
-    let folder = rustix::fs::fstat(site.parent.first.as_fd())?;
+    let folder = rustix::fs::fstat(site.parent.first.as_fd()).map_err(MoveError::from)?;
     let sticky = Mode::from_raw_mode(folder.st_mode).contains(Mode::SVTX);
     if !sticky || uid == 0 || uid == stat.uid || uid == folder.st_uid {
         return Ok(());
     }
-    Err(Errno::PERM)
+    let folder = site.path.parent().unwrap_or_else(ViewPath::root);
+    let why = format!("{folder} is sticky, and neither it nor {} is yours", site.path);
+    Err(MoveError { errno: Errno::PERM, why })
 }

@@ -16,6 +16,7 @@ use crate::types::{BranchIndex, BranchMode, Caller, Operation, ViewPath};
 use crate::view::{Inode, in_epoch};
 
 use super::Vfs;
+use super::crossing::Refused;
 use super::facts::Asked;
 
 /// Denials kept for each user, for `octroi why`.
@@ -132,6 +133,26 @@ impl Vfs {
             self.record_observed(operation, question, observed);
         }
         Ok(decision)
+    }
+
+    /// As [`Vfs::settle`]; a denial comes back with its reason.
+    pub(super) fn settle_told(
+        &self,
+        operation: Operation,
+        question: &Question<'_>,
+        decision: Decision,
+        facts: &Asked<'_>,
+    ) -> Result<(), Refused> {
+        let reason = decision.reason.clone();
+        let by = match &decision.basis {
+            // The reason names the gate, or where one is missing.
+            Basis::Gate(_) | Basis::NoGate => String::new(),
+            basis => format!("denied by {}: ", basis.text()),
+        };
+        let why = reason.map(|reason| format!("{by}{reason}"));
+        self.settle(operation, question, decision, facts)
+            .map(drop)
+            .map_err(|errno| Refused { errno, why })
     }
 
     /// Asks for one operation on an inode: by every name it is known by, and any denial wins, so that

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::error::Errno;
-use crate::mover::{CrossingError, Progress, TransactionState};
+use crate::ledger::record::StoppedBy;
+use crate::mover::{CrossingError, Progress, Stop, TransactionState};
 use crate::policy::{Basis, Decision, Gate};
 use crate::types::{Caller, Operation, TxId, ViewPath};
 
@@ -31,7 +32,8 @@ const ROLL_BACK_WAIT: Duration = Duration::from_secs(10);
 const ROLL_BACK_POLL: Duration = Duration::from_millis(5);
 
 /// What is below a directory was asked for when it was prepared.
-pub(super) const POLICY_CHANGED: &str = "the policy changed while it was prepared; try again";
+pub(super) const POLICY_CHANGED: Stop =
+    Stop::Changed("the policy changed while it was prepared; try again");
 
 /// Who may finish what was prepared, and by which rename: user, source, target.
 pub(super) type Key = (u32, ViewPath, ViewPath);
@@ -41,7 +43,7 @@ pub(super) enum What {
     Undo(PreparedUndo),
     Crossing(ReadyCrossing),
     /// It was rolled back; why.
-    Mark(&'static str),
+    Mark(Stop),
 }
 
 struct Waiting {
@@ -66,8 +68,20 @@ struct Entries {
 
 impl Waiting {
     /// Takes out what waits, for dropping it when the table is no longer locked.
-    fn roll_back(&mut self, why: &'static str) -> What {
+    fn roll_back(&mut self, why: Stop) -> What {
+        self.what.note_stop(why);
         std::mem::replace(&mut self.what, What::Mark(why))
+    }
+}
+
+impl What {
+    /// For the record of its end, if it is dropped.
+    fn note_stop(&self, why: Stop) {
+        match self {
+            Self::Undo(undo) => undo.prepared.note_stop(why),
+            Self::Crossing(ready) => ready.prepared.note_stop(why),
+            Self::Mark(_) => {}
+        }
     }
 }
 
@@ -76,7 +90,7 @@ impl PreparedTable {
     pub(super) fn begin(&self, progress: &Arc<Progress>) {
         let mut entries = self.0.lock();
         if entries.closed {
-            progress.cancel();
+            progress.cancel(Stop::Unmounting);
         }
         entries.preparing.insert(progress.txid, Arc::clone(progress));
     }
@@ -110,7 +124,7 @@ impl PreparedTable {
     }
 
     /// Rolls back what waits, and leaves a mark.
-    fn give_up(&self, key: &Key, txid: TxId, why: &'static str) {
+    fn give_up(&self, key: &Key, txid: TxId, why: Stop) {
         let mut entries = self.0.lock();
         let found = entries.waiting.get_mut(key).filter(|found| found.txid == txid);
         let dropped = found.map(|found| found.roll_back(why));
@@ -124,11 +138,14 @@ impl PreparedTable {
         let own = entries.waiting.get(key).is_some_and(|found| found.txid == txid);
         let removed = if own { entries.waiting.remove(key) } else { None };
         drop(entries);
+        if let Some(removed) = &removed {
+            removed.what.note_stop(Stop::ClientLeft);
+        }
         drop(removed);
     }
 
     /// Rolls back what `which` names, and leaves marks for clients that are still there.
-    fn roll_back(&self, why: &'static str, which: impl Fn(&Waiting) -> bool) {
+    fn roll_back(&self, why: Stop, which: impl Fn(&Waiting) -> bool) {
         let mut entries = self.0.lock();
         let chosen = entries.waiting.values_mut().filter(|found| which(found));
         let dropped: Vec<What> = chosen.map(|found| found.roll_back(why)).collect();
@@ -142,10 +159,10 @@ impl PreparedTable {
         let mut entries = self.0.lock();
         entries.closed = true;
         for progress in entries.preparing.values() {
-            progress.cancel();
+            progress.cancel(Stop::Unmounting);
         }
         drop(entries);
-        self.roll_back("the view is being unmounted", |_| true);
+        self.roll_back(Stop::Unmounting, |_| true);
     }
 }
 
@@ -166,7 +183,7 @@ impl PreparedMove {
     /// The client gives up: rolled back when this returns, unless its rename came. A rename that still
     /// comes fails.
     pub fn give_up(&self) {
-        self.vfs.prepared.give_up(&self.key, self.progress.txid, "it was cancelled");
+        self.vfs.prepared.give_up(&self.key, self.progress.txid, Stop::ClientLeft);
     }
 }
 
@@ -228,16 +245,19 @@ impl Vfs {
         no_replace: bool,
         mut ready: ReadyCrossing,
     ) -> Result<(), Errno> {
-        let gates = self.permit_crossing(caller, source, target)?;
+        let gates =
+            self.permit_crossing(caller, source, target).map_err(|refused| refused.errno)?;
         self.ready_to_record()?;
         let terms = |gates: &[Gate]| -> Vec<_> {
             gates.iter().map(|gate| (Arc::clone(&gate.name), Arc::clone(&gate.terms))).collect()
         };
         if terms(&gates) != terms(&ready.gates) {
-            let why = "the gate changed while it was prepared; try again";
+            let why = Stop::Changed("the gate changed while it was prepared; try again");
+            ready.prepared.note_stop(why);
             return Err(self.gone_meanwhile(caller, source, target, why));
         }
         if source.is_directory() && ready.generation != self.policy().generation() {
+            ready.prepared.note_stop(POLICY_CHANGED);
             return Err(self.gone_meanwhile(caller, source, target, POLICY_CHANGED));
         }
         if no_replace {
@@ -256,24 +276,23 @@ impl Vfs {
         caller: Caller,
         source: &Occupied<'_>,
         target: &Site<'_>,
-        why: &'static str,
+        why: Stop,
     ) -> Errno {
         let decision = Decision {
             allowed: false,
             basis: Basis::Error,
-            reason: Some(Arc::from(why)),
+            reason: Some(Arc::from(why.to_string())),
             generation: self.policy().generation(),
             observed: None,
         };
         let (question, _) = source.sides(caller, target);
         self.remember_failure(Operation::MoveSource, &question, decision, None);
-        CrossingError::Cancelled.errno()
+        CrossingError::Cancelled(why).errno()
     }
 
     /// Rolls back what nobody came for.
     pub(super) fn expire_prepared(&self, keep: Duration) {
-        self.prepared
-            .roll_back("it expired before its rename came", |found| found.since.elapsed() >= keep);
+        self.prepared.roll_back(Stop::Expired, |found| found.since.elapsed() >= keep);
     }
 
     /// As [`Vfs::expire_prepared`], after the usual time.
@@ -283,16 +302,18 @@ impl Vfs {
 
     /// Stops a transaction that is not decided yet: the caller's own, or anyone's for root and the
     /// mounting user. It is rolled back when this returns.
-    pub fn abort(&self, uid: u32, txid: TxId) -> Result<(), AbortError> {
+    pub fn abort(&self, caller: Caller, txid: TxId) -> Result<(), AbortError> {
+        let Caller { uid, pid, .. } = caller;
         let may = |owner: u32| owner == uid || self.is_privileged(uid);
         let running = self.mover.active().into_iter().find(|found| found.txid == txid);
         let Some(progress) = running.filter(|found| may(found.uid)) else {
             return Err(self.why_not_running(txid, may));
         };
-        if !progress.cancel() {
+        let stop = Stop::Asked(StoppedBy { uid, pid });
+        if !progress.cancel(stop) {
             return Err(AbortError::Decided(txid));
         }
-        self.prepared.roll_back("it was aborted by octroi tx abort", |found| found.txid == txid);
+        self.prepared.roll_back(stop, |found| found.txid == txid);
         let begun = Instant::now();
         while self.mover.active().iter().any(|found| found.txid == txid) {
             if begun.elapsed() > ROLL_BACK_WAIT {

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use crate::audit_dir::InForce;
-use crate::error::Errno;
 use crate::policy::{Decision, Object, Policy, Principal};
 use crate::types::{Caller, Operation, ViewPath};
 use crate::view::{OpenFile, change_classes};
@@ -46,7 +45,7 @@ impl Vfs {
     /// Asks for all that one operation needs by one policy: again, if another came into force meanwhile, for
     /// what half of one and half of the other allow may be what each of them denies. A denial stands: one
     /// policy has denied.
-    pub(super) fn by_one_policy<T>(&self, ask: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+    pub(super) fn by_one_policy<T, E>(&self, ask: impl Fn() -> Result<T, E>) -> Result<T, E> {
         loop {
             let generation = self.policy().generation();
             let asked = ask()?;

@@ -1,6 +1,7 @@
 //! Taking a crossing back: prepared on request of the control protocol, done by the caller's own
 //! rename(2) through the mount, so that the kernel checks permissions as for any rename.
 
+use crate::branch::FileKind;
 use crate::error::Errno;
 use crate::mover::{CrossingError, Prepared};
 use crate::policy::Basis;
@@ -19,7 +20,7 @@ use super::site::{Purpose, Site};
 
 /// An undo that waits for its rename. Dropped, it is rolled back.
 pub(super) struct PreparedUndo {
-    prepared: Prepared<RealStorage>,
+    pub(super) prepared: Prepared<RealStorage>,
     /// Of the policy that was asked.
     generation: u64,
     _locks: LockGuard,
@@ -42,6 +43,11 @@ pub enum UndoError {
     /// The caller has made no crossing that could be taken back, or none to that path.
     #[error("there is no crossing to undo")]
     Nothing,
+    /// None to that path; the caller's last that is not taken back brought a folder that it is in.
+    #[error(
+        "no crossing ended at {0}; {1} above it crossed as a whole\nhint: octroi undo takes that back, by its path"
+    )]
+    Above(ViewPath, ViewPath),
     /// The mover refused.
     #[error(transparent)]
     Crossing(#[from] CrossingError),
@@ -74,6 +80,11 @@ pub enum UndoError {
     },
 }
 
+fn changed(txid: TxId) -> UndoError {
+    let why = "its target has changed since".to_owned();
+    CrossingError::UndoImpossible { txid, why }.into()
+}
+
 impl Vfs {
     /// Prepares to take back a crossing: a given one, or the last to `path`, or the caller's last. The
     /// crossing's author, root and the mounting user may. The caller's rename of `source` to
@@ -93,24 +104,11 @@ impl Vfs {
             let path = path.clone();
             move |errno| UndoError::Name { path, errno }
         };
-        let source = self.site_of(&plan.source).and_then(|site| self.occupied(site));
-        let source = source.map_err(|errno| match errno {
-            Errno::NOENT => UndoError::Gone(plan.source.clone()),
-            errno => UndoError::Name { path: plan.source.clone(), errno },
-        })?;
-        if !source.more.is_empty() {
-            // Something new in it went to another member.
-            let why = "its target has changed since".to_owned();
-            return Err(CrossingError::UndoImpossible { txid: plan.txid, why }.into());
-        }
+        let source = self.what_arrived(&plan)?;
         let target = self.site_of(&plan.target).map_err(name_error(&plan.target))?;
         let generation = self.policy().generation();
         self.permit_undo(caller, &source, &target)?;
-        match self.standings(&target.parent, &target.name) {
-            Ok(there) if there.is_empty() => {}
-            Ok(_) => return Err(UndoError::Taken(plan.target)),
-            Err(errno) => return Err(name_error(&plan.target)(errno)),
-        }
+        self.check_free(&target)?;
         let inode = self.find_child(&source.site.parent.inode, &source.site.name);
         let inode = inode.map_err(name_error(&plan.source))?.inode;
         self.view.inodes.forget(inode.number, 1);
@@ -132,6 +130,41 @@ impl Vfs {
         Ok(plan)
     }
 
+    /// Whether both names are as an undo needs them, as [`Vfs::prepare_undo`] would find them: what has the
+    /// target's name is compared by its size alone. For a caller who may know what is in both folders.
+    pub fn check_undo_names(&self, txid: TxId) -> Result<(), UndoError> {
+        let found =
+            self.mover.with_journal(|journal| journal.get(txid).map(|found| found.record.clone()));
+        let record = found.ok_or(CrossingError::UndoUnknown { txid })?;
+        let plan = UndoPlan { txid, source: record.target, target: record.source };
+        let source = self.what_arrived(&plan)?;
+        let stat = &source.first.found.stat;
+        if stat.kind == FileKind::File && record.size.is_some_and(|size| size != stat.size) {
+            return Err(changed(txid));
+        }
+        let target = self.site_of(&plan.target);
+        let name = |errno| UndoError::Name { path: plan.target.clone(), errno };
+        self.check_free(&target.map_err(name)?)
+    }
+
+    fn what_arrived(&self, plan: &UndoPlan) -> Result<Occupied<'_>, UndoError> {
+        let source = self.site_of(&plan.source).and_then(|site| self.occupied(site));
+        let source = source.map_err(|errno| match errno {
+            Errno::NOENT => UndoError::Gone(plan.source.clone()),
+            errno => UndoError::Name { path: plan.source.clone(), errno },
+        })?;
+        // Something new in it went to another member.
+        if source.more.is_empty() { Ok(source) } else { Err(changed(plan.txid)) }
+    }
+
+    fn check_free(&self, target: &Site<'_>) -> Result<(), UndoError> {
+        match self.standings(&target.parent, &target.name) {
+            Ok(there) if there.is_empty() => Ok(()),
+            Ok(_) => Err(UndoError::Taken(target.path.clone())),
+            Err(errno) => Err(UndoError::Name { path: target.path.clone(), errno }),
+        }
+    }
+
     /// What would be taken back, for a caller who may: see [`Vfs::prepare_undo`]. Looks at nothing but
     /// the journal.
     pub fn plan_undo(
@@ -147,10 +180,22 @@ impl Vfs {
                 (None, Some(path)) => journal.last_to(path),
                 (None, None) => journal.last_of(caller.uid),
             };
-            let txid = chosen.ok_or(UndoError::Nothing)?;
+            let may = |uid: u32| uid == caller.uid || self.is_privileged(caller.uid);
+            let Some(txid) = chosen else {
+                let above = path.and_then(|path| {
+                    let folders = std::iter::successors(path.parent(), ViewPath::parent);
+                    let crossed = |folder: &ViewPath| {
+                        let found = journal.last_to(folder).and_then(|txid| journal.get(txid));
+                        found.is_some_and(|found| may(found.record.uid))
+                    };
+                    Some((path.clone(), folders.into_iter().find(crossed)?))
+                });
+                return Err(
+                    above.map_or(UndoError::Nothing, |(path, above)| UndoError::Above(path, above))
+                );
+            };
             let crossing = journal.get(txid).ok_or(CrossingError::UndoUnknown { txid })?;
-            let author = crossing.record.uid == caller.uid;
-            if !author && !self.is_privileged(caller.uid) {
+            if !may(crossing.record.uid) {
                 // Another's looks like none: the caller may not even be able to see the path.
                 return Err(match path {
                     Some(_) => UndoError::Nothing,
@@ -198,6 +243,7 @@ impl Vfs {
     ) -> Result<(), Errno> {
         self.ready_to_record()?;
         if undo.generation != self.policy().generation() {
+            undo.prepared.note_stop(POLICY_CHANGED);
             return Err(self.gone_meanwhile(caller, source, target, POLICY_CHANGED));
         }
         let inode = self.source_inode(source)?;

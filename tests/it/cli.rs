@@ -194,6 +194,20 @@ fn what_can_be_taken_back_is_shown_with_its_end() {
     let txid = mount.sh("$OCTROI tx list --json | jq -r '.[0].txid'").ok();
     let show = || mount.sh(&format!("$OCTROI tx show {}", txid.trim())).ok();
     assert!(show().contains("\nundo         possible until 2"), "{}", show());
+    let list =
+        mount.sh("mkdir inbox/d; echo d >inbox/d/e; mv inbox/d review/; $OCTROI tx list").ok();
+    let said = mount.sh("$OCTROI undo review/d/e").fails(1);
+    assert!(said.contains("/review/d above it crossed as a whole"), "{said}: {list}");
+    for (make, unmake, why) in [
+        ("echo z >inbox/f", "rm inbox/f", "the name it came from, /inbox/f, is taken"),
+        ("mv review/f review/g", "mv review/g review/f", "nothing is at /review/f any more"),
+    ] {
+        mount.sh(make).ok();
+        let said = format!("\nundo         not possible: {why}\n");
+        assert!(show().contains(&said), "{}", show());
+        mount.sh(unmake).ok();
+        assert!(show().contains("\nundo         possible until 2"), "{}", show());
+    }
     let hold = scene.branch("review").join(".octroi/hold");
     mount.sh(&format!("rm -r {}/*", hold.display())).ok();
     let shown = show();

@@ -148,6 +148,73 @@ fn a_crossing_whose_hold_is_gone_is_not_offered_for_undo() {
     assert_eq!(fs::read(&held).expect("kept"), b"a\n");
     fs::remove_file(&held).expect("rm");
     fsck(&scene, &[]).ok();
+    // Of two entries one is gone: nothing is recorded, and it can be undone once that is back.
+    let mount = scene.mount();
+    mount.sh("echo old >inbox/o; mv inbox/o review/b; echo new >inbox/n; mv inbox/n review/b").ok();
+    mount.unmount();
+    let mut displaced = fs::read_dir(private(&scene, "review", "hold")).expect("hold");
+    let held = hold.join(displaced.next().expect("an entry").expect("an entry").file_name());
+    fs::rename(&held, scene.base().join("branches/aside")).expect("mv");
+    for arguments in [&[][..], &["--repair"], &[]] {
+        let found = fsck(&scene, arguments);
+        assert_eq!(found.code, Some(1), "{found:?}");
+        assert!(found.out.contains("it can once all is back"), "{found:?}");
+        assert!(!found.out.contains("recorded that"), "{found:?}");
+    }
+    fs::rename(scene.base().join("branches/aside"), &held).expect("mv");
+    fsck(&scene, &[]).ok();
+    let mount = scene.mount();
+    assert_eq!(
+        mount.sh("$OCTROI undo review/b >/dev/null; cat inbox/n review/b").ok(),
+        "new\nold\n"
+    );
+    mount.unmount();
+    drop(disk);
+}
+
+#[test]
+fn of_a_decided_crossing_it_says_what_will_become_of_it() {
+    require_root();
+    let scene = Scene::with(&["inbox", "other", "review"], LAB);
+    let disk = Disk::ext4(&scene, "review", "96M");
+    let mount = scene.mount();
+    mount.sh("echo warm >inbox/w; mv inbox/w review/w; rm review/w; seq 9 >inbox/f").ok();
+    // Killed when the source is in hold and the copy in stage.
+    let kill = Some("renameat2:signal=KILL:when=2");
+    let strace = Strace::attach(&mount, &["rename-"], kill);
+    mount.sh("mv inbox/f review/f").refused();
+    drop(strace);
+    mount.kill9();
+    sh(Path::new("/"), &format!("fusermount3 -uz {}", scene.mountpoint().display()));
+    assert!(
+        !scene.branch("inbox").join("f").exists() && !scene.branch("review").join("f").exists()
+    );
+    let txid = fs::read_dir(private(&scene, "review", "stage")).expect("stage");
+    let txid = txid.map(|entry| entry.expect("an entry").file_name().into_string().expect("text"));
+    let txid = txid.last().expect("the copy");
+    let whole = format!("transaction: {txid} is decided and not ended");
+    assert!(findings(&scene, &[]).contains(&whole));
+    let waits = "waits until what it needs can be written";
+    assert!(!fsck(&scene, &[]).out.contains(waits), "nothing is missing");
+
+    let held = private(&scene, "inbox", "hold").join(&txid);
+    fs::rename(&held, scene.base().join("branches/aside")).expect("mv");
+    let gone = format!(
+        "{whole}, and the source is neither at f of branch inbox nor at {txid} in hold of branch inbox"
+    );
+    let found = findings(&scene, &[]);
+    assert!(found.contains(&gone), "{found:?}");
+    let said = fsck(&scene, &[]).out;
+    assert!(said.contains("it will need a person"), "{said}");
+    fs::rename(scene.base().join("branches/aside"), &held).expect("mv");
+
+    let (inbox, aside) = (scene.branch("inbox"), scene.base().join("aside"));
+    fs::rename(&inbox, &aside).expect("mv");
+    let said = fsck(&scene, &[]).out;
+    assert!(said.contains(&format!("{waits}: branch inbox")), "{said}");
+    fs::rename(&aside, &inbox).expect("mv");
+    fsck(&scene, &["--repair"]).ok();
+    assert!(scene.branch("review").join("f").exists());
     drop(disk);
 }
 

@@ -172,7 +172,11 @@ fn names_are_taken_as_mv_takes_them() {
     assert!(refused(&["@inbox/f", "/tmp/f"]).contains("mv(1)"));
     assert!(refused(&["/etc/hostname", "@inbox/h"]).contains("mv(1)"));
     assert!(refused(&["/etc/hostname", "/tmp/no/h"]).contains("No such file"));
-    assert!(refused(&["@inbox/f", "@other/f"]).contains("octroi why"), "there is no gate");
+    let said = refused(&["@inbox/f", "@other/f"]);
+    assert!(
+        said.contains("no gate leads from inbox to other") && said.contains("octroi why"),
+        "{said}"
+    );
     assert!(refused(&["-T", "@inbox/f", "@inbox/d"]).contains("directory"));
     mv(&mount, &["@inbox/f"]).end().fails(2);
     mv(&mount, &["-T", "@inbox/f", "@inbox/d", "@review"]).end().fails(2);
@@ -210,7 +214,7 @@ fn others_work_in_the_same_folders_and_ctrl_c_leaves_nothing_behind() {
     for (signal, code, word) in
         [(Signal::INT, 130, "interrupted"), (Signal::TERM, 143, "terminated")]
     {
-        let moving = mv(&mount, &["@inbox/large", "@review"]);
+        let moving = mv(&mount, &["--json", "@inbox/large", "@review"]);
         let txid = wait_until_stuck(&scene);
         mount.sh("echo x >inbox/new && mkdir inbox/dir && mv inbox/new inbox/dir/ && rm -r inbox/dir").ok();
         mount.sh("mkdir review/dir && ls review/none; rmdir review/dir").ok();
@@ -223,7 +227,10 @@ fn others_work_in_the_same_folders_and_ctrl_c_leaves_nothing_behind() {
         assert_eq!((&shown["size"], &shown["step"]), (&25_165_824.into(), &"stage".into()));
         assert!(shown["bytes"].is_u64(), "{shown}");
         moving.signal(signal);
-        let said = moving.end().fails(code);
+        let ended = moving.end();
+        let told: Value = serde_json::from_str(&ended.out).expect("JSON");
+        assert_eq!((&told["outcome"], &told["txid"]), (&"interrupted".into(), &txid.into()));
+        let said = ended.fails(code);
         assert!(said.contains(word) && said.contains("is where it was"), "{said}");
         assert_rolled_back(&scene, &mount);
     }
@@ -262,6 +269,13 @@ fn a_plain_mv_makes_others_wait_and_can_be_aborted() {
     touching.end().ok();
     assert_rolled_back(&scene, &mount);
     assert!(scene.branch("inbox").join("new").exists());
+    let last = mount.ledger().into_iter().rfind(|line| line["kind"] == "crossing").expect("a line");
+    assert_eq!(last["stopped_by"]["uid"], 0, "{last}");
+    assert_ne!(last["stopped_by"]["pid"], last["pid"], "{last}");
+    let shown = octroi(["tx", "show", &txid, "--view", scene.name()]).ok();
+    assert!(shown.contains("stopped by   root, with octroi tx abort"), "{shown}");
+    let why = octroi(["why", "--view", scene.name()]).ok();
+    assert!(why.contains("/review/large failed\n  reason  user 0 stopped it with octroi"), "{why}");
     mount.unmount();
     drop(disk);
 }
@@ -296,7 +310,7 @@ fn crossings_wait_for_their_turn_and_can_be_aborted_there() {
     assert!(third.end().fails(1).contains("Operation canceled"));
     assert_eq!(steps(&mount), ["prepare"], "what waited was never begun");
     abort(&scene, &txid).ok();
-    assert!(first.end().fails(1).contains("cancelled"));
+    assert!(first.end().fails(1).contains("user 0 stopped it with octroi tx abort"));
     // It is empty, and its turn has come.
     second.end().ok();
     assert_eq!(mount.sh("ls review; cat inbox/third").ok(), "second\n3\n");
@@ -326,7 +340,7 @@ fn others_neither_see_nor_stop_nor_finish_it() {
     abort(&scene, &txid).ok();
     let again = abort(&scene, &txid).fails(1);
     assert!(again.contains("rolled back"), "{again}");
-    assert!(moving.end().fails(1).contains("cancelled"));
+    assert!(moving.end().fails(1).contains("user 0 stopped it with octroi tx abort"));
     assert_rolled_back(&scene, &mount);
     mount.unmount();
     drop(disk);
@@ -369,9 +383,9 @@ fn who_may_not_rename_has_nothing_copied() {
     let mount = scene.mount();
     mount.sh("echo x >inbox/f").ok();
     let cases = [
-        ("755", "777", "Permission denied"),
-        ("777", "755", "Permission denied"),
-        ("1777", "777", "not permitted"),
+        ("755", "777", "permission denied: you may not write in /inbox"),
+        ("777", "755", "permission denied: you may not write in /review"),
+        ("1777", "777", "/inbox is sticky, and neither it nor /inbox/f is yours"),
     ];
     for (inbox, review, why) in cases {
         mount.sh(&format!("chmod {inbox} inbox; chmod {review} review")).ok();

@@ -81,6 +81,14 @@ fn a_branch_missing_at_mount_heals_when_its_disk_is_mounted() {
     wait_offline(&scene, "other", "No such file or directory");
     answers_eio(&mount, "ls other");
     answers_eio(&mount, "cat other/d/f");
+    mount.sh("echo x >inbox/x").ok();
+    for (names, says) in
+        [("inbox/x other/", "octroi status"), ("other/d/f inbox/", "octroi status")]
+    {
+        let said = mount.sh(&format!("$OCTROI mv {names}")).fails(1);
+        assert!(said.contains(says), "{names}: {said}");
+    }
+    mount.sh("rm inbox/x").ok();
     others_serve(&mount);
     let shown = octroi(["status", "--view", scene.name()]).ok();
     let line = shown.lines().find(|line| line.starts_with("other")).expect("a line");
@@ -120,6 +128,8 @@ fn fails_and_heals(body: &str) {
     answers_eio(&mount, "ls other");
     answers_eio(&mount, "echo more >other/g");
     answers_eio(&mount, "mv other/d/f review/f");
+    let why = mount.sh("$OCTROI mv other/d/f review/f").fails(1);
+    assert!(why.contains("branch other is offline"), "{why}");
     others_serve(&mount);
     assert_eq!(said(&scene, "branch other is offline"), 1);
     // The disk comes back under another device name; whoever has the old one open keeps that.

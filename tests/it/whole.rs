@@ -148,6 +148,7 @@ fn what_the_target_cannot_keep_is_refused_or_lost_by_name() {
                 why.contains("cannot keep extended attribute system.posix_acl_access"),
                 "{why}"
             );
+            assert!(why.contains("; a gate with lossy = [\"acl\"] lets it go"), "{why}");
             assert_eq!(mount.sh("getfacl -p -n a/f | grep user:7; ls b").ok(), "user:7:rwx\ng\n");
         } else {
             mount.sh("mv a/f b/f").ok();
@@ -159,6 +160,16 @@ fn what_the_target_cannot_keep_is_refused_or_lost_by_name() {
             let shown = mount.sh(&format!("$OCTROI tx show {}", shown.trim())).ok();
             assert!(shown.contains("lost         acl"), "{shown}");
             mount.sh("$OCTROI undo b/f && getfacl -p -n a/f | grep user:7:rwx").ok();
+            let said = mount.sh("$OCTROI mv -v a/f b/f && $OCTROI undo >/dev/null").ok();
+            assert!(said.trim_end().ends_with(", lost acl)"), "{said}");
+            let said = mount.sh("$OCTROI mv --json a/f b/f | jq -c .lost").ok();
+            assert_eq!(said, "[\"acl\"]\n");
+            let report = mount.sh("$OCTROI audit report").ok();
+            assert_eq!(
+                report.matches(" to /b/f lost acl, as its gate allows").count(),
+                3,
+                "{report}"
+            );
         }
         mount.unmount();
         drop(disk);

@@ -246,6 +246,13 @@ impl Tally {
             Step::Done => {
                 add(&mut gate.done, 1);
                 add(&mut gate.bytes, record.size.unwrap_or(0));
+                if !record.lost.is_empty() {
+                    let (txid, target, lost) =
+                        (record.txid, &record.target, record.lost.join(", "));
+                    let what =
+                        format!("crossing {txid} to {target} lost {lost}, as its gate allows");
+                    self.events.push([at.to_owned(), what]);
+                }
                 add(&mut self.users.entry(record.uid).or_default().crossings, 1);
             }
             Step::Abort => add(&mut gate.aborted, 1),

@@ -37,7 +37,7 @@ pub(super) enum Ended {
     /// Everything is as before; the errno's name, where there is one, and why.
     Failed { result: Option<String>, why: String },
     /// A signal; whether the daemon has said that it rolled back.
-    Interrupted { rolled_back: bool },
+    Interrupted { rolled_back: bool, txid: Option<TxId> },
 }
 
 /// A crossing that is done.
@@ -46,6 +46,8 @@ pub(super) struct Crossed {
     pub(super) txid: TxId,
     pub(super) bytes: u64,
     pub(super) files: u64,
+    /// What the copy has lost, in the words of the gate's `lossy`.
+    pub(super) lost: Vec<String>,
 }
 
 /// SIGINT and SIGTERM, caught.
@@ -115,8 +117,8 @@ pub(super) fn cross(
     Ok(match (renamed, crossed) {
         (Ok(()), Some(crossed)) => Ended::Crossed(crossed),
         (Ok(()), None) => Ended::Renamed,
-        (Err(Errno::CANCELED), _) if signals.seen().is_some() => {
-            Ended::Interrupted { rolled_back: true }
+        (Err(Errno::CANCELED), crossed) if signals.seen().is_some() => {
+            Ended::Interrupted { rolled_back: true, txid: crossed.map(|crossed| crossed.txid) }
         }
         (Err(errno), _) => Ended::Failed {
             result: Some(errno_name(errno).to_owned()),
@@ -138,10 +140,12 @@ fn until_ready(
     show: &mut Show,
 ) -> Result<Prepared, ClientError> {
     let mut gave_up: Option<Instant> = None;
+    let mut txid = None;
     loop {
-        let interrupted = |rolled_back| Prepared::Ended(Ended::Interrupted { rolled_back });
+        let interrupted = |rolled_back| Prepared::Ended(Ended::Interrupted { rolled_back, txid });
         match client.receive()? {
             Received::Answer(Answer::Moving(progress)) => {
+                txid = Some(progress.txid);
                 show.update(&progress);
                 continue;
             }
@@ -151,9 +155,12 @@ fn until_ready(
             Received::Answer(Answer::NotMoved { result, why }) => {
                 return Ok(Prepared::Ended(Ended::Failed { result: Some(result), why }));
             }
-            Received::Answer(Answer::Ready { .. }) if gave_up.is_some() => continue,
-            Received::Answer(Answer::Ready { txid: Some(txid), bytes, files }) => {
-                return Ok(Prepared::Crossing(Crossed { txid, bytes, files }));
+            Received::Answer(Answer::Ready { txid: ready, .. }) if gave_up.is_some() => {
+                txid = ready;
+                continue;
+            }
+            Received::Answer(Answer::Ready { txid: Some(txid), bytes, files, lost }) => {
+                return Ok(Prepared::Crossing(Crossed { txid, bytes, files, lost }));
             }
             Received::Answer(Answer::Ready { txid: None, .. }) => return Ok(Prepared::Within),
             Received::Answer(Answer::Failed { why }) => return Err(ClientError::Refused(why)),

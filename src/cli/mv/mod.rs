@@ -9,13 +9,14 @@ use serde::Serialize;
 use signal_hook::consts::SIGTERM;
 
 use crate::control::Client;
-use crate::error::errno_name;
+use crate::error::{Errno, errno_name};
 use crate::types::TxId;
 
 use super::failure::{ExitCode, Failure, cannot};
 use super::output::{plain, print, size};
 
 mod cross;
+mod line;
 mod place;
 mod show;
 
@@ -75,6 +76,8 @@ struct Moved<'a> {
     txid: Option<TxId>,
     bytes: u64,
     files: u64,
+    /// What the copy has lost, in the words of the gate's `lossy`.
+    lost: &'a [String],
     seconds: f64,
     /// `crossed`, `renamed`, `failed` or `interrupted`.
     outcome: &'static str,
@@ -95,18 +98,28 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let begun = Instant::now();
     let mut totals = Totals::default();
     let mut last = None;
-    for (source, target) in &plan {
+    for (number, (source, target)) in (1..).zip(&plan) {
         let one = Instant::now();
-        let ended = move_one(args, source, target, &signals);
+        let mut show = Show::new(&source.to_string_lossy(), (number, plan.len()), args.quiet);
+        let ended = move_one(args, source, target, &signals, &mut show);
+        // Its bar goes before anything is said.
+        drop(show);
         if args.json {
             print_outcome(source, target, &ended, one.elapsed())?;
         }
         match ended {
-            Ok(Ended::Interrupted { rolled_back }) => {
+            Ok(Ended::Interrupted { rolled_back, .. }) => {
                 return Err(interrupted(source, &signals, rolled_back));
             }
-            Ok(Ended::Failed { why, .. }) => {
-                last = Some(totals.fail(last, cannot_move(source, target, &why)));
+            Ok(Ended::Failed { why, result }) => {
+                let failure = cannot_move(source, target, &why);
+                let denied = result.is_some_and(|name| name == errno_name(Errno::ACCESS));
+                let unhinted = denied && failure.hint.is_none();
+                let failure = match unhinted && !why.starts_with(NO_PERMISSION) {
+                    true => failure.hint("octroi why shows what was considered"),
+                    false => failure,
+                };
+                last = Some(totals.fail(last, failure));
             }
             Err(failure) => last = Some(totals.fail(last, failure)),
             Ok(Ended::Crossed(crossed)) => {
@@ -154,20 +167,26 @@ fn move_one(
     source: &Path,
     target: &Path,
     signals: &Signals,
+    show: &mut Show,
 ) -> Result<Ended, Failure> {
     let ends = Ends::open(source, target).map_err(|why| cannot_move(source, target, &why))?;
     let daemon: Client = ends.daemon(source, target)?;
-    let mut show = Show::new(&source.to_string_lossy(), args.quiet);
-    cross(&daemon, &ends, args.no_clobber, signals, &mut show)
+    cross(&daemon, &ends, args.no_clobber, signals, show)
         .map_err(|error| cannot_move(source, target, &error.to_string()))
 }
 
+/// How the daemon's answer begins where permissions are missing, of which `octroi why` knows nothing.
+const NO_PERMISSION: &str = "permission denied: ";
+
 fn cannot_move(source: &Path, target: &Path, why: &str) -> Failure {
     let failure = cannot(format!("move {} to {}", source.display(), target.display()))(why);
-    let denied = std::io::Error::from(crate::error::Errno::ACCESS).to_string();
-    let cancelled = std::io::Error::from(crate::error::Errno::CANCELED).to_string();
+    let denied = std::io::Error::from(Errno::ACCESS).to_string();
+    let cancelled = std::io::Error::from(Errno::CANCELED).to_string();
+    let unreadable = std::io::Error::from(Errno::IO).to_string();
     if why == denied {
         failure.hint("see octroi why; if it knows nothing of this, you may not write in a folder")
+    } else if why.ends_with(&unreadable) {
+        failure.hint("octroi status says whether a branch is offline, and why")
     } else if why == cancelled {
         failure.hint("somebody stopped it, or it waited too long; see octroi why")
     } else {
@@ -210,7 +229,11 @@ fn tell(
             files => format!("{files} files, "),
         };
         let (bytes, seconds) = (size(crossed.bytes), elapsed.as_secs_f64());
-        format!(" ({files}{bytes} in {seconds:.1} s, crossing {})", crossed.txid)
+        let lost = match crossed.lost.as_slice() {
+            [] => String::new(),
+            lost => format!(", lost {}", lost.join(", ")),
+        };
+        format!(" ({files}{bytes} in {seconds:.1} s, crossing {}{lost})", crossed.txid)
     });
     print(&format!("{}{how}\n", plain(&names)))
 }
@@ -221,10 +244,11 @@ fn print_outcome(
     ended: &Result<Ended, Failure>,
     elapsed: Duration,
 ) -> Result<(), Failure> {
-    let (mut txid, mut bytes, mut files) = (None, 0, 0);
+    let (mut txid, mut bytes, mut files, mut lost) = (None, 0, 0, [].as_slice());
     let (outcome, error) = match ended {
         Ok(Ended::Crossed(crossed)) => {
             (txid, bytes, files) = (Some(crossed.txid), crossed.bytes, crossed.files);
+            lost = &crossed.lost;
             ("crossed", None)
         }
         Ok(Ended::Renamed) => ("renamed", None),
@@ -232,13 +256,14 @@ fn print_outcome(
             let name = result.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
             ("failed", Some(format!("{why}{name}")))
         }
-        Ok(Ended::Interrupted { .. }) => {
-            ("interrupted", Some(errno_name(crate::error::Errno::CANCELED).to_owned()))
+        Ok(Ended::Interrupted { txid: stopped, .. }) => {
+            txid = *stopped;
+            ("interrupted", Some(errno_name(Errno::CANCELED).to_owned()))
         }
         Err(failure) => ("failed", Some(failure.message.clone())),
     };
     let seconds = elapsed.as_secs_f64();
-    let moved = Moved { source, target, txid, bytes, files, seconds, outcome, error };
+    let moved = Moved { source, target, txid, bytes, files, lost, seconds, outcome, error };
     let line = serde_json::to_string(&moved).map_err(cannot("write JSON"))?;
     print(&format!("{line}\n"))
 }

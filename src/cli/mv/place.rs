@@ -117,7 +117,12 @@ impl Ends {
     pub(super) fn open(source: &Path, target: &Path) -> Result<Self, String> {
         let ends = Self { source: End::open(source)?, target: End::open(target)? };
         let words = |errno: Errno| std::io::Error::from(errno).to_string();
-        let moved = ends.source.look().map_err(words)?;
+        let moved = match ends.source.look() {
+            Ok(moved) => moved,
+            // The daemon knows whether a branch is offline, and which.
+            Err(Errno::IO) => return Ok(ends),
+            Err(errno) => return Err(words(errno)),
+        };
         let is_directory = FileType::from_raw_mode(moved.st_mode) == FileType::Directory;
         if (ends.source.slash || ends.target.slash) && !is_directory {
             return Err(words(Errno::NOTDIR));
@@ -126,7 +131,7 @@ impl Ends {
             Ok(found) if (found.st_dev, found.st_ino) == (moved.st_dev, moved.st_ino) => {
                 Err("they are the same file".to_owned())
             }
-            Ok(_) | Err(Errno::NOENT) => Ok(ends),
+            Ok(_) | Err(Errno::NOENT | Errno::IO) => Ok(ends),
             Err(errno) => Err(words(errno)),
         }
     }

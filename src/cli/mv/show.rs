@@ -3,14 +3,18 @@
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
+use console::Term;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::control::protocol::{ActiveCrossing, RunningCheck};
 
 use super::super::output::{plain, size};
+use super::line::fit;
 
 /// Between two lines.
 const LINE_EVERY: Duration = Duration::from_secs(1);
+/// Characters of a command that say which it is.
+const FIRST_WORDS: usize = 40;
 
 enum Mode {
     Bar(ProgressBar),
@@ -22,19 +26,26 @@ enum Mode {
 pub(super) struct Show {
     mode: Mode,
     name: String,
+    /// Which of several sources it is, such as `2 of 3: `.
+    which: String,
     step: String,
     step_begun: Instant,
 }
 
 impl Show {
-    pub(super) fn new(name: &str, quiet: bool) -> Self {
+    /// `which` counts from 1, of how many.
+    pub(super) fn new(name: &str, which: (usize, usize), quiet: bool) -> Self {
         let now = Instant::now();
         let mode = match (quiet, io::stderr().is_terminal()) {
             (true, _) => Mode::Silent,
             (false, true) => Mode::Bar(bar()),
             (false, false) => Mode::Lines { last: now },
         };
-        Self { mode, name: plain(name), step: String::new(), step_begun: now }
+        let which = match which {
+            (_, 0 | 1) => String::new(),
+            (number, all) => format!("{number} of {all}: "),
+        };
+        Self { mode, name: plain(name), which, step: String::new(), step_begun: now }
     }
 
     pub(super) fn update(&mut self, progress: &ActiveCrossing) {
@@ -42,18 +53,20 @@ impl Show {
             self.step.clone_from(&progress.step);
             self.step_begun = Instant::now();
         }
-        let text = || format!("{}: {}", self.name, words(progress, self.step_begun.elapsed()));
+        let words = || words(progress, self.step_begun.elapsed());
         match &mut self.mode {
             Mode::Silent => {}
             Mode::Bar(bar) => {
-                bar.set_length(progress.size);
-                bar.set_position(progress.bytes);
-                bar.set_message(text());
+                let (_, columns) = Term::stderr().size();
+                let done = (progress.bytes, progress.size);
+                bar.set_message(fit(&self.which, &self.name, &words(), done, columns.into()));
             }
             Mode::Lines { last } if last.elapsed() >= LINE_EVERY => {
                 *last = Instant::now();
+                let (which, name) = (&self.which, &self.name);
+                let text = words().texts.into_iter().next().unwrap_or_default();
                 // A reader that has gone is no reason to stop.
-                let _ = writeln!(io::stderr(), "{}", text());
+                let _ = writeln!(io::stderr(), "{which}{name}: {text}");
             }
             Mode::Lines { .. } => {}
         }
@@ -68,52 +81,81 @@ impl Drop for Show {
     }
 }
 
+/// One line, which is drawn over the one before.
 fn bar() -> ProgressBar {
-    let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template("{wide_msg} [{bar:20}] {percent:>3}%") {
-        bar.set_style(style.progress_chars("=> "));
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{msg}") {
+        bar.set_style(style);
     }
     bar
 }
 
 /// What is being done, how far it is, how fast, and how long it will take.
-fn words(progress: &ActiveCrossing, elapsed: Duration) -> String {
+pub(super) struct Words {
+    /// The same in fewer and fewer words.
+    pub(super) texts: Vec<String>,
+    /// Whether the bytes tell how far it is.
+    pub(super) counted: bool,
+}
+
+fn words(progress: &ActiveCrossing, elapsed: Duration) -> Words {
+    let one = |text: &str| Words { texts: vec![text.to_owned()], counted: false };
     let step = match progress.step.as_str() {
-        "waiting" => return "waiting for its turn".to_owned(),
+        "waiting" => return one("waiting for its turn"),
         "prepare" => "preparing",
         "stage" => "copying",
         "check" => "checking",
         "meta" => "setting attributes",
         "verify" => "verifying",
-        "prepared" => return "ready".to_owned(),
+        "prepared" => return one("ready"),
         other => other,
     };
+    let mut amount = format!("{step} {} of {}", size(progress.bytes), size(progress.size));
+    if progress.files_all > 1 {
+        amount.push_str(&format!(", {} of {} files", progress.files, progress.files_all));
+    }
     // A command of the gate tells nothing of how far it is.
     let check = progress.check.as_ref();
-    let check = check.filter(|check| step == "checking" || check.seconds > 0);
-    let check = check.map(|RunningCheck { command, seconds }| {
-        format!("check {} running for {}", plain(command), duration(*seconds as f64))
-    });
-    if let (Some(check), "checking", 0 | 1) = (&check, step, progress.files_all) {
-        return check.clone();
-    }
-    let mut text = format!("{step} {} of {}", size(progress.bytes), size(progress.size));
-    if progress.files_all > 1 {
-        text.push_str(&format!(", {} of {} files", progress.files, progress.files_all));
-    }
-    if let Some(check) = check {
-        return format!("{text}, {check}");
+    if let Some(check) = check.filter(|check| step == "checking" || check.seconds > 0) {
+        let running = checks(check);
+        if step == "checking" && progress.files_all <= 1 {
+            return Words { texts: running, counted: false };
+        }
+        let whole = running.iter().map(|check| format!("{amount}, {check}"));
+        let texts = whole.chain(running.iter().cloned()).collect();
+        return Words { texts, counted: true };
     }
     let rate = progress.bytes as f64 / elapsed.as_secs_f64().max(0.001);
+    let (mut speed, mut left) = (String::new(), String::new());
     if elapsed >= Duration::from_millis(500) && rate >= 1.0 {
-        let left = progress.size.saturating_sub(progress.bytes) as f64 / rate;
-        text.push_str(&format!(", {}/s", size(rate as u64)));
+        speed = format!(", {}/s", size(rate as u64));
         // What is read and not finished has something else to wait for.
         if progress.bytes < progress.size {
-            text.push_str(&format!(", {} left", duration(left)));
+            let seconds = progress.size.saturating_sub(progress.bytes) as f64 / rate;
+            left = format!(", {} left", duration(seconds));
         }
     }
-    text
+    let texts = vec![
+        format!("{amount}{speed}{left}"),
+        format!("{step}{speed}{left}"),
+        format!("{step}{left}"),
+        step.to_owned(),
+    ];
+    Words { texts, counted: true }
+}
+
+/// A command that runs: as it is, by its first words, by the program's name, without.
+fn checks(RunningCheck { command, seconds }: &RunningCheck) -> Vec<String> {
+    let (command, time) = (plain(command), duration(*seconds as f64));
+    let program = command.split_whitespace().next().unwrap_or_default();
+    let program = program.rsplit('/').next().unwrap_or_default();
+    let first: String = command.chars().take(FIRST_WORDS).collect();
+    let first = if first.len() < command.len() { format!("{first}…") } else { first };
+    let mut texts: Vec<String> = [command.as_str(), &first, program]
+        .map(|name| format!("check {name} running for {time}"))
+        .into();
+    texts.push(format!("check running for {time}"));
+    texts
 }
 
 fn duration(seconds: f64) -> String {
@@ -144,25 +186,30 @@ mod tests {
             check: None,
         };
         let after = Duration::from_secs(2);
+        let full = |progress: &ActiveCrossing, after| words(progress, after).texts[0].clone();
         let expected = "copying 16.0 MiB of 64.0 MiB, 8.0 MiB/s, 6 s left";
-        assert_eq!(words(&progress, after), expected);
-        assert_eq!(words(&progress, Duration::ZERO), "copying 16.0 MiB of 64.0 MiB");
+        assert_eq!(full(&progress, after), expected);
+        let shorter = ["copying, 8.0 MiB/s, 6 s left", "copying, 6 s left", "copying"];
+        assert_eq!(words(&progress, after).texts[1..], shorter);
+        assert_eq!(full(&progress, Duration::ZERO), "copying 16.0 MiB of 64.0 MiB");
         (progress.files, progress.files_all) = (3, 10);
-        assert!(words(&progress, after).contains("64.0 MiB, 3 of 10 files, 8.0"));
+        assert!(full(&progress, after).contains("64.0 MiB, 3 of 10 files, 8.0"));
         progress.step = "check".to_owned();
-        assert!(words(&progress, after).starts_with("checking 16.0 MiB of"));
+        assert!(full(&progress, after).starts_with("checking 16.0 MiB of"));
         progress.check = Some(RunningCheck { command: "/usr/bin/scan -".into(), seconds: 75 });
         let check = "check /usr/bin/scan - running for 1 min 15 s";
         let copied = "16.0 MiB of 64.0 MiB, 3 of 10 files";
-        assert_eq!(words(&progress, after), format!("checking {copied}, {check}"));
+        assert_eq!(full(&progress, after), format!("checking {copied}, {check}"));
         progress.step = "stage".to_owned();
-        assert_eq!(words(&progress, after), format!("copying {copied}, {check}"));
+        assert_eq!(full(&progress, after), format!("copying {copied}, {check}"));
         (progress.step, progress.files_all) = ("check".to_owned(), 1);
-        assert_eq!(words(&progress, after), check);
+        let told = words(&progress, after);
+        assert_eq!((told.texts[0].as_str(), told.counted), (check, false));
+        assert_eq!(told.texts[2], "check scan running for 1 min 15 s");
         (progress.check, progress.bytes) = (None, progress.size);
-        assert_eq!(words(&progress, after), "checking 64.0 MiB of 64.0 MiB, 32.0 MiB/s");
+        assert_eq!(full(&progress, after), "checking 64.0 MiB of 64.0 MiB, 32.0 MiB/s");
         progress.step = "waiting".to_owned();
-        assert_eq!(words(&progress, after), "waiting for its turn");
+        assert_eq!(full(&progress, after), "waiting for its turn");
         assert_eq!(duration(3725.4), "1 h 02 min");
         assert_eq!(duration(61.0), "1 min 01 s");
     }

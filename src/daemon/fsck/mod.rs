@@ -20,7 +20,7 @@ use crate::ledger::start::KEY;
 use crate::ledger::store::TreeStore;
 use crate::ledger::verify::{Against, Source, verify};
 use crate::ledger::{self, Ledger};
-use crate::mover::{Irregularity, Journal, Mover, MoverBranch, inspect};
+use crate::mover::{Irregularity, Journal, Mover, MoverBranch, Outlook, inspect};
 use crate::storage::Storage as _;
 use crate::storage::real::{RealDir, RealStorage};
 use crate::types::{BranchMode, BranchUuid, TxId, counted};
@@ -83,7 +83,7 @@ pub fn check(loaded: &Loaded, repair: bool) -> Result<Report, DaemonError> {
     let branches = look_at_branches(config, memory.as_ref(), &mut report);
     if let Some(memory) = &memory {
         for found in inspect(&RealStorage, &memory.journal, &branches) {
-            report.findings.push(finding(found));
+            report.findings.push(finding(found, &memory.ids));
         }
     }
     look_at_pools(config, &mut report);
@@ -246,7 +246,7 @@ fn split_hint(error: &BranchError) -> (String, Option<String>) {
     }
 }
 
-fn finding(found: Irregularity) -> Finding {
+fn finding(found: Irregularity, ids: &HashMap<String, BranchUuid>) -> Finding {
     let shown = |name: &OsStr| name.to_string_lossy().into_owned();
     let (about, text, advice) = match found {
         Irregularity::Undecided(txid) => (
@@ -254,13 +254,29 @@ fn finding(found: Irregularity) -> Finding {
             format!("{txid} was cut off before its decision"),
             "--repair rolls it back, as the next mount does".to_owned(),
         ),
-        Irregularity::Unfinished(txid) => (
-            "transaction",
-            format!("{txid} is decided and not ended"),
-            "--repair completes it or puts it back, as the next mount does; it waits for branches \
-             that are not there"
-                .to_owned(),
-        ),
+        Irregularity::Unfinished(txid, outlook) => {
+            let text = format!("{txid} is decided and not ended");
+            let (text, advice) = match outlook {
+                Outlook::Ends => (
+                    text,
+                    "--repair completes it or puts it back, as the next mount does; where neither can be, \
+                     it needs a person, and all of it is kept"
+                        .to_owned(),
+                ),
+                Outlook::Waits(branches) => {
+                    let names = named(&branches, ids);
+                    (text, format!("it waits until what it needs can be written: {names}"))
+                }
+                Outlook::NeedsPerson(why) => (
+                    format!("{text}, and {why}"),
+                    format!(
+                        "bring back what is missing, if that is it, before you repair or mount: as it is, it \
+                         will need a person (octroi tx show {txid}), and all of it is kept"
+                    ),
+                ),
+            };
+            ("transaction", text, advice)
+        }
         Irregularity::Dead(txid, why) => (
             "transaction",
             format!("{txid} needs a person: {why}"),
@@ -296,13 +312,24 @@ fn finding(found: Irregularity) -> Finding {
         Irregularity::Missing(txid, why, false) => (
             "hold",
             format!("crossing {txid} cannot be undone: {why}"),
-            "what is there is kept until hold.keep has passed".to_owned(),
+            "it can once all is back; --repair leaves it, for a part is there and kept until hold.keep has \
+             passed"
+                .to_owned(),
         ),
         Irregularity::Unreadable(branch, why) => {
             ("branch", format!("branch {branch}: {why}"), "look at its disk".to_owned())
         }
     };
     Finding { about, text, advice }
+}
+
+/// Branches as the configuration calls them.
+fn named(branches: &[BranchUuid], ids: &HashMap<String, BranchUuid>) -> String {
+    let name = |uuid: &BranchUuid| {
+        let known = ids.iter().find(|(_, id)| *id == uuid);
+        known.map_or_else(|| format!("branch {uuid}"), |(name, _)| format!("branch {name}"))
+    };
+    branches.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
 fn look_at_pools(config: &Config, report: &mut Report) {

@@ -24,6 +24,7 @@ fn step(txid: u128, step: Step) -> CrossingRecord {
         moves: Vec::new(),
         replaced: None,
         reason: None,
+        stopped_by: None,
         result: None,
     }
 }

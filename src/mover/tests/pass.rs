@@ -65,6 +65,7 @@ fn new_progress() -> Progress {
         moves: Vec::new(),
         replaced: None,
         reason: None,
+        stopped_by: None,
         result: None,
     };
     Progress::new(&record, "stage", &Arc::default())
@@ -226,9 +227,9 @@ fn a_cancelled_pass_writes_nothing_more() {
     for size in [BLOCK, 9 * MIB] {
         let bench = bench(size, &[0..size], DeviceOptions::default());
         let progress = new_progress();
-        progress.cancel();
+        progress.cancel(Stop::ClientLeft);
         let result = bench.pass(size, Verify::Readback, &progress);
-        assert_eq!(result.err(), Some(CrossingError::Cancelled));
+        assert_eq!(result.err(), Some(CrossingError::Cancelled(Stop::ClientLeft)));
         assert_eq!(bench.data(1), []);
     }
 }

@@ -199,8 +199,8 @@ fn a_cancelled_crossing_stops() {
     let world = new_world(Names::Journal, false);
     world.put(0, "f", b"text");
     let prepared = world.mover.prepare(world.request("f", "f")).unwrap();
-    world.mover.active()[0].cancel();
-    assert_eq!(world.mover.commit(prepared), Err(CrossingError::Cancelled));
+    world.mover.active()[0].cancel(Stop::ClientLeft);
+    assert_eq!(world.mover.commit(prepared), Err(CrossingError::Cancelled(Stop::ClientLeft)));
     assert_eq!(world.get(0, "f").unwrap(), b"text");
 }
 

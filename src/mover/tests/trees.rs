@@ -259,11 +259,11 @@ fn a_cancelled_tree_leaves_nothing() {
     let admit: Admit = Arc::new(move |_| {
         let active = mover.active();
         watched.fetch_add(active[0].files_all.load(Ordering::Relaxed), Ordering::Relaxed);
-        active[0].cancel();
+        active[0].cancel(Stop::ClientLeft);
         Ok(())
     });
     let request = CrossingRequest { admit, ..world.request("f", "g") };
-    assert_eq!(world.cross_as(request), Err(CrossingError::Cancelled));
+    assert_eq!(world.cross_as(request), Err(CrossingError::Cancelled(Stop::ClientLeft)));
     assert!(seen.load(Ordering::Relaxed) > 0);
     assert!(world.private(1, "stage").is_empty());
     assert!(world.mover.active().is_empty());

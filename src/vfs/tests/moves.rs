@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::fixture::*;
 use crate::branch::RenameFlags;
-use crate::mover::TransactionState;
+use crate::ledger::record::StoppedBy;
+use crate::mover::{Stop, TransactionState};
 use crate::policy::{BranchFacts, Gate, PolicySource};
 use crate::types::{BranchMode, Caller, TxId};
 use crate::vfs::*;
@@ -39,6 +40,20 @@ fn finish(fixture: &Fixture) -> Result<(), Errno> {
 
 fn state(fixture: &Fixture, txid: TxId) -> Option<TransactionState> {
     fixture.vfs.with_journal(|journal| journal.get(txid).map(|found| found.state))
+}
+
+/// The reason that the ledger has for its end, and who asked for it.
+fn why_ended(fixture: &Fixture, txid: TxId) -> (String, Option<StoppedBy>) {
+    fixture.vfs.with_journal(|journal| {
+        let found = journal.get(txid).expect("it is remembered");
+        (found.reason.clone().unwrap_or_default(), found.stopped_by)
+    })
+}
+
+/// What `octroi why` says to its author.
+fn told(fixture: &Fixture) -> String {
+    let denial = fixture.vfs.last_denial(ROOT.uid, None).expect("it was refused");
+    denial.decision.reason.as_deref().unwrap_or_default().to_owned()
 }
 
 fn transactions(fixture: &Fixture) -> usize {
@@ -75,6 +90,8 @@ fn without_its_client_it_is_rolled_back_and_the_names_are_free() {
     assert_eq!(fixture.unlink("inbox", "a.csv"), Err(Errno::BUSY), "a prepared name is locked");
     drop(prepared);
     assert_eq!(state(&fixture, txid), Some(TransactionState::Aborted));
+    let reason = "the command that asked for it was interrupted, or has gone";
+    assert_eq!(why_ended(&fixture, txid), (reason.to_owned(), None));
     assert_eq!(staged(&fixture), 0);
     assert_eq!(finish(&fixture), Ok(()), "as a crossing of its own");
     assert_eq!(transactions(&fixture), 2);
@@ -91,6 +108,9 @@ fn what_nobody_came_for_expires_and_a_late_rename_fails() {
     assert_eq!(state(&fixture, prepared.progress.txid), Some(TransactionState::Aborted));
     assert_eq!(finish(&fixture), Err(Errno::CANCELED), "it does not begin anew");
     assert_eq!(finish(&fixture), Err(Errno::CANCELED), "as long as the client is there");
+    let reason = "it expired before its rename came";
+    assert_eq!(why_ended(&fixture, prepared.progress.txid), (reason.to_owned(), None));
+    assert_eq!(told(&fixture), reason);
     assert!(fixture.has("inbox/a.csv") && !fixture.has("archive/b.csv"));
     drop(prepared);
     assert_eq!(finish(&fixture), Ok(()));
@@ -177,6 +197,8 @@ fn the_policy_is_asked_again_at_the_commit() {
     let held = prepared(&fixture);
     set_gates(&fixture, vec![gate("other", 0, 1)]);
     assert_eq!(finish(&fixture), Err(Errno::CANCELED), "that gate has checked nothing");
+    let (reason, _) = why_ended(&fixture, held.progress.txid);
+    assert_eq!(reason, "the gate changed while it was prepared; try again");
     drop(held);
     assert_eq!(finish(&fixture), Ok(()));
 }
@@ -187,19 +209,24 @@ fn an_abort_is_for_the_author_and_comes_before_the_decision_or_not_at_all() {
     let held = prepared(&fixture);
     let txid = held.progress.txid;
     let vfs = &fixture.vfs;
-    assert_eq!(vfs.abort(NOBODY.uid, txid), Err(AbortError::Unknown));
-    assert_eq!(vfs.abort(0, TxId(ulid::Ulid::generate())), Err(AbortError::Unknown));
-    assert_eq!(vfs.abort(0, txid), Ok(()));
+    let by_another = Caller { pid: 4321, ..ROOT };
+    assert_eq!(vfs.abort(NOBODY, txid), Err(AbortError::Unknown));
+    assert_eq!(vfs.abort(ROOT, TxId(ulid::Ulid::generate())), Err(AbortError::Unknown));
+    assert_eq!(vfs.abort(by_another, txid), Ok(()));
+    let reason = "user 0 stopped it with octroi tx abort (process 4321)";
+    let by = StoppedBy { uid: 0, pid: 4321 };
+    assert_eq!(why_ended(&fixture, txid), (reason.to_owned(), Some(by)));
     assert_eq!(state(&fixture, txid), Some(TransactionState::Aborted));
     assert_eq!(finish(&fixture), Err(Errno::CANCELED));
-    let again = vfs.abort(0, txid).expect_err("it has ended").to_string();
+    assert_eq!(told(&fixture), reason);
+    let again = vfs.abort(ROOT, txid).expect_err("it has ended").to_string();
     assert!(again.contains("rolled back"), "{again}");
     drop(held);
     let held = prepared(&fixture);
     assert_eq!(finish(&fixture), Ok(()));
-    let late = vfs.abort(0, held.progress.txid).expect_err("it is done").to_string();
+    let late = vfs.abort(ROOT, held.progress.txid).expect_err("it is done").to_string();
     assert!(late.contains("octroi undo"), "{late}");
-    assert!(!held.progress.cancel(), "decided");
+    assert!(!held.progress.cancel(Stop::ClientLeft), "decided");
 }
 
 #[test]
@@ -208,6 +235,7 @@ fn at_the_end_nothing_waits_any_more() {
     let held = prepared(&fixture);
     fixture.vfs.shut_down();
     assert_eq!(state(&fixture, held.progress.txid), Some(TransactionState::Aborted));
+    assert_eq!(why_ended(&fixture, held.progress.txid).0, "the view is being unmounted");
     let late = prepare(&fixture, ROOT).err().map(|error| error.errno);
     assert_eq!(late, Some(Errno::CANCELED));
 }
