@@ -16,7 +16,7 @@ mod check;
 pub mod path_text;
 mod words;
 
-pub use check::{Check, CheckInput};
+pub use check::{Check, CheckInput, shown_command};
 pub use words::{binary_size, counted};
 
 /// Position of a branch in the configuration, in order of declaration. Valid for one mount only;

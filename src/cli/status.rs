@@ -44,7 +44,7 @@ fn render(status: &Status) -> String {
         plain(&status.state.to_string_lossy()),
     );
     match &status.ledger {
-        None => text.push_str(&format!("ledger: records, {}\n", fill(status))),
+        None => text.push_str(&format!("ledger: ok, {}\n", fill(status))),
         Some(why) => text.push_str(&format!("ledger: nothing may be changed: {}\n", plain(why))),
     }
     text.push_str(&signed(status));

@@ -30,18 +30,25 @@ pub enum CheckInput {
 }
 
 /// Characters of a command that are shown.
-const SHOWN_MAX: usize = 120;
+const SHOWN_MAX: usize = 60;
 
 impl fmt::Display for Check {
-    /// The command as one would type it, on one line, and not all of a long one.
+    /// See [`shown_command`].
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let words: Vec<String> = self.run.iter().map(|word| quoted(word)).collect();
-        let line = words.join(" ").replace(|c: char| c.is_control(), " ");
-        let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
-        let shown: String = line.chars().take(SHOWN_MAX).collect();
-        f.write_str(&shown)?;
-        if shown.len() < line.len() { f.write_str("…") } else { Ok(()) }
+        f.write_str(&shown_command(&self.run))
     }
+}
+
+/// A command as one would type it, on one line, and of a long one the beginning, at most 60 characters.
+pub fn shown_command<W: AsRef<str>>(run: &[W]) -> String {
+    let words: Vec<String> = run.iter().map(|word| quoted(word.as_ref())).collect();
+    let line = words.join(" ").replace(|c: char| c.is_control(), " ");
+    let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.chars().count() <= SHOWN_MAX {
+        return line;
+    }
+    let shown: String = line.chars().take(SHOWN_MAX.saturating_sub(1)).collect();
+    format!("{}…", shown.trim_end())
 }
 
 fn quoted(word: &str) -> String {
@@ -68,6 +75,11 @@ mod tests {
     fn a_command_is_shown_as_one_would_type_it() {
         shown(&["/bin/sh", "-c", "grep -c 'a'", ""], r"/bin/sh -c 'grep -c '\''a'\''' ''");
         shown(&["/bin/sh", "-c", "one\n  two\u{1b}[3m"], "/bin/sh -c 'one two [3m'");
-        shown(&["/bin/true", &"ä".repeat(200)], &format!("/bin/true '{}…", "ä".repeat(109)));
+        shown(&["/bin/true", &"ä".repeat(200)], &format!("/bin/true '{}…", "ä".repeat(48)));
+        shown(&["/bin/true", &"x".repeat(50)], &format!("/bin/true {}", "x".repeat(50)));
+        shown(&["/bin/true", &"x".repeat(51)], &format!("/bin/true {}…", "x".repeat(49)));
+        let script = "if grep -q BEGIN; then\n  echo found a key\n  exit 1\nfi\nexit 0";
+        let wanted = "/bin/sh -c 'if grep -q BEGIN; then echo found a key exit 1…";
+        shown(&["/bin/sh", "-c", script], wanted);
     }
 }

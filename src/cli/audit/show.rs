@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use anstyle::{AnsiColor, Style};
 use serde_json::Value;
 
+use crate::types::shown_command;
+
 use super::super::output::{local_time, plain};
 use super::super::tx;
 
@@ -13,6 +15,9 @@ const OBSERVED: Style = AnsiColor::Yellow.on_default();
 const CROSSING: Style = AnsiColor::Green.on_default();
 const TROUBLE: Style = AnsiColor::Magenta.on_default().bold();
 const QUIET: Style = Style::new().dimmed();
+
+/// What a record has in place of a gate where none leads.
+const NO_GATE: &str = "none";
 
 /// Shows lines, and remembers the names of users.
 pub(super) struct Shown {
@@ -41,7 +46,9 @@ impl Shown {
             None => "-".to_owned(),
             Some(uid) => self.users.entry(uid).or_insert_with(|| tx::user(uid)).clone(),
         };
-        let what = what(&text);
+        let run = fields.get("run").and_then(Value::as_array);
+        let run: Vec<&str> = run.into_iter().flatten().filter_map(Value::as_str).collect();
+        let what = what(&text, &shown_command(&run));
         let style = style(&text);
         let time = self.painted(QUIET, &local_time(&text("time")));
         let what = self.painted(style, &plain(what.trim_end()));
@@ -61,16 +68,23 @@ fn style(text: &dyn Fn(&str) -> String) -> Style {
         (_, "denied", _) => DENIED,
         (_, "observed", _) => OBSERVED,
         ("crossing", _, "abort" | "reverted" | "dead") | ("gap" | "loss", ..) => TROUBLE,
+        ("check", ..) if text("result") == "failed" => TROUBLE,
         ("crossing" | "purge" | "policy", ..) => CROSSING,
         _ => Style::new(),
     }
 }
 
-fn what(text: &dyn Fn(&str) -> String) -> String {
+/// What a record says; `command` is that of a check.
+fn what(text: &dyn Fn(&str) -> String, command: &str) -> String {
+    let after = |separator: &str, name: &str| match text(name) {
+        none if none.is_empty() => none,
+        some => format!("{separator}{some}"),
+    };
     match text("kind").as_str() {
         "operation" => {
             let by = [text("rule"), text("gate")].concat();
-            let by = if by.is_empty() { by } else { format!(" by {by}") };
+            // Without a gate the reason says it.
+            let by = if by.is_empty() || by == NO_GATE { "".into() } else { format!(" by {by}") };
             let target = arrow(&text("target"));
             let (op, path) = (text("op"), text("path"));
             let count = text("count");
@@ -78,8 +92,9 @@ fn what(text: &dyn Fn(&str) -> String) -> String {
             let written = text("written");
             let written =
                 if written.is_empty() { written } else { format!(", {written} bytes in all") };
+            let reason = after(": ", "reason");
             format!(
-                "{op} {path}{target} {}{by} {}{count}{written}",
+                "{op} {path}{target} {}{by} {}{count}{written}{reason}",
                 text("decision"),
                 text("result")
             )
@@ -89,7 +104,9 @@ fn what(text: &dyn Fn(&str) -> String) -> String {
             format!("crossing {} {ends} {} {}", text("step"), text("txid"), text("reason"))
         }
         "check" => {
-            format!("check {} {} {} {}", text("result"), text("run"), text("path"), text("reason"))
+            let ended = format!("{}{}", after(", ", "reason"), after(": ", "line"));
+            let (path, txid) = (text("path"), text("txid"));
+            format!("check {} {path} {txid}{ended}, by {command}", text("result"))
         }
         "purge" => format!("purge {} {}", text("txid"), text("reason")),
         "policy" => {
@@ -128,5 +145,43 @@ mod tests {
         let text = Shown::new(true).line(line.as_bytes());
         assert!(text.contains("\x1b[1m\x1b[31mmkdir /a\\u{1b} denied"), "{text:?}");
         assert!(text.ends_with("\x1b[0m\n"), "{text:?}");
+    }
+
+    #[track_caller]
+    fn check(fields: &str, wanted: &str, style: Style) {
+        let line = format!("{{\"seq\":1,\"time\":\"2026-11-23T10:00:00Z\",{fields}}}");
+        let text = Shown::new(false).line(line.as_bytes());
+        assert!(text.ends_with(&format!("  {wanted}\n")), "{text}");
+        let fields: Value = serde_json::from_str(&line).unwrap();
+        let found = super::style(&|name| fields[name].as_str().unwrap_or_default().to_owned());
+        assert_eq!(found, style);
+    }
+
+    #[test]
+    fn what_was_refused_says_why() {
+        check(
+            r#""kind":"operation","op":"create","decision":"denied","rule":"no","path":"/a",
+            "result":"EACCES","count":2,"reason":"not here""#,
+            "create /a denied by no EACCES, 2 times: not here",
+            DENIED,
+        );
+        check(
+            r#""kind":"operation","op":"move-source","decision":"denied","gate":"none","path":"/a",
+            "target":"/b","result":"EACCES","reason":"no gate leads from a to b""#,
+            "move-source /a -> /b denied EACCES: no gate leads from a to b",
+            DENIED,
+        );
+        check(
+            r#""kind":"check","txid":"01M","gate":"g","run":["/bin/sh","-c","a\n\nb"],"path":"/a",
+            "result":"failed","reason":"exit code 1","line":"it has a key""#,
+            "check failed /a 01M, exit code 1: it has a key, by /bin/sh -c 'a b'",
+            TROUBLE,
+        );
+        check(
+            r#""kind":"check","txid":"01M","gate":"g","run":["/bin/true"],"path":"/a",
+            "result":"passed""#,
+            "check passed /a 01M, by /bin/true",
+            Style::new(),
+        );
     }
 }
