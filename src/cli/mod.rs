@@ -140,7 +140,6 @@ mod tests {
         check("octroi audit prove 7 -o -", true);
         check("octroi audit witness --to file --once", true);
         check("octroi audit witness -- ssh elsewhere cat", true);
-        check("octroi audit witness", false);
         check("octroi audit accept-loss --why restored --view lab.toml", true);
         check("octroi audit accept-loss --view lab.toml", false);
         check("octroi reload --view lab --json", true);

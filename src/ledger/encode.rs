@@ -89,6 +89,12 @@ pub fn decode_line(line: &[u8]) -> Result<Entry, String> {
     decode(line).map(|decoded| decoded.entry)
 }
 
+/// Whether a line (without its newline) has the checksum that it was written with; the error says what is
+/// wrong, in words.
+pub fn check_line(line: &[u8]) -> Result<(), String> {
+    checked(line).map(|_content| ())
+}
+
 /// The beginning of a line that checked.
 pub struct Head<'a> {
     /// Its position.

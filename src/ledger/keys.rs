@@ -18,7 +18,8 @@ use crate::storage::Storage;
 
 /// File name of the private key in the state folder.
 pub const KEY: &str = "key";
-const NEW_KEY: &str = "key.new";
+/// The same until the key's first checkpoint is published.
+pub const NEW_KEY: &str = "key.new";
 /// How the checkpoint in the ledger's own folder is called in messages.
 pub const OWN: &str = "the ledger's own checkpoint";
 

@@ -44,6 +44,31 @@ fn branches_that_were_away_when_a_loss_was_accepted_come_back() {
 }
 
 #[test]
+fn only_a_run_that_is_known_to_have_been_cut_off_leaves_a_gap() {
+    let gaps = |state: &State| {
+        let is_gap = |line: &&Vec<u8>| line.windows(12).any(|part| part == b"\"kind\":\"gap\"");
+        state.lines().iter().filter(is_gap).count()
+    };
+    // Its end, which is lost, had said that it stopped cleanly.
+    let state = State::new();
+    state.run(&["/a", "/b"]);
+    lose_all_but(&state, 4);
+    assert_eq!(gaps(&state), 0);
+    let mut bad = state.lines();
+    bad[4][20] ^= 1;
+    state.write("ledger/00000001.jsonl", joined(&bad));
+    state.open_to(Some("a bad sector")).unwrap().0.close().unwrap();
+    assert_eq!(gaps(&state), 0);
+    // Nothing of it is lost but the key.
+    let (ledger, _) = state.open_to(None).unwrap();
+    ledger.append(operation("/c", false), Durability::Sync).unwrap();
+    ledger.close().unwrap();
+    std::fs::remove_file(state.path("key")).unwrap();
+    state.open_to(Some("the key is gone")).unwrap().0.close().unwrap();
+    assert_eq!(gaps(&state), 1);
+}
+
+#[test]
 fn what_a_loss_did_not_know_of_is_refused() {
     let mut state = State::new();
     state.run(&["/a"]);

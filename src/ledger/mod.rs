@@ -49,6 +49,7 @@ mod evidence;
 pub mod fuzzing;
 mod health;
 mod index;
+mod inspect;
 mod keys;
 #[cfg(test)]
 mod loss_crash_tests;
@@ -84,8 +85,9 @@ mod writer;
 
 use accounted::Accounted;
 use checkpoint::Checkpoint;
-pub use encode::decode_line;
+pub use encode::{check_line, decode_line};
 use health::Health;
+pub use inspect::Inspected;
 use note::VerifierKey;
 pub use reader::{Lines, Reader};
 pub use record::{Durability, Record};
@@ -161,7 +163,8 @@ pub enum LedgerError {
         "it is not the ledger that was signed: {}; nothing was changed\n\
          hint: restore the state folder from a copy; if what is lost cannot be had back, octroi audit \
          accept-loss --why TEXT records that and begins a new key; what it takes out of the ledger it keeps \
-         in evidence/ of the state folder",
+         in evidence/ of the state folder; a branch that comes from another view is taken with octroi \
+         mount --adopt NAME",
         found.join("; ")
     )]
     Differs {
@@ -228,19 +231,6 @@ struct Sealing<S: Storage> {
 }
 
 impl<S: Storage> Ledger<S> {
-    /// Checks every line of a ledger that is not in use and hands each entry to `replay`, as
-    /// [`Ledger::open`] does, and changes nothing: a torn end is only counted.
-    pub fn inspect(
-        storage: &S,
-        dir: &S::Dir,
-        replay: &mut dyn FnMut(&Entry),
-    ) -> Result<Opened, LedgerError> {
-        let replayed =
-            replay::replay(storage, dir, replay::Terms::default(), &mut |line| replay(line.entry))?;
-        let replay::Replayed { torn_bytes, unclean, .. } = replayed;
-        Ok(Opened { torn_bytes, unclean, ..Opened::default() })
-    }
-
     /// Opens the ledger in `dir`, checks every line, hands each entry to `replay` in order, repairs a
     /// torn end, and starts the writer. An empty directory becomes a new ledger. After an
     /// unclean stop a `gap` record is appended. `view` goes into version records. Nothing is signed.
@@ -297,7 +287,8 @@ impl<S: Storage> Ledger<S> {
         }
         let mut opened = Opened {
             torn_bytes: replayed.torn_bytes,
-            unclean: replayed.unclean,
+            // Where lines are known to be missing the loss says so, and how the last run ended is not known.
+            unclean: replayed.unclean && replayed.next_seq >= least,
             ..Opened::default()
         };
         let durable = finished.as_ref().map(|_| Arc::new(Durable::default()));

@@ -211,6 +211,12 @@ impl Reader {
         let part = self.parts.iter().rfind(|part| part.start <= offset);
         part.map_or_else(String::new, |part| part.name.clone())
     }
+
+    /// The segment that an offset is in, and where it begins.
+    pub fn part_at(&self, offset: u64) -> Option<(&str, u64)> {
+        let part = self.parts.iter().rfind(|part| part.start <= offset)?;
+        Some((&part.name, part.start))
+    }
 }
 
 /// See [`Reader::lines`].

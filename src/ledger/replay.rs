@@ -37,7 +37,7 @@ pub struct Replayed {
     pub next_seq: u64,
     /// Bytes that were cut off.
     pub torn_bytes: u64,
-    /// The last record is neither `mounted` nor `unmounted`.
+    /// The last record is neither `mounted` nor `unmounted`, and no damage was accepted before it.
     pub unclean: bool,
     /// What is to be done before writing goes on.
     pub repairs: Vec<Repair>,
@@ -237,7 +237,8 @@ pub fn replay<S: Storage>(
         result.repairs.push(Repair::Remove { segment: number });
         result.torn_bytes = result.torn_bytes.saturating_add(length);
     }
-    result.unclean = serving || result.torn_bytes > 0;
+    // What damage takes out may have had the end of the last run, and its loss is recorded.
+    result.unclean = result.damage.is_empty() && (serving || result.torn_bytes > 0);
     Ok(result)
 }
 

@@ -436,7 +436,7 @@ fn an_accepted_loss_is_recorded_and_begins_a_new_key() {
     let old = state.key().verifier().to_string();
     assert!(matches!(state.open_to(Some("why")).map(drop), Err(LedgerError::NothingLost)));
     state.write("ledger/00000001.jsonl", joined(&lines[..2]));
-    state.refused(&["vouches for 5 lines"]);
+    state.refused(&["vouch for 5 lines"]);
     let (ledger, opened) = state.open_to(Some("the disk failed")).unwrap();
     assert_eq!(opened.lost.len(), 2);
     ledger.append(unmounted(), Durability::Sync).unwrap();

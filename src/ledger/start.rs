@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::accounted::Accounted;
 use super::checkpoint::Checkpoint;
 use super::evidence::Evidence;
-pub use super::keys::KEY;
+pub use super::keys::{KEY, NEW_KEY};
 use super::keys::{Keys, OWN};
 use super::note::NoteSigner;
 use super::pruned;
@@ -311,39 +311,34 @@ impl<S: Storage> Start<S> {
         accounted
     }
 
-    fn not_ours(&self, place: &str, origin: &str) -> String {
+    /// What is to be said after the place of a checkpoint that our key did not sign.
+    fn not_ours(&self, origin: &str) -> String {
         let ours = self.signer.verifier().name();
         if !self.found_key {
-            return format!(
-                "{place} was signed by a key that is not there, {} (the state folder is gone or another; a branch \
-                 that comes from another view is taken with octroi mount --adopt)",
-                plain(origin)
-            );
+            return format!("was signed by a key that is not there, {}", plain(origin));
         }
         if origin == ours {
-            return format!(
-                "{place} is not as this ledger's key has signed it; if that file is damaged, remove it"
-            );
+            return "is not as this ledger's key has signed it; if that file is damaged, remove it"
+                .to_owned();
         }
-        format!(
-            "{place} is of another ledger or key: {}, not {ours} (a branch that comes from another view is taken \
-             with octroi mount --adopt)",
-            plain(origin)
-        )
+        format!("is of another ledger or key: {}, not {ours}", plain(origin))
     }
 
-    /// What differs, in words; none if the ledger extends all that vouches for it.
-    fn problems(&self) -> Vec<String> {
-        let mut found = self.problems.clone();
+    /// What differs; nothing if the ledger extends all that vouches for it.
+    fn problems(&self) -> Vec<Difference> {
+        let mut found: Vec<Difference> = self.problems.iter().map(Difference::of_all).collect();
         let first = self.front.as_ref().map_or(0, |(first, _)| *first);
         if first > self.pruned {
-            found.push(format!(
+            found.push(Difference::of_all(format!(
                 "the lines before seq {first} are missing, and did not leave by age or size"
-            ));
+            )));
         }
         if let Some(named) = self.named.as_ref().filter(|named| **named != self.key_text()) {
             let how = if self.found_key { "is another" } else { "is not there" };
-            found.push(format!("its lines name the key {}, and {KEY} {how}", plain(named)));
+            let named = plain(named);
+            found.push(Difference::of_all(format!(
+                "its lines name the key {named}, and {KEY} {how}"
+            )));
         }
         let lines = self.builder.size();
         let accounted = self.accounted();
@@ -355,24 +350,69 @@ impl<S: Storage> Start<S> {
                 continue;
             }
             let size = checkpoint.size;
-            match self.roots.get(&size) {
+            let what = match self.roots.get(&size) {
                 _ if Checkpoint::open(note, self.signer.verifier()).is_err() => {
-                    found.push(self.not_ours(place, &checkpoint.origin));
+                    self.not_ours(&checkpoint.origin)
                 }
-                Some(Some(root)) if *root == checkpoint.root => {}
-                Some(Some(_)) => found.push(match self.differs.filter(|(_, seq)| *seq < size) {
+                Some(Some(root)) if *root == checkpoint.root => continue,
+                Some(Some(_)) => match self.differs.filter(|(_, seq)| *seq < size) {
                     Some((segment, seq)) => format!(
-                        "{place} vouches for other lines: seq {seq} in segment {segment:08}.jsonl \
-                         is not the line that was signed"
+                        "vouches for other lines: seq {seq} in segment {segment:08}.jsonl is not \
+                         the line that was signed"
                     ),
-                    None => format!("{place} vouches for other lines than the first {size}"),
-                }),
-                _ => found
-                    .push(format!("{place} vouches for {size} lines, and the ledger has {lines}")),
-            }
+                    None => format!("vouches for other lines than the first {size}"),
+                },
+                _ => format!("vouches for {size} lines, and the ledger has {lines}"),
+            };
+            found.push(Difference { place: Some(place.clone()), what });
         }
         found
     }
+}
+
+/// Something by which a ledger is not the one that was signed.
+struct Difference {
+    /// The checkpoint that shows it, where it is one.
+    place: Option<String>,
+    /// In words, after the place.
+    what: String,
+}
+
+impl Difference {
+    fn of_all(what: impl ToString) -> Self {
+        Self { place: None, what: what.to_string() }
+    }
+}
+
+/// Each by itself.
+fn one_by_one(found: Vec<Difference>) -> impl Iterator<Item = String> {
+    found.into_iter().map(|Difference { place, what }| match place {
+        Some(place) => format!("{place} {what}"),
+        None => what,
+    })
+}
+
+/// The same of several checkpoints is said once.
+fn together(found: Vec<Difference>) -> Vec<String> {
+    let mut groups: Vec<(Vec<String>, String)> = Vec::new();
+    for Difference { place, what } in found {
+        match groups.iter_mut().find(|(places, same)| !places.is_empty() && *same == what) {
+            Some((places, _)) => places.extend(place),
+            None => groups.push((place.into_iter().collect(), what)),
+        }
+    }
+    let said = |(places, what): (Vec<String>, String)| match places.as_slice() {
+        [] => what,
+        [one] => format!("{one} {what}"),
+        [some @ .., last] => {
+            let many = [("was ", "were "), ("is ", "are "), ("vouches ", "vouch ")];
+            let many = many
+                .iter()
+                .find_map(|(one, many)| what.strip_prefix(one).map(|rest| format!("{many}{rest}")));
+            format!("{} and {last} {}", some.join(", "), many.unwrap_or(what))
+        }
+    };
+    groups.into_iter().map(said).collect()
 }
 
 /// Text from outside, fit for a message.

@@ -274,4 +274,27 @@ fn export_and_report_say_what_happened() {
     let ended = octroi(["audit", "report", "--view", scene.config().to_str().expect("UTF-8")]);
     assert!(ended.out.contains("**PROBLEM**"), "{}", ended.out);
     ended.fails(1);
+    // A forged line is shown, told once, and no success.
+    let number =
+        text.lines().position(|line| line.contains("\"op\":\"mkdir\"")).expect("a mkdir") + 1;
+    let told = format!("octroi: warning: 00000001.jsonl line {number} is not as it was written");
+    let view = ["--view", scene.config().to_str().expect("UTF-8")].map(str::to_owned);
+    let read = |arguments: &str| {
+        let arguments = arguments.split(' ').map(str::to_owned);
+        octroi(["audit".to_owned()].into_iter().chain(arguments).chain(view.clone()))
+    };
+    for arguments in ["query", "query --op rmdir", "export", "tail -n 1000", "tail --op rmdir"] {
+        let ended = read(arguments);
+        assert!(ended.out.contains("\"op\":\"rmdir\""), "{arguments}: {ended:?}");
+        assert_eq!(ended.err.matches(&told).count(), 1, "{arguments}: {ended:?}");
+        assert!(ended.fails(1).contains("1 line that was found is not as written"), "{arguments}");
+    }
+    let ocsf = read("export --format ocsf");
+    assert!(ocsf.err.contains(&told), "{ocsf:?}");
+    ocsf.fails(1);
+    for arguments in ["query --denied", "export --denied", "tail -n 1"] {
+        let ended = read(arguments);
+        assert_eq!(ended.err, "", "{arguments}");
+        ended.ok();
+    }
 }

@@ -329,7 +329,50 @@ fn signatures_and_copies_are_looked_at_and_said_to_be() {
     fs::write(&copy, [whole.as_slice(), b"x"].concat()).expect("write");
     finds(&scene, &["ledger: the copy in branch inbox"]);
     fs::write(&copy, whole).expect("write");
+    let key = scene.state().join("key");
+    fs::rename(&key, scene.base().join("key")).expect("mv");
+    let found = findings(&scene, &[]);
+    assert!(found.iter().any(|one| one.starts_with("ledger: key is missing")), "{found:?}");
+    let all = "the copy in branch inbox, the copy in branch other and the copy in branch review were signed \
+               by a key that is not there";
+    assert!(found.iter().any(|one| one.contains(all)), "{found:?}");
+    fs::write(&key, "garbled").expect("write");
+    let found = findings(&scene, &[]);
+    assert!(found.iter().any(|one| one == "ledger: key is damaged"), "{found:?}");
+    fs::rename(scene.base().join("key"), &key).expect("mv");
+    fsck(&scene, &[]).ok();
     let tile = "find state/ledger/tile -type f | xargs sed -i 's/^./\\x00/'";
     sh(scene.base(), tile).ok();
     finds(&scene, &["ledger: tile/0/000.p"]);
+}
+
+#[test]
+fn a_view_without_its_ledger_is_not_taken_for_a_new_one() {
+    let scene = used();
+    let told = |scene: &Scene| {
+        let said = fsck(scene, &[]).out;
+        assert!(!said.contains("is new") && !said.contains("adopts it"), "{said}");
+        assert!(said.contains("not compared: inbox, other, review"), "{said}");
+    };
+    let segment = scene.state().join("ledger/00000001.jsonl");
+    let good = fs::read(&segment).expect("the segment");
+    let mut bad = good.clone();
+    bad[good.len() / 2] ^= 1;
+    fs::write(&segment, &bad).expect("write");
+    finds(&scene, &["is damaged at line"]);
+    told(&scene);
+    fs::remove_dir_all(scene.state().join("ledger")).expect("rm");
+    finds(&scene, &["ledger: cannot open"]);
+    told(&scene);
+    fs::remove_dir_all(scene.state()).expect("rm");
+    finds(&scene, &["is no state folder, and there was one: the copy in branch inbox"]);
+    told(&scene);
+    assert!(!scene.state().exists(), "it made something");
+    // A branch that was in another view is one that mounting adopts.
+    for branch in ["inbox", "other", "review"] {
+        fs::remove_file(scene.branch(branch).join(".octroi/checkpoint")).expect("rm");
+    }
+    let said = fsck(&scene, &[]).ok();
+    assert!(said.contains("branch inbox is new here, and has the id"), "{said}");
+    scene.mount().unmount();
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::harness::{Ended, OCTROI, Scene, sh, wait_for};
+use crate::harness::{Ended, OCTROI, Scene, octroi, sh, wait_for};
 
 /// Runs `octroi audit` on a view that is not mounted.
 #[track_caller]
@@ -98,7 +98,7 @@ fn what_is_mounted_verifies_and_serves_its_tree() {
     let proven = audit(&scene, "prove 0 -o -").ok();
     assert!(proven.starts_with("c2sp.org/tlog-proof@v1\n"), "{proven}");
     let said = audit(&scene, "prove 1000000").fails(1);
-    assert!(said.contains("no checkpoint covers it"), "{said}");
+    assert!(said.contains("the ledger has no such record, its last is "), "{said}");
 }
 
 #[test]
@@ -138,10 +138,61 @@ fn a_witness_goes_on_after_half_a_line() {
     sh(scene.base(), &format!("{torn} && {witness} --to seen")).ok();
     let said = audit(&scene, "verify --witness seen").ok();
     assert!(
-        said.contains("1 checkpoint agrees") && said.contains("seen line 1 is no checkpoint"),
+        said.contains("1 checkpoint agrees") && said.contains("seen line 1 is the beginning"),
         "{said}"
     );
     sh(scene.base(), &format!("{witness} --to seen && wc -l <seen | grep -x 2")).ok();
+}
+
+#[test]
+fn a_file_without_checkpoints_is_no_witness() {
+    let scene = used();
+    let witness = format!("{OCTROI} audit witness --once --view {}", scene.config().display());
+    sh(scene.base(), &format!("{witness} --to seen; : >empty; echo octroi/x+1+2 >lab.pub")).ok();
+    sh(scene.base(), "cat seen lab.pub >both").ok();
+    for (file, what) in [
+        ("empty", "empty: it has no checkpoint"),
+        ("lab.pub", "lab.pub line 1: it is no checkpoint"),
+        ("both", "both line 2: it is no checkpoint"),
+    ] {
+        let said = audit(&scene, &format!("verify --witness {file}"));
+        assert!(said.out.contains(what) && said.out.contains("witness"), "{}", said.out);
+        said.fails(1);
+        let said = audit(&scene, &format!("verify --json --witness {file}"));
+        let report: Value = serde_json::from_str(&said.out).expect("JSON");
+        assert_ne!(report["problems"], Value::Array(Vec::new()));
+        said.fails(1);
+    }
+}
+
+#[test]
+fn a_ledger_without_its_key_is_told_also_where_the_key_is_given() {
+    let scene = used();
+    let mount = scene.mount();
+    mount.sh("cp .audit/key.pub ../lab.pub").ok();
+    mount.unmount();
+    let verify = "verify --key lab.pub";
+    audit(&scene, verify).ok();
+    let key = scene.state().join("key");
+    // As a crash leaves it that came before the key got its name.
+    let new = scene.state().join("key.new");
+    fs::rename(&key, &new).expect("mv");
+    audit(&scene, verify).ok();
+    audit(&scene, "verify").ok();
+    let other = used();
+    for wrong in [None, Some(b"garbled".to_vec()), fs::read(other.state().join("key")).ok()] {
+        let _ = fs::remove_file(&new);
+        match wrong {
+            None => {}
+            Some(bytes) => fs::write(&key, bytes).expect("write"),
+        }
+        let said = audit(&scene, verify);
+        assert!(said.out.contains("PROBLEM   key: the ledger"), "{}", said.out);
+        said.fails(1);
+        let said = audit(&scene, "report");
+        assert!(!said.out.contains("everything is as it was signed"), "{}", said.out);
+        said.fails(1);
+    }
 }
 
 #[test]
@@ -160,6 +211,7 @@ fn a_branch_of_another_view_that_is_only_read_needs_no_adoption() {
     }
     let said = audit(&scene, "verify").ok();
     assert!(said.contains("1 agree"), "{said}");
+    octroi(["fsck", "--view", scene.config().to_str().expect("UTF-8")]).ok();
     assert_eq!(
         fs::read(copy_of(&scene, "archive")).expect("kept"),
         fs::read(copy_of(&other, "inbox")).expect("one")
@@ -205,7 +257,8 @@ fn a_state_folder_that_was_rolled_back_is_refused_until_the_loss_is_accepted() {
     mount.unmount();
     roll_back(&scene);
     let said = scene.mount_refused(&[]).err;
-    assert!(said.contains("the copy in branch inbox vouches for"), "{said}");
+    let all = "the copy in branch inbox, the copy in branch other and the copy in branch review vouch for";
+    assert!(said.contains(all), "{said}");
     assert!(said.contains("accept-loss"), "{said}");
     let said = audit(&scene, "verify");
     assert!(said.out.contains("the copy in branch inbox"), "{}", said.out);
@@ -247,6 +300,8 @@ fn a_damaged_line_is_refused_until_the_loss_is_accepted_and_is_kept() {
     )
     .ok();
     let mount = scene.mount();
+    let is_gap = |line: &Value| line["kind"] == "gap";
+    assert!(!mount.ledger().iter().any(is_gap), "the last run stopped cleanly");
     mount.sh("cat inbox/g && echo goes >inbox/on && mv inbox/on review/on").ok();
     mount.unmount();
     let said = audit(&scene, "verify").ok();
@@ -258,7 +313,9 @@ fn a_lost_state_folder_is_refused_and_branches_of_other_views_are_adopted() {
     let scene = used();
     fs::remove_dir_all(scene.state()).expect("removed");
     let said = scene.mount_refused(&[]).err;
-    assert!(said.contains("was signed by a key that is not there"), "{said}");
+    let all = "the copy in branch inbox, the copy in branch other and the copy in branch review were signed by a \
+               key that is not there, octroi/";
+    assert!(said.contains(all) && said.matches("--adopt").count() == 1, "{said}");
     let all = ["--adopt", "inbox", "--adopt", "other", "--adopt", "review"];
     let mount = scene.mount_with(&all);
     mount.unmount();
@@ -327,7 +384,17 @@ fn a_witness_remembers_what_the_ledger_was() {
     keep(&scene);
     let mount = scene.mount();
     let witness = format!("{OCTROI} audit witness --once --view {}", scene.config().display());
-    sh(scene.base(), &format!("{witness} --to seen && {witness} --to seen")).ok();
+    let outside = sh(scene.base(), &format!("{witness} --to seen && {witness} --to seen"));
+    assert!(!outside.err.contains("warning"), "{outside:?}");
+    for (file, what) in [
+        ("mnt/inbox/seen", "is in the view itself: each checkpoint that is appended makes another"),
+        ("branches/other/seen", "is in branch other of the view"),
+        ("state/seen", "is in the state folder"),
+    ] {
+        let told = sh(scene.base(), &format!("{witness} --to {file} && rm {file}"));
+        assert!(told.err.contains(&format!("octroi: warning: {file} {what}")), "{told:?}");
+        told.ok();
+    }
     mount.sh("echo more >inbox/more").ok();
     mount.unmount();
     let said = sh(scene.base(), &format!("{witness} -- tee piped && {witness} --to seen")).ok();
@@ -335,6 +402,8 @@ fn a_witness_remembers_what_the_ledger_was() {
     let lines = fs::read_to_string(scene.base().join("seen")).expect("seen");
     assert_eq!(lines.lines().count(), 2, "{lines}");
     audit(&scene, "verify --witness seen").ok();
+    let said = sh(scene.base(), &witness).fails(2);
+    assert!(said.contains("--to FILE, or -- COMMAND, or both"), "{said}");
     let said = sh(scene.base(), &format!("{witness} -- false")).fails(1);
     assert!(said.contains("cannot carry a checkpoint away"), "{said}");
     // Whoever rewrites all that is here does not reach the witness.

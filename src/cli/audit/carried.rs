@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ledger::CheckpointCopy;
 use crate::ledger::note::NOTE_MAX;
+use crate::types::counted;
 
 use super::super::failure::{Failure, cannot};
 
@@ -17,6 +18,9 @@ use super::super::failure::{Failure, cannot};
 const WRONG_MAX: usize = 10;
 /// Bytes of a line that are read: more than any checkpoint has.
 const LINE_MAX: u64 = 2 * NOTE_MAX as u64;
+
+/// How each line begins: by the first field of [`Seen`].
+const BEGINNING: &[u8] = b"{\"time\":\"";
 
 /// A line.
 #[derive(Serialize, Deserialize)]
@@ -38,11 +42,25 @@ pub(super) struct Carried {
 
 #[derive(Default)]
 struct Told {
-    /// What is to be said of lines that are none: a crash may leave a part of one.
-    wrong: Vec<String>,
+    /// Checkpoints.
+    checkpoints: u64,
+    /// Lines that are none, from the first on: place and reason.
+    wrong: Vec<(String, String)>,
+    /// How many more.
+    more_wrong: u64,
+    /// Beginnings of lines, as a crash of the witness leaves them.
+    torn: Vec<String>,
     /// The lines up to here were looked at.
     looked: u64,
     failed: Option<io::Error>,
+}
+
+/// What is to be said of a file, beside its checkpoints.
+pub(super) struct Judged {
+    /// What it lacks and what does not belong there: places and words.
+    pub problems: Vec<(String, String)>,
+    /// What is no problem and worth knowing.
+    pub notes: Vec<String>,
 }
 
 impl Carried {
@@ -89,28 +107,53 @@ impl Carried {
                 told.looked = told.looked.max(number);
                 match serde_json::from_slice::<Seen>(&line) {
                     Ok(seen) => {
+                        let more = u64::from(!again);
+                        told.checkpoints = told.checkpoints.saturating_add(more);
                         let note = seen.checkpoint.into_bytes();
                         return Some(CheckpointCopy { place, note, adopted: false });
                     }
-                    Err(error) if !again && told.wrong.len() < WRONG_MAX => {
-                        let what = format!("{place} is no checkpoint, and left out: {error}");
-                        told.wrong.push(what);
+                    Err(_) if again => {}
+                    Err(_) if is_torn(&line) => {
+                        if told.torn.len() < WRONG_MAX {
+                            told.torn.push(place);
+                        }
                     }
-                    Err(_) => {}
+                    Err(error) if told.wrong.len() < WRONG_MAX => {
+                        told.wrong.push((place, format!("it is no checkpoint: {error}")));
+                    }
+                    Err(_) => told.more_wrong = told.more_wrong.saturating_add(1),
                 }
             }
         })
     }
 
     /// What is to be said of it, once it was read.
-    pub(super) fn wrong(&self) -> Result<Vec<String>, Failure> {
+    pub(super) fn judged(&self) -> Result<Judged, Failure> {
         let mut told = self.told.borrow_mut();
         if let Some(error) = told.failed.take() {
             let attempt = format!("read the checkpoints in {}", self.path.display());
             return Err(cannot(attempt)(error));
         }
-        Ok(told.wrong.clone())
+        let mut problems = told.wrong.clone();
+        let path = self.path.display().to_string();
+        if told.more_wrong > 0 {
+            let more = counted(told.more_wrong, "more line is", "more lines are");
+            problems.push((path.clone(), format!("{more} no checkpoints")));
+        }
+        if told.checkpoints == 0 {
+            problems.push((path, "it has no checkpoint".to_owned()));
+        }
+        let torn = |place: &String| {
+            format!("{place} is the beginning of a checkpoint, as a crash leaves it, and left out")
+        };
+        Ok(Judged { problems, notes: told.torn.iter().map(torn).collect() })
     }
+}
+
+/// Whether a line has begun as one and has not come to its end.
+fn is_torn(line: &[u8]) -> bool {
+    let line = line.trim_ascii_end();
+    line.starts_with(BEGINNING) && !line.ends_with(b"}")
 }
 
 #[cfg(test)]
@@ -135,6 +178,44 @@ mod tests {
             let notes: Vec<Vec<u8>> = carried.all().map(|copy| copy.note).collect();
             assert_eq!(notes, [b"a", b"b"]);
         }
-        assert!(carried.wrong().unwrap().is_empty());
+        let judged = carried.judged().unwrap();
+        assert!(judged.problems.is_empty() && judged.notes.is_empty());
+    }
+
+    /// Reads a file twice, as verifying does.
+    #[track_caller]
+    fn check(text: &[u8], problems: &[&str], notes: usize) {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text).unwrap();
+        let carried = Carried::open(file.path()).unwrap();
+        let _ = (carried.all().count(), carried.all().count());
+        let judged = carried.judged().unwrap();
+        let path = file.path().display().to_string();
+        let said = judged.problems.iter().map(|(place, what)| {
+            format!("{}: {what}", place.strip_prefix(&path).unwrap().trim_start())
+        });
+        let said: Vec<String> = said.collect();
+        assert_eq!(said.len(), problems.len(), "{said:?}");
+        let all = said.iter().zip(problems).all(|(said, wanted)| said.starts_with(wanted));
+        assert!(all, "{said:?}");
+        assert_eq!(judged.notes.len(), notes);
+    }
+
+    #[test]
+    fn a_file_that_witnesses_nothing_is_told() {
+        const NONE: &str = ": it has no checkpoint";
+        let line = serde_json::to_string(&Seen { time: "t".into(), checkpoint: "c".into() });
+        let line = line.unwrap();
+        assert!(line.as_bytes().starts_with(BEGINNING), "{line}");
+        check(b"", &[NONE], 0);
+        check(b"octroi/lab/1+2+3\n", &["line 1: it is no checkpoint: ", NONE], 0);
+        let torn = line.get(..20).unwrap();
+        check(torn.as_bytes(), &[NONE], 1);
+        check(format!("{torn}\n{line}\n").as_bytes(), &[], 1);
+        check(format!("{line}\nx\n").as_bytes(), &["line 2: it is no checkpoint: "], 0);
+        let many = format!("{line}\n{}", "x\n".repeat(WRONG_MAX + 2));
+        let mut wanted = vec![""; WRONG_MAX];
+        wanted.push(": 2 more lines are no checkpoints");
+        check(many.as_bytes(), &wanted, 0);
     }
 }

@@ -14,7 +14,8 @@ use super::search::Search;
 ///
 /// As JSON lines, as they are in the ledger, or as events of the class File System Activity (1001) of
 /// OCSF 1.3: one for each operation and for each crossing that has ended. What is no such activity
-/// (changes of the policy, gaps, what left hold) is left out there.
+/// (changes of the policy, gaps, what left hold) is left out there, and so are lines that are not as they
+/// were written: the first of them is told on standard error, and the exit code is 1.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     octroi audit export --format ocsf --since 1d > events.jsonl\n  \
@@ -45,8 +46,9 @@ pub(super) fn run(args: &ExportArgs) -> Result<(), Failure> {
     let mut printer = Printer::new();
     let mut exporter = Exporter::new();
     let mut found = false;
-    search.log.each_match(&search.filter, |line| {
+    search.log.each_match(&search.filter, |at, line| {
         found = true;
+        search.damage.look(&search.log, at, line);
         match args.format {
             Format::Json => Ok(printer.print(line)? && printer.print(b"\n")?),
             Format::Ocsf => match exporter.event(line) {
@@ -60,5 +62,6 @@ pub(super) fn run(args: &ExportArgs) -> Result<(), Failure> {
     if !found {
         search.nothing_found();
     }
-    printer.finish()
+    printer.finish()?;
+    search.damage.judge()
 }

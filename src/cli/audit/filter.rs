@@ -280,11 +280,12 @@ impl Filter {
         !any && operations.is_empty() && branches.is_empty() && since.is_none() && until.is_none()
     }
 
-    /// Hands out the lines of a piece that fit, without their newlines; false once `see` has enough.
+    /// Hands out the lines of a piece that fit, without their newlines, each with where it begins; false once
+    /// `see` has enough.
     pub(super) fn each_match(
         &self,
         piece: &[u8],
-        see: &mut impl FnMut(&[u8]) -> Result<bool, Failure>,
+        see: &mut impl FnMut(usize, &[u8]) -> Result<bool, Failure>,
     ) -> Result<bool, Failure> {
         let mut rest = piece;
         while !rest.is_empty() {
@@ -295,10 +296,11 @@ impl Filter {
                 let start = memchr::memrchr(b'\n', before).map_or(0, |at| at.saturating_add(1));
                 rest = rest.get(start..).unwrap_or_default();
             }
+            let at = piece.len().saturating_sub(rest.len());
             let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
             let (line, after) = rest.split_at(end);
             rest = after.strip_prefix(b"\n").unwrap_or(after);
-            if !line.is_empty() && self.fits(line) && !see(line)? {
+            if !line.is_empty() && self.fits(line) && !see(at, line)? {
                 return Ok(false);
             }
         }
@@ -409,7 +411,8 @@ mod tests {
         assert_eq!(alone, expected, "{arguments:?}");
         let mut found = Vec::new();
         let piece = LINES.join("\n") + "\n";
-        let more = filter.each_match(piece.as_bytes(), &mut |line| {
+        let more = filter.each_match(piece.as_bytes(), &mut |at, line| {
+            assert!(piece.as_bytes()[at..].starts_with(line), "not at {at}");
             found.push(LINES.iter().position(|known| known.as_bytes() == line).expect("a line"));
             Ok(true)
         });

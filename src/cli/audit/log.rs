@@ -72,17 +72,17 @@ impl Log {
 
     /// Hands out each line that there is now, without its newline, in order.
     pub(in crate::cli) fn each_line(&self, mut see: impl FnMut(&[u8])) -> Result<(), Failure> {
-        self.each_match(&Filter::default(), |line| {
+        self.each_match(&Filter::default(), |_at, line| {
             see(line);
             Ok(true)
         })
     }
 
-    /// Hands out each line that fits a filter, in order, until `see` has enough.
+    /// Hands out each line that fits a filter, in order, with its offset, until `see` has enough.
     pub(super) fn each_match(
         &self,
         filter: &Filter,
-        mut see: impl FnMut(&[u8]) -> Result<bool, Failure>,
+        mut see: impl FnMut(u64, &[u8]) -> Result<bool, Failure>,
     ) -> Result<(), Failure> {
         if let (Some(txid), Self::Segments(reader)) = (filter.tx(), self) {
             return each_of_transaction(reader, txid, filter, see);
@@ -94,6 +94,7 @@ impl Log {
             if next == offset {
                 break;
             }
+            let mut see = |at, line: &[u8]| see(offset.saturating_add(at as u64), line);
             if !filter.each_match(&piece, &mut see)? {
                 break;
             }
@@ -145,6 +146,25 @@ impl Log {
         Ok((bytes, offset.saturating_add(length as u64)))
     }
 
+    /// Where the line at an offset is, for messages: file and number.
+    pub(super) fn place(&self, offset: u64) -> io::Result<String> {
+        let (name, mut at) = match self {
+            Self::Segments(reader) => reader.part_at(offset).unwrap_or_default(),
+            Self::File(_) => ("log.jsonl", 0),
+        };
+        let mut number = 1_usize;
+        while at < offset {
+            let length = offset.saturating_sub(at).min(PIECE as u64);
+            let piece = self.read_at(at, usize::try_from(length).unwrap_or(PIECE))?;
+            if piece.is_empty() {
+                break;
+            }
+            number = number.saturating_add(memchr::memchr_iter(b'\n', &piece).count());
+            at = at.saturating_add(piece.len() as u64);
+        }
+        Ok(format!("{name} line {number}"))
+    }
+
     /// Offset at which the last `count` lines that fit begin. Looks at pieces from the end.
     pub(super) fn last_matches(&self, filter: &Filter, count: usize) -> io::Result<u64> {
         let (first, mut end) = (self.first(), self.len()?);
@@ -187,13 +207,13 @@ fn each_of_transaction(
     reader: &Reader,
     txid: TxId,
     filter: &Filter,
-    mut see: impl FnMut(&[u8]) -> Result<bool, Failure>,
+    mut see: impl FnMut(u64, &[u8]) -> Result<bool, Failure>,
 ) -> Result<(), Failure> {
     for offset in reader.lines_of(txid).map_err(cannot("search the ledger"))? {
         let Some(line) = reader.lines(offset).next() else { break };
         let (_, line) = line.map_err(cannot("read the ledger"))?;
         let line = line.strip_suffix(b"\n").unwrap_or(&line);
-        if filter.fits(line) && !see(line)? {
+        if filter.fits(line) && !see(offset, line)? {
             break;
         }
     }
@@ -217,6 +237,23 @@ mod tests {
         check(&log, &lines, usize::MAX, 60_000);
         let file = std::fs::File::open(dir.path().join("00000001.jsonl")).expect("open");
         check(&Log::File(file), &lines, 40_000, 40_000);
+    }
+
+    #[test]
+    fn a_line_is_named_by_its_file_and_number_there() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let line = format!("{}\n", "x".repeat(999));
+        for name in ["00000003.jsonl", "00000004.jsonl"] {
+            std::fs::write(dir.path().join(name), line.repeat(1000)).expect("write");
+        }
+        let log = Log::Segments(Reader::open(dir.path()).expect("open"));
+        let place = |at| log.place(at).expect("read");
+        assert_eq!(place(0), "00000003.jsonl line 1");
+        assert_eq!(place(999_000), "00000003.jsonl line 1000");
+        assert_eq!(place(1_000_000), "00000004.jsonl line 1");
+        assert_eq!(place(1_700_000), "00000004.jsonl line 701");
+        let file = std::fs::File::open(dir.path().join("00000003.jsonl")).expect("open");
+        assert_eq!(Log::File(file).place(1000).expect("read"), "log.jsonl line 2");
     }
 
     #[track_caller]

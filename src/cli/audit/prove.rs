@@ -60,6 +60,11 @@ pub fn run(args: &ProveArgs) -> Result<(), Failure> {
                 "cannot prove record {seq}: it has left the ledger, which begins with {first}"
             )));
         }
+        if let Some(last) = last(&args.view)?.filter(|last| seq > *last) {
+            return Err(Failure::new(format!(
+                "cannot prove record {seq}: the ledger has no such record, its last is {last}"
+            )));
+        }
         if begun.elapsed() > SIGNED_WAIT {
             return Err(Failure::new(format!(
                 "cannot prove record {seq}: no checkpoint covers it"
@@ -103,11 +108,20 @@ fn proof_of(signed: &Signed, seq: u64) -> Result<Option<Vec<u8>>, Failure> {
 /// The position of the ledger's first line: those before have left.
 fn first_kept(view: &ViewOption) -> Result<Option<u64>, Failure> {
     let mut first = None;
-    Log::find(view)?.each_match(&Filter::between(None, None), |line| {
+    Log::find(view)?.each_match(&Filter::between(None, None), |_at, line| {
         first = decode_line(line).ok().map(|entry| entry.seq);
         Ok(false)
     })?;
     Ok(first)
+}
+
+/// The position of the ledger's last line, if that can be read.
+fn last(view: &ViewOption) -> Result<Option<u64>, Failure> {
+    let log = Log::find(view)?;
+    let lines = log.last_matches(&Filter::default(), 1).and_then(|at| log.whole_lines(at));
+    let (lines, _) = lines.map_err(cannot("read the ledger"))?;
+    let last = lines.strip_suffix(b"\n").unwrap_or(&lines);
+    Ok(decode_line(last).ok().map(|entry| entry.seq))
 }
 
 /// The position of a transaction's COMMIT, or of its last step if it never had one.

@@ -13,8 +13,9 @@ use super::show::Shown;
 /// Search the ledger, the oldest records first; for root, the mounting user and audit.readers.
 ///
 /// By transaction it is found by an index beside the ledger's segments, which is made when it is
-/// missing or stale; everything else is searched for. Whether lines are as they were written is asked
-/// of octroi audit verify.
+/// missing or stale; everything else is searched for. Lines whose checksum does not hold are shown too: the
+/// first of them is told on standard error, and the exit code is 1. All else that may be wrong with a
+/// ledger is for octroi audit verify.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     octroi audit query --denied --since 7d --path '/inbox/**/*.sh'\n  \
@@ -47,8 +48,9 @@ pub(super) fn run(args: &QueryArgs) -> Result<(), Failure> {
         return Ok(());
     }
     let mut found = false;
-    search.log.each_match(&search.filter, |line| {
+    search.log.each_match(&search.filter, |at, line| {
         found = true;
+        search.damage.look(&search.log, at, line);
         left = left.saturating_sub(1);
         let there = match &mut shown {
             Some(shown) => print_bytes(shown.line(line).as_bytes())?,
@@ -59,5 +61,6 @@ pub(super) fn run(args: &QueryArgs) -> Result<(), Failure> {
     if !found {
         search.nothing_found();
     }
-    printer.finish()
+    printer.finish()?;
+    search.damage.judge()
 }

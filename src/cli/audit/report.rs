@@ -44,7 +44,7 @@ pub(super) fn run(args: &ReportArgs) -> Result<(), Failure> {
     let log = Log::find(&args.view)?;
     let filter = Filter::between(args.from, args.to);
     let mut tally = Tally::default();
-    log.each_match(&filter, |line| {
+    log.each_match(&filter, |_at, line| {
         match decode_line(line) {
             Ok(entry) => tally.take(&entry),
             Err(_) => tally.unreadable = tally.unreadable.saturating_add(1),
@@ -53,9 +53,12 @@ pub(super) fn run(args: &ReportArgs) -> Result<(), Failure> {
     })?;
     let (place, verified) = verified(&args.view)?;
     print(&tally.markdown(args, &place, &verified))?;
-    let problems = verified
-        .as_ref()
-        .map_or(0, |report| (report.problems.len() as u64).saturating_add(report.more_problems));
+    let problems = match &verified {
+        Ok(report) => (report.problems.len() as u64).saturating_add(report.more_problems),
+        Err(why) => {
+            return Err(Failure::new(format!("cannot verify the ledger {place}: {why}")));
+        }
+    };
     match problems {
         0 => Ok(()),
         some => Err(Failure::new(format!(

@@ -4,6 +4,9 @@ use std::io::{self, Write as _};
 
 use jiff::Timestamp;
 
+use crate::ledger::check_line;
+use crate::types::counted;
+
 use super::super::failure::Failure;
 use super::super::output::plain;
 use super::super::target::ViewOption;
@@ -16,8 +19,38 @@ pub(super) struct Search {
     pub filter: Filter,
     /// Of which ledger.
     pub log: Log,
+    /// Lines that were found and are not as they were written.
+    pub damage: Damage,
     /// What to say if none fits.
     nothing: Option<String>,
+}
+
+/// Lines whose checksum does not hold. They are shown all the same: people read damaged ledgers.
+#[derive(Default)]
+pub(super) struct Damage {
+    lines: u64,
+}
+
+impl Damage {
+    /// Looks at a line that was found at an offset; the first bad one is told.
+    pub(super) fn look(&mut self, log: &Log, offset: u64, line: &[u8]) {
+        let Err(why) = check_line(line) else { return };
+        self.lines = self.lines.saturating_add(1);
+        if self.lines == 1 {
+            let place = log.place(offset).unwrap_or_else(|_| "a line".to_owned());
+            tell(&format!("{place} is not as it was written: {why}"));
+        }
+    }
+
+    /// A failure if there was one.
+    pub(super) fn judge(&self) -> Result<(), Failure> {
+        if self.lines == 0 {
+            return Ok(());
+        }
+        let lines = counted(self.lines, "line that was found is", "lines that were found are");
+        Err(Failure::new(format!("the ledger is damaged: {lines} not as written"))
+            .hint("octroi audit verify tells all that is wrong with it"))
+    }
 }
 
 impl Search {
@@ -33,7 +66,7 @@ impl Search {
             tell(&slip);
         }
         let nothing = filter.top().and_then(|top| scope.nothing_at(&top));
-        Ok(Self { filter, log, nothing })
+        Ok(Self { filter, log, damage: Damage::default(), nothing })
     }
 
     /// No line has fitted.

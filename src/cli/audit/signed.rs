@@ -1,6 +1,6 @@
 //! Where a signed ledger is read from: the state folder, or `.audit` of a mounted view.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use crate::control::protocol::{Answer, Request};
 use crate::ledger::CheckpointCopy;
 use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::note::{NoteSigner, VerifierKey};
+use crate::ledger::start::{KEY, NEW_KEY};
 use crate::ledger::store::TreeStore;
 use crate::ledger::verify::Source;
 use crate::storage::real::{RealDir, RealStorage};
@@ -17,7 +18,7 @@ use crate::types::{BranchMode, within};
 
 use super::super::failure::{Failure, cannot};
 use super::super::output::is_terminal;
-use super::super::target::ViewOption;
+use super::super::target::{ViewOption, mount_of_config};
 use super::super::unexpected;
 
 /// How long a branch is waited for.
@@ -39,6 +40,8 @@ pub(super) struct Signed {
     pub copies: Vec<CheckpointCopy>,
     /// The branches.
     pub branches: Vec<BranchSpec>,
+    /// Where the view is mounted, if it is.
+    pub mountpoint: Option<PathBuf>,
 }
 
 impl Signed {
@@ -48,10 +51,13 @@ impl Signed {
             let loaded = config::load(config)
                 .map_err(|errors| Failure::diagnostics(errors.render(is_terminal())))?;
             let branches = loaded.config.branches.into_iter().map(|entry| entry.spec).collect();
-            return Self::of_state(&loaded.config.state, branches);
+            let mount = mount_of_config(config, &loaded.config.view);
+            let mountpoint = mount.map(|mount| mount.mountpoint);
+            let found = Self::of_state(&loaded.config.state, branches)?;
+            return Ok(Self { mountpoint, ..found });
         }
         let view = option.find(None)?;
-        match view.client.ask(&Request::Status) {
+        let found = match view.client.ask(&Request::Status) {
             Ok(Answer::Status(status)) => {
                 let loaded = config::load(&view.client.hello.config);
                 let entries = loaded.map(|loaded| loaded.config.branches).unwrap_or_default();
@@ -60,15 +66,22 @@ impl Signed {
             }
             Ok(_) => Err(unexpected()),
             Err(_) => Self::of_audit(&view.mount.mountpoint.join(".audit")),
-        }
+        }?;
+        Ok(Self { mountpoint: Some(view.mount.mountpoint), ..found })
     }
 
     fn of_state(state: &Path, branches: Vec<BranchSpec>) -> Result<Self, Failure> {
         let ledger = state.join("ledger");
-        let key = std::fs::read_to_string(state.join("key")).map_err(|error| error.to_string());
-        let signer = key.and_then(|text| text.parse::<NoteSigner>().map_err(str::to_owned));
-        let key = signer.map(|signer| signer.verifier().clone());
-        Self::of_folder(&ledger, Source::Folder(ledger.clone()), key, branches)
+        let key = own_key(&state.join(KEY));
+        let mut found = Self::of_folder(&ledger, Source::Folder(ledger.clone()), key, branches)?;
+        if found.key.is_err()
+            && let (Ok(key), Some(note)) = (own_key(&state.join(NEW_KEY)), &found.checkpoint)
+            && Checkpoint::open(note, &key).is_ok()
+        {
+            // A crash came before it got its name; the next mount goes on from there.
+            found.key = Ok(key);
+        }
+        Ok(found)
     }
 
     fn of_audit(audit: &Path) -> Result<Self, Failure> {
@@ -92,7 +105,16 @@ impl Signed {
         let tree = TreeStore::new(Arc::new(RealStorage), dir);
         let checkpoint =
             tree.checkpoint().map_err(cannot(format!("read the checkpoint in {place}")))?;
-        Ok(Self { place, lines, tree, checkpoint, key, copies: Vec::new(), branches })
+        Ok(Self {
+            place,
+            lines,
+            tree,
+            checkpoint,
+            key,
+            copies: Vec::new(),
+            branches,
+            mountpoint: None,
+        })
     }
 
     /// Reads the copies in the branches; says which there are not. A branch that does not answer is one that
@@ -147,6 +169,12 @@ impl Signed {
         let origin = Checkpoint::unverified(note).map(|found| found.origin);
         self.key.as_ref().is_ok_and(|key| origin.is_none_or(|origin| origin != key.name()))
     }
+}
+
+fn own_key(path: &Path) -> Result<VerifierKey, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let signer = text.parse::<NoteSigner>().map_err(str::to_owned)?;
+    Ok(signer.verifier().clone())
 }
 
 /// A key on the command line: itself, or the file that holds it.

@@ -16,7 +16,8 @@ const COUNT: usize = 20;
 
 /// Show the newest records; for root, the mounting user and audit.readers.
 ///
-/// In colours on a terminal, unless NO_COLOR is set.
+/// In colours on a terminal, unless NO_COLOR is set. Lines whose checksum does not hold are shown too: the
+/// first of them is told on standard error, and the exit code is 1.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     octroi audit tail -f --denied\n  \
@@ -58,10 +59,11 @@ pub(super) fn run(args: &TailArgs) -> Result<(), Failure> {
         offset = offset.max(search.log.first());
         let (piece, next) = search.log.whole_lines(offset).map_err(cannot("read the ledger"))?;
         if next > offset {
-            offset = next;
+            let begun = std::mem::replace(&mut offset, next);
             let mut out = Vec::new();
-            search.filter.each_match(&piece, &mut |line| {
+            search.filter.each_match(&piece, &mut |at, line| {
                 found = true;
+                search.damage.look(&search.log, begun.saturating_add(at as u64), line);
                 match &mut shown {
                     Some(shown) => out.extend_from_slice(shown.line(line).as_bytes()),
                     None => out.extend_from_slice(&[line, b"\n"].concat()),
@@ -77,7 +79,7 @@ pub(super) fn run(args: &TailArgs) -> Result<(), Failure> {
             search.nothing_found();
         }
         if !args.follow {
-            return Ok(());
+            return search.damage.judge();
         }
         std::thread::sleep(FOLLOW);
         search.log.refresh()?;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::ledger::CheckpointCopy;
 use crate::ledger::checkpoint::Proof;
+use crate::ledger::note::VerifierKey;
 use crate::ledger::verify::{Against, Report, Witness, verify};
 use crate::types::{TxId, counted};
 
@@ -84,8 +85,15 @@ pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
         }
     })
     .map_err(cannot(attempt))?;
-    notes.extend(carried.as_ref().map_or_else(|| Ok(Vec::new()), Carried::wrong)?);
+    if let Some(carried) = &carried {
+        let judged = carried.judged()?;
+        notes.extend(judged.notes);
+        judged.problems.into_iter().for_each(|(place, what)| report.problem(place, what));
+    }
     report.notes.extend(notes);
+    if let Some(what) = wrong_key(&signed, &key) {
+        report.problem("key", what);
+    }
     if own {
         report.notes.push(
             "checked with the ledger's own key: who can rewrite the state folder can sign it anew. \
@@ -104,7 +112,7 @@ pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
         }
         print_json(&value)?;
     } else {
-        print(&readable(&signed.place, &report, compared.as_ref()))?;
+        print(&readable(&signed.place, &report, compared.as_ref(), carried.is_some()))?;
     }
     if failed == 0 {
         return Ok(());
@@ -116,11 +124,7 @@ pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
     )))
 }
 
-fn check_proof(
-    path: &Path,
-    key: &crate::ledger::note::VerifierKey,
-    json: bool,
-) -> Result<(), Failure> {
+fn check_proof(path: &Path, key: &VerifierKey, json: bool) -> Result<(), Failure> {
     let read = |path: &Path| {
         use std::io::Read as _;
         let mut bytes = Vec::new();
@@ -150,7 +154,16 @@ fn check_proof(
     ))
 }
 
-fn readable(place: &str, report: &Report, files: Option<&Compared>) -> String {
+/// What is wrong with the key that the ledger itself has, if it is not the one that must have signed.
+fn wrong_key(signed: &Signed, key: &VerifierKey) -> Option<String> {
+    match &signed.key {
+        Ok(own) if own.to_string() == key.to_string() => None,
+        Ok(own) => Some(format!("the ledger has another: {own}")),
+        Err(why) => Some(format!("the ledger's own cannot be read: {why}")),
+    }
+}
+
+fn readable(place: &str, report: &Report, files: Option<&Compared>, has_witness: bool) -> String {
     let mut rows = vec![("ledger", plain(place))];
     let times = report.times.as_ref().map_or_else(String::new, |[first, last]| {
         format!(", {} to {}", local_time(first), local_time(last))
@@ -169,7 +182,7 @@ fn readable(place: &str, report: &Report, files: Option<&Compared>) -> String {
     }
     rows.push(("tiles", format!("{} compared", report.tiles)));
     rows.push(("copies", format!("{} agree", report.copies.len())));
-    if report.witnessed > 0 {
+    if has_witness {
         let agree = counted(report.witnessed, "checkpoint agrees", "checkpoints agree");
         rows.push(("witness", agree));
     }

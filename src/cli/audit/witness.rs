@@ -14,6 +14,7 @@ use crate::types::{after, within};
 use parking_lot::Mutex;
 
 use super::super::failure::{Failure, cannot};
+use super::super::output::plain;
 use super::super::target::ViewOption;
 use super::carried::{Carried, Seen};
 use super::signed::{Signed, key_of};
@@ -42,7 +43,7 @@ const CARRY_MAX: Duration = Duration::from_secs(60);
     the checkpoint, a signed note (c2sp.org/tlog-checkpoint).")]
 pub struct WitnessArgs {
     /// The file that checkpoints are appended to
-    #[arg(long, value_name = "FILE", required_unless_present = "command")]
+    #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
     /// Run for each checkpoint, which it gets on standard input; it is carried away when the command
     /// ends well. With --to it is then also appended to the file, from which a later run knows the last
@@ -60,19 +61,28 @@ pub struct WitnessArgs {
 }
 
 pub fn run(args: &WitnessArgs) -> Result<(), Failure> {
+    if args.to.is_none() && args.command.is_empty() {
+        return Err(Failure::usage("cannot carry checkpoints away: it is not said where to").hint(
+            "--to FILE, or -- COMMAND, or both: octroi audit witness --help shows examples",
+        ));
+    }
     let given = args.key.as_deref().map(key_of).transpose()?;
     let mut last = match &args.to {
         Some(path) if path.exists() => {
             let carried = Carried::open(path)?;
             let last = carried.all().last().map(|copy| copy.note);
-            carried.wrong()?.iter().for_each(|what| eprintln!("octroi: note: {what}"));
+            let judged = carried.judged()?;
+            let wrong = judged.problems.into_iter().map(|(place, what)| format!("{place}: {what}"));
+            let said = wrong.chain(judged.notes);
+            said.for_each(|what| eprintln!("octroi: note: {}", plain(&what)));
             last
         }
         _ => None,
     };
     let mut said = None;
+    let mut warned = false;
     loop {
-        match look(args, given.as_ref(), &mut last) {
+        match look(args, given.as_ref(), &mut last, &mut warned) {
             Ok(()) => said = None,
             Err(Trouble::Differs(failure)) => return Err(failure),
             Err(Trouble::NotNow(failure)) if args.once => return Err(failure),
@@ -103,8 +113,14 @@ fn look(
     args: &WitnessArgs,
     given: Option<&VerifierKey>,
     last: &mut Option<Vec<u8>>,
+    warned: &mut bool,
 ) -> Result<(), Trouble> {
     let signed = Signed::find(&args.view).map_err(Trouble::NotNow)?;
+    if let Some(to) = args.to.as_deref().filter(|_| !std::mem::replace(warned, true))
+        && let Some(what) = near(to, &signed)
+    {
+        eprintln!("octroi: warning: {} {}", plain(&to.to_string_lossy()), plain(&what));
+    }
     let place = &signed.place;
     let key = match given {
         Some(key) => key.clone(),
@@ -143,6 +159,26 @@ fn look(
     carry(args, &signed, note).map_err(Trouble::NotNow)?;
     *last = Some(note.clone());
     Ok(())
+}
+
+/// What is to be said of a file that is part of what it is to witness.
+fn near(file: &Path, signed: &Signed) -> Option<String> {
+    let file = std::path::absolute(file).ok()?;
+    let folder = file.parent()?.canonicalize().ok()?;
+    let is_in = |path: &Path| path.canonicalize().is_ok_and(|path| folder.starts_with(path));
+    if signed.mountpoint.as_deref().is_some_and(is_in) {
+        let what = "is in the view itself: each checkpoint that is appended makes another, and who can \
+                    rewrite the view can rewrite it";
+        return Some(what.to_owned());
+    }
+    if let Some(branch) = signed.branches.iter().find(|branch| is_in(&branch.path)) {
+        let name = &branch.name;
+        return Some(format!(
+            "is in branch {name} of the view: who can rewrite that can rewrite it"
+        ));
+    }
+    let state = Path::new(&signed.place).parent()?;
+    is_in(state).then(|| "is in the state folder, and goes where that goes".to_owned())
 }
 
 fn carry(args: &WitnessArgs, signed: &Signed, note: &[u8]) -> Result<(), Failure> {

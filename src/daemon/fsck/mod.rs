@@ -14,18 +14,16 @@ use super::state::State;
 use super::{DaemonError, append, copies, mount_record};
 use crate::branch::{Branch, BranchError, BranchSpec};
 use crate::config::{Config, Loaded};
-use crate::ledger::note::NoteSigner;
 use crate::ledger::record::MountEvent;
-use crate::ledger::start::KEY;
-use crate::ledger::store::TreeStore;
-use crate::ledger::verify::{Against, Source, verify};
-use crate::ledger::{self, Ledger};
-use crate::mover::{Irregularity, Journal, Mover, MoverBranch, Outlook, inspect};
+use crate::mover::{Irregularity, Mover, MoverBranch, Outlook, inspect};
 use crate::storage::Storage as _;
 use crate::storage::real::{RealDir, RealStorage};
 use crate::types::{BranchMode, BranchUuid, TxId, counted};
 
+mod ledger;
 mod shadows;
+
+use ledger::Memory;
 
 /// What the record of a repair has in place of a mountpoint.
 const IN_PLACE_OF_A_MOUNT: &str = "(octroi fsck --repair)";
@@ -54,11 +52,23 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
-/// What the ledger tells.
-#[derive(Default)]
-struct Memory {
-    journal: Journal,
-    ids: HashMap<String, BranchUuid>,
+/// What is known of the branches' ids.
+enum Known<'a> {
+    /// The view was never mounted.
+    Nothing,
+    /// Only a ledger that is not there, or cannot be read, could tell.
+    Untold,
+    /// What the ledger tells.
+    Told(&'a Memory),
+}
+
+impl Known<'_> {
+    fn id(&self, name: &str) -> Option<BranchUuid> {
+        match self {
+            Self::Nothing | Self::Untold => None,
+            Self::Told(memory) => memory.ids.get(name).copied(),
+        }
+    }
 }
 
 /// Looks a view through; with `repair` what can be repaired is, first. An error where the view is mounted or
@@ -67,20 +77,20 @@ pub fn check(loaded: &Loaded, repair: bool) -> Result<Report, DaemonError> {
     let config = &loaded.config;
     let mut report = Report { view: config.view.clone(), ..Report::default() };
     let Some(state) = State::look(&config.state, &config.view)? else {
-        let path = config.state.display();
-        report.notes.push(format!("{path} is no state folder yet: the view was never mounted"));
-        look_at_branches(config, None, &mut report);
+        let known = match ledger::look_for_another(config, &mut report) {
+            true => Known::Untold,
+            false => Known::Nothing,
+        };
+        look_at_branches(config, known, &mut report);
         look_at_pools(config, &mut report);
         return Ok(report);
     };
     if repair {
         repair_all(config, &state.path, &mut report.repaired)?;
     }
-    let memory = look_at_ledger(&state.path, &mut report);
-    if memory.is_some() {
-        look_at_signatures(config, &state.path, &mut report);
-    }
-    let branches = look_at_branches(config, memory.as_ref(), &mut report);
+    let memory = ledger::look(config, &state.path, &mut report);
+    let known = memory.as_ref().map_or(Known::Untold, Known::Told);
+    let branches = look_at_branches(config, known, &mut report);
     if let Some(memory) = &memory {
         for found in inspect(&RealStorage, &memory.journal, &branches) {
             report.findings.push(finding(found, &memory.ids));
@@ -96,100 +106,18 @@ impl Report {
     }
 }
 
-fn look_at_ledger(state: &Path, report: &mut Report) -> Option<Memory> {
-    let path = state.join("ledger");
-    let mut memory = Memory::default();
-    let mut lines = 0_u64;
-    let mut remember = |entry: &ledger::Entry| {
-        lines = lines.saturating_add(1);
-        for (name, id) in entry.record.ids() {
-            memory.ids.insert(name.to_owned(), id);
-        }
-        memory.journal.apply(entry);
-    };
-    let inspected = RealDir::open(&path)
-        .map_err(|errno| format!("cannot open {}: {errno}", path.display()))
-        .and_then(|dir| {
-            let found = Ledger::inspect(&RealStorage, &dir, &mut remember);
-            found.map_err(|error| error.to_string())
-        });
-    match inspected {
-        Ok(opened) => {
-            let records = counted(lines, "record", "records");
-            report.notes.push(format!("the ledger has {records}, all of which can be read"));
-            if opened.torn_bytes > 0 {
-                let torn = counted(opened.torn_bytes, "byte", "bytes");
-                let text = format!("the ledger ends in {torn} that a crash has torn");
-                report.find("ledger", text, "--repair cuts that off, as the next mount does");
-            } else if opened.unclean {
-                let text = "the last run did not stop cleanly";
-                report.find("ledger", text, "--repair records it, as the next mount does");
-            }
-            Some(memory)
-        }
-        Err(why) => {
-            let text = why.split("\nhint: ").next().unwrap_or(&why);
-            let advice = "without its ledger nothing else can be told or repaired; restore it, or see octroi \
-                          audit accept-loss";
-            report.find("ledger", text, advice);
-            None
-        }
-    }
-}
-
-/// Holds the lines against the signed tree, its key and the copies in the branches.
-fn look_at_signatures(config: &Config, state: &Path, report: &mut Report) {
-    let advice = "octroi audit verify tells more; the mount is refused if it is not one that can be made again";
-    let ledger = state.join("ledger");
-    let text = match std::fs::read_to_string(state.join(KEY)) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return report.notes.push("the ledger has no key: nothing of it was signed".to_owned());
-        }
-        text => text.map_err(|error| error.to_string()),
-    };
-    let signer = text.and_then(|text| text.parse::<NoteSigner>().map_err(str::to_owned));
-    let checked = signer.and_then(|signer| {
-        let dir = RealDir::open(&ledger).map_err(|errno| errno.to_string())?;
-        let tree = TreeStore::new(Arc::new(RealStorage), dir);
-        let copies = copies::find(config, &[], &mut report.notes).copies;
-        let against = Against {
-            key: signer.verifier(),
-            checkpoint: tree.checkpoint().map_err(|errno| errno.to_string())?,
-            copies: &copies,
-            tiles: Some(&tree),
-            witness: None,
-        };
-        verify(&Source::Folder(ledger.clone()), &against, &mut |_| {})
-            .map_err(|error| error.to_string())
-    });
-    match checked {
-        Ok(found) => {
-            let (signed, key) = (found.signed.unwrap_or(0), &found.origin);
-            let signed = counted(signed, "of them is", "of them are");
-            let copies = counted(found.copies.len() as u64, "copy agrees", "copies agree");
-            report.notes.push(format!("{signed} as {key} has signed them, and {copies}"));
-            for problem in found.problems {
-                report.find("ledger", format!("{}: {}", problem.place, problem.what), advice);
-            }
-        }
-        Err(why) => {
-            report.find("ledger", format!("its signatures cannot be checked: {why}"), advice)
-        }
-    }
-}
-
 /// Compares the ids, and gives the branches that are the ones the ledger knows.
 fn look_at_branches(
     config: &Config,
-    memory: Option<&Memory>,
+    known: Known<'_>,
     report: &mut Report,
 ) -> Vec<Arc<MoverBranch<RealStorage>>> {
     let mut good = Vec::new();
+    let mut untold = Vec::new();
     for entry in &config.branches {
         let spec = &entry.spec;
         let name = &spec.name;
-        let known = memory.and_then(|memory| memory.ids.get(name).copied());
-        match (Branch::look(spec), known) {
+        match (Branch::look(spec), known.id(name)) {
             (Ok(Some(found)), Some(known)) if found == known => match folders(spec, known) {
                 Ok(branch) => good.extend(branch.map(Arc::new)),
                 Err(why) => report.find("branch", why, "look at its .octroi folder"),
@@ -202,7 +130,26 @@ fn look_at_branches(
                 );
                 report.find("branch", text, advice);
             }
-            (Ok(_), None) => report.notes.push(format!("branch {name} is new: mounting adopts it")),
+            (Ok(found), None) => match (&known, found) {
+                (Known::Untold, _) => untold.push(name.as_str()),
+                (_, Some(id)) => report.notes.push(format!(
+                    "branch {name} is new here, and has the id {id}: mounting adopts it"
+                )),
+                (Known::Told(Memory { lost: true, .. }), None) if spec.mode != BranchMode::Ro => {
+                    let text = format!(
+                        "branch {name} has no id, and the ledger has lost lines that may have had \
+                         one for it"
+                    );
+                    let advice = format!(
+                        "if its disk is not mounted, mount it; if the branch is new, octroi mount \
+                         --adopt {name}"
+                    );
+                    report.find("branch", text, advice);
+                }
+                (_, None) => {
+                    report.notes.push(format!("branch {name} is new: mounting adopts it"));
+                }
+            },
             (Err(error), _) => {
                 let (text, advice) = split_hint(&error);
                 let advice =
@@ -210,6 +157,12 @@ fn look_at_branches(
                 report.find("branch", text, advice);
             }
         }
+    }
+    if !untold.is_empty() {
+        let names = untold.join(", ");
+        report.notes.push(format!(
+            "which branches belong to the view only its ledger could tell; not compared: {names}"
+        ));
     }
     good
 }

@@ -9,7 +9,7 @@ use super::super::keys::{KEY, begin_key, new_signer_for, record_of};
 use super::super::record::{KeyRecord, LossRecord};
 use super::super::replay::Replayed;
 use super::super::sealer::Begin;
-use super::{Acceptance, LedgerError, MISSING_MAX, Start, Wanted};
+use super::{Acceptance, LedgerError, MISSING_MAX, Start, Wanted, one_by_one, together};
 use crate::storage::Storage;
 
 /// Bytes of all the copies that the record of a loss keeps, as JSON. All of it must fit in a line.
@@ -56,10 +56,13 @@ impl<S: Storage> Start<S> {
         accept: Option<&Acceptance>,
         read: &mut Replayed,
     ) -> Result<Finished<S>, LedgerError> {
-        let losses = self.accepted.iter().filter_map(|(_, loss)| loss.kept.as_ref());
-        let unrecorded = self.evidence.unrecorded(losses.map(|kept| kept.sha256.as_str()));
+        let unrecorded = self.unrecorded();
         let mut found = read.damage.clone();
-        found.extend(self.problems());
+        let problems = self.problems();
+        match accept {
+            Some(_) => found.extend(one_by_one(problems)),
+            None => found.extend(together(problems)),
+        }
         found.extend(unrecorded.clone());
         let accounted = self.accounted();
         let wanted = std::mem::take(&mut self.wanted);
@@ -112,6 +115,18 @@ impl<S: Storage> Start<S> {
         let unborn = self.unborn.then_some((self.storage, self.state));
         let (evidence, useless, damaged) = (self.evidence, self.useless, self.damaged);
         Ok(Finished { begin, unborn, lost, key, found, accounted, evidence, useless, damaged })
+    }
+
+    /// What the opening of the ledger would be refused for, once all lines are read.
+    pub fn refusals(&self) -> Vec<String> {
+        let mut found = together(self.problems());
+        found.extend(self.unrecorded());
+        found
+    }
+
+    fn unrecorded(&self) -> Option<String> {
+        let losses = self.accepted.iter().filter_map(|(_, loss)| loss.kept.as_ref());
+        self.evidence.unrecorded(losses.map(|kept| kept.sha256.as_str()))
     }
 
     fn start_over(&mut self, read: &mut Replayed) {

@@ -93,7 +93,8 @@ impl Report {
         }
     }
 
-    pub(super) fn problem(&mut self, place: impl Into<String>, what: impl Into<String>) {
+    /// Takes in a problem.
+    pub fn problem(&mut self, place: impl Into<String>, what: impl Into<String>) {
         if self.problems.len() < PROBLEMS_MAX {
             self.problems.push(Problem { place: place.into(), what: what.into() });
         } else {
