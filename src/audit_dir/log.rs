@@ -2,37 +2,17 @@
 
 use std::path::Path;
 
+use parking_lot::{Mutex, MutexGuard};
+
+use super::denied::Denied;
 use crate::error::{Errno, errno_of};
 use crate::ledger::{LedgerError, Reader};
 use crate::types::Time;
 
-/// In a JSON string the quotation marks would be escaped, so these bytes are the field.
-const DENIED: &[u8] = br#""decision":"denied""#;
-
-/// A line of the ledger that is also one of `denied.jsonl`.
-struct Line {
-    /// Offset in `denied.jsonl`.
-    start: u64,
-    /// Offset in the ledger.
-    source: u64,
-    length: u64,
-}
-
-impl Line {
-    /// Offset after it in `denied.jsonl`.
-    fn end(&self) -> u64 {
-        self.start.saturating_add(self.length)
-    }
-}
-
 /// The ledger as it was at the last [`Log::refresh`].
 pub struct Log {
     reader: Reader,
-    denied: Vec<Line>,
-    /// Offset in `denied.jsonl` after the last of them.
-    denied_end: u64,
-    /// Bytes of the ledger that were searched for denials.
-    searched: u64,
+    denied: Denied,
     /// When it was last seen to have grown.
     pub changed: Time,
 }
@@ -41,7 +21,7 @@ impl Log {
     /// Opens the segments.
     pub fn open(dir: &Path) -> Result<Self, Errno> {
         let reader = Reader::open(dir).map_err(errno)?;
-        Ok(Self { reader, denied: Vec::new(), denied_end: 0, searched: 0, changed: now() })
+        Ok(Self { reader, denied: Denied::new(), changed: now() })
     }
 
     /// Takes in what was appended.
@@ -51,15 +31,7 @@ impl Log {
         if self.reader.len() != before {
             self.changed = now();
         }
-        // After a failed fsync the writer withdraws lines that were not durable.
-        if self.reader.len() < self.searched {
-            self.denied.clear();
-            (self.denied_end, self.searched) = (0, 0);
-        }
-        let first = self.reader.first();
-        self.searched = self.searched.max(first);
-        let gone = self.denied.partition_point(|line| line.source < first);
-        self.denied.drain(..gone);
+        self.denied.follow(&self.reader);
         Ok(())
     }
 
@@ -73,30 +45,14 @@ impl Log {
         self.reader.first()
     }
 
-    /// The same of the denials.
-    pub fn denied_first(&mut self) -> Result<u64, Errno> {
-        let end = self.denied_len()?;
-        Ok(self.denied.first().map_or(end, |line| line.start))
-    }
-
     /// Offset after the last line.
     pub fn len(&self) -> u64 {
         self.reader.len()
     }
 
-    /// Offset after the last denial.
-    pub fn denied_len(&mut self) -> Result<u64, Errno> {
-        for line in self.reader.lines(self.searched) {
-            let (source, line) = line.map_err(errno)?;
-            let length = line.len() as u64;
-            if memchr::memmem::find(&line, DENIED).is_some() {
-                let start = self.denied_end;
-                self.denied.push(Line { start, source, length });
-                self.denied_end = start.saturating_add(length);
-            }
-            self.searched = source.saturating_add(length);
-        }
-        Ok(self.denied_end)
+    /// The denials that were found.
+    pub fn denied(&self) -> &Denied {
+        &self.denied
     }
 
     /// Reads the ledger; shorter than asked only at the end.
@@ -107,25 +63,47 @@ impl Log {
         bytes.truncate(read);
         Ok(bytes)
     }
+}
 
-    /// Reads the denials; shorter than asked only at the end.
-    pub fn read_denied(&mut self, offset: u64, length: usize) -> Result<Vec<u8>, Errno> {
-        if offset < self.denied_first()? {
-            return Err(Errno::STALE);
+/// Searches the ledger for denials, at most so many steps; says whether all was searched that was there at
+/// the last [`Log::refresh`]. Others have the log in between.
+pub fn search(log: &Mutex<Log>, steps: usize) -> Result<bool, Errno> {
+    for _ in 0..steps {
+        let mut log = log.lock();
+        let Log { reader, denied, .. } = &mut *log;
+        if !denied.search(reader)? {
+            return Ok(true);
         }
-        let first = self.denied.partition_point(|line| line.end() <= offset);
-        let mut bytes = Vec::new();
-        for line in self.denied.iter().skip(first) {
-            let skip = offset.saturating_add(bytes.len() as u64).saturating_sub(line.start);
-            let rest = usize::try_from(line.length.saturating_sub(skip)).unwrap_or(0);
-            let wanted = rest.min(length.saturating_sub(bytes.len()));
-            if wanted == 0 {
-                break;
-            }
-            bytes.extend(self.read(line.source.saturating_add(skip), wanted)?);
-        }
-        Ok(bytes)
+        MutexGuard::unlock_fair(log);
     }
+    Ok(false)
+}
+
+/// Reads the denials, with those that were appended meanwhile; shorter than asked only at the end. Others have
+/// the log in between.
+pub fn read_denied(log: &Mutex<Log>, offset: u64, length: usize) -> Result<Vec<u8>, Errno> {
+    log.lock().refresh()?;
+    let mut bytes = Vec::new();
+    while bytes.len() < length {
+        let at = offset.saturating_add(bytes.len() as u64);
+        let left = length.saturating_sub(bytes.len());
+        let more = {
+            let log = log.lock();
+            log.denied.read(&log.reader, at, left)
+        };
+        match more {
+            Ok(more) if more.is_empty() => {
+                if search(log, 1)? {
+                    break;
+                }
+            }
+            Ok(more) => bytes.extend(more),
+            // It left while what is before it was read.
+            Err(_) if !bytes.is_empty() => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(bytes)
 }
 
 pub(super) fn errno(error: LedgerError) -> Errno {

@@ -4,6 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
@@ -14,6 +15,7 @@ use crate::error::Errno;
 use crate::policy::Policy;
 use crate::types::{Time, TxId};
 
+mod denied;
 mod hits;
 mod log;
 #[cfg(test)]
@@ -27,6 +29,9 @@ const README: &str = include_str!("README.txt");
 const LOG: &str = "log.jsonl";
 const DENIED: &str = "denied.jsonl";
 const VERSION: &str = concat!("octroi ", env!("CARGO_PKG_VERSION"), "\n");
+
+/// So many steps of a search for denials are worth waiting for: 8 MiB of the ledger.
+const STEPS: usize = 8;
 
 /// Numbers of nodes begin here: above all numbers of other inodes.
 const NUMBERS: u64 = 1 << 62;
@@ -50,10 +55,16 @@ pub enum TxState {
 
 /// What `.audit` asks the daemon for. Called on request threads: answers come from memory.
 pub trait AuditSource: Send + Sync {
-    /// Branches by name, always in the same order.
-    fn branches(&self) -> Vec<(String, Value)>;
-    /// Transactions in a state.
-    fn transactions(&self, state: TxState) -> Vec<(TxId, Value)>;
+    /// The branches' names, always in the same order.
+    fn branches(&self) -> Vec<String>;
+    /// What is shown of a branch.
+    fn branch(&self, name: &str) -> Option<Value>;
+    /// The ids of the transactions in a state.
+    fn transactions(&self, state: TxState) -> Vec<TxId>;
+    /// Whether a transaction is in a state.
+    fn is_in(&self, state: TxState, txid: TxId) -> bool;
+    /// What is shown of a transaction that is in a state.
+    fn transaction(&self, state: TxState, txid: TxId) -> Option<Value>;
     /// The text of `stats`.
     fn stats(&self) -> String;
 }
@@ -121,7 +132,13 @@ impl AuditNode {
         NUMBERS.saturating_add(fixed)
     }
 
-    fn is_directory(&self) -> bool {
+    /// Whether it is a file that shows what was just appended to the ledger.
+    pub fn is_growing(&self) -> bool {
+        matches!(self.0, Node::Log(_) | Node::Denied(_))
+    }
+
+    /// Directory or file.
+    pub fn is_directory(&self) -> bool {
         use Node::{Branches, Policy, Proofs, Root, Tile, Tx, TxFolder};
         let folder = matches!(self.0, Root | Tx | TxFolder(_) | Branches | Policy | Proofs);
         folder || matches!(self.0, Tile(TileNode::Folder(_)))
@@ -131,8 +148,6 @@ impl AuditNode {
 /// What `stat` shows of a node. Directories are 0555, files 0444, root's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AuditAttributes {
-    /// Directory or file.
-    pub is_directory: bool,
     /// Bytes.
     pub size: u64,
     /// When it was last seen to change; the mount's time for what has none.
@@ -154,6 +169,8 @@ pub struct AuditDir {
     in_force: ArcSwap<InForce>,
     source: Box<dyn AuditSource>,
     log: Mutex<Option<Arc<Mutex<Log>>>>,
+    /// Whether a thread searches it for denials.
+    searching: Arc<AtomicBool>,
     tree: Option<Tree>,
     started: Time,
 }
@@ -178,6 +195,7 @@ impl AuditDir {
             in_force: ArcSwap::from_pointee(in_force),
             source,
             log: Mutex::new(None),
+            searching: Arc::default(),
             tree: None,
             started: log::now(),
         }
@@ -218,13 +236,20 @@ impl AuditDir {
                 let signed = self.tree.as_ref()?.size();
                 return (seq < signed).then_some(AuditNode(Node::Proof(seq)));
             }
+            Node::TxFolder(state) => {
+                let txid = name.to_str()?.strip_suffix(".json")?.parse().ok().map(TxId)?;
+                let is_there = tx_name(txid) == name && self.source.is_in(*state, txid);
+                return is_there.then_some(AuditNode(Node::TxFile(*state, txid)));
+            }
             _ => {}
         }
         if parent.0 == Node::Root {
             let log = |of: &dyn Fn(&mut Log) -> Result<u64, Errno>| self.with_log(of).unwrap_or(0);
             match name.to_str() {
                 Some(LOG) => return Some(AuditNode(Node::Log(log(&|log| Ok(log.first()))))),
-                Some(DENIED) => return Some(AuditNode(Node::Denied(log(&Log::denied_first)))),
+                Some(DENIED) => {
+                    return Some(AuditNode(Node::Denied(log(&|log| Ok(log.denied().first())))));
+                }
                 _ => {}
             }
         }
@@ -285,13 +310,11 @@ impl AuditDir {
             ]),
             Node::Policy => fixed(&[("config.toml", Node::Config), ("hits.tsv", Node::Hits)]),
             Node::TxFolder(state) => {
-                let entry = |(txid, _): (TxId, Value)| {
-                    (format!("{txid}.json").into(), AuditNode(Node::TxFile(*state, txid)))
-                };
+                let entry = |txid| (tx_name(txid), AuditNode(Node::TxFile(*state, txid)));
                 self.source.transactions(*state).into_iter().map(entry).collect()
             }
             Node::Branches => {
-                let entry = |(position, (name, _)): (u64, (String, Value))| {
+                let entry = |(position, name): (u64, String)| {
                     (format!("{name}.json").into(), AuditNode(Node::Branch(position, name)))
                 };
                 (0..).zip(self.source.branches()).map(entry).collect()
@@ -302,10 +325,9 @@ impl AuditDir {
 
     /// What `stat` shows. A file that cannot be made just now has size 0.
     pub fn attributes(&self, node: &AuditNode) -> AuditAttributes {
-        let is_directory = node.is_directory();
         let mut mtime = self.started;
         let size = match &node.0 {
-            _ if is_directory => 0,
+            _ if node.is_directory() => 0,
             Node::Config => {
                 let in_force = self.in_force();
                 mtime = log::time_of(in_force.since);
@@ -317,18 +339,19 @@ impl AuditDir {
                     Ok(log.len().saturating_sub(*start))
                 })
                 .unwrap_or(0),
-            Node::Denied(start) => self
-                .with_log(|log| {
-                    mtime = log.changed;
-                    Ok(log.denied_len()?.saturating_sub(*start))
+            Node::Denied(start) => {
+                let found = self.denied_as_found();
+                found.map_or(0, |(changed, end)| {
+                    mtime = changed;
+                    end.saturating_sub(*start)
                 })
-                .unwrap_or(0),
+            }
             Node::Tile(tile) => {
                 self.with_tree(|tree, log| tree.length(tile, log.reader())).unwrap_or(0)
             }
             _ => self.text(node).map_or(0, |text| text.len() as u64),
         };
-        AuditAttributes { is_directory, size, mtime }
+        AuditAttributes { size, mtime }
     }
 
     /// Opens a file. EISDIR; ENOENT for a transaction or branch that is no longer there; the
@@ -339,7 +362,12 @@ impl AuditDir {
         }
         let content = match node.0 {
             Node::Log(start) => Content::Log(self.log()?, start),
-            Node::Denied(start) => Content::Denied(self.log()?, start),
+            Node::Denied(start) => {
+                let log = self.log()?;
+                log.lock().refresh()?;
+                log::search(&log, usize::MAX)?;
+                Content::Denied(log, start)
+            }
             _ => Content::Text(self.text(node)?),
         };
         Ok(AuditFile(content))
@@ -358,21 +386,45 @@ impl AuditDir {
                 return self.with_tree(|tree, log| tree.content(tile, log.reader()));
             }
             Node::Proof(seq) => return self.with_tree(|tree, log| tree.proof(*seq, log.reader())),
-            Node::TxFile(state, txid) => {
-                let mut all = self.source.transactions(*state).into_iter();
-                json(all.find(|(id, _)| id == txid).map(|(_, value)| value))?
-            }
-            Node::Branch(_, name) => {
-                let mut all = self.source.branches().into_iter();
-                json(all.find(|(other, _)| other == name).map(|(_, value)| value))?
-            }
+            Node::TxFile(state, txid) => json(self.source.transaction(*state, *txid))?,
+            Node::Branch(_, name) => json(self.source.branch(name))?,
             _ => return Err(Errno::ISDIR),
         };
         Ok(text.into_bytes())
     }
 
+    /// When the ledger was last seen to grow, and the offset after the last denial that was found. Who only looks
+    /// does not wait until a large ledger is searched: that goes on by itself, and `denied.jsonl` is shown
+    /// shorter than it is until it is done, never longer. Who opens it waits, so that an open file has the size
+    /// that it had when it was opened at the least: `tail` and `less` go by it to find the end.
+    fn denied_as_found(&self) -> Result<(Time, u64), Errno> {
+        let log = self.log()?;
+        log.lock().refresh()?;
+        if !log::search(&log, STEPS)? {
+            self.search_on(&log);
+        }
+        let log = log.lock();
+        Ok((log.changed, log.denied().end()))
+    }
+
+    /// Searches what is left, on a thread that ends with that or with this tree.
+    fn search_on(&self, log: &Arc<Mutex<Log>>) {
+        if self.searching.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (log, searching) = (Arc::downgrade(log), Arc::clone(&self.searching));
+        let search = move || {
+            while log.upgrade().is_some_and(|log| log::search(&log, 1) == Ok(false)) {}
+            searching.store(false, Ordering::Release);
+        };
+        if let Err(error) = std::thread::Builder::new().name("denials".into()).spawn(search) {
+            ::log::warn!("cannot start a thread to search the ledger for denials: {error}");
+            self.searching.store(false, Ordering::Release);
+        }
+    }
+
     fn first(&self) -> (u64, u64) {
-        self.with_log(|log| Ok((log.first(), log.denied_first()?))).unwrap_or_default()
+        self.with_log(|log| Ok((log.first(), log.denied().first()))).unwrap_or_default()
     }
 
     fn log(&self) -> Result<Arc<Mutex<Log>>, Errno> {
@@ -414,12 +466,14 @@ impl AuditFile {
                 log.read(offset.saturating_add(*start), length)
             }
             Content::Denied(log, start) => {
-                let mut log = log.lock();
-                log.refresh()?;
-                log.read_denied(offset.saturating_add(*start), length)
+                log::read_denied(log, offset.saturating_add(*start), length)
             }
         }
     }
+}
+
+fn tx_name(txid: TxId) -> OsString {
+    format!("{txid}.json").into()
 }
 
 fn json(value: Option<Value>) -> Result<String, Errno> {

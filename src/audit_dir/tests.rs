@@ -1,16 +1,26 @@
+use std::sync::atomic::AtomicUsize;
+
 use super::*;
 
+/// A branch, and one transaction that is done.
 struct Fixed;
 
 impl AuditSource for Fixed {
-    fn branches(&self) -> Vec<(String, Value)> {
-        vec![("inbox".into(), serde_json::json!({"mode": "rw"}))]
+    fn branches(&self) -> Vec<String> {
+        vec!["inbox".into()]
     }
-    fn transactions(&self, state: TxState) -> Vec<(TxId, Value)> {
-        match state {
-            TxState::Done => vec![(TxId(ulid::Ulid::from(7u128)), serde_json::json!({}))],
-            _ => Vec::new(),
-        }
+    fn branch(&self, name: &str) -> Option<Value> {
+        (name == "inbox").then(|| serde_json::json!({"mode": "rw"}))
+    }
+    fn transactions(&self, state: TxState) -> Vec<TxId> {
+        let only = TxId(ulid::Ulid::from(7u128));
+        if state == TxState::Done { vec![only] } else { Vec::new() }
+    }
+    fn is_in(&self, state: TxState, txid: TxId) -> bool {
+        self.transactions(state).contains(&txid)
+    }
+    fn transaction(&self, state: TxState, txid: TxId) -> Option<Value> {
+        self.is_in(state, txid).then(|| serde_json::json!({}))
     }
     fn stats(&self) -> String {
         "lookup 1\n".into()
@@ -42,6 +52,92 @@ fn audit() -> (tempfile::TempDir, AuditDir) {
     (folder, audit)
 }
 
+/// So many transactions that are done, of which is counted how many texts are made.
+struct Counting(Vec<TxId>, Arc<AtomicUsize>);
+
+impl AuditSource for Counting {
+    fn branches(&self) -> Vec<String> {
+        vec!["inbox".into()]
+    }
+    fn branch(&self, _name: &str) -> Option<Value> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        Some(Value::Null)
+    }
+    fn transactions(&self, state: TxState) -> Vec<TxId> {
+        if state == TxState::Done { self.0.clone() } else { Vec::new() }
+    }
+    fn is_in(&self, state: TxState, txid: TxId) -> bool {
+        state == TxState::Done && self.0.contains(&txid)
+    }
+    fn transaction(&self, state: TxState, txid: TxId) -> Option<Value> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.is_in(state, txid).then_some(Value::Null)
+    }
+    fn stats(&self) -> String {
+        String::new()
+    }
+}
+
+#[test]
+fn a_listing_makes_no_text_and_a_look_up_that_of_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let texts = Arc::new(AtomicUsize::new(0));
+    let made = || texts.swap(0, Ordering::Relaxed);
+    let ids = (1..=300).map(|number| TxId(ulid::Ulid::from(number as u128))).collect();
+    let source = Box::new(Counting(ids, Arc::clone(&texts)));
+    let audit = AuditDir::new(folder.path().to_owned(), String::new(), source);
+    let look_up = |parent: &AuditNode, name: &str| audit.lookup(parent, OsStr::new(name));
+    let tx = look_up(&audit.root(), "tx").unwrap();
+    let done = look_up(&tx, "done").unwrap();
+    let listed = audit.list(&done);
+    assert_eq!(listed.len(), 300);
+    assert!(listed.iter().all(|(_, node)| !node.is_directory()));
+    let branches = look_up(&audit.root(), "branches").unwrap();
+    assert_eq!(audit.list(&branches).len(), 1);
+    assert_eq!(made(), 0);
+    let name = listed[150].0.to_str().unwrap();
+    let node = look_up(&done, name).unwrap();
+    assert_eq!(node, listed[150].1);
+    assert_eq!(made(), 0);
+    assert_eq!(audit.attributes(&node).size, "null\n".len() as u64);
+    assert_eq!(made(), 1);
+    let other = listed[150].0.to_str().unwrap().to_lowercase();
+    for none in ["x", "x.json", ".json", "0.json", &name.replace("json", "jso"), &other] {
+        assert_eq!(look_up(&done, none), None, "{none}");
+    }
+    let active = look_up(&tx, "active").unwrap();
+    assert_eq!(look_up(&active, name), None);
+    assert_eq!(made(), 0);
+}
+
+#[test]
+fn a_large_ledger_is_searched_for_who_opens_it_and_not_for_who_looks() {
+    let (folder, audit) = audit();
+    let line = format!("{{\"decision\":\"denied\",\"path\":\"{}\"}}\n", "x".repeat(1_000));
+    let all = line.len() as u64 * 20_000;
+    std::fs::write(folder.path().join("00000001.jsonl"), line.repeat(20_000)).unwrap();
+    let found = || audit.log().unwrap().lock().denied().end();
+    audit.list(&audit.root());
+    let node = audit.lookup(&audit.root(), OsStr::new(DENIED)).unwrap();
+    assert_eq!(found(), 0);
+    let size = audit.attributes(&node).size;
+    assert!(0 < size && size <= all, "{size} of {all}");
+    // It goes on by itself.
+    while found() < all {
+        std::thread::yield_now();
+    }
+    assert_eq!(audit.attributes(&node).size, all);
+
+    let anew = AuditDir::new(folder.path().to_owned(), String::new(), Box::new(Fixed));
+    let file = anew.open(&node).unwrap();
+    assert_eq!(anew.log().unwrap().lock().denied().end(), all);
+    assert_eq!(anew.attributes(&node).size, all);
+    let middle = file.read_at(all / 2, 2 << 20).unwrap();
+    assert_eq!(middle.len(), 2 << 20, "no less than asked for before the end");
+    let end = file.read_at(all - 5, 100).unwrap();
+    assert_eq!(end, line.as_bytes()[line.len() - 5..]);
+}
+
 #[test]
 fn every_file_is_as_long_as_it_says_and_every_number_is_its_own() {
     let (folder, audit) = audit();
@@ -57,7 +153,7 @@ fn every_file_is_as_long_as_it_says_and_every_number_is_its_own() {
     for node in &nodes {
         let attributes = audit.attributes(node);
         match audit.open(node) {
-            Err(errno) => assert!(attributes.is_directory && errno == Errno::ISDIR),
+            Err(errno) => assert!(node.is_directory() && errno == Errno::ISDIR),
             Ok(file) => assert_eq!(content(&file).len() as u64, attributes.size),
         }
     }
@@ -149,7 +245,7 @@ fn the_signed_tree_is_served_as_tiles_entries_and_proofs() {
     }
     let mut nodes = Vec::new();
     all(&audit, &audit.root(), &mut nodes);
-    let files = nodes.iter().filter(|node| !audit.attributes(node).is_directory).count();
+    let files = nodes.iter().filter(|node| !node.is_directory()).count();
     assert_eq!(files, 11 + 3 + 1 + 3, "of the daemon, of levels 0 and 1, and the entries");
     let mut numbers: Vec<u64> = nodes.iter().map(AuditNode::number).collect();
     numbers.sort_unstable();

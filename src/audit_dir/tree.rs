@@ -173,16 +173,9 @@ fn is_folder(path: &str, size: u64) -> bool {
         let full = parse_numbered(digits).filter(|(_, width)| *width == WIDTH);
         return full.is_some_and(|(index, _)| tile_at(size, level, index).is_some());
     }
-    rest.is_empty()
-        || match rest.rsplit_once('/') {
-            Some((above, name)) => {
-                let (first, _) = path.split_once('/').unwrap_or_default();
-                names_in(&format!("{first}/{above}"), size).contains(name)
-            }
-            None => {
-                names_in(path.split_once('/').map_or("", |(first, _)| first), size).contains(rest)
-            }
-        }
+    // The first tile that would be below it.
+    let first = parse_numbered(&format!("{rest}/000")).filter(|(_, width)| *width == WIDTH);
+    rest.is_empty() || first.is_some_and(|(index, _)| tile_at(size, level, index).is_some())
 }
 
 /// The names in a folder of a tree of `size` lines.
@@ -221,4 +214,34 @@ fn names_in(folder: &str, size: u64) -> BTreeSet<String> {
         take(&numbered(id.index, id.width));
     }
     names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_one_that_a_listing_leads_to() {
+        for size in [0, 1, 255, 256, 257, 256_000, 256_001, 256_255, 256_256, 300_000] {
+            let mut folders: Vec<String> = names_in("", size).into_iter().collect();
+            while let Some(folder) = folders.pop() {
+                assert!(is_folder(&folder, size), "{folder} of {size}");
+                let below = names_in(&folder, size).into_iter();
+                let paths = below.map(|name| format!("{folder}/{name}"));
+                folders.extend(paths.filter(|path| file(path).is_none()));
+            }
+        }
+        for size in [0, 256_000, 256_001, 256_256, 65_536_000, 256_000_000, 256_000_256] {
+            for path in ["entries/x001", "0/x000", "0/x999", "entries/x001/x000", "0/x000/x001"] {
+                let (above, name) = path.rsplit_once('/').unwrap();
+                let is_listed = names_in(above, size).contains(name);
+                assert_eq!(is_folder(path, size), is_listed, "{path} of {size}");
+            }
+            for none in
+                ["9", "entries/001", "entries/x1", "entries/x001/", "entries//", "entries/x"]
+            {
+                assert!(!is_folder(none, size), "{none} of {size}");
+            }
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! What `.audit` shows of the daemon, from memory alone: it is asked on request threads.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -19,7 +20,17 @@ pub(super) struct DaemonSource {
     pub stats: Arc<Stats>,
 }
 
-fn is_in(found: &Transaction, state: TxState) -> bool {
+impl DaemonSource {
+    /// Those that run, or wait for their turn; all of them are active.
+    fn running(&self, state: TxState) -> Vec<Arc<Progress>> {
+        match state {
+            TxState::Active => self.mover.active(),
+            TxState::Done | TxState::Dead => Vec::new(),
+        }
+    }
+}
+
+fn is_shown_in(found: &Transaction, state: TxState) -> bool {
     match state {
         TxState::Active => found.state == TransactionState::Active,
         TxState::Done => found.state == TransactionState::Done && !found.purged,
@@ -68,41 +79,55 @@ fn describe_running(progress: &Progress) -> Value {
 }
 
 impl AuditSource for DaemonSource {
-    fn branches(&self) -> Vec<(String, Value)> {
-        let shown = |(at, branch): &(ViewPath, Arc<Branch>)| {
-            let spec = branch.spec();
-            let (fault, why, since) = branch.health().fault();
-            let value = json!({
-                "name": spec.name,
-                "at": at,
-                "path": spec.path.to_string_lossy(),
-                "mode": spec.mode,
-                "io": spec.io,
-                "min_free": spec.min_free,
-                "online": branch.is_online(),
-                "id": branch.uuid(),
-                "fault": fault,
-                "why": why,
-                "since": since.map(|since| since.to_string()),
-            });
-            (spec.name.clone(), value)
-        };
-        self.branches.iter().map(shown).collect()
+    fn branches(&self) -> Vec<String> {
+        self.branches.iter().map(|(_, branch)| branch.spec().name.clone()).collect()
     }
 
-    fn transactions(&self, state: TxState) -> Vec<(TxId, Value)> {
-        let running = match state {
-            TxState::Active => self.mover.active(),
-            TxState::Done | TxState::Dead => Vec::new(),
-        };
-        let is_running = |txid| running.iter().any(|progress| progress.txid == txid);
-        let mut shown: Vec<_> = self.mover.with_journal(|journal| {
-            let found =
-                journal.iter().filter(|(txid, found)| is_in(found, state) && !is_running(*txid));
-            found.filter_map(|(txid, found)| Some((txid, describe(found)?))).collect()
+    fn branch(&self, name: &str) -> Option<Value> {
+        let (at, branch) = self.branches.iter().find(|(_, branch)| branch.spec().name == name)?;
+        let spec = branch.spec();
+        let (fault, why, since) = branch.health().fault();
+        Some(json!({
+            "name": spec.name,
+            "at": at,
+            "path": spec.path.to_string_lossy(),
+            "mode": spec.mode,
+            "io": spec.io,
+            "min_free": spec.min_free,
+            "online": branch.is_online(),
+            "id": branch.uuid(),
+            "fault": fault,
+            "why": why,
+            "since": since.map(|since| since.to_string()),
+        }))
+    }
+
+    fn transactions(&self, state: TxState) -> Vec<TxId> {
+        let running = self.running(state);
+        let is_running: HashSet<TxId> = running.iter().map(|progress| progress.txid).collect();
+        let mut shown: Vec<TxId> = self.mover.with_journal(|journal| {
+            let found = journal.iter().filter(|(_, found)| is_shown_in(found, state));
+            found.map(|(txid, _)| txid).filter(|txid| !is_running.contains(txid)).collect()
         });
-        shown.extend(running.iter().map(|progress| (progress.txid, describe_running(progress))));
+        shown.extend(running.iter().map(|progress| progress.txid));
         shown
+    }
+
+    fn is_in(&self, state: TxState, txid: TxId) -> bool {
+        self.running(state).iter().any(|progress| progress.txid == txid)
+            || self.mover.with_journal(|journal| {
+                journal.get(txid).is_some_and(|found| is_shown_in(found, state))
+            })
+    }
+
+    fn transaction(&self, state: TxState, txid: TxId) -> Option<Value> {
+        if let Some(running) = self.running(state).iter().find(|progress| progress.txid == txid) {
+            return Some(describe_running(running));
+        }
+        let found = self.mover.with_journal(|journal| {
+            journal.get(txid).filter(|found| is_shown_in(found, state)).cloned()
+        });
+        describe(&found?)
     }
 
     fn stats(&self) -> String {

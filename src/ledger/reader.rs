@@ -14,7 +14,11 @@ use crate::error::{Errno, errno_of};
 const TAIL: u64 = encode::LINE_MAX as u64 + 1;
 
 /// So many bytes are searched line by line.
-const NEAR: u64 = 1 << 18;
+const NEAR: u64 = 1 << 14;
+
+/// Bytes that are read at a time: so many first, for who wants a line or two, and twice as many each time.
+const CHUNK: usize = 1 << 12;
+const CHUNK_MAX: usize = 1 << 18;
 
 /// The position that a line says it has.
 fn seq_of(line: &[u8]) -> Option<u64> {
@@ -28,6 +32,8 @@ pub(super) struct Part {
     pub number: u64,
     pub name: String,
     pub file: File,
+    /// Bytes that the file had when it was last looked at.
+    pub size: u64,
     /// Offset of its first byte in the whole.
     pub start: u64,
     /// Bytes of whole lines that are or were there.
@@ -75,23 +81,29 @@ impl Reader {
         numbers.sort_unstable();
         let mut start = self.parts.first().map_or(0, |part| part.start);
         let mut known = std::mem::take(&mut self.parts).into_iter().peekable();
-        for number in numbers {
+        for number in numbers.iter().copied() {
             let name = segment::file_name(number).to_string_lossy().into_owned();
             while let Some(gone) = known.next_if(|part| part.number < number) {
                 start = gone.end();
             }
-            let (file, shown) = match known.next_if(|part| part.number == number) {
-                Some(part) => (part.file, part.length),
+            let same = known.next_if(|part| part.number == number);
+            let shown = same.as_ref().map_or(0, |part| part.length);
+            // The last one is being written; of the others nothing changes but that they are cut off.
+            let closed = same.as_ref().filter(|_| numbers.last() != Some(&number));
+            let before = closed.map(|part| (part.size, part.there));
+            let file = match same {
+                Some(part) => part.file,
                 None => match File::open(self.dir.join(&name)) {
-                    Ok(file) => (file, 0),
+                    Ok(file) => file,
                     // It left since the folder was listed.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                     Err(error) => return Err(failed("open", &name, &error)),
                 },
             };
-            let there = whole_lines(&file).map_err(|error| failed("read", &name, &error))?;
+            let (size, there) =
+                whole_lines(&file, before).map_err(|error| failed("read", &name, &error))?;
             let length = there.max(shown);
-            self.parts.push(Part { number, name, file, start, length, there });
+            self.parts.push(Part { number, name, file, size, start, length, there });
             start = start.saturating_add(length);
         }
         Ok(())
@@ -105,6 +117,12 @@ impl Reader {
     /// Offset after the last whole line.
     pub fn len(&self) -> u64 {
         self.parts.last().map_or(0, Part::end)
+    }
+
+    /// Offset of the first byte of the segment that an offset lies in.
+    pub fn segment_start(&self, offset: u64) -> u64 {
+        let after = self.parts.partition_point(|part| part.start <= offset);
+        after.checked_sub(1).and_then(|at| self.parts.get(at)).map_or(0, |part| part.start)
     }
 
     /// Whether there is no line.
@@ -148,7 +166,7 @@ impl Reader {
     /// The lines from an offset that begins one, with their newlines. After the last, `refresh` and
     /// [`Lines::offset`] continue.
     pub fn lines(&self, offset: u64) -> Lines<'_> {
-        Lines { reader: self, offset, buffer: Vec::new(), taken: 0 }
+        Lines { reader: self, offset, buffer: Vec::new(), taken: 0, chunk: CHUNK }
     }
 
     /// The offset of the line at a position; none if it is not there.
@@ -225,6 +243,8 @@ pub struct Lines<'a> {
     offset: u64,
     buffer: Vec<u8>,
     taken: usize,
+    /// Bytes that are read next.
+    chunk: usize,
 }
 
 impl Lines<'_> {
@@ -251,7 +271,8 @@ impl Iterator for Lines<'_> {
                 }
                 return Some(Ok((offset, line)));
             }
-            let mut more = vec![0; 256 * 1024];
+            let mut more = vec![0; self.chunk];
+            self.chunk = self.chunk.saturating_mul(2).min(CHUNK_MAX);
             let at = self.offset.saturating_add(rest.len() as u64);
             match self.reader.read_at(at, &mut more) {
                 // Every part ends with a newline, so nothing is left over.
@@ -275,9 +296,13 @@ impl Iterator for Lines<'_> {
     }
 }
 
-/// Bytes up to the last newline.
-fn whole_lines(file: &File) -> io::Result<u64> {
+/// Bytes in a file, and those up to the last newline. `before` is what it said the last time, of one that is
+/// not written any more: as many bytes are the same ones.
+fn whole_lines(file: &File, before: Option<(u64, u64)>) -> io::Result<(u64, u64)> {
     let length = file.metadata()?.len();
+    if let Some(same) = before.filter(|(size, _)| *size == length) {
+        return Ok(same);
+    }
     let start = length.saturating_sub(TAIL);
     let mut tail = vec![0; usize::try_from(length.saturating_sub(start)).unwrap_or(0)];
     let mut filled = 0;
@@ -291,5 +316,5 @@ fn whole_lines(file: &File) -> io::Result<u64> {
     }
     tail.truncate(filled);
     let newline = tail.iter().rposition(|byte| *byte == b'\n');
-    Ok(newline.map_or(0, |at| start.saturating_add(at as u64).saturating_add(1)))
+    Ok((length, newline.map_or(0, |at| start.saturating_add(at as u64).saturating_add(1))))
 }

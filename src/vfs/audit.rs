@@ -8,7 +8,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 use rustix::fs::OFlags;
 
-use crate::audit_dir::{AuditDir, AuditFile, AuditNode};
+use crate::audit_dir::{AuditAttributes, AuditDir, AuditFile, AuditNode};
 use crate::branch::{FileKind, Stat};
 use crate::error::Errno;
 use crate::policy::Principal;
@@ -21,8 +21,22 @@ use super::{Attributes, Opened, Vfs, virtual_stat};
 /// Known nodes and open files of `.audit`.
 pub(super) struct AuditNodes {
     directory: AuditDir,
-    nodes: DashMap<u64, AuditNode>,
-    open: DashMap<u64, Arc<AuditFile>>,
+    nodes: DashMap<u64, Known>,
+    open: DashMap<u64, Open>,
+}
+
+/// A node whose number was given out.
+struct Known {
+    node: AuditNode,
+    /// What was last shown of it; nothing of what was only listed.
+    shown: Option<AuditAttributes>,
+}
+
+#[derive(Clone)]
+struct Open {
+    file: Arc<AuditFile>,
+    /// Whether it shows what the ledger's writer may not have written yet.
+    is_growing: bool,
 }
 
 impl AuditNodes {
@@ -56,17 +70,42 @@ impl Vfs {
         parent: &Inode,
         name: &OsStr,
     ) -> Result<Attributes, Errno> {
+        let node = self.find_audit(caller, parent, name)?;
+        let shown = self.audit_shown(&node);
+        Ok(self.enter_audit(node, Some(shown)))
+    }
+
+    /// As [`Vfs::lookup_audit`] for who lists a directory, which must not cost what is in all its files: with
+    /// the size and times that were last shown, if any were. They hold for no time, so that the kernel asks
+    /// before it shows them to anybody.
+    pub(super) fn listed_audit(
+        &self,
+        caller: Caller,
+        parent: &Inode,
+        name: &OsStr,
+    ) -> Result<Attributes, Errno> {
+        let node = self.find_audit(caller, parent, name)?;
+        Ok(self.enter_audit(node, None))
+    }
+
+    fn find_audit(&self, caller: Caller, parent: &Inode, name: &OsStr) -> Result<AuditNode, Errno> {
         self.check_reader(caller)?;
-        let node = if parent.number == LayoutIndex::ROOT.number() {
-            self.audit.directory.root()
-        } else {
-            let parent = self.audit_node(parent)?;
-            self.audit.directory.lookup(&parent, name).ok_or(Errno::NOENT)?
-        };
-        let stat = self.audit_stat(&node);
-        let inode = self.view.inodes.enter_fixed(node.number(), stat.kind, Place::Audit);
-        self.audit.nodes.insert(node.number(), node);
-        Ok(Attributes { number: inode.number, stat, ttl: Duration::ZERO })
+        if parent.number == LayoutIndex::ROOT.number() {
+            return Ok(self.audit.directory.root());
+        }
+        let parent = self.audit_node(parent)?;
+        self.audit.directory.lookup(&parent, name).ok_or(Errno::NOENT)
+    }
+
+    /// Counts a reference to a node.
+    fn enter_audit(&self, node: AuditNode, shown: Option<AuditAttributes>) -> Attributes {
+        let number = node.number();
+        let kind = kind_of(&node);
+        let inode = self.view.inodes.enter_fixed(number, kind, Place::Audit);
+        let mut known = self.audit.nodes.entry(number).or_insert(Known { node, shown: None });
+        known.shown = shown.or(known.shown);
+        let stat = self.audit_stat(kind, known.shown);
+        Attributes { number: inode.number, stat, ttl: Duration::ZERO }
     }
 
     /// Drops what is kept of a node whose inode is forgotten.
@@ -76,7 +115,7 @@ impl Vfs {
     }
 
     fn audit_node(&self, inode: &Inode) -> Result<AuditNode, Errno> {
-        self.audit.nodes.get(&inode.number).map(|node| node.clone()).ok_or(Errno::STALE)
+        self.audit.nodes.get(&inode.number).map(|known| known.node.clone()).ok_or(Errno::STALE)
     }
 
     pub(super) fn audit_attributes(
@@ -85,7 +124,12 @@ impl Vfs {
         inode: &Inode,
     ) -> Result<Attributes, Errno> {
         self.check_reader(caller)?;
-        let stat = self.audit_stat(&self.audit_node(inode)?);
+        let node = self.audit_node(inode)?;
+        let shown = self.audit_shown(&node);
+        if let Some(mut known) = self.audit.nodes.get_mut(&inode.number) {
+            known.shown = Some(shown);
+        }
+        let stat = self.audit_stat(kind_of(&node), Some(shown));
         Ok(Attributes { number: inode.number, stat, ttl: Duration::ZERO })
     }
 
@@ -97,32 +141,27 @@ impl Vfs {
         }
     }
 
-    fn audit_stat(&self, node: &AuditNode) -> Stat {
-        self.show_records();
-        let attributes = self.audit.directory.attributes(node);
-        let (kind, mode) = if attributes.is_directory {
-            (FileKind::Directory, 0o555)
-        } else {
-            (FileKind::File, 0o444)
-        };
-        Stat {
-            kind,
-            mode,
-            nlink: 1,
-            size: attributes.size,
-            blocks: attributes.size.div_ceil(512),
-            mtime: attributes.mtime,
-            ctime: attributes.mtime,
-            ..virtual_stat(self.started)
+    fn audit_shown(&self, node: &AuditNode) -> AuditAttributes {
+        if node.is_growing() {
+            self.show_records();
         }
+        self.audit.directory.attributes(node)
+    }
+
+    fn audit_stat(&self, kind: FileKind, shown: Option<AuditAttributes>) -> Stat {
+        let size = shown.map_or(0, |shown| shown.size);
+        let fixed = virtual_stat(self.started);
+        let mtime = shown.map_or(fixed.mtime, |shown| shown.mtime);
+        let mode = if kind == FileKind::Directory { 0o555 } else { 0o444 };
+        let blocks = size.div_ceil(512);
+        Stat { kind, mode, nlink: 1, size, blocks, mtime, ctime: mtime, ..fixed }
     }
 
     pub(super) fn list_audit(&self, inode: &Inode) -> Vec<Listed> {
         let Ok(node) = self.audit_node(inode) else { return Vec::new() };
         let children = self.audit.directory.list(&node);
         let listed = |(name, child): (_, AuditNode)| {
-            let is_directory = self.audit.directory.attributes(&child).is_directory;
-            let kind = if is_directory { FileKind::Directory } else { FileKind::File };
+            let kind = kind_of(&child);
             Listed { name, number: child.number(), kind }
         };
         children.into_iter().map(listed).collect()
@@ -140,10 +179,13 @@ impl Vfs {
             return Err(Errno::ROFS);
         }
         let node = self.audit_node(inode)?;
-        self.show_records();
-        let file = self.audit.directory.open(&node)?;
+        let is_growing = node.is_growing();
+        if is_growing {
+            self.show_records();
+        }
+        let file = Arc::new(self.audit.directory.open(&node)?);
         let handle = self.view.handles.number();
-        self.audit.open.insert(handle, Arc::new(file));
+        self.audit.open.insert(handle, Open { file, is_growing });
         // Sizes grow while it is read: the page cache must not stand between.
         Ok(Opened {
             handle,
@@ -160,8 +202,10 @@ impl Vfs {
         offset: u64,
         size: u32,
     ) -> Option<Result<Vec<u8>, Errno>> {
-        let file = self.audit.open.get(&handle).map(|file| Arc::clone(&file))?;
-        self.show_records();
+        let Open { file, is_growing } = self.audit.open.get(&handle).map(|open| open.clone())?;
+        if is_growing {
+            self.show_records();
+        }
         Some(file.read_at(offset, size as usize))
     }
 
@@ -178,10 +222,79 @@ impl Vfs {
     }
 }
 
+fn kind_of(node: &AuditNode) -> FileKind {
+    if node.is_directory() { FileKind::Directory } else { FileKind::File }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use serde_json::Value;
+
     use super::*;
+    use crate::audit_dir::{AuditSource, TxState};
+    use crate::types::TxId;
     use crate::vfs::tests::fixture::{Fixture, READ, ROOT, ROOT_NUMBER};
+
+    /// Three transactions that are done, of which is counted how many texts are made.
+    struct Three(Arc<AtomicUsize>);
+
+    impl AuditSource for Three {
+        fn branches(&self) -> Vec<String> {
+            Vec::new()
+        }
+        fn branch(&self, _name: &str) -> Option<Value> {
+            None
+        }
+        fn transactions(&self, _state: TxState) -> Vec<TxId> {
+            [1_u128, 2, 3].map(|number| TxId(number.into())).into()
+        }
+        fn is_in(&self, state: TxState, txid: TxId) -> bool {
+            self.transactions(state).contains(&txid)
+        }
+        fn transaction(&self, _state: TxState, _txid: TxId) -> Option<Value> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Some(Value::Null)
+        }
+        fn stats(&self) -> String {
+            String::new()
+        }
+    }
+
+    #[test]
+    fn who_lists_has_no_text_made_and_is_not_told_another_size_than_before() {
+        let mut fixture = Fixture::new(vec![]);
+        let texts = Arc::new(AtomicUsize::new(0));
+        let state = fixture.backing("state");
+        let directory = AuditDir::new(state, String::new(), Box::new(Three(Arc::clone(&texts))));
+        let vfs = Arc::get_mut(&mut fixture.vfs).expect("nobody else has it");
+        vfs.audit = AuditNodes::new(directory);
+        let vfs = &fixture.vfs;
+        let folder = fixture.number(".audit/tx/done");
+        let sizes = || {
+            let handle = vfs.opendir(ROOT, folder).expect("opened");
+            let mut sizes = Vec::new();
+            let listed = vfs.readdirplus(ROOT, handle, 0, &mut |entry, found| {
+                if !entry.name.as_encoded_bytes().starts_with(b".") {
+                    sizes.push(found.stat.size);
+                    assert_eq!((found.number, found.ttl), (entry.number, Duration::ZERO));
+                    assert_eq!((found.stat.kind, found.stat.mode), (FileKind::File, 0o444));
+                }
+                false
+            });
+            listed.expect("listed");
+            vfs.releasedir(handle);
+            sizes
+        };
+        assert_eq!((sizes(), texts.swap(0, Ordering::Relaxed)), (vec![0; 3], 0));
+        let name = format!("{}.json", TxId(2_u128.into()));
+        let found = vfs.lookup(ROOT, folder, OsStr::new(&name)).expect("it is there");
+        assert_eq!((found.stat.size, texts.swap(0, Ordering::Relaxed)), (5, 1));
+        assert_eq!((sizes(), texts.swap(0, Ordering::Relaxed)), (vec![0, 5, 0], 0));
+        vfs.getattr(ROOT, found.number, None).expect("it is known");
+        assert_eq!(texts.swap(0, Ordering::Relaxed), 1);
+    }
 
     #[test]
     fn a_node_goes_with_the_last_reference_of_the_kernel() {

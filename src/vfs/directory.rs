@@ -111,7 +111,7 @@ impl Vfs {
             return Some(Attributes { number, stat, ttl: Duration::ZERO });
         }
         if matches!(*parent.place(), Place::Audit) {
-            return self.lookup_audit(caller, parent, &listed.name).ok();
+            return self.listed_audit(caller, parent, &listed.name).ok();
         }
         // Whoever lists a folder of the layout does not wait for the branches below it. The kernel takes
         // what it is told here for what it knows, and asks before it shows it.

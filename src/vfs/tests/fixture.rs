@@ -6,13 +6,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::audit_dir::{AuditSource, TxState};
 use crate::branch::{BranchSpec, RenameFlags};
 use crate::mover::{Journal, MoverBranch};
 use crate::policy::{
     BranchFacts, Conditions, Gate, GateTerms, PathPatterns, PolicySource, Principal, Rule, Verify,
 };
 use crate::storage::real::RealDir;
-use crate::types::{BranchIo, BranchMode, Caller, Operation};
+use crate::types::{BranchIo, BranchMode, Caller, Operation, TxId};
 use crate::vfs::*;
 
 pub(crate) const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 1 };
@@ -23,15 +24,21 @@ pub(crate) const READ: u32 = libc::O_RDONLY as u32;
 /// Nothing to show in `.audit` but the ledger.
 pub(crate) struct NoState;
 
-impl crate::audit_dir::AuditSource for NoState {
-    fn branches(&self) -> Vec<(String, serde_json::Value)> {
+impl AuditSource for NoState {
+    fn branches(&self) -> Vec<String> {
         Vec::new()
     }
-    fn transactions(
-        &self,
-        _state: crate::audit_dir::TxState,
-    ) -> Vec<(crate::types::TxId, serde_json::Value)> {
+    fn branch(&self, _name: &str) -> Option<serde_json::Value> {
+        None
+    }
+    fn transactions(&self, _state: TxState) -> Vec<TxId> {
         Vec::new()
+    }
+    fn is_in(&self, _state: TxState, _txid: TxId) -> bool {
+        false
+    }
+    fn transaction(&self, _state: TxState, _txid: TxId) -> Option<serde_json::Value> {
+        None
     }
     fn stats(&self) -> String {
         String::new()
