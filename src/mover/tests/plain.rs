@@ -109,7 +109,6 @@ fn what_grew_while_its_writer_was_waited_for_is_measured_again() {
         }
         let file = world.disk.open_write(&world.roots[0], OsStr::new("f")).unwrap();
         world.disk.write_at(&file, b"and now longer", 0).unwrap();
-        drop(file);
         let refused = crossing.join().unwrap().unwrap_err();
         assert!(matches!(refused, CrossingError::TooLarge { size: 14, .. }), "{refused}");
     });
