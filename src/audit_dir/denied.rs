@@ -20,6 +20,9 @@ const SPAN: u64 = 1 << 16;
 /// Beyond this number, stretches become longer. As many take 6 MiB, and suffice for 8 GiB at the least.
 const STRETCHES: usize = 1 << 18;
 
+/// Longer than this they do not become: none goes beyond its segment.
+const SPAN_MAX: u64 = 1 << 26;
+
 /// A part of a segment that begins and ends with a denial. Lines that are none may lie in between.
 struct Stretch {
     /// Offset in `denied.jsonl`. The next one begins where this one ends.
@@ -104,17 +107,20 @@ impl Denied {
         self.stretches.push(stretch);
     }
 
-    /// Makes longer stretches of those that there are, and allows for twice as many as are left.
+    /// Makes longer stretches of those that there are, half as many at the most, unless each is in a segment
+    /// of its own.
     fn merge(&mut self, lines: &Reader) {
-        self.span = self.span.saturating_mul(2);
-        let span = self.span;
-        self.stretches.dedup_by(|next, kept| {
-            let is_one = may_be_one(kept, next, span, lines);
-            if is_one {
-                kept.source.end = next.source.end;
-            }
-            is_one
-        });
+        while self.stretches.len() > self.stretches_max / 2 && self.span < SPAN_MAX {
+            self.span = self.span.saturating_mul(2);
+            let span = self.span;
+            self.stretches.dedup_by(|next, kept| {
+                let is_one = may_be_one(kept, next, span, lines);
+                if is_one {
+                    kept.source.end = next.source.end;
+                }
+                is_one
+            });
+        }
         self.stretches_max = self.stretches_max.max(self.stretches.len().saturating_mul(2));
     }
 
@@ -240,6 +246,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
         #[test]
         fn what_is_read_is_what_a_look_at_each_line_finds(
             segments in prop::collection::vec(
@@ -289,20 +297,22 @@ mod tests {
 
     #[test]
     fn what_is_kept_does_not_grow_with_the_denials() {
-        const LINES: usize = 50_000;
-        let text = line(true, 40).repeat(LINES);
-        for (denied, most) in [
-            (Denied::new(), 2 * text.len() / SPAN as usize + 1),
-            (Denied::bounded(1 << 10, 64), 64),
-        ] {
-            let mut ledger = Ledger::new(denied);
-            ledger.write(1, &text);
-            ledger.look();
-            let kept = ledger.denied.stretches.len();
-            assert!((2..=most).contains(&kept), "{kept} kept of {LINES}, not {most}");
-            assert_eq!(ledger.denied.end(), text.len() as u64);
-            let start = text.len() / 2 + 7;
-            assert_eq!(ledger.read(start as u64, 1_000), &text[start..start + 1_000]);
+        const LINES: usize = 20_000;
+        let dense = line(true, 40).repeat(LINES);
+        let sparse = (line(true, 40) + &line(false, 200).repeat(10)).repeat(LINES);
+        for text in [dense, sparse] {
+            let denials = denials_in(&text);
+            let enough = 2 * text.len() / SPAN as usize + 1;
+            for (denied, most) in [(Denied::new(), enough), (Denied::bounded(1 << 10, 64), 64)] {
+                let mut ledger = Ledger::new(denied);
+                ledger.write(1, &text);
+                ledger.look();
+                let kept = ledger.denied.stretches.len();
+                assert!((2..=most).contains(&kept), "{kept} kept of {LINES}, not {most}");
+                assert_eq!(ledger.denied.end(), denials.len() as u64);
+                let start = denials.len() / 2 + 7;
+                assert_eq!(ledger.read(start as u64, 1_000), &denials[start..start + 1_000]);
+            }
         }
         assert!(STRETCHES * size_of::<Stretch>() <= 6 << 20);
     }
@@ -347,6 +357,27 @@ mod tests {
         assert_eq!(ledger.read(0, 10_000), one);
         ledger.write(2, &three);
         ledger.look();
-        assert_eq!(ledger.read(0, 10_000), one + &three);
+        assert_eq!(ledger.read(0, 10_000), one.clone() + &three);
+        ledger.write(3, &line(false, 1_000));
+        ledger.look();
+        std::fs::remove_file(ledger.segment(3)).unwrap();
+        ledger.look();
+        ledger.write(3, &two);
+        ledger.look();
+        assert_eq!(ledger.read(0, 10_000), one + &three + &two);
+    }
+
+    #[test]
+    fn what_left_before_it_was_searched_is_never_there() {
+        let mut ledger = Ledger::new(Denied::new());
+        let (one, two) = (line(true, 1), line(true, 2));
+        ledger.write(1, &one);
+        ledger.write(2, &two);
+        ledger.lines.refresh().unwrap();
+        ledger.denied.follow(&ledger.lines);
+        std::fs::remove_file(ledger.segment(1)).unwrap();
+        ledger.look();
+        assert_eq!(ledger.denied.first(), 0);
+        assert_eq!(ledger.read(0, 10_000), two);
     }
 }

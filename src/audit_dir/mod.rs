@@ -346,8 +346,11 @@ impl AuditDir {
                     end.saturating_sub(*start)
                 })
             }
-            Node::Tile(tile) => {
-                self.with_tree(|tree, log| tree.length(tile, log.reader())).unwrap_or(0)
+            Node::Tile(TileNode::File { id, entries: false }) => {
+                u64::from(id.width).saturating_mul(tree::HASH)
+            }
+            Node::Tile(TileNode::File { id, entries: true }) => {
+                self.with_tree(|tree, log| tree.length(*id, log.reader())).unwrap_or(0)
             }
             _ => self.text(node).map_or(0, |text| text.len() as u64),
         };

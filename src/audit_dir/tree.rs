@@ -20,7 +20,7 @@ use crate::storage::real::{RealDir, RealStorage};
 /// The folder of the bundles, beside those of the levels.
 const ENTRIES: &str = "entries";
 /// Bytes of a hash.
-const HASH: u64 = 32;
+pub const HASH: u64 = 32;
 
 /// A file or folder below `tile`, by its path there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,15 +117,10 @@ impl Tree {
         names.into_iter().map(node).collect()
     }
 
-    /// Bytes of a file, without reading it where that is possible.
-    pub fn length(&self, node: &TileNode, lines: &Reader) -> Result<u64, Errno> {
-        match node {
-            TileNode::Folder(_) => Ok(0),
-            TileNode::File { id, entries: false } => Ok(u64::from(id.width).saturating_mul(HASH)),
-            TileNode::File { id, .. } => prove::entries_length(lines, id.index, id.width)
-                .map_err(super::log::errno)?
-                .ok_or(Errno::NOENT),
-        }
+    /// Bytes of a bundle of lines, which is not read for that.
+    pub fn length(&self, id: TileId, lines: &Reader) -> Result<u64, Errno> {
+        let length = prove::entries_length(lines, id.index, id.width);
+        length.map_err(super::log::errno)?.ok_or(Errno::NOENT)
     }
 
     /// What a file holds.

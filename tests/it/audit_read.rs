@@ -220,6 +220,50 @@ fn ordinary_tools_read_the_log_while_it_is_written() {
 }
 
 #[test]
+fn ordinary_tools_read_the_denials_and_the_crossings() {
+    let (scene, mount) = lived_in();
+    let denials = ".audit/denied.jsonl";
+    let denied = mount.sh(&format!("cat {denials}")).ok();
+    assert_eq!(paths(&denied), ["/inbox/no.sh"]);
+    let copy = scene.base().join("copy").display().to_string();
+    for tool in [
+        format!("tail -n5 {denials}"),
+        format!("less -F -X {denials} </dev/null"),
+        format!("cp {denials} {copy} && cat {copy}"),
+        format!("dd if={denials} bs=7 2>/dev/null"),
+    ] {
+        assert_eq!(mount.sh(&tool).ok(), denied, "{tool}");
+    }
+    let from_the_end = mount.sh(&format!("tail -c9 {denials}")).ok();
+    assert_eq!(from_the_end, denied[denied.len() - 9..]);
+    let size = || mount.sh(&format!("stat -c %s {denials}")).ok().trim().to_owned();
+    assert_eq!(size(), denied.len().to_string());
+    let followed = scene.base().join("followed");
+    let mut tail = Command::new("tail")
+        .args(["-n", "0", "-f", denials])
+        .current_dir(mount.root())
+        .stdout(fs::File::create(&followed).expect("a file"))
+        .spawn()
+        .expect("it starts");
+    let said = || fs::read_to_string(&followed).expect("what it said");
+    let mut number = 0;
+    wait_for("tail -f to show a denial", || {
+        number += 1;
+        mount.sh(&format!("mkdir inbox/{number}; echo x >inbox/{number}/new.sh")).refused();
+        said().contains("new.sh")
+    });
+    tail.kill().expect("it is our child");
+    tail.wait().expect("it ends");
+    assert!(!said().contains("/inbox/no.sh"), "what was there before was not asked for");
+    // Whoever lists is told no sizes, and whoever then asks, the right ones.
+    mount.sh("cd .audit/tx/done && test $(ls | wc -l) = 1 && ls -l | awk 'NR > 1 && $5 == 0 {exit 1}'").ok();
+    mount.sh("cd .audit/tx/done && test $(stat -c %s *) = $(cat * | wc -c)").ok();
+    let each = "while read -r file; do test $(stat -c %s $file) = $(wc -c <$file) || exit 1; done";
+    mount.sh(&format!("find .audit/tile -type f | {each}")).ok();
+    mount.unmount();
+}
+
+#[test]
 fn export_and_report_say_what_happened() {
     let (scene, mount) = lived_in();
     mount.sh("$OCTROI undo review/f").ok();
