@@ -161,7 +161,7 @@ fn look_at_branches(
     if !untold.is_empty() {
         let names = untold.join(", ");
         report.notes.push(format!(
-            "which branches belong to the view only its ledger could tell; not compared: {names}"
+            "only the ledger could tell whether the branches are the right ones; not compared: {names}"
         ));
     }
     good
