@@ -259,8 +259,12 @@ impl ViewService {
 
     fn locate(&self, peer: Caller, path: &ViewPath) -> Answered {
         let privileged = self.vfs.is_privileged(peer.uid);
-        self.check_known(peer, path).map_err(|errno| errno.to_string())?;
-        let located = self.vfs.locate(path).map_err(|errno| errno.to_string())?;
+        let failed = |errno: Errno| match self.vfs.offline_at(path) {
+            Some(branch) if errno == Errno::IO => CrossingError::Offline { branch }.to_string(),
+            _ => errno.to_string(),
+        };
+        self.check_known(peer, path).map_err(failed)?;
+        let located = self.vfs.locate(path).map_err(failed)?;
         let history = self.vfs.with_journal(|journal| {
             // Others' hold what a caller who may stat the path may still not know: where the file came
             // from, what it contained.

@@ -137,14 +137,8 @@ impl Vfs {
     fn unreachable(&self, folder: u64, errno: Errno) -> MoveError {
         let inode = self.inode(folder).ok().filter(|_| errno == Errno::IO);
         let path = inode.and_then(|inode| inode.paths().first().cloned());
-        let index = path.and_then(|path| self.branch_of_path(&path));
-        let members = index.map(|index| self.view.members(self.view.domain(index)));
-        let branches = members.unwrap_or_default().into_iter();
-        let mut offline = branches
-            .filter_map(|index| self.branch(index).ok())
-            .filter(|branch| !branch.is_online());
-        match offline.next() {
-            Some(branch) => CrossingError::Offline { branch: branch.name().to_owned() }.into(),
+        match path.and_then(|path| self.offline_at(&path)) {
+            Some(branch) => CrossingError::Offline { branch }.into(),
             None => errno.into(),
         }
     }

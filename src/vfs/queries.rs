@@ -89,6 +89,15 @@ impl Vfs {
         Ok(Located { branch: Some(branch.name().to_owned()), backing: Some(backing) })
     }
 
+    /// The name of a branch that is offline and may hold what is at a path, from memory.
+    pub fn offline_at(&self, path: &ViewPath) -> Option<String> {
+        let index = self.branch_of_path(path)?;
+        let members = self.view.members(self.view.domain(index)).into_iter();
+        let mut branches = members.filter_map(|index| self.branch(index).ok());
+        let offline = branches.find(|branch| !branch.is_online())?;
+        Some(offline.name().to_owned())
+    }
+
     /// Looks at the transactions; no crossing goes on while `look` runs.
     pub fn with_journal<T>(&self, look: impl FnOnce(&Journal) -> T) -> T {
         self.mover.with_journal(look)

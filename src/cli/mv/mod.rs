@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use signal_hook::consts::SIGTERM;
 
-use crate::control::Client;
+use crate::control::protocol::Request;
+use crate::control::{Client, ClientError};
 use crate::error::{Errno, errno_name};
 use crate::types::TxId;
 
 use super::failure::{ExitCode, Failure, cannot};
 use super::output::{plain, print, size};
+use super::target::ViewOption;
 
 mod cross;
 mod line;
@@ -93,7 +95,10 @@ struct Totals {
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let plan = place::plan(args)?;
+    let plan = place::plan(args).map_err(|failure| {
+        let paths = args.paths.iter().chain(&args.target_directory);
+        with_branch(failure, paths.map(PathBuf::as_path))
+    })?;
     let signals = Signals::catch()?;
     let begun = Instant::now();
     let mut totals = Totals::default();
@@ -182,15 +187,30 @@ fn cannot_move(source: &Path, target: &Path, why: &str) -> Failure {
     let failure = cannot(format!("move {} to {}", source.display(), target.display()))(why);
     let denied = std::io::Error::from(Errno::ACCESS).to_string();
     let cancelled = std::io::Error::from(Errno::CANCELED).to_string();
-    let unreadable = std::io::Error::from(Errno::IO).to_string();
+    let failure = with_branch(failure, [source, target].into_iter());
     if why == denied {
         failure.hint("see octroi why; if it knows nothing of this, you may not write in a folder")
-    } else if why.ends_with(&unreadable) {
-        failure.hint("octroi status says whether a branch is offline, and why")
     } else if why == cancelled {
         failure.hint("somebody stopped it, or it waited too long; see octroi why")
     } else {
         failure
+    }
+}
+
+/// A failure to look at something, with the branch that is offline, where that is why.
+fn with_branch<'a>(failure: Failure, mut paths: impl Iterator<Item = &'a Path>) -> Failure {
+    let unreadable = std::io::Error::from(Errno::IO).to_string();
+    let Some(attempt) = failure.message.strip_suffix(&unreadable) else { return failure };
+    let offline = |path: &Path| {
+        let (view, path) = ViewOption { view: None }.find_with_path(path).ok()?;
+        match view.client.ask(&Request::Where { path }) {
+            Err(ClientError::Refused(why)) if why.ends_with(" is offline") => Some(why),
+            _ => None,
+        }
+    };
+    match paths.find_map(offline) {
+        Some(why) => Failure::new(format!("{attempt}{why}")).hint("octroi status says why"),
+        None => failure,
     }
 }
 
