@@ -1,27 +1,33 @@
 //! `octroi undo`: the daemon prepares, then this process renames, so that the kernel checks its
-//! permissions as for any rename.
+//! permissions as for any rename; all of it as `octroi mv` does.
 
 use std::path::PathBuf;
 
-use crate::control::protocol::{Answer, Request, UndoReport};
-use crate::error::{errno_name, errno_of};
+use crate::control::protocol::{Answer, Request};
+use crate::error::Errno;
 use crate::types::TxId;
 
 use super::failure::{Failure, cannot};
+use super::mv::cross::{Ended, How, Signals, cross};
+use super::mv::place::Ends;
+use super::mv::show::Show;
+use super::mv::{STILL_ROLLED_BACK, stopped};
 use super::output::{plain, print};
-use super::target::{View, ViewOption};
+use super::target::ViewOption;
 use super::unexpected;
 
 /// Take back a crossing: the file returns to where it was, and what it replaced comes back.
 ///
 /// Possible for the one who made the crossing, root and the user who mounted the view, until what the
 /// crossing keeps has been purged (hold.keep), and only while the file is what arrived. Deny rules and
-/// permissions hold as for any move.
+/// permissions hold as for any move. A large file is read again first, as by octroi mv: it is shown how
+/// far that is, and Ctrl-C leaves everything as it was.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     octroi undo                             your last crossing\n  \
     octroi undo /mnt/lab/review/a.csv       the last crossing to this path\n  \
-    octroi undo 01JD8Z6Q1M4T0V2W3X4Y5Z6A7B  this transaction")]
+    octroi undo 01JD8Z6Q1M4T0V2W3X4Y5Z6A7B  this transaction\n\n\
+    Exit codes: 0 undone, 1 not, 2 usage, 130 interrupted, 143 terminated.")]
 pub struct Args {
     /// The path that a file crossed to, or a transaction (by default your last crossing)
     #[arg(value_name = "PATH|TXID")]
@@ -43,43 +49,50 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         (None, Some(path)) => format!("the last crossing to {path}"),
         (None, None) => "your last crossing".to_owned(),
     };
-    let request = Request::Undo { txid, path };
-    let answer = view.client.ask(&request).map_err(|error| {
-        let why = error.to_string();
-        // What the daemon says begins with the crossing, which was named already.
-        let why = why.strip_prefix(&format!("{what} cannot be undone: ")).unwrap_or(&why);
-        let failure = cannot(format!("undo {what}"))(why);
-        match why.contains(": denied by ") {
-            true => failure.hint("octroi why shows what was considered"),
-            false => failure,
+    let failed = |why: String| cannot_undo(&what, &why);
+    let answer = view.client.ask(&Request::PlanUndo { txid, path });
+    let Answer::UndoPlan(plan) = answer.map_err(|error| failed(error.to_string()))? else {
+        return Err(unexpected());
+    };
+    let (from, to) = (view.outside(&plan.source), view.outside(&plan.target));
+    let ends = Ends::of(&from, &to).map_err(failed)?;
+    let signals = Signals::catch()?;
+    let mut show = Show::new(&format!("undo of {}", from.display()), (1, 1), false);
+    let how = How { no_replace: true, undoes: Some(plan.txid) };
+    let ended = cross(&view.client, &ends, how, &signals, &mut show);
+    drop(show);
+    match ended.map_err(|error| failed(error.to_string()))? {
+        Ended::Crossed(_) | Ended::Renamed => {}
+        Ended::Failed { why, .. } => return Err(failed(why)),
+        Ended::Interrupted { rolled_back, .. } => {
+            let signal = signals.seen().unwrap_or_default();
+            let failure = stopped(signal, format!("{} is where it was", from.display()));
+            return Err(if rolled_back { failure } else { failure.hint(STILL_ROLLED_BACK) });
         }
-    })?;
-    let Answer::Undo(plan) = answer else { return Err(unexpected()) };
-    rename(&view, &plan)?;
-    let (source, target) = (view.outside(&plan.target), view.outside(&plan.source));
+    }
+    if let Some(signal) = signals.seen() {
+        return Err(stopped(signal, format!("{} is back", to.display())));
+    }
     print(&format!(
         "{} is back from {} (crossing {} undone)\n",
-        plain(&source.to_string_lossy()),
-        plain(&target.to_string_lossy()),
+        plain(&to.to_string_lossy()),
+        plain(&from.to_string_lossy()),
         plan.txid
     ))
 }
 
-fn rename(view: &View, plan: &UndoReport) -> Result<(), Failure> {
-    let (from, to) = (view.outside(&plan.source), view.outside(&plan.target));
-    std::fs::rename(&from, &to).map_err(|error| {
-        let failure = Failure::new(format!(
-            "cannot undo crossing {}: renaming {} to {}: {}",
-            plan.txid,
-            from.display(),
-            to.display(),
-            errno_name(errno_of(&error))
-        ));
-        match error.kind() {
-            std::io::ErrorKind::PermissionDenied => failure.hint(
-                "see octroi why; if it knows nothing of this, you may not write in one of the two folders",
-            ),
-            _ => failure,
-        }
-    })
+fn cannot_undo(what: &str, why: &str) -> Failure {
+    // What the daemon says begins with the crossing, which was named already.
+    let why = why.strip_prefix(&format!("{what} cannot be undone: ")).unwrap_or(why);
+    let failure = cannot(format!("undo {what}"))(why);
+    let denied = std::io::Error::from(Errno::ACCESS).to_string();
+    if why.contains(": denied by ") {
+        failure.hint("octroi why shows what was considered")
+    } else if why.ends_with(&denied) {
+        failure.hint(
+            "see octroi why; if it knows nothing of this, you may not write in one of the two folders",
+        )
+    } else {
+        failure
+    }
 }

@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::mounts::ViewMount;
-use super::protocol::{ANSWER_MAX, Answer, Hello, Request, encode};
+use super::protocol::{ANSWER_MAX, Answer, Hello, RETURNED, Request, encode};
 use super::socket::candidates;
 use crate::sys::descriptors;
 use crate::sys::peer::peer_of;
+use crate::types::TxId;
 
-/// How long an answer may take; an undo, which may copy a file, and a reload, which asks the user
-/// database, as long as they need.
+/// How long an answer may take; a reload, which asks the user database, as long as it needs.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why there is no answer.
@@ -73,15 +73,17 @@ impl Client {
     }
 
     /// Asks to prepare what this process will rename: `source` in the first folder, to `target` in the
-    /// second.
+    /// second. `undoes` is the crossing that the rename takes back.
     pub fn begin_move(
         &self,
         (source_folder, source): (BorrowedFd<'_>, &OsStr),
         (target_folder, target): (BorrowedFd<'_>, &OsStr),
         no_replace: bool,
+        undoes: Option<TxId>,
     ) -> Result<MoveClient, ClientError> {
         let failed = |error| ClientError::Io { socket: self.socket.clone(), error };
-        let request = Request::Move { source: source.into(), target: target.into(), no_replace };
+        let (source, target) = (source.into(), target.into());
+        let request = Request::Move { source, target, no_replace, undoes };
         let line = encode(&request).map_err(|error| failed(error.into()))?;
         let stream = UnixStream::connect(&self.socket).map_err(failed)?;
         stream.set_write_timeout(Some(TIMEOUT)).map_err(failed)?;
@@ -159,6 +161,14 @@ impl MoveClient {
         let _ = self.stream.write(b"\n");
     }
 
+    /// Tells the daemon that the rename has returned, so that it frees the names; then it closes. What was
+    /// not renamed is rolled back.
+    pub fn returned(&mut self) {
+        let _ = self.stream.write(&[RETURNED]);
+        // A daemon of another version takes it for a sign of life.
+        self.give_up();
+    }
+
     /// Has everything rolled back; an answer tells when it is.
     pub fn give_up(&self) {
         let _ = self.stream.shutdown(Shutdown::Write);
@@ -170,7 +180,7 @@ fn exchange(socket: &Path, request: &Request) -> Result<(Answer, u32), ClientErr
     let failed = |error| ClientError::Io { socket: socket.to_owned(), error };
     let line = encode(request).map_err(|error| failed(error.into()))?;
     let stream = UnixStream::connect(socket).map_err(failed)?;
-    let takes_time = matches!(request, Request::Undo { .. } | Request::Reload);
+    let takes_time = matches!(request, Request::Reload);
     let timeout = if takes_time { None } else { Some(TIMEOUT) };
     stream.set_read_timeout(timeout).map_err(failed)?;
     stream.set_write_timeout(Some(TIMEOUT)).map_err(failed)?;

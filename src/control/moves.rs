@@ -1,9 +1,10 @@
-//! The daemon's side of `octroi mv`: one connection from the request to the client's rename(2).
+//! The daemon's side of `octroi mv` and `octroi undo`: one connection from the request to the client's
+//! rename(2).
 //!
 //! The connection is the client's life line. While the crossing is prepared, on a thread of its own,
 //! this one tells how far it is and looks whether the client is still there; afterwards it takes signs
-//! of life until the client goes. A client that shuts its side down gives up, and is answered when
-//! everything is as before.
+//! of life until the client goes or says that its rename has returned. A client that shuts its side down
+//! gives up, and is answered when everything is as before.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,7 +27,7 @@ use crate::sys::schedule::{Slice, set_slice};
 use crate::types::Caller;
 use crate::vfs::{MoveError, MoveRequest, PreparedMove, Readied};
 
-use super::protocol::{Answer, Request, encode};
+use super::protocol::{Answer, RETURNED, Request, encode};
 use super::service::ViewService;
 use super::transactions::active;
 
@@ -98,7 +99,7 @@ pub(super) fn converse(
             send(stream, &Answer::Ready { txid: None, bytes: 0, files: 1, lost })
         }
         Ok(Readied::Crossing(prepared)) if !watch.left.load(Ordering::Acquire) => {
-            accompany(stream, &prepared)
+            accompany(stream, prepared)
         }
         Ok(Readied::Crossing(prepared)) => {
             drop(prepared);
@@ -117,7 +118,7 @@ fn understand(
     descriptors: Vec<OwnedFd>,
     stream: &UnixStream,
 ) -> Result<MoveRequest, MoveError> {
-    let Request::Move { source, target, no_replace } = request else {
+    let Request::Move { source, target, no_replace, undoes } = request else {
         return Err(Errno::INVAL.into());
     };
     let groups = groups_of_peer(stream)?;
@@ -137,7 +138,7 @@ fn understand(
     };
     let source = (number(source_folder)?, source.into_os_string());
     let target = (number(target_folder)?, target.into_os_string());
-    Ok(MoveRequest { caller, groups, source, target, no_replace })
+    Ok(MoveRequest { caller, groups, source, target, no_replace, undoes })
 }
 
 /// Prepares on a thread of its own, and tells how far it is until it is done.
@@ -167,7 +168,7 @@ fn prepare(
             if watch.left.load(Ordering::Acquire) {
                 continue;
             }
-            if has_left(stream) {
+            if hear(stream) != Heard::Alive {
                 watch.client_left();
             } else if let Some(progress) = &*watch.progress.lock() {
                 tell(stream, &Answer::Moving(active(progress)));
@@ -176,8 +177,8 @@ fn prepare(
     })
 }
 
-/// From the answer that it is ready until the client has gone.
-fn accompany(stream: &UnixStream, prepared: &PreparedMove) -> io::Result<()> {
+/// From the answer that it is ready until the client has gone, or has renamed.
+fn accompany(stream: &UnixStream, prepared: PreparedMove) -> io::Result<()> {
     let progress = &prepared.progress;
     let bytes = progress.size.load(Ordering::Relaxed);
     let files = progress.files_all.load(Ordering::Relaxed);
@@ -190,32 +191,46 @@ fn accompany(stream: &UnixStream, prepared: &PreparedMove) -> io::Result<()> {
             Ok(_) => {}
             Err(errno) => return Err(errno.into()),
         }
-        if has_left(stream) {
-            break;
+        match hear(stream) {
+            Heard::Alive => prepared.keep(),
+            Heard::Returned => {
+                let why = prepared.give_up();
+                // Whoever renames the same names after the client has ended must meet no mark.
+                drop(prepared);
+                return send(stream, &given_up(why));
+            }
+            Heard::Left => break,
         }
-        prepared.keep();
     }
-    prepared.give_up();
+    let told = send(stream, &given_up(prepared.give_up()));
     // A rename that is already on its way must meet the mark: that goes when the client is gone for
     // good, and its rename with it.
-    let told = send(stream, &not_moved(&cancelled()));
-    while told.is_ok() {
-        let mut closing = [PollFd::new(stream, PollFlags::empty())];
-        match poll(&mut closing, None) {
-            Err(Errno::INTR) => {}
-            _ => break,
-        }
-    }
-    Ok(())
+    let mut closing = [PollFd::new(stream, PollFlags::empty())];
+    while poll(&mut closing, None) == Err(Errno::INTR) {}
+    told
 }
 
-/// Reads what the client has sent, and says whether it will send no more.
-fn has_left(stream: &UnixStream) -> bool {
+/// What the client has sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    /// Signs of life at most.
+    Alive,
+    /// Its rename has returned.
+    Returned,
+    /// It will send no more.
+    Left,
+}
+
+/// Reads what there is, without waiting.
+fn hear(stream: &UnixStream) -> Heard {
     let mut buffer = [0; 256];
     match rustix::net::recv(stream, &mut buffer, RecvFlags::DONTWAIT) {
-        Ok((_, 0)) => true,
-        Ok(_) | Err(Errno::AGAIN | Errno::INTR) => false,
-        Err(_) => true,
+        Ok((_, 0)) => Heard::Left,
+        Ok((count, _)) if buffer.iter().take(count).any(|byte| *byte == RETURNED) => {
+            Heard::Returned
+        }
+        Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Heard::Alive,
+        Err(_) => Heard::Left,
     }
 }
 
@@ -233,6 +248,10 @@ fn send(mut stream: &UnixStream, answer: &Answer) -> io::Result<()> {
 
 fn not_moved(error: &MoveError) -> Answer {
     Answer::NotMoved { result: errno_name(error.errno).to_owned(), why: error.why.clone() }
+}
+
+fn given_up(why: Stop) -> Answer {
+    not_moved(&CrossingError::Cancelled(why).into())
 }
 
 fn cancelled() -> MoveError {

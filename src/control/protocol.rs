@@ -18,6 +18,8 @@ use super::letters::Wish;
 pub const REQUEST_MAX: usize = 64 * 1024;
 /// Longest answer, newline included.
 pub const ANSWER_MAX: usize = 16 * 1024 * 1024;
+/// Says that the client's rename has returned: see [`Request::Move`].
+pub const RETURNED: u8 = b'.';
 /// Most open files in the answer to a reload.
 pub const KEPT_MAX: usize = 1000;
 /// Most transactions in one answer.
@@ -68,8 +70,9 @@ pub enum Request {
         /// Which.
         txid: TxId,
     },
-    /// Prepare to take back a crossing; the caller then renames.
-    Undo {
+    /// Which crossing would be taken back, and by which rename. Its author, root and the mounting user may;
+    /// then they ask by [`Request::Move`] for it to be prepared.
+    PlanUndo {
         /// Which; else the caller's last.
         txid: Option<TxId>,
         /// The last to this path.
@@ -79,7 +82,9 @@ pub enum Request {
     /// folders of source and target, opened through the mount. Answered by [`Answer::Moving`], about
     /// five times a second, and then by [`Answer::Ready`] or [`Answer::NotMoved`]. The transaction is
     /// rolled back when the client shuts down its side of the connection, which is answered by
-    /// [`Answer::NotMoved`], or closes it; any bytes that it sends are signs of life.
+    /// [`Answer::NotMoved`], or closes it; any bytes that it sends are signs of life, and [`RETURNED`]
+    /// among them says that its rename has returned. That is answered when the names are free again, by
+    /// [`Answer::NotMoved`] with the reason if the rename failed, and by closing the connection.
     Move {
         /// The name in the source's folder.
         #[serde(with = "crate::types::path_text")]
@@ -89,6 +94,9 @@ pub enum Request {
         target: PathBuf,
         /// Fail rather than replace.
         no_replace: bool,
+        /// The crossing that the rename takes back, as [`Answer::UndoPlan`] has it.
+        #[serde(default)]
+        undoes: Option<TxId>,
     },
     /// Read the configuration again and put its policy in force. For root and the mounting user.
     Reload,
@@ -132,8 +140,8 @@ pub enum Answer {
     },
     /// To [`Request::Transaction`].
     Transaction(Box<TransactionReport>),
-    /// To [`Request::Undo`].
-    Undo(UndoReport),
+    /// To [`Request::PlanUndo`].
+    UndoPlan(UndoReport),
     /// To [`Request::Move`]: how far it is.
     Moving(ActiveCrossing),
     /// To [`Request::Move`]: rename now.
@@ -394,9 +402,10 @@ mod tests {
             target: Some(odd.clone()),
             supposed: Supposed { size: Some(7), at: Some(-1), ..Supposed::default() },
         });
-        check(Request::Undo { txid: Some(TxId(ulid::Ulid::generate())), path: None });
+        check(Request::PlanUndo { txid: Some(TxId(ulid::Ulid::generate())), path: None });
         let name = PathBuf::from(std::ffi::OsStr::from_bytes(b"\xff\n"));
-        check(Request::Move { source: name.clone(), target: name, no_replace: true });
+        let undoes = Some(TxId(ulid::Ulid::generate()));
+        check(Request::Move { source: name.clone(), target: name, no_replace: true, undoes });
         check(Answer::Failed { why: "two\nlines".into() });
         check(Answer::Where(Location {
             branch: Some("inbox".into()),

@@ -18,7 +18,7 @@ use crate::mover::{CrossingError, Transaction, TransactionState};
 use crate::policy::{Basis, Supposed};
 use crate::sys::identity::CallerGuard;
 use crate::types::{BranchMode, Caller, Operation, TxId, ViewPath};
-use crate::vfs::{Asking, Explained, UndoError, Vfs};
+use crate::vfs::{Asking, Explained, UndoError, UndoPlan, Vfs};
 
 use super::letters::{self, Wish};
 use super::moves;
@@ -97,7 +97,7 @@ impl Service for ViewService {
             }
             Request::Transactions { limit, dead } => Ok(self.transactions(peer, limit, dead)),
             Request::Transaction { txid } => self.transaction(peer, txid),
-            Request::Undo { txid, path } => self.undo(peer, txid, path.as_ref()),
+            Request::PlanUndo { txid, path } => self.plan_undo(peer, txid, path.as_ref()),
             Request::Reload => self.reload(peer),
             Request::Hits => self.hits(peer),
             Request::Settle { txid, wish } => letters::settle(&self.vfs, peer, txid, wish),
@@ -378,17 +378,10 @@ impl ViewService {
         }
     }
 
-    fn undo(&self, peer: Caller, txid: Option<TxId>, path: Option<&ViewPath>) -> Answered {
-        let failed = |error: UndoError| error.to_string();
-        let plan = self.vfs.plan_undo(peer, txid, path).map_err(failed)?;
-        // Its author may not be allowed to look there any more.
-        let folders = [plan.source.parent(), plan.target.parent()];
-        for folder in folders.into_iter().flatten() {
-            let name = |errno| UndoError::Name { path: folder.clone(), errno };
-            self.check_entered(peer, &folder).map_err(name).map_err(failed)?;
-        }
-        let plan = self.vfs.prepare_undo(peer, Some(plan.txid), None).map_err(failed)?;
-        Ok(Answer::Undo(UndoReport { txid: plan.txid, source: plan.source, target: plan.target }))
+    fn plan_undo(&self, peer: Caller, txid: Option<TxId>, path: Option<&ViewPath>) -> Answered {
+        let plan = self.vfs.plan_undo(peer, txid, path).map_err(|error| error.to_string())?;
+        let UndoPlan { txid, source, target } = plan;
+        Ok(Answer::UndoPlan(UndoReport { txid, source, target }))
     }
 }
 

@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 
 use super::error::CrossingError;
 use super::prepare::Prepared;
-use super::{CrossingRequest, Mover, Progress};
+use super::{Admit, CrossingRequest, Mover, Progress};
 use crate::ledger::record::{CrossingRecord, Step};
 use crate::storage::Storage;
-use crate::types::TxId;
+use crate::types::{Caller, TxId};
 
 impl<S: Storage> Mover<S> {
     /// PREPARE to VERIFY. On error everything is as before.
@@ -32,6 +32,47 @@ impl<S: Storage> Mover<S> {
         watch(&progress);
         let turn = self.turns.take(&progress);
         let prepared = turn.and_then(|_turn| self.prepare_now(request, record));
+        if prepared.is_err() {
+            self.active.lock().remove(&progress.txid);
+        }
+        prepared
+    }
+
+    /// Prepares to take back a completed crossing; [`Mover::commit`] does it. `may_any` is for root
+    /// and the mounting user, who may undo what others did. The caller holds the locks on both
+    /// names, and the policy's deny rules have been asked; `admit` asks them for what is below a
+    /// directory, by its names at the target of what is taken back.
+    ///
+    /// Refused when the target is not what arrived there, when something stands at the source, when
+    /// hold has been purged.
+    pub fn prepare_undo(
+        self: &Arc<Self>,
+        caller: Caller,
+        exe: Option<String>,
+        may_any: bool,
+        undone: TxId,
+        admit: &Admit,
+    ) -> Result<Prepared<S>, CrossingError> {
+        self.prepare_undo_watched(caller, exe, may_any, undone, admit, &|_| ())
+    }
+
+    /// As [`Mover::prepare_undo`]; `watch` as of [`Mover::prepare_watched`].
+    pub fn prepare_undo_watched(
+        self: &Arc<Self>,
+        caller: Caller,
+        exe: Option<String>,
+        may_any: bool,
+        undone: TxId,
+        admit: &Admit,
+        watch: &dyn Fn(&Arc<Progress>),
+    ) -> Result<Prepared<S>, CrossingError> {
+        let original = self.undoable(caller, may_any, undone)?;
+        let record = self.undo_record(caller, exe, &original);
+        let progress = self.announce(&record, "waiting");
+        watch(&progress);
+        let turn = self.turns.take(&progress);
+        let prepared =
+            turn.and_then(|_turn| self.prepare_undo_now(caller, may_any, undone, record, admit));
         if prepared.is_err() {
             self.active.lock().remove(&progress.txid);
         }

@@ -12,8 +12,11 @@ pub enum Stop {
     #[error("the command that asked for it was interrupted, or has gone")]
     ClientLeft,
     /// Its rename, or a sign of life of its client, did not come in time.
-    #[error("it expired before its rename came")]
+    #[error("it expired before its rename came; nothing was changed")]
     Expired,
+    /// A rename of the same names has come already, and there is but one.
+    #[error("it was cancelled, or another rename of the same names has finished it")]
+    Taken,
     /// The gate or the policy is not what it was prepared by.
     #[error("{0}")]
     Changed(&'static str),
@@ -27,7 +30,11 @@ impl Stop {
     pub fn asked_by(self) -> Option<StoppedBy> {
         match self {
             Self::Asked(by) => Some(by),
-            Self::ClientLeft | Self::Expired | Self::Changed(_) | Self::Unmounting => None,
+            Self::ClientLeft
+            | Self::Expired
+            | Self::Taken
+            | Self::Changed(_)
+            | Self::Unmounting => None,
         }
     }
 }

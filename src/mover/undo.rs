@@ -15,26 +15,20 @@ use super::pass::pass;
 use super::prepare::{Part, Prepared, TargetEnd, place};
 use super::sabotage::sabotaged;
 use super::tree::Tree;
-use super::{Admit, Moved, Mover, MoverBranch, stage};
+use super::{Admit, Moved, Mover, MoverBranch, Progress, stage};
 use crate::ledger::Durability;
 use crate::ledger::record::{Act, Area, CrossingRecord, Move, Spot, Step};
 use crate::storage::{Kind, Storage};
 use crate::types::{BranchIndex, Caller, Handle, TxId};
 
 impl<S: Storage> Mover<S> {
-    /// Prepares to take back a completed crossing; [`Mover::commit`] does it. `may_any` is for root
-    /// and the mounting user, who may undo what others did. The caller holds the locks on both
-    /// names, and the policy's deny rules have been asked; `admit` asks them for what is below a
-    /// directory, by its names at the target of what is taken back.
-    ///
-    /// Refused when the target is not what arrived there, when something stands at the source, when
-    /// hold has been purged.
-    pub fn prepare_undo(
+    /// An undo whose turn it is; `record` is what will be recorded of it.
+    pub(super) fn prepare_undo_now(
         self: &Arc<Self>,
         caller: Caller,
-        exe: Option<String>,
         may_any: bool,
         undone: TxId,
+        record: CrossingRecord,
         admit: &Admit,
     ) -> Result<Prepared<S>, CrossingError> {
         let purging = self.purging.lock();
@@ -42,7 +36,6 @@ impl<S: Storage> Mover<S> {
         let Some(applied) = original.moves.iter().find(|step| step.act == Act::Apply) else {
             return Err(impossible(undone, "its record names no target"));
         };
-        let record = self.undo_record(caller, exe, &original);
         let mut targets = Vec::new();
         let retired: Vec<&Move> = all(&original, Act::Retire).collect();
         let homes: Vec<&Spot> = match retired.as_slice() {
@@ -68,11 +61,7 @@ impl<S: Storage> Mover<S> {
         self.check_writable(branch.index)?;
         let hold = branch.in_hold(record.txid);
         let part = Part { branch: branch.index, at, hold, found, lease: None, tree: None };
-        self.announce(&record, "prepare");
-        if let Err(error) = self.record(record.clone(), Durability::Group) {
-            self.active.lock().remove(&record.txid);
-            return Err(error);
-        }
+        self.record(record.clone(), Durability::Group)?;
         drop(purging);
         let mut prepared = self.prepared(record, vec![part], targets)?;
         match self.fill_undo(&mut prepared, &original, admit) {
@@ -94,7 +83,7 @@ impl<S: Storage> Mover<S> {
     }
 
     /// The COMMIT record of a transaction that may be taken back.
-    fn undoable(
+    pub(super) fn undoable(
         &self,
         caller: Caller,
         may_any: bool,
@@ -157,7 +146,7 @@ impl<S: Storage> Mover<S> {
         }
     }
 
-    fn undo_record(
+    pub(super) fn undo_record(
         &self,
         caller: Caller,
         exe: Option<String>,
@@ -287,7 +276,7 @@ impl<S: Storage> Mover<S> {
             }
             Some(first) => {
                 moves.push(part.moved_to(Act::Retire, &part.hold));
-                let held = self.read_held(original.txid, &retired)?;
+                let held = self.read_held(original.txid, &retired, &prepared.progress)?;
                 moved = self.moved_back(original.txid, part, &retired, &held)?;
                 prepared.arriving = first.identity.clone();
             }
@@ -311,6 +300,7 @@ impl<S: Storage> Mover<S> {
         &self,
         undone: TxId,
         retired: &[&Move],
+        progress: &Progress,
     ) -> Result<Vec<Option<Tree>>, CrossingError> {
         let mut held = Vec::with_capacity(retired.len());
         for step in retired {
@@ -320,7 +310,7 @@ impl<S: Storage> Mover<S> {
             }
             let (_, place) = self.spot(&step.to)?;
             let top = self.open_at(&place).map_err(CrossingError::io("open", "what is held"))?;
-            let tree = Tree::read(&*self.storage, &top, &|| Ok(()))?;
+            let tree = Tree::read(&*self.storage, &top, &|| progress.check_cancel())?;
             let same = Some(tree.digest()) == step.below;
             if !same && !sabotaged("undo: what is below what is held") {
                 return Err(impossible(undone, "what it moved to hold has changed"));

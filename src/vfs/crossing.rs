@@ -178,7 +178,7 @@ impl Vfs {
     }
 
     /// Somebody else has the file or a folder above it.
-    fn busy(
+    pub(super) fn busy(
         &self,
         caller: Caller,
         source: &Occupied<'_>,

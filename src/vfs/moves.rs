@@ -1,10 +1,9 @@
-//! Preparing the crossings of `octroi mv`: PREPARE to VERIFY while nobody waits in rename(2).
+//! Preparing the crossings of `octroi mv`, and undos: PREPARE to VERIFY while nobody waits in rename(2).
 //!
 //! The client names folders that it opened through the mount, so that the kernel has checked the way
 //! to them, and the daemon asks in the caller's name for what rename(2) will ask for at the end: what
 //! a caller could not rename is neither copied nor locked, and nothing is told of it.
 
-use std::cell::RefCell;
 use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use crate::branch::Stat;
 use crate::error::Errno;
 use crate::mover::{CrossingError, Progress};
 use crate::sys::identity::CallerGuard;
-use crate::types::{Caller, ViewPath};
+use crate::types::{Caller, TxId, ViewPath};
 
 use super::Vfs;
 use super::crossing::Refused;
@@ -39,6 +38,8 @@ pub struct MoveRequest {
     pub target: NameIn,
     /// Fail rather than replace.
     pub no_replace: bool,
+    /// The crossing that the rename takes back.
+    pub undoes: Option<TxId>,
 }
 
 /// What the client has to do.
@@ -85,6 +86,9 @@ impl Vfs {
         request: &MoveRequest,
         watch: &dyn Fn(&Arc<Progress>),
     ) -> Result<Readied, MoveError> {
+        if let Some(txid) = request.undoes {
+            return Ok(Readied::Crossing(self.prepare_undo(request, txid, watch)?));
+        }
         let (source, target) = self.sites(request)?;
         check_folder(request, &source)?;
         check_folder(request, &target)?;
@@ -98,34 +102,20 @@ impl Vfs {
         let inode = self.find_child(&source.site.parent.inode, &source.site.name)?.inode;
         self.view.inodes.forget(inode.number, 1);
         source.inode = Some(inode);
-        let begun: RefCell<Option<Arc<Progress>>> = RefCell::default();
-        let begin = |progress: &Arc<Progress>| {
-            if let Some(given_up) = begun.replace(Some(Arc::clone(progress))) {
-                self.prepared.end(given_up.txid);
-            }
-            self.prepared.begin(progress);
-            watch(progress);
-        };
         let MoveRequest { caller, no_replace, .. } = *request;
-        let ready = self.prepare_crossing(caller, &source, &target, no_replace, &begin);
-        let Some(progress) = begun.take() else {
-            return Err(ready.err().map_or(Errno::IO.into(), MoveError::from));
-        };
         let key = (caller.uid, source.site.path.clone(), target.path.clone());
-        let txid = progress.txid;
-        let ready = ready.map(|ready| {
-            self.prepared.insert(key.clone(), txid, What::Crossing(ready), true);
-            PreparedMove { vfs: Arc::clone(self), key, progress: Arc::clone(&progress) }
-        });
-        self.prepared.end(txid);
-        // Whoever cancels later finds it among those that wait.
-        match ready {
-            Ok(_) if progress.is_cancelled() => Err(progress.cancelled().into()),
-            ready => Ok(Readied::Crossing(ready?)),
-        }
+        let Some(claim) = self.claim(key) else {
+            return Err(self.busy(caller, &source, &target, Errno::BUSY).into());
+        };
+        let prepared = self.prepare_claimed(claim, watch, |begin| {
+            let ready = self.prepare_crossing(caller, &source, &target, no_replace, begin)?;
+            Ok::<_, MoveError>(What::Crossing(ready))
+        })?;
+        Ok(Readied::Crossing(prepared))
     }
 
-    fn sites(&self, request: &MoveRequest) -> Result<(Site<'_>, Site<'_>), MoveError> {
+    /// Both names with their folders, as the request has them.
+    pub(super) fn sites(&self, request: &MoveRequest) -> Result<(Site<'_>, Site<'_>), MoveError> {
         let site = |(folder, name): &NameIn| {
             let found = self.site(*folder, name, Purpose::Remove);
             found.map_err(|errno| self.unreachable(*folder, errno))
@@ -144,7 +134,7 @@ impl Vfs {
     }
 
     /// The sticky bit of both folders, and a directory's own `..`, as the kernel asks for them.
-    fn check_ends(
+    pub(super) fn check_ends(
         &self,
         request: &MoveRequest,
         source: &Occupied<'_>,
@@ -182,7 +172,7 @@ fn assume(request: &MoveRequest) -> Result<CallerGuard, Errno> {
 }
 
 /// Whether the caller may change names in the folder.
-fn check_folder(request: &MoveRequest, site: &Site<'_>) -> Result<(), MoveError> {
+pub(super) fn check_folder(request: &MoveRequest, site: &Site<'_>) -> Result<(), MoveError> {
     let _guard = assume(request)?;
     let access = Access::WRITE_OK | Access::EXEC_OK;
     let folder = site.parent.first.as_fd();

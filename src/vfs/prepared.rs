@@ -2,11 +2,14 @@
 //! commits them: undos, and the crossings of `octroi mv`.
 //!
 //! The rename is recognised by its user and both paths, which cannot change meanwhile: the names and
-//! the folders above are locked. What nobody comes for expires. While the connection of a crossing's
-//! client is open, what was rolled back leaves a mark under its names, so that a rename that is already
-//! on its way fails, and does not begin anew as a plain crossing.
+//! the folders above are locked. What nobody comes for expires. A client claims its rename for as long as
+//! its connection is open. From when it was prepared until then the rename finishes what was prepared or
+//! fails: what was rolled back leaves a mark, so that a rename that is already on its way does not
+//! begin anew as a plain crossing, by whatever gate leads there.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,20 +41,25 @@ pub(super) const POLICY_CHANGED: Stop =
 /// Who may finish what was prepared, and by which rename: user, source, target.
 pub(super) type Key = (u32, ViewPath, ViewPath);
 
-/// What waits for its rename. Dropped, it is rolled back.
+/// What a rename finishes. Dropped, it is rolled back.
 pub(super) enum What {
     Undo(PreparedUndo),
     Crossing(ReadyCrossing),
-    /// It was rolled back; why.
+}
+
+/// How far a client's claim is.
+enum State {
+    /// It is being prepared: the locks keep renames out.
+    Preparing,
+    Waiting(Waiting),
+    /// Its rename has come, or it was rolled back; why another would fail.
     Mark(Stop),
 }
 
 struct Waiting {
     txid: TxId,
-    what: What,
+    what: Box<What>,
     since: Instant,
-    /// A client's connection takes the entry away when it closes.
-    has_client: bool,
 }
 
 /// See the module.
@@ -60,17 +68,29 @@ pub(super) struct PreparedTable(Mutex<Entries>);
 
 #[derive(Default)]
 struct Entries {
-    waiting: HashMap<Key, Waiting>,
+    claims: HashMap<Key, State>,
     /// Being prepared for a client.
     preparing: HashMap<TxId, Arc<Progress>>,
     closed: bool,
 }
 
-impl Waiting {
-    /// Takes out what waits, for dropping it when the table is no longer locked.
-    fn roll_back(&mut self, why: Stop) -> What {
-        self.what.note_stop(why);
-        std::mem::replace(&mut self.what, What::Mark(why))
+impl State {
+    /// Takes out what waits, for dropping it when the table is no longer locked: rolling back records,
+    /// which may wait for the ledger.
+    fn mark(&mut self, why: Stop) -> Option<Box<What>> {
+        match std::mem::replace(self, Self::Mark(why)) {
+            Self::Waiting(waiting) => Some(waiting.what),
+            Self::Preparing | Self::Mark(_) => None,
+        }
+    }
+
+    /// As [`State::mark`], of what will be rolled back.
+    fn give_up(&mut self, why: Stop) -> Option<Box<What>> {
+        let what = self.mark(why);
+        if let Some(what) = &what {
+            what.note_stop(why);
+        }
+        what
     }
 }
 
@@ -80,14 +100,13 @@ impl What {
         match self {
             Self::Undo(undo) => undo.prepared.note_stop(why),
             Self::Crossing(ready) => ready.prepared.note_stop(why),
-            Self::Mark(_) => {}
         }
     }
 }
 
 impl PreparedTable {
     /// A transaction is about to be prepared for a client.
-    pub(super) fn begin(&self, progress: &Arc<Progress>) {
+    fn begin(&self, progress: &Arc<Progress>) {
         let mut entries = self.0.lock();
         if entries.closed {
             progress.cancel(Stop::Unmounting);
@@ -96,60 +115,61 @@ impl PreparedTable {
     }
 
     /// What [`PreparedTable::begin`] noted is prepared, or has failed.
-    pub(super) fn end(&self, txid: TxId) {
+    fn end(&self, txid: TxId) {
         self.0.lock().preparing.remove(&txid);
     }
 
-    pub(super) fn insert(&self, key: Key, txid: TxId, what: What, has_client: bool) {
-        let waiting = Waiting { txid, what, since: Instant::now(), has_client };
-        let replaced = self.0.lock().waiting.insert(key, waiting);
-        // Rolling back records, which may wait for the ledger: not under the lock.
-        drop(replaced);
+    fn insert(&self, key: &Key, txid: TxId, what: What) {
+        let waiting = Waiting { txid, what: Box::new(what), since: Instant::now() };
+        self.0.lock().claims.insert(key.clone(), State::Waiting(waiting));
     }
 
-    /// What waits for this rename. A mark stays as long as its client.
-    pub(super) fn take(&self, key: &Key) -> Option<What> {
+    /// What waits for this rename, or what the mark says; from now on there is a mark.
+    fn take(&self, key: &Key) -> Option<Result<Box<What>, Stop>> {
         let mut entries = self.0.lock();
-        match entries.waiting.get(key)?.what {
-            What::Mark(why) => Some(What::Mark(why)),
-            _ => entries.waiting.remove(key).map(|found| found.what),
+        let state = entries.claims.get_mut(key)?;
+        match *state {
+            State::Preparing => None,
+            State::Mark(why) => Some(Err(why)),
+            State::Waiting(_) => state.mark(Stop::Taken).map(Ok),
         }
     }
 
     /// A sign of life of the client.
-    fn keep(&self, key: &Key, txid: TxId) {
-        if let Some(found) = self.0.lock().waiting.get_mut(key).filter(|found| found.txid == txid) {
+    fn keep(&self, key: &Key) {
+        if let Some(State::Waiting(found)) = self.0.lock().claims.get_mut(key) {
             found.since = Instant::now();
         }
     }
 
-    /// Rolls back what waits, and leaves a mark.
-    fn give_up(&self, key: &Key, txid: TxId, why: Stop) {
+    /// Rolls back what waits, and leaves a mark. Gives what the mark says, also where one was there.
+    fn give_up(&self, key: &Key, why: Stop) -> Stop {
         let mut entries = self.0.lock();
-        let found = entries.waiting.get_mut(key).filter(|found| found.txid == txid);
-        let dropped = found.map(|found| found.roll_back(why));
+        let (dropped, why) = match entries.claims.get_mut(key) {
+            Some(State::Mark(earlier)) => (None, *earlier),
+            Some(state) => (state.give_up(why), why),
+            None => (None, why),
+        };
         drop(entries);
         drop(dropped);
+        why
     }
 
-    /// The client has gone.
-    fn remove(&self, key: &Key, txid: TxId) {
-        let mut entries = self.0.lock();
-        let own = entries.waiting.get(key).is_some_and(|found| found.txid == txid);
-        let removed = if own { entries.waiting.remove(key) } else { None };
-        drop(entries);
-        if let Some(removed) = &removed {
-            removed.what.note_stop(Stop::ClientLeft);
+    /// Has a mark say why.
+    fn explain(&self, key: &Key, why: Stop) {
+        if let Some(State::Mark(known)) = self.0.lock().claims.get_mut(key) {
+            *known = why;
         }
-        drop(removed);
     }
 
-    /// Rolls back what `which` names, and leaves marks for clients that are still there.
+    /// Rolls back what `which` names, and leaves marks.
     fn roll_back(&self, why: Stop, which: impl Fn(&Waiting) -> bool) {
         let mut entries = self.0.lock();
-        let chosen = entries.waiting.values_mut().filter(|found| which(found));
-        let dropped: Vec<What> = chosen.map(|found| found.roll_back(why)).collect();
-        entries.waiting.retain(|_, found| found.has_client || !matches!(found.what, What::Mark(_)));
+        let chosen = entries
+            .claims
+            .values_mut()
+            .filter(|state| matches!(state, State::Waiting(waiting) if which(waiting)));
+        let dropped: Vec<Box<What>> = chosen.filter_map(|state| state.give_up(why)).collect();
         drop(entries);
         drop(dropped);
     }
@@ -166,10 +186,25 @@ impl PreparedTable {
     }
 }
 
-/// A crossing that waits for its client's rename. Dropped, it is rolled back unless the rename came.
+/// A client's claim on a rename: nobody else prepares for it. Dropped, what waits is rolled back, and the
+/// rename is one as any other.
+pub(super) struct ClaimGuard {
+    vfs: Arc<Vfs>,
+    key: Key,
+}
+
+impl Drop for ClaimGuard {
+    fn drop(&mut self) {
+        let removed = self.vfs.prepared.0.lock().claims.remove(&self.key);
+        let dropped = removed.and_then(|mut state| state.give_up(Stop::ClientLeft));
+        drop(dropped);
+    }
+}
+
+/// A crossing or an undo that waits for its client's rename. Dropped, it is rolled back unless the rename
+/// came.
 pub struct PreparedMove {
-    pub(super) vfs: Arc<Vfs>,
-    pub(super) key: Key,
+    claim: ClaimGuard,
     /// The transaction.
     pub progress: Arc<Progress>,
 }
@@ -177,20 +212,18 @@ pub struct PreparedMove {
 impl PreparedMove {
     /// The client is alive: the transaction does not expire for a while.
     pub fn keep(&self) {
-        self.vfs.prepared.keep(&self.key, self.progress.txid);
+        self.claim.vfs.prepared.keep(&self.claim.key);
     }
 
     /// The client gives up: rolled back when this returns, unless its rename came. A rename that still
-    /// comes fails.
-    pub fn give_up(&self) {
-        self.vfs.prepared.give_up(&self.key, self.progress.txid, Stop::ClientLeft);
+    /// comes fails. Gives the reason, an earlier one if there was one.
+    pub fn give_up(&self) -> Stop {
+        self.claim.vfs.prepared.give_up(&self.claim.key, Stop::ClientLeft)
     }
 }
 
-impl Drop for PreparedMove {
-    fn drop(&mut self) {
-        self.vfs.prepared.remove(&self.key, self.progress.txid);
-    }
+fn key(caller: Caller, source: &Occupied<'_>, target: &Site<'_>) -> Key {
+    (caller.uid, source.site.path.clone(), target.path.clone())
 }
 
 /// Why a transaction was not stopped.
@@ -218,6 +251,50 @@ pub enum AbortError {
 }
 
 impl Vfs {
+    /// Claims a rename for a client. None if another client has it.
+    pub(super) fn claim(self: &Arc<Self>, key: Key) -> Option<ClaimGuard> {
+        match self.prepared.0.lock().claims.entry(key.clone()) {
+            Entry::Occupied(_) => None,
+            Entry::Vacant(free) => {
+                free.insert(State::Preparing);
+                Some(ClaimGuard { vfs: Arc::clone(self), key })
+            }
+        }
+    }
+
+    /// Prepares for the rename that a client has claimed. `watch` learns of each transaction that
+    /// `prepare` begins: of several, where the first member of a pool is full.
+    pub(super) fn prepare_claimed<E: From<CrossingError>>(
+        &self,
+        claim: ClaimGuard,
+        watch: &dyn Fn(&Arc<Progress>),
+        prepare: impl FnOnce(&dyn Fn(&Arc<Progress>)) -> Result<What, E>,
+    ) -> Result<PreparedMove, E> {
+        let begun: RefCell<Option<Arc<Progress>>> = RefCell::default();
+        let begin = |progress: &Arc<Progress>| {
+            if let Some(given_up) = begun.replace(Some(Arc::clone(progress))) {
+                self.prepared.end(given_up.txid);
+            }
+            self.prepared.begin(progress);
+            watch(progress);
+        };
+        let what = prepare(&begin);
+        // What is prepared has begun.
+        let Some(progress) = begun.take() else {
+            return Err(what
+                .err()
+                .unwrap_or_else(|| CrossingError::Cancelled(Stop::ClientLeft).into()));
+        };
+        let what = what.map(|what| self.prepared.insert(&claim.key, progress.txid, what));
+        self.prepared.end(progress.txid);
+        what?;
+        // Whoever cancels later finds it among those that wait.
+        match progress.is_cancelled() {
+            true => Err(progress.cancelled().into()),
+            false => Ok(PreparedMove { claim, progress }),
+        }
+    }
+
     /// The rename of what was prepared. None if nothing is prepared for it.
     pub(super) fn finish_prepared(
         &self,
@@ -226,17 +303,19 @@ impl Vfs {
         target: &Site<'_>,
         no_replace: bool,
     ) -> Option<Result<(), Errno>> {
-        let key = (caller.uid, source.site.path.clone(), target.path.clone());
-        Some(match self.prepared.take(&key)? {
+        let what = match self.prepared.take(&key(caller, source, target))? {
+            Ok(what) => *what,
+            Err(why) => return Some(Err(self.gone_meanwhile(caller, source, target, why))),
+        };
+        Some(match what {
             What::Undo(undo) => self.finish_undo(caller, source, target, undo),
             What::Crossing(ready) => {
                 self.finish_crossing(caller, source, target, no_replace, ready)
             }
-            What::Mark(why) => Err(self.gone_meanwhile(caller, source, target, why)),
         })
     }
 
-    /// The names are locked since it was prepared; the policy may have changed.
+    /// The names are locked since it was prepared.
     fn finish_crossing(
         &self,
         caller: Caller,
@@ -244,6 +323,25 @@ impl Vfs {
         target: &Site<'_>,
         no_replace: bool,
         mut ready: ReadyCrossing,
+    ) -> Result<(), Errno> {
+        self.permit_again(caller, source, target, &ready)?;
+        if no_replace {
+            ready.prepared.forbid_replacing();
+        }
+        // A copy and the gate's checks take long, and the kernel holds both folders by now.
+        ready.prepared.only_commit();
+        let inode = self.source_inode(source)?;
+        let ReadyCrossing { prepared, locks: _locks, .. } = ready;
+        self.switch(caller, source, target, &inode, prepared)
+    }
+
+    /// Asks the policy again before the commit: it may have changed while the crossing was prepared.
+    fn permit_again(
+        &self,
+        caller: Caller,
+        source: &Occupied<'_>,
+        target: &Site<'_>,
+        ready: &ReadyCrossing,
     ) -> Result<(), Errno> {
         let gates =
             self.permit_crossing(caller, source, target).map_err(|refused| refused.errno)?;
@@ -260,17 +358,10 @@ impl Vfs {
             ready.prepared.note_stop(POLICY_CHANGED);
             return Err(self.gone_meanwhile(caller, source, target, POLICY_CHANGED));
         }
-        if no_replace {
-            ready.prepared.forbid_replacing();
-        }
-        // A copy and the gate's checks take long, and the kernel holds both folders by now.
-        ready.prepared.only_commit();
-        let inode = self.source_inode(source)?;
-        let ReadyCrossing { prepared, locks: _locks, .. } = ready;
-        self.switch(caller, source, target, &inode, prepared)
+        Ok(())
     }
 
-    /// Kept for `octroi why`.
+    /// Kept for `octroi why`, and told to the client.
     pub(super) fn gone_meanwhile(
         &self,
         caller: Caller,
@@ -278,6 +369,7 @@ impl Vfs {
         target: &Site<'_>,
         why: Stop,
     ) -> Errno {
+        self.prepared.explain(&key(caller, source, target), why);
         let decision = Decision {
             allowed: false,
             basis: Basis::Error,

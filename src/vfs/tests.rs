@@ -16,6 +16,7 @@ pub(crate) mod fixture;
 mod moves;
 mod pools;
 mod sheds;
+mod undo;
 
 use fixture::*;
 pub(super) use fixture::{NoState, end};
@@ -155,9 +156,11 @@ fn a_crossing_moves_and_an_undo_takes_back() {
     assert_eq!(fixture.vfs.read(reader.handle, 0, 100).expect("read on"), b"1,2,3\n");
     fixture.vfs.release(reader.handle);
 
-    let plan = fixture.vfs.prepare_undo(ROOT, None, None).expect("prepared");
+    let plan = fixture.vfs.plan_undo(ROOT, None, None).expect("recorded");
     assert_eq!(plan.source.to_string(), "/archive/b.csv");
+    let undo = fixture.prepare_undo_as(ROOT, &plan).expect("prepared");
     fixture.rename(("archive", "b.csv"), ("inbox", "a.csv")).expect("undone");
+    drop(undo);
     assert!(!fixture.backing("archive/b.csv").exists());
     assert_eq!(fixture.read(fixture.number("inbox/a.csv")).expect("back"), b"1,2,3\n");
 }
@@ -183,11 +186,11 @@ fn an_undo_that_nobody_finishes_is_rolled_back() {
     let fixture = Fixture::new(vec![]);
     fixture.put("inbox", "a.csv", "1\n");
     fixture.rename(("inbox", "a.csv"), ("archive", "a.csv")).expect("crossed");
-    fixture.vfs.prepare_undo(ROOT, None, None).expect("prepared");
+    let undo = fixture.prepare_undo().expect("prepared");
     let archive = fixture.number("archive");
     let unlink = || fixture.vfs.unlink(ROOT, archive, OsStr::new("a.csv"));
     assert_eq!(unlink(), Err(Errno::BUSY), "a prepared name is locked");
-    fixture.vfs.shut_down();
+    drop(undo);
     assert_eq!(unlink(), Ok(()));
 }
 
@@ -260,7 +263,8 @@ fn callers_at_once_lose_nothing_and_do_not_wait_for_each_other_for_ever() {
                     };
                     // Any of these may meet another caller's crossing and be refused.
                     let _ = match round % 4 {
-                        3 => fixture.vfs.prepare_undo(ROOT, None, None).ok().and_then(|plan| {
+                        3 => fixture.vfs.plan_undo(ROOT, None, None).ok().and_then(|plan| {
+                            let _undo = fixture.prepare_undo_as(ROOT, &plan).ok()?;
                             let split = |path: &ViewPath| {
                                 let parent = path.parent().expect("below the root");
                                 (
@@ -319,8 +323,8 @@ fn anothers_crossing_looks_like_none() {
     fixture.rename(("inbox", "a.csv"), ("archive", "a.csv")).expect("crossed");
     let txid = fixture.vfs.with_journal(|journal| journal.last_of(0)).expect("recorded");
     let to = ViewPath::root().join(OsStr::new("archive")).join(OsStr::new("a.csv"));
-    let none = fixture.vfs.prepare_undo(nobody, None, Some(&to)).expect_err("not theirs");
+    let none = fixture.vfs.plan_undo(nobody, None, Some(&to)).expect_err("not theirs");
     assert_eq!(none.to_string(), "there is no crossing to undo");
-    let unknown = fixture.vfs.prepare_undo(nobody, Some(txid), None).expect_err("not theirs");
+    let unknown = fixture.vfs.plan_undo(nobody, Some(txid), None).expect_err("not theirs");
     assert_eq!(unknown.to_string(), format!("there is no completed crossing {txid} to undo"));
 }

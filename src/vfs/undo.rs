@@ -1,9 +1,11 @@
 //! Taking a crossing back: prepared on request of the control protocol, done by the caller's own
 //! rename(2) through the mount, so that the kernel checks permissions as for any rename.
 
+use std::sync::Arc;
+
 use crate::branch::FileKind;
 use crate::error::Errno;
-use crate::mover::{CrossingError, Prepared};
+use crate::mover::{CrossingError, Prepared, Progress};
 use crate::policy::Basis;
 use crate::storage::real::RealStorage;
 use crate::sys::process::exe_of;
@@ -13,8 +15,9 @@ use crate::view::locks::LockGuard;
 use super::Vfs;
 use super::facts::{About, Asked, Size};
 use super::inside::HIDDEN;
+use super::moves::{MoveError, MoveRequest, check_folder};
 use super::permit::Question;
-use super::prepared::{POLICY_CHANGED, What};
+use super::prepared::{POLICY_CHANGED, PreparedMove, What};
 use super::remove::Occupied;
 use super::site::{Purpose, Site};
 
@@ -85,30 +88,57 @@ fn changed(txid: TxId) -> UndoError {
     CrossingError::UndoImpossible { txid, why }.into()
 }
 
+impl UndoError {
+    /// What the caller's rename(2) would have answered.
+    fn errno(&self) -> Errno {
+        match self {
+            Self::Nothing | Self::Above(..) | Self::Gone(_) => Errno::NOENT,
+            Self::Crossing(error) => error.errno(),
+            Self::Inside(_) | Self::Denied { .. } => Errno::ACCESS,
+            Self::Taken(_) => Errno::EXIST,
+            Self::Name { errno, .. } => *errno,
+        }
+    }
+}
+
+impl From<UndoError> for MoveError {
+    fn from(error: UndoError) -> Self {
+        Self { errno: error.errno(), why: error.to_string() }
+    }
+}
+
 impl Vfs {
-    /// Prepares to take back a crossing: a given one, or the last to `path`, or the caller's last. The
-    /// crossing's author, root and the mounting user may. The caller's rename of `source` to
-    /// `target` then does it.
-    pub fn prepare_undo(
-        &self,
-        caller: Caller,
-        txid: Option<TxId>,
-        path: Option<&ViewPath>,
-    ) -> Result<UndoPlan, UndoError> {
-        self.expire_prepared_as_usual();
-        let plan = self.plan_undo(caller, txid, path)?;
-        // One's own undo that was prepared before and not finished makes room.
-        let key = (caller.uid, plan.source.clone(), plan.target.clone());
-        drop(self.prepared.take(&key));
+    /// Prepares to take back a crossing. Its author, root and the mounting user may. The caller's rename
+    /// of the crossing's target to its source then does it.
+    pub(super) fn prepare_undo(
+        self: &Arc<Self>,
+        request: &MoveRequest,
+        txid: TxId,
+        watch: &dyn Fn(&Arc<Progress>),
+    ) -> Result<PreparedMove, UndoError> {
+        let caller = request.caller;
+        let plan = self.plan_undo(caller, Some(txid), None)?;
         let name_error = |path: &ViewPath| {
             let path = path.clone();
             move |errno| UndoError::Name { path, errno }
         };
-        let source = self.what_arrived(&plan)?;
-        let target = self.site_of(&plan.target).map_err(name_error(&plan.target))?;
+        let (source, target) =
+            self.sites(request).map_err(|error| name_error(&plan.source)(error.errno))?;
+        for site in [&source, &target] {
+            let folder = site.parent.inode.path().unwrap_or_else(ViewPath::root);
+            check_folder(request, site).map_err(|error| name_error(&folder)(error.errno))?;
+        }
+        if (&source.path, &target.path) != (&plan.source, &plan.target) {
+            return Err(UndoError::Name { path: plan.source, errno: Errno::STALE });
+        }
+        let source = self.arrived(source, &plan)?;
+        self.check_free(&target)?;
+        self.check_ends(request, &source, &target)
+            .map_err(|error| name_error(&plan.source)(error.errno))?;
         let generation = self.policy().generation();
         self.permit_undo(caller, &source, &target)?;
-        self.check_free(&target)?;
+        let key = (caller.uid, plan.source.clone(), plan.target.clone());
+        let claim = self.claim(key).ok_or(Errno::BUSY).map_err(name_error(&plan.source))?;
         let inode = self.find_child(&source.site.parent.inode, &source.site.name);
         let inode = inode.map_err(name_error(&plan.source))?.inode;
         self.view.inodes.forget(inode.number, 1);
@@ -119,15 +149,15 @@ impl Vfs {
         let exe = exe_of(caller.pid);
         let admit = self.rules_below(caller, &source, &target);
         let admit = admit.map_err(name_error(&plan.source))?;
-        let prepared = self.mover.prepare_undo(caller, exe, privileged, plan.txid, &admit);
-        let prepared = prepared.map_err(|error| match self.may_know(caller, &source) {
-            true => UndoError::Crossing(error),
-            false => UndoError::Inside(plan.source.clone()),
-        })?;
-        let txid = prepared.txid;
-        let undo = PreparedUndo { prepared, generation, _locks: locks };
-        self.prepared.insert(key, txid, What::Undo(undo), false);
-        Ok(plan)
+        self.prepare_claimed(claim, watch, |begin| {
+            let prepared =
+                self.mover.prepare_undo_watched(caller, exe, privileged, txid, &admit, begin);
+            let prepared = prepared.map_err(|error| match self.may_know(caller, &source) {
+                true => UndoError::Crossing(error),
+                false => UndoError::Inside(plan.source.clone()),
+            })?;
+            Ok(What::Undo(PreparedUndo { prepared, generation, _locks: locks }))
+        })
     }
 
     /// Whether both names are as an undo needs them, as [`Vfs::prepare_undo`] would find them: what has the
@@ -137,19 +167,22 @@ impl Vfs {
             self.mover.with_journal(|journal| journal.get(txid).map(|found| found.record.clone()));
         let record = found.ok_or(CrossingError::UndoUnknown { txid })?;
         let plan = UndoPlan { txid, source: record.target, target: record.source };
-        let source = self.what_arrived(&plan)?;
+        let name = |path: &ViewPath| {
+            let path = path.clone();
+            move |errno| UndoError::Name { path, errno }
+        };
+        let site = self.site_of(&plan.source).map_err(name(&plan.source))?;
+        let source = self.arrived(site, &plan)?;
         let stat = &source.first.found.stat;
         if stat.kind == FileKind::File && record.size.is_some_and(|size| size != stat.size) {
             return Err(changed(txid));
         }
-        let target = self.site_of(&plan.target);
-        let name = |errno| UndoError::Name { path: plan.target.clone(), errno };
-        self.check_free(&target.map_err(name)?)
+        self.check_free(&self.site_of(&plan.target).map_err(name(&plan.target))?)
     }
 
-    fn what_arrived(&self, plan: &UndoPlan) -> Result<Occupied<'_>, UndoError> {
-        let source = self.site_of(&plan.source).and_then(|site| self.occupied(site));
-        let source = source.map_err(|errno| match errno {
+    /// What crossed, where it arrived.
+    fn arrived<'a>(&'a self, site: Site<'a>, plan: &UndoPlan) -> Result<Occupied<'a>, UndoError> {
+        let source = self.occupied(site).map_err(|errno| match errno {
             Errno::NOENT => UndoError::Gone(plan.source.clone()),
             errno => UndoError::Name { path: plan.source.clone(), errno },
         })?;
@@ -165,8 +198,8 @@ impl Vfs {
         }
     }
 
-    /// What would be taken back, for a caller who may: see [`Vfs::prepare_undo`]. Looks at nothing but
-    /// the journal.
+    /// What would be taken back, for a caller who may: a given crossing, or the last to `path`, or the
+    /// caller's last. Looks at nothing but the journal.
     pub fn plan_undo(
         &self,
         caller: Caller,

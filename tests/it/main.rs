@@ -61,4 +61,5 @@ mod tidy;
 mod trouble;
 mod trouble_config;
 mod trouble_ledger;
+mod undo;
 mod whole;

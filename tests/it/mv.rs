@@ -16,31 +16,31 @@ use crate::disk::Disk;
 use crate::harness::{Ended, LAB, Mount, OCTROI, Scene, octroi, wait_for};
 
 /// The second chunk of a file waits for hours.
-const STUCK: &str = "[crossings]\nrate = \"1KiB\"\n";
+pub const STUCK: &str = "[crossings]\nrate = \"1KiB\"\n";
 /// Larger than what is read at once.
-const LARGE: &str = "head -c 24M /dev/zero";
+pub const LARGE: &str = "head -c 24M /dev/zero";
 
 /// The usual view, with the target on a file system of its own and limits for crossings.
-fn lab(limits: &str) -> (Scene, Disk) {
+pub fn lab(limits: &str) -> (Scene, Disk) {
     let scene = Scene::with(&["inbox", "other", "review"], &format!("{LAB}{limits}"));
     let disk = Disk::tmpfs(&scene, "review", "128M");
     (scene, disk)
 }
 
 /// A command that runs beside the test; killed when dropped.
-struct Running(Option<Child>);
+pub struct Running(Option<Child>);
 
 impl Running {
-    fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         let child = self.0.as_ref().expect("it runs");
         kill_process(Pid::from_child(child), signal).expect("it is our child");
     }
 
-    fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.0.as_ref().expect("it runs").id()
     }
 
-    fn end(mut self) -> Ended {
+    pub fn end(mut self) -> Ended {
         let output = self.0.take().expect("it runs").wait_with_output().expect("it ends");
         Ended {
             code: output.status.code(),
@@ -60,7 +60,7 @@ impl Drop for Running {
 }
 
 /// Starts a command with paths below the mount.
-fn start(mount: &Mount, program: &str, arguments: &[&str]) -> Running {
+pub fn start(mount: &Mount, program: &str, arguments: &[&str]) -> Running {
     let mut command = Command::new(program);
     for argument in arguments {
         match argument.strip_prefix('@') {
@@ -72,11 +72,11 @@ fn start(mount: &Mount, program: &str, arguments: &[&str]) -> Running {
     Running(Some(command.spawn().expect("it starts")))
 }
 
-fn mv(mount: &Mount, arguments: &[&str]) -> Running {
+pub fn mv(mount: &Mount, arguments: &[&str]) -> Running {
     start(mount, OCTROI, &[&["mv"], arguments].concat())
 }
 
-fn active(scene: &Scene) -> Vec<Value> {
+pub fn active(scene: &Scene) -> Vec<Value> {
     let status = octroi(["status", "--json", "--view", scene.name()]).ok();
     let status: Value = serde_json::from_str(&status).expect("JSON");
     status["active"].as_array().expect("a list").clone()
@@ -95,13 +95,13 @@ fn wait_until_stuck(scene: &Scene) -> String {
 }
 
 #[track_caller]
-fn txid_of(scene: &Scene, source: &str) -> String {
+pub fn txid_of(scene: &Scene, source: &str) -> String {
     let all = active(scene);
     let found = all.iter().find(|found| found["source"] == source).expect("it is under way");
     found["txid"].as_str().expect("a text").to_owned()
 }
 
-fn abort(scene: &Scene, txid: &str) -> Ended {
+pub fn abort(scene: &Scene, txid: &str) -> Ended {
     octroi(["tx", "abort", txid, "--view", scene.name()])
 }
 
@@ -116,7 +116,7 @@ fn assert_rolled_back(scene: &Scene, mount: &Mount) {
     assert_eq!(last.map(|line| line["step"].clone()), Some("abort".into()));
 }
 
-fn steps(mount: &Mount) -> Vec<String> {
+pub fn steps(mount: &Mount) -> Vec<String> {
     let crossings = mount.ledger().into_iter().filter(|line| line["kind"] == "crossing");
     crossings.map(|line| line["step"].as_str().expect("a step").to_owned()).collect()
 }
@@ -281,7 +281,7 @@ fn a_plain_mv_makes_others_wait_and_can_be_aborted() {
 }
 
 /// The state of a process by proc_pid_stat(5).
-fn state_of(pid: u32) -> Option<char> {
+pub fn state_of(pid: u32) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(") ")?.1.chars().next()
 }
@@ -410,7 +410,7 @@ fn ask(mount: &Mount, source: &Path, target: &Path) -> MoveClient {
     };
     let (source, target) = (open(source), open(target));
     let name = std::ffi::OsStr::new("f");
-    client.begin_move((source.as_fd(), name), (target.as_fd(), name), false).expect("asked")
+    client.begin_move((source.as_fd(), name), (target.as_fd(), name), false, None).expect("asked")
 }
 
 #[track_caller]

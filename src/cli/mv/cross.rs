@@ -29,7 +29,7 @@ const WENT_AWAY: &str = "the daemon went away; what it had begun is rolled back 
 
 /// How a move ended.
 #[derive(Debug)]
-pub(super) enum Ended {
+pub(in crate::cli) enum Ended {
     /// It crossed.
     Crossed(Crossed),
     /// Within a branch or pool.
@@ -42,7 +42,7 @@ pub(super) enum Ended {
 
 /// A crossing that is done.
 #[derive(Debug)]
-pub(super) struct Crossed {
+pub(in crate::cli) struct Crossed {
     pub(super) txid: TxId,
     pub(super) bytes: u64,
     pub(super) files: u64,
@@ -51,13 +51,13 @@ pub(super) struct Crossed {
 }
 
 /// SIGINT and SIGTERM, caught.
-pub(super) struct Signals {
+pub(in crate::cli) struct Signals {
     seen: Arc<AtomicUsize>,
     woken: UnixStream,
 }
 
 impl Signals {
-    pub(super) fn catch() -> Result<Self, Failure> {
+    pub(in crate::cli) fn catch() -> Result<Self, Failure> {
         let seen = Arc::new(AtomicUsize::new(0));
         let caught = (|| {
             let (woken, wakes) = UnixStream::pair()?;
@@ -71,7 +71,7 @@ impl Signals {
     }
 
     /// The signal that has come.
-    pub(super) fn seen(&self) -> Option<i32> {
+    pub(in crate::cli) fn seen(&self) -> Option<i32> {
         let signal = self.seen.load(Ordering::Acquire);
         i32::try_from(signal).ok().filter(|signal| *signal != 0)
     }
@@ -89,29 +89,39 @@ impl Signals {
     }
 }
 
+/// How to rename.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::cli) struct How {
+    /// Fail rather than replace.
+    pub(in crate::cli) no_replace: bool,
+    /// The crossing that the rename takes back.
+    pub(in crate::cli) undoes: Option<TxId>,
+}
+
 /// Moves. An error is the daemon's, or of the way to it.
-pub(super) fn cross(
+pub(in crate::cli) fn cross(
     daemon: &Client,
     ends: &Ends,
-    no_replace: bool,
+    how: How,
     signals: &Signals,
     show: &mut Show,
 ) -> Result<Ended, ClientError> {
     let source = (ends.source.folder.as_fd(), ends.source.name.as_os_str());
     let target = (ends.target.folder.as_fd(), ends.target.name.as_os_str());
     let mut once_more = true;
-    let (renamed, crossed) = loop {
-        let mut client = daemon.begin_move(source, target, no_replace)?;
+    let (renamed, why, crossed) = loop {
+        let mut client = daemon.begin_move(source, target, how.no_replace, how.undoes)?;
         let crossed = match until_ready(&mut client, signals, show)? {
             Prepared::Crossing(crossed) => Some(crossed),
             Prepared::Within => None,
             Prepared::Ended(ended) => return Ok(ended),
         };
-        let renamed = rename(&mut client, ends, no_replace, signals);
+        let renamed = rename(&mut client, ends, how.no_replace, signals);
+        let why = until_freed(client, signals);
         // One file system turned out to be two: now it is known, and prepared as a copy.
         let again = renamed == Err(Errno::AGAIN) && crossed.is_some() && signals.seen().is_none();
         if !again || !std::mem::take(&mut once_more) {
-            break (renamed, crossed);
+            break (renamed, why, crossed);
         }
     };
     Ok(match (renamed, crossed) {
@@ -122,9 +132,31 @@ pub(super) fn cross(
         }
         (Err(errno), _) => Ended::Failed {
             result: Some(errno_name(errno).to_owned()),
-            why: std::io::Error::from(errno).to_string(),
+            why: why
+                .filter(|_| errno == Errno::CANCELED)
+                .unwrap_or_else(|| std::io::Error::from(errno).to_string()),
         },
     })
+}
+
+/// Waits until the daemon has freed the names after the rename. It may tell why that failed.
+fn until_freed(mut client: MoveClient, signals: &Signals) -> Option<String> {
+    client.returned();
+    let since = Instant::now();
+    loop {
+        match client.receive() {
+            Ok(Received::Answer(Answer::NotMoved { why, .. })) => return Some(why),
+            Ok(Received::Answer(_)) => {}
+            Ok(Received::Closed) | Err(_) => return None,
+            Ok(Received::Nothing) => {
+                let left = ROLL_BACK_WAIT.saturating_sub(since.elapsed());
+                if left.is_zero() {
+                    return None;
+                }
+                signals.wait(&client, left);
+            }
+        }
+    }
 }
 
 /// What the daemon's last word was.

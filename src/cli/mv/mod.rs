@@ -17,12 +17,12 @@ use super::failure::{ExitCode, Failure, cannot};
 use super::output::{plain, print, size};
 use super::target::ViewOption;
 
-mod cross;
+pub(super) mod cross;
 mod line;
-mod place;
-mod show;
+pub(super) mod place;
+pub(super) mod show;
 
-use cross::{Crossed, Ended, Signals, cross};
+use cross::{Crossed, Ended, How, Signals, cross};
 use place::Ends;
 use show::Show;
 
@@ -67,6 +67,9 @@ pub struct Args {
     #[arg(long)]
     json: bool,
 }
+
+/// Hint where the daemon has not said that it has rolled back.
+pub(super) const STILL_ROLLED_BACK: &str = "octroi tx list shows when that is done";
 
 /// What became of one source, for scripts.
 #[derive(Debug, Serialize)]
@@ -176,7 +179,8 @@ fn move_one(
 ) -> Result<Ended, Failure> {
     let ends = Ends::open(source, target).map_err(|why| cannot_move(source, target, &why))?;
     let daemon: Client = ends.daemon(source, target)?;
-    cross(&daemon, &ends, args.no_clobber, signals, show)
+    let how = How { no_replace: args.no_clobber, undoes: None };
+    cross(&daemon, &ends, how, signals, show)
         .map_err(|error| cannot_move(source, target, &error.to_string()))
 }
 
@@ -221,10 +225,11 @@ fn interrupted(source: &Path, signals: &Signals, rolled_back: bool) -> Failure {
         false => format!("{what} is where it was; its copy is still being removed"),
     };
     let failure = stopped(signals.seen().unwrap_or_default(), state);
-    if rolled_back { failure } else { failure.hint("octroi tx list shows when that is done") }
+    if rolled_back { failure } else { failure.hint(STILL_ROLLED_BACK) }
 }
 
-fn stopped(signal: i32, state: String) -> Failure {
+/// What a signal left.
+pub(super) fn stopped(signal: i32, state: String) -> Failure {
     let (code, word) = match signal {
         SIGTERM => (ExitCode::Terminated, "terminated"),
         _ => (ExitCode::Interrupted, "interrupted"),

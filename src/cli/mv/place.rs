@@ -81,7 +81,7 @@ fn split(path: &Path) -> Option<Split> {
 }
 
 /// A name in an opened folder.
-pub(super) struct End {
+pub(in crate::cli) struct End {
     pub(super) folder: OwnedFd,
     pub(super) name: OsString,
     /// Device of the folder.
@@ -107,15 +107,20 @@ impl End {
 }
 
 /// Both ends of a move.
-pub(super) struct Ends {
+pub(in crate::cli) struct Ends {
     pub(super) source: End,
     pub(super) target: End,
 }
 
 impl Ends {
+    /// Opens both folders, and looks at nothing in them.
+    pub(in crate::cli) fn of(source: &Path, target: &Path) -> Result<Self, String> {
+        Ok(Self { source: End::open(source)?, target: End::open(target)? })
+    }
+
     /// Opens both folders, and finds what mv(1) would refuse before it renames.
     pub(super) fn open(source: &Path, target: &Path) -> Result<Self, String> {
-        let ends = Self { source: End::open(source)?, target: End::open(target)? };
+        let ends = Self::of(source, target)?;
         let words = |errno: Errno| std::io::Error::from(errno).to_string();
         let moved = match ends.source.look() {
             Ok(moved) => moved,

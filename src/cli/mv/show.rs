@@ -23,7 +23,7 @@ enum Mode {
 }
 
 /// The progress of one source. Dropped, its bar is gone.
-pub(super) struct Show {
+pub(in crate::cli) struct Show {
     mode: Mode,
     name: String,
     /// Which of several sources it is, such as `2 of 3: `.
@@ -34,7 +34,7 @@ pub(super) struct Show {
 
 impl Show {
     /// `which` counts from 1, of how many.
-    pub(super) fn new(name: &str, which: (usize, usize), quiet: bool) -> Self {
+    pub(in crate::cli) fn new(name: &str, which: (usize, usize), quiet: bool) -> Self {
         let now = Instant::now();
         let mode = match (quiet, io::stderr().is_terminal()) {
             (true, _) => Mode::Silent,

@@ -109,6 +109,7 @@ impl Run {
             source: (from.0, from.1.to_owned()),
             target: (to.0, to.1.to_owned()),
             no_replace: flags.contains(RenameFlags::NOREPLACE),
+            undoes: None,
         };
         self.world.vfs.prepare_move(&request, &|_| {}).ok()
     }
@@ -206,15 +207,24 @@ impl Run {
             self.walk(way, false)?;
             self.look(name.0, name.1, false)?;
         }
-        let plan = self.world.vfs.prepare_undo(ROOT, Some(crossed.txid), None);
-        if taken || !as_it_came {
-            let prepared = |plan| Err(format!("{plan:?} was prepared, against the model"));
-            return plan.map_or(Ok(()), prepared);
-        }
-        plan.map_err(|error| format!("undo of what is as it came: {error}"))?;
         let numbers = (self.number(*place)?, self.number(*home)?);
         let (to, from) = ((numbers.0, to), (numbers.1, from));
-        let result = self.world.vfs.rename(ROOT, to, from, RenameFlags::empty());
+        let request = MoveRequest {
+            caller: ROOT,
+            groups: Vec::new(),
+            source: (to.0, to.1.to_owned()),
+            target: (from.0, from.1.to_owned()),
+            no_replace: true,
+            undoes: Some(crossed.txid),
+        };
+        let prepared = self.world.vfs.prepare_move(&request, &|_| ());
+        if taken || !as_it_came {
+            let wrong = |_| Err(format!("{request:?} was prepared, against the model"));
+            return prepared.map_or(Ok(()), wrong);
+        }
+        let undo = prepared.map_err(|error| format!("undo of what is as it came: {error:?}"))?;
+        let result = self.world.vfs.rename(ROOT, to, from, RenameFlags::NOREPLACE);
+        drop(undo);
         result.map_err(|errno| format!("undoing gave {}", errno_name(errno)))?;
         self.crossed.remove(at);
         let (place, to) = (*place, to.1.to_owned());

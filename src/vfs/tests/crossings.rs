@@ -160,7 +160,7 @@ fn undoing_a_tree_brings_each_part_back_to_its_member() {
     let number = fixture.number("pool/d");
     assert_eq!(fixture.names("pool/d"), ["a.csv", "b.csv"]);
     fixture.rename(("pool", "d"), ("inbox", "d")).expect("crossed");
-    fixture.vfs.prepare_undo(ROOT, None, None).expect("prepared");
+    let _undo = fixture.prepare_undo().expect("prepared");
     fixture.rename(("inbox", "d"), ("pool", "d")).expect("undone");
     assert!(
         fixture.has("one/d/a.csv") && fixture.has("two/d/b.csv") && !fixture.has("one/d/b.csv")
@@ -259,8 +259,8 @@ fn undoing_a_tree_asks_the_rules_for_what_is_in_it() {
     let fixture = fixture();
     fixture.plant("one/d/e/secret.csv", "text");
     fixture.rename(("pool", "d"), ("inbox", "d")).expect("crossed");
-    let refused = fixture.vfs.prepare_undo(ROOT, None, None).expect_err("a deny rule");
-    assert!(refused.to_string().contains("secret.csv: not here"), "{refused}");
+    let refused = fixture.prepare_undo().err().expect("a deny rule");
+    assert!(refused.why.contains("secret.csv: not here"), "{refused:?}");
     assert!(fixture.has("inbox/d/e/secret.csv"));
 }
 
@@ -275,13 +275,14 @@ fn a_tree_that_was_prepared_before_the_rules_changed_stays() {
         source: (from, "d".into()),
         target: (to, "d".into()),
         no_replace: false,
+        undoes: None,
     };
     let prepared = fixture.vfs.prepare_move(&request, &|_| ());
     fixture.vfs.policy.store(Arc::new(policy(2)));
     assert_eq!(fixture.rename(("inbox", "d"), ("pool", "d")), Err(Errno::CANCELED));
     drop(prepared);
     fixture.rename(("inbox", "d"), ("pool", "d")).expect("crossed");
-    fixture.vfs.prepare_undo(ROOT, None, None).expect("prepared");
+    let _undo = fixture.prepare_undo().expect("prepared");
     fixture.vfs.policy.store(Arc::new(policy(3)));
     assert_eq!(fixture.rename(("pool", "d"), ("inbox", "d")), Err(Errno::CANCELED));
 }
@@ -305,8 +306,8 @@ fn a_tree_that_has_grown_on_another_member_is_not_undone() {
     fixture.plant("inbox/d/a.csv", "text");
     fixture.rename(("inbox", "d"), ("pool", "d")).expect("crossed");
     fixture.plant("two/d/b.csv", "new");
-    let refused = fixture.vfs.prepare_undo(ROOT, None, None).expect_err("it has changed");
-    assert!(refused.to_string().contains("its target has changed since"), "{refused}");
+    let refused = fixture.prepare_undo().err().expect("it has changed");
+    assert!(refused.why.contains("its target has changed since"), "{refused:?}");
 }
 
 #[test]

@@ -183,6 +183,37 @@ impl Fixture {
         self.vfs.rename(ROOT, from, to, RenameFlags::empty())
     }
 
+    /// Prepares to take back the last crossing of root, as the client of `octroi undo` does.
+    pub(crate) fn prepare_undo(&self) -> Result<PreparedMove, MoveError> {
+        let plan = self.vfs.plan_undo(ROOT, None, None)?;
+        self.prepare_undo_as(ROOT, &plan)
+    }
+
+    pub(crate) fn prepare_undo_as(
+        &self,
+        caller: Caller,
+        plan: &UndoPlan,
+    ) -> Result<PreparedMove, MoveError> {
+        let end = |path: &ViewPath| {
+            let folder = path.parent().expect("below the root");
+            let folder = folder.as_path().strip_prefix("/").expect("absolute");
+            let name = path.name().expect("a name").to_owned();
+            (self.number(folder.to_str().expect("text")), name)
+        };
+        let request = MoveRequest {
+            caller,
+            groups: Vec::new(),
+            source: end(&plan.source),
+            target: end(&plan.target),
+            no_replace: true,
+            undoes: Some(plan.txid),
+        };
+        match self.vfs.prepare_move(&request, &|_| ())? {
+            Readied::Crossing(prepared) => Ok(prepared),
+            Readied::Within => panic!("it is a crossing"),
+        }
+    }
+
     pub(crate) fn read(&self, number: u64) -> Result<Vec<u8>, Errno> {
         let opened = self.vfs.open(ROOT, number, READ)?;
         let bytes = self.vfs.read(opened.handle, 0, 4096);

@@ -21,6 +21,7 @@ fn prepare(fixture: &Fixture, caller: Caller) -> Result<Readied, MoveError> {
         source: (fixture.number("inbox"), OsString::from("a.csv")),
         target: (fixture.number("archive"), OsString::from("b.csv")),
         no_replace: false,
+        undoes: None,
     };
     fixture.vfs.prepare_move(&request, &|_| ())
 }
@@ -236,6 +237,7 @@ fn at_the_end_nothing_waits_any_more() {
     fixture.vfs.shut_down();
     assert_eq!(state(&fixture, held.progress.txid), Some(TransactionState::Aborted));
     assert_eq!(why_ended(&fixture, held.progress.txid).0, "the view is being unmounted");
+    drop(held);
     let late = prepare(&fixture, ROOT).err().map(|error| error.errno);
     assert_eq!(late, Some(Errno::CANCELED));
 }
