@@ -75,6 +75,9 @@ impl Vfs {
         let ready = self
             .prepare_crossing(caller, &source, &target, no_replace, &|_| ())
             .map_err(|refused| refused.errno)?;
+        if ready.generation != self.policy().generation() {
+            self.permit_again(caller, &source, &target, &ready)?;
+        }
         let ReadyCrossing { prepared, inode, locks: _locks, .. } = ready;
         self.switch(caller, &source, &target, &inode, prepared)
     }

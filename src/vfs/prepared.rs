@@ -336,7 +336,7 @@ impl Vfs {
     }
 
     /// Asks the policy again before the commit: it may have changed while the crossing was prepared.
-    fn permit_again(
+    pub(super) fn permit_again(
         &self,
         caller: Caller,
         source: &Occupied<'_>,

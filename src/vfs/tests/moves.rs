@@ -241,3 +241,26 @@ fn at_the_end_nothing_waits_any_more() {
     let late = prepare(&fixture, ROOT).err().map(|error| error.errno);
     assert_eq!(late, Some(Errno::CANCELED));
 }
+
+#[test]
+fn a_plain_rename_asks_the_policy_again_too() {
+    let fixture = new();
+    let pace = |rate| fixture.vfs.mover.set_pace(usize::MAX, rate);
+    fixture.put("inbox", "first.csv", &"1,2,3\n".repeat(10_000));
+    pace(Some(1));
+    fixture.rename(("inbox", "first.csv"), ("archive", "first.csv")).expect("crossed");
+    let renamed = std::thread::scope(|scope| {
+        let renaming = scope.spawn(|| finish(&fixture));
+        // What the first one read counts: this one waits for hours.
+        let checks =
+            || fixture.vfs.mover.active().iter().any(|found| *found.step.lock() == "check");
+        while !checks() && !renaming.is_finished() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        set_gates(&fixture, Vec::new());
+        pace(None);
+        renaming.join().expect("no panic")
+    });
+    assert_eq!(renamed, Err(Errno::ACCESS));
+    assert!(fixture.has("inbox/a.csv") && !fixture.has("archive/b.csv"));
+}
