@@ -168,10 +168,13 @@ fn prepare(
             if watch.left.load(Ordering::Acquire) {
                 continue;
             }
-            if hear(stream) != Heard::Alive {
-                watch.client_left();
-            } else if let Some(progress) = &*watch.progress.lock() {
+            let heard = hear(stream);
+            // Also to one that gives up: it tells its user what was stopped.
+            if let Some(progress) = &*watch.progress.lock() {
                 tell(stream, &Answer::Moving(active(progress)));
+            }
+            if heard != Heard::Alive {
+                watch.client_left();
             }
         }
     })

@@ -68,6 +68,7 @@ mod commands;
 mod commit;
 mod copy;
 mod directory;
+mod discard;
 mod error;
 mod inspect;
 mod journal;

@@ -1,0 +1,76 @@
+//! What a dead letter keeps is deleted, when somebody says that it can go.
+
+use super::Mover;
+use super::inspect::owner_of;
+use super::journal::TransactionState;
+use super::letters::LetterError;
+use super::sabotage::sabotaged;
+use crate::error::Errno;
+use crate::ledger::record::{Area, CrossingRecord, Move, Spot};
+use crate::storage::{Metadata, Storage};
+use crate::types::{Caller, TxId};
+
+impl<S: Storage> Mover<S> {
+    /// What is deleted must be what the transaction put there: somebody may have brought a copy back.
+    pub(super) fn check_own(&self, record: &CrossingRecord) -> Result<(), LetterError> {
+        for spot in own_spots(record) {
+            let Some(branch) = self.branch_by_uuid(spot.branch) else {
+                if self.is_past(spot.branch) {
+                    continue;
+                }
+                let why = format!("branch {} is offline", spot.branch);
+                return Err(LetterError::InVain { why, hint: "discard when it is back" });
+            };
+            let (area, dir) = match spot.area {
+                Area::Stage => ("stage", &branch.stage),
+                Area::Hold | Area::Tree => ("hold", &branch.hold),
+            };
+            let ends = |step: &&Move| step.from == *spot || step.to == *spot;
+            let known = |found: &Metadata| {
+                let mut steps = record.moves.iter().filter(ends);
+                steps.any(|step| step.identity.handle == found.identity.handle)
+            };
+            match self.storage.stat(dir, spot.path.as_os_str()) {
+                Err(Errno::NOENT) | Ok(None) => {}
+                Ok(Some(found)) if known(&found) => {}
+                _ => {
+                    let name = spot.path.display();
+                    let at = format!("{name} in {area} of branch {}", branch.name);
+                    return Err(LetterError::NotIts { at });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes what stage and hold have of one that was accepted, once that is recorded. What has another
+    /// transaction's name, such as what an undo would have restored, is that one's.
+    pub(super) fn discard(&self, caller: Caller, txid: TxId) -> Result<(), LetterError> {
+        let purging = self.purging.lock();
+        let record = self.with_journal(|journal| {
+            let found = journal
+                .get(txid)
+                .filter(|found| found.state == TransactionState::Accepted && !found.purged);
+            found.map(|found| found.record.clone())
+        });
+        let Some(record) = record else { return Ok(()) };
+        let reason = format!("discarded by user {}", caller.uid);
+        if sabotaged("letters: the record of a discard comes first") {
+            own_spots(&record).for_each(|spot| self.remove_private(spot));
+        }
+        self.record_purge(txid, reason)
+            .map_err(|error| LetterError::Ledger { errno: error.errno() })?;
+        // From here on nobody needs it: a disk that hangs keeps no other purge waiting.
+        drop(purging);
+        own_spots(&record).for_each(|spot| self.remove_private(spot));
+        Ok(())
+    }
+}
+
+/// Where a transaction keeps things in stage and hold that are its own.
+fn own_spots(record: &CrossingRecord) -> impl Iterator<Item = &Spot> {
+    let ends = record.moves.iter().flat_map(|step| [&step.from, &step.to]);
+    ends.filter(|spot| {
+        spot.area != Area::Tree && owner_of(spot.path.as_os_str()) == Some(record.txid)
+    })
+}
