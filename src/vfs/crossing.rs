@@ -24,7 +24,7 @@ use crate::view::{Inode, OpenFile};
 use super::Vfs;
 use super::facts::{About, Asked, Size};
 use super::permit::Question;
-use super::place::{passes_on, takes_nothing};
+use super::place::{MadePart, passes_on, takes_nothing};
 use super::remove::Occupied;
 use super::site::{OpenPart, Site};
 use super::switch::is_below;
@@ -83,8 +83,7 @@ impl Vfs {
     }
 
     /// Everything up to the decision. `watch` learns of the transaction before it waits for its turn, and
-    /// of another where the first member of a pool is full.
-    /// What is refused has been recorded.
+    /// of another where the first member of a pool is full. What is refused has been recorded.
     pub(super) fn prepare_crossing(
         &self,
         caller: Caller,
@@ -106,11 +105,21 @@ impl Vfs {
         let locks = self.lock_crossing(&inode, &source.site, target).map_err(busy)?;
         self.check_whole(source)?;
         self.wait_for_writers(&inode).map_err(busy)?;
-        let prepared = self.prepare_placed(caller, source, target, &gates, no_replace, watch)?;
-        Ok(ReadyCrossing { prepared, gates, generation, inode, locks })
+        let mut made = Vec::new();
+        let prepared =
+            self.prepare_placed(caller, source, target, &gates, no_replace, &mut made, watch);
+        match prepared {
+            Ok(prepared) => Ok(ReadyCrossing { prepared, gates, generation, inode, locks }),
+            Err(refused) => {
+                drop(locks);
+                self.unmake_parts(made);
+                Err(refused)
+            }
+        }
     }
 
-    /// Prepares to the member that placement chooses, where that is full to the next.
+    /// Prepares to the member that placement chooses, where that is full to the next. `made` gets the
+    /// folders that were made there.
     fn prepare_placed(
         &self,
         caller: Caller,
@@ -118,6 +127,7 @@ impl Vfs {
         target: &Site<'_>,
         gates: &[Gate],
         no_replace: bool,
+        made: &mut Vec<MadePart>,
         watch: &dyn Fn(&Arc<Progress>),
     ) -> Result<Prepared<RealStorage>, Refused> {
         let admit = self.admission(caller, source, target, gates)?;
@@ -132,7 +142,13 @@ impl Vfs {
             if again && !self.make_room_for(branch, full.as_ref(), caller) {
                 continue;
             }
-            let name = match self.with_part(&target.parent, branch, |part| name_of(target, part)) {
+            let name = match target.parent.part_on(branch) {
+                Some(part) => name_of(target, part),
+                None => self
+                    .make_part(&target.parent.inode, branch, made)
+                    .and_then(|part| name_of(target, &part)),
+            };
+            let name = match name {
                 Err(refused) if passes_on(refused) => {
                     errno = refused;
                     continue;

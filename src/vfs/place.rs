@@ -8,14 +8,20 @@ use crate::error::Errno;
 use crate::types::{BranchIndex, Caller};
 use crate::view::locks::{Lock, LockGuard};
 use crate::view::pool::{Candidate, placement};
-use crate::view::{Domain, Inode, Parts, Place, Pool};
+use crate::view::{Domain, Inode, Part, Parts, Place, Pool};
 
 use super::Vfs;
-use super::site::{Node, OpenPart, Site};
+use super::site::{Node, OpenPart, Purpose, Site, Standing};
 
 /// Bytes that something new may take beside what it holds: XFS allots inodes by 64 of up to 512 bytes
 /// (mkfs.xfs(8)), and a directory grows by a block.
 pub(super) const NEW_BYTES: u64 = 64 * 1024;
+
+/// A part of a directory that was made on one more member of its pool.
+pub(super) struct MadePart {
+    inode: Arc<Inode>,
+    part: Part,
+}
 
 impl Vfs {
     /// Makes something at a site, where a pool's member cannot take it on the next; where all are full, what
@@ -118,16 +124,17 @@ impl Vfs {
     ) -> Result<T, Errno> {
         match parent.part_on(branch) {
             Some(part) => act(part),
-            None => act(&self.make_part(&parent.inode, branch)?),
+            None => act(&self.make_part(&parent.inode, branch, &mut Vec::new())?),
         }
     }
 
-    /// Makes a directory of a pool, and those above it, on one more member. The caller holds
-    /// [`Vfs::lock_new`], so that none of them is renamed or removed meanwhile.
+    /// Makes a directory of a pool, and those above it, on one more member; `made` gets each that was not
+    /// there. The caller holds [`Vfs::lock_new`], so that none of them is renamed or removed meanwhile.
     pub(super) fn make_part(
         &self,
         inode: &Arc<Inode>,
         branch: BranchIndex,
+        made: &mut Vec<MadePart>,
     ) -> Result<OpenPart<'_>, Errno> {
         let at = self.branch(branch)?;
         let above = inode.ancestors();
@@ -147,10 +154,49 @@ impl Vfs {
                     at.copy_folder(here.as_fd(), &name, like)?
                 }
             };
+            let new = model.part_on(branch).is_none();
             here = OpenPart::new(branch, at, found);
             self.add_part(inode, &here);
+            if new {
+                let part = Part { branch, handle: here.handle.clone() };
+                made.push(MadePart { inode: Arc::clone(inode), part });
+            }
         }
         Ok(here)
+    }
+
+    /// Takes away what [`Vfs::make_part`] made for something that did not come, where nobody has put
+    /// anything in or is at it. The caller holds no locks.
+    pub(super) fn unmake_parts(&self, made: Vec<MadePart>) {
+        for MadePart { inode, part } in made.into_iter().rev() {
+            if let Err(errno) = self.unmake_part(&inode, &part) {
+                log::debug!("inode {}: a part that was made stays: {errno}", inode.number);
+                return;
+            }
+        }
+    }
+
+    fn unmake_part(&self, inode: &Arc<Inode>, part: &Part) -> Result<(), Errno> {
+        let name = inode.names().pop().ok_or(Errno::NOENT)?;
+        let site = self.site_in(name.parent, &name.name, Purpose::Remove)?;
+        let alone = vec![site.lock(), Lock::Folder(inode.number)];
+        let _locks = self.view.locks.operation(&[&site.parent.inode, inode], alone, vec![])?;
+        self.check_place(&site.parent)?;
+        let above = site.parent.part_on(part.branch).ok_or(Errno::NOENT)?;
+        let standings = self.standings(&site.parent, &site.name)?;
+        let stands = |part: &Part| {
+            let is =
+                |found: &&Standing| found.index == part.branch && found.found.handle == part.handle;
+            standings.iter().find(is).is_some_and(Standing::is_directory)
+        };
+        // It may have been removed and made anew meanwhile: only that very folder, and never the last.
+        let known = inode.place().parts().cloned().ok_or(Errno::STALE)?;
+        let others = known.iter().filter(|other| other.branch != part.branch);
+        if !stands(part) || !others.into_iter().any(stands) {
+            return Err(Errno::STALE);
+        }
+        above.branch.rmdir(above.as_fd(), &site.name)?;
+        self.renew_parts(inode)
     }
 
     fn add_part(&self, inode: &Arc<Inode>, part: &OpenPart<'_>) {
@@ -160,7 +206,7 @@ impl Vfs {
             return;
         }
         let members = self.view.members(self.view.domain(part.index));
-        let new = crate::view::Part { branch: part.index, handle: part.handle.clone() };
+        let new = Part { branch: part.index, handle: part.handle.clone() };
         let others = parts.iter().filter(|known| known.branch != part.index).cloned();
         let mut all: Vec<_> = others.chain([new]).collect();
         all.sort_by_key(|known| members.iter().position(|member| *member == known.branch));

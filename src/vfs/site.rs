@@ -301,13 +301,14 @@ impl Vfs {
         Ok(Site { parent, name: name.to_owned(), path })
     }
 
-    /// Whether a directory is still where it was opened: a crossing may have taken it before the caller
-    /// got its locks. ESTALE, on which the kernel looks again.
+    /// Whether a directory is still where it was opened, all parts of it: a crossing may have taken it, or
+    /// one of them, before the caller got its locks. ESTALE, on which the kernel looks again.
     pub(super) fn check_place(&self, node: &Node<'_>) -> Result<(), Errno> {
         let place = node.inode.place();
-        let first = &node.first;
         let stays = place.parts().is_some_and(|parts| {
-            parts.iter().any(|part| part.branch == first.index && part.handle == first.handle)
+            node.parts().all(|opened| {
+                parts.iter().any(|at| at.branch == opened.index && at.handle == opened.handle)
+            })
         });
         if stays { Ok(()) } else { Err(Errno::STALE) }
     }

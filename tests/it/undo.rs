@@ -109,22 +109,22 @@ fn one_whose_rename_has_to_wait_is_done_when_its_turn_comes() {
 fn who_may_not_rename_is_in_nobodys_way() {
     let scene = Scene::lab();
     let mount = scene.mount();
-    mount.sh("chmod 777 inbox review; mkdir -m 777 inbox/home").ok();
-    mount.sh_as("nobody", "echo x >inbox/home/f; mv inbox/home/f review/f").ok();
+    mount.sh("chmod 777 inbox review; mkdir -m 777 inbox/from").ok();
+    mount.sh_as("nobody", "echo x >inbox/from/f; mv inbox/from/f review/f").ok();
     let before = steps(&mount).len();
     for (close, open) in [
         ("chmod 755 review", "chmod 777 review"),
-        ("chmod 755 inbox/home", "chmod 777 inbox/home"),
+        ("chmod 755 inbox/from", "chmod 777 inbox/from"),
         ("chmod 1777 review; chown root review/f", "chmod 777 review; chown nobody review/f"),
     ] {
         mount.sh(close).ok();
         let said = mount.sh_as("nobody", "$OCTROI undo").fails(1);
         assert!(said.contains("Permission denied") || said.contains("not permitted"), "{said}");
         assert_eq!(steps(&mount).len(), before, "{close}: nothing was begun");
-        mount.sh("mv review/f review/g && mv review/g review/f && mv inbox/home inbox/h && mv inbox/h inbox/home").ok();
+        mount.sh("mv review/f review/g && mv review/g review/f && mv inbox/from inbox/h && mv inbox/h inbox/from").ok();
         mount.sh(open).ok();
     }
-    mount.sh_as("nobody", "$OCTROI undo && cat inbox/home/f").ok();
+    mount.sh_as("nobody", "$OCTROI undo && cat inbox/from/f").ok();
     mount.unmount();
 }
 

@@ -8,8 +8,11 @@ use crate::types::Placement;
 
 /// `/pool` over `one` and `two` (gates-only), and `/inbox`; gates both ways for `*.csv`.
 fn fixture() -> Fixture {
-    let modes =
-        [("one", BranchMode::GatesOnly), ("two", BranchMode::GatesOnly), ("inbox", BranchMode::Rw)];
+    fixture_of(BranchMode::GatesOnly)
+}
+
+fn fixture_of(members: BranchMode) -> Fixture {
+    let modes = [("one", members), ("two", members), ("inbox", BranchMode::Rw)];
     let members: Vec<_> = (0..2).map(BranchIndex).collect();
     let at = ViewPath::root().join(OsStr::new("pool"));
     let pool = Pool { name: "pool".to_owned(), at, members, place: Placement::First };
@@ -318,5 +321,58 @@ fn an_empty_directory_that_a_crossing_replaces_is_removed_as_a_directory() {
         fixture.folder("archive/t");
         assert_eq!(fixture.rename(("inbox", "t"), ("archive", "t")), done, "{operation}");
         assert_eq!(fixture.has("archive/t/g.csv"), done.is_ok(), "{operation}");
+    }
+}
+
+#[test]
+fn a_refused_crossing_leaves_no_folder_where_it_would_have_gone() {
+    let fixture = fixture();
+    fixture.plant("two/d/e/a.csv", "a\n");
+    fixture.plant("inbox/b.csv", "\x01\x02\x03 no text");
+    let known = fixture.number("pool/d/e");
+    assert_eq!(fixture.rename(("inbox", "b.csv"), ("pool/d/e", "b.csv")), Err(Errno::ACCESS));
+    assert!(!fixture.has("one/d") && fixture.has("two/d/e/a.csv"));
+    fixture.folder("one/d");
+    fixture.rename(("inbox", "b.csv"), ("pool/d/e", "b.csv")).expect_err("as before");
+    assert!(fixture.has("one/d") && !fixture.has("one/d/e"), "what was there stays");
+    std::fs::write(fixture.backing("inbox/b.csv"), "a text\n").expect("written");
+    fixture.rename(("inbox", "b.csv"), ("pool/d/e", "b.csv")).expect("crossed");
+    assert!(fixture.has("one/d/e/b.csv"));
+    assert_eq!(fixture.names("pool/d/e"), ["a.csv", "b.csv"]);
+    assert_eq!(fixture.number("pool/d/e"), known);
+}
+
+#[test]
+fn a_folder_that_is_taken_away_again_is_in_nobodys_way() {
+    const ROUNDS: usize = 60;
+    let fixture = fixture_of(BranchMode::Rw);
+    fixture.plant("inbox/b.csv", " no text");
+    for round in 0..ROUNDS {
+        let name = format!("d{round}");
+        fixture.plant(
+            &format!("two/{name}/a.csv"),
+            "a
+",
+        );
+        let at = format!("pool/{name}");
+        let folder = fixture.number(&at);
+        std::thread::scope(|scope| {
+            let crossing = scope.spawn(|| fixture.rename(("inbox", "b.csv"), (&at, "b.csv")));
+            // As the kernel does, which looks the way up again and asks once more.
+            let again = |act: &dyn Fn() -> Result<(), Errno>| loop {
+                match act() {
+                    Err(Errno::STALE) => {}
+                    acted => return acted,
+                }
+            };
+            let make = || fixture.vfs.mkdir(ROOT, folder, OsStr::new("x"), 0o755, 0).map(drop);
+            while !crossing.is_finished() {
+                again(&make).expect("made");
+                again(&|| fixture.rmdir(&at, "x")).expect("removed");
+            }
+            let refused = crossing.join().expect("no panic");
+            assert!(matches!(refused, Err(Errno::ACCESS | Errno::STALE)), "{refused:?}");
+        });
+        assert_eq!(fixture.names(&at), ["a.csv"]);
     }
 }
