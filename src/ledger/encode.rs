@@ -10,7 +10,8 @@
 //!   disk when this one was written. Replay uses it to tell a torn end from damage.
 //! - A path that is not UTF-8 is two fields, `path` (lossy) and `path_b64` (exact).
 //! - A line is at most 65,535 bytes without its newline. The texts of an operation too long for that
-//!   are cut and the line says `"shortened":true`; a crossing's never are, recovery lives by them.
+//!   are cut, paths between two names, and the line says `"shortened":true`; a crossing's never are,
+//!   recovery lives by them.
 
 use std::io::Write as _;
 
@@ -18,6 +19,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
+use super::record::OperationRecord;
 use super::{Entry, Record};
 use crate::error::Errno;
 
@@ -26,12 +28,25 @@ pub const LINE_MAX: usize = 65_535;
 /// Room for `seq`, `time`, `synced` and `crc`.
 const ENVELOPE_MAX: usize = 160;
 const BODY_MAX: usize = LINE_MAX - ENVELOPE_MAX;
+/// The end of an object whose texts were cut.
+const SHORTENED: &[u8] = br#","shortened":true}"#;
 /// `,"crc":"89abcdef"}`
 const CRC_FIELD: usize = 18;
 
 /// A record's JSON object, ready for [`line`]. ENAMETOOLONG if it does not fit and must not be cut;
 /// EINVAL if it has no JSON form.
 pub fn body(record: &Record) -> Result<Vec<u8>, Errno> {
+    let body = whole_body(record)?;
+    if body.len() <= BODY_MAX {
+        return Ok(body);
+    }
+    match record {
+        Record::Operation(operation) => shorten(operation),
+        _ => Err(Errno::NAMETOOLONG),
+    }
+}
+
+fn whole_body(record: &Record) -> Result<Vec<u8>, Errno> {
     let mut body = serde_json::to_vec(record).map_err(|_| Errno::INVAL)?;
     // In a JSON string the quotation marks would be escaped, so this finds objects only.
     if contains(&body, br#"{"b64":"#) {
@@ -39,13 +54,7 @@ pub fn body(record: &Record) -> Result<Vec<u8>, Errno> {
         split_paths(&mut value);
         body = serde_json::to_vec(&value).map_err(|_| Errno::INVAL)?;
     }
-    if body.len() <= BODY_MAX {
-        return Ok(body);
-    }
-    match record {
-        Record::Operation(_) => shorten(&body),
-        _ => Err(Errno::NAMETOOLONG),
-    }
+    Ok(body)
 }
 
 /// The whole line with its newline.
@@ -135,6 +144,16 @@ pub fn head(line: &[u8]) -> Result<Head<'_>, String> {
     Ok(Head { seq, time, kind })
 }
 
+/// Checks that the line of an operation, of which `head` is the beginning, can be read, without all the work
+/// of [`decode`]; the error says what is wrong, in words.
+pub fn check_operation(head: &Head<'_>, line: &[u8]) -> Result<(), String> {
+    let plain = !contains(line, br#"_b64":"#) && head.time.parse::<jiff::Timestamp>().is_ok();
+    if plain && serde_json::from_slice::<OperationRecord>(line).is_ok() {
+        return Ok(());
+    }
+    decode(line).map(drop)
+}
+
 /// Checks and reads a line (without its newline); the error says what is wrong, in words.
 pub fn decode(line: &[u8]) -> Result<Decoded, String> {
     checked(line)?;
@@ -145,6 +164,9 @@ pub fn decode(line: &[u8]) -> Result<Decoded, String> {
     }
     let fields = value.as_object_mut().ok_or("the line is not an object")?;
     fields.remove("crc");
+    if fields.contains_key("shortened") {
+        mend_cut(fields);
+    }
     let seq = fields.remove("seq").and_then(|seq| seq.as_u64()).ok_or("seq is missing")?;
     let synced = fields.remove("synced").and_then(|synced| synced.as_u64());
     let time = fields.remove("time").ok_or("time is missing")?;
@@ -220,17 +242,13 @@ fn join_paths(value: &mut Value) {
 }
 
 /// Cuts the longest texts until the object fits.
-fn shorten(body: &[u8]) -> Result<Vec<u8>, Errno> {
-    let value: Value = serde_json::from_slice(body).map_err(|_| Errno::INVAL)?;
+fn shorten(operation: &OperationRecord) -> Result<Vec<u8>, Errno> {
     let mut keep = 16_384;
     while keep >= 64 {
-        let mut shorter = value.clone();
-        cut_texts(&mut shorter, keep);
-        if let Some(fields) = shorter.as_object_mut() {
-            fields.insert("shortened".into(), Value::Bool(true));
-        }
-        let body = serde_json::to_vec(&shorter).map_err(|_| Errno::INVAL)?;
-        if body.len() <= BODY_MAX {
+        let mut body = whole_body(&Record::Operation(Box::new(cut(operation, keep))))?;
+        if body.len().saturating_add(SHORTENED.len()) <= BODY_MAX {
+            body.pop();
+            body.extend_from_slice(SHORTENED);
             return Ok(body);
         }
         keep /= 2;
@@ -238,13 +256,35 @@ fn shorten(body: &[u8]) -> Result<Vec<u8>, Errno> {
     Err(Errno::NAMETOOLONG)
 }
 
-fn cut_texts(value: &mut Value, keep: usize) {
-    match value {
-        // A multiple of four bytes of base64 is base64 again.
-        Value::String(text) => text.truncate(text.floor_char_boundary(keep)),
-        Value::Array(items) => items.iter_mut().for_each(|item| cut_texts(item, keep)),
-        Value::Object(fields) => fields.values_mut().for_each(|field| cut_texts(field, keep)),
-        _ => {}
+/// The same with texts of at most `keep` bytes.
+fn cut(operation: &OperationRecord, keep: usize) -> OperationRecord {
+    let mut cut = operation.clone();
+    cut.path = cut.path.cut(keep);
+    cut.target = cut.target.map(|target| target.cut(keep));
+    let OperationRecord { rule, gate, reason, exe, branch, result, .. } = &mut cut;
+    let texts = [rule, gate, reason, exe, branch].into_iter().flatten().chain([result]);
+    texts.for_each(|text| text.truncate(text.floor_char_boundary(keep)));
+    cut
+}
+
+/// Paths of lines that are `shortened` were once cut within a name, perhaps after its two dots: such a
+/// path is that of the folder.
+fn mend_cut(fields: &mut Map<String, Value>) {
+    for name in ["path", "target"] {
+        match fields.get_mut(name) {
+            Some(Value::String(path)) if path.ends_with("/..") => {
+                path.truncate(path.len().saturating_sub(3).max(1));
+            }
+            Some(Value::Object(inner)) => {
+                let Some(Value::String(b64)) = inner.get_mut("b64") else { continue };
+                let Ok(mut bytes) = STANDARD.decode(&*b64) else { continue };
+                if bytes.ends_with(b"/..") {
+                    bytes.truncate(bytes.len().saturating_sub(3).max(1));
+                    *b64 = STANDARD.encode(bytes);
+                }
+            }
+            _ => {}
+        }
     }
 }
 
@@ -253,6 +293,8 @@ mod tests {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
     use std::path::Path;
+
+    use proptest::prelude::*;
 
     use super::super::tests::operation;
     use super::*;
@@ -324,5 +366,100 @@ mod tests {
             lost: false,
         });
         assert_eq!(super::body(&purge), Err(Errno::NAMETOOLONG));
+    }
+
+    #[track_caller]
+    fn check_reads(record: &Record) {
+        let Record::Operation(whole) = record else { unreachable!() };
+        let line = line(7, jiff::Timestamp::now(), Some(5), &body(record).unwrap());
+        let line = &line[..line.len() - 1];
+        assert!(line.len() <= LINE_MAX);
+        let head = head(line).unwrap();
+        check_operation(&head, line).unwrap();
+        let Record::Operation(read) = decode(line).unwrap().entry.record else { unreachable!() };
+        let is_cut = contains(line, b",\"shortened\":true");
+        assert_eq!(is_cut, whole != &read);
+        assert!(whole.path.below(&read.path).is_some(), "{read:?}");
+        if let (Some(whole), Some(read)) = (&whole.target, &read.target) {
+            assert!(whole.below(read).is_some(), "{read:?}");
+        }
+    }
+
+    fn deep(names: &[Vec<u8>]) -> ViewPath {
+        ViewPath::of_names(names.iter().map(|name| OsStr::from_bytes(name)))
+    }
+
+    fn with_paths(path: ViewPath, target: Option<ViewPath>, exe: String) -> Record {
+        let Record::Operation(record) = operation("/", false) else { unreachable!() };
+        Record::Operation(Box::new(OperationRecord { path, target, exe: Some(exe), ..*record }))
+    }
+
+    #[test]
+    fn a_path_is_cut_between_names_also_where_one_begins_with_two_dots() {
+        let long = vec![1; 250];
+        for before in 0..6 {
+            let mut names = vec![long.clone(); 32];
+            let length: usize = names.iter().map(|name| name.len() + 1).sum();
+            names.push(vec![b'x'; 8192 - length - 4 - before]);
+            names.push([b"..", [1; 240].as_slice()].concat());
+            names.extend(vec![long.clone(); 12]);
+            let path = deep(&names);
+            check_reads(&with_paths(path.clone(), None, String::new()));
+            check_reads(&with_paths(ViewPath::root(), Some(path), String::new()));
+            names.iter_mut().for_each(|name| name.push(0xff));
+            check_reads(&with_paths(deep(&names), None, String::new()));
+        }
+    }
+
+    #[test]
+    fn a_path_that_was_once_cut_after_two_dots_is_that_of_the_folder() {
+        let read = |fields: &str| {
+            let fields = format!(
+                r#"{{"decision":"allowed","gid":1,"kind":"operation","op":"mkdir",{fields},"pid":1,"result":"ok","shortened":true,"uid":1}}"#
+            );
+            let line = line(7, jiff::Timestamp::now(), None, fields.as_bytes());
+            match decode(&line[..line.len() - 1]).unwrap().entry.record {
+                Record::Operation(read) => *read,
+                other => panic!("{other:?}"),
+            }
+        };
+        let path = |text: &str| ViewPath::parse(Path::new(text)).unwrap();
+        assert_eq!(read(r#""path":"/a/..""#).path, path("/a"));
+        assert_eq!(read(r#""path":"/a..""#).path, path("/a.."));
+        let found = read(r#""path":"/..","target":"/b/..""#);
+        assert_eq!((found.path, found.target), (path("/"), Some(path("/b"))));
+        let found =
+            read(r#""path":"/a/..","path_b64":"L2EvLi4=","target":"/a/..","target_b64":"Ly4u""#);
+        assert_eq!((found.path, found.target), (path("/a"), Some(path("/"))));
+        let open = br#"{"decision":"allowed","gid":1,"kind":"operation","op":"mkdir","path":"/a/..","pid":1,"result":"ok","uid":1}"#;
+        let line = line(7, jiff::Timestamp::now(), None, open);
+        assert!(decode(&line[..line.len() - 1]).is_err(), "nothing was cut there");
+    }
+
+    fn names() -> impl Strategy<Value = Vec<Vec<u8>>> {
+        let start = prop::sample::select(vec!["", ".", "..", "...", "\"", "\u{1}", "ä"]);
+        let byte = prop::sample::select(vec![1_u8, b'.', b'a', b'"', b'\\', 0xc3, 0xa4, 0xff]);
+        let name = (start, byte, 0..=252_usize);
+        prop::collection::vec(name, 0..90).prop_map(|names| {
+            let name = |(start, byte, count): (&str, u8, usize)| {
+                [start.as_bytes(), &vec![byte; count]].concat()
+            };
+            let names = names.into_iter().map(name);
+            names.filter(|name| !matches!(name.as_slice(), b"" | b"." | b"..")).collect()
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        #[test]
+        fn whatever_the_paths_are_the_line_can_be_read(
+            path in names(),
+            target in prop::option::of(names()),
+            exe in prop::sample::select(vec![0_usize, 10, 4095]),
+        ) {
+            let target = target.map(|names| deep(&names));
+            check_reads(&with_paths(deep(&path), target, "\u{1}".repeat(exe)));
+        }
     }
 }

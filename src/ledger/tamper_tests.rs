@@ -163,6 +163,21 @@ fn lines_that_are_forged_with_good_checksums_are_found() {
 }
 
 #[test]
+fn an_operation_that_no_mount_can_read_is_found_in_its_line() {
+    let (state, key) = small();
+    let mut lines = state.lines();
+    let at =
+        lines.iter().position(|line| String::from_utf8_lossy(line).contains("\"/b\"")).unwrap();
+    for path in ["b", "/b/..", "\",\"time\":\"yesterday"] {
+        let edited = forged(&lines[at], "\"/b\"", &format!("\"{path}\""));
+        let kept = std::mem::replace(&mut lines[at], edited);
+        state.write(SEGMENT, joined(&lines));
+        found(&state, &key, &format!("00000001.jsonl line {}", at + 1), path);
+        lines[at] = kept;
+    }
+}
+
+#[test]
 fn any_flipped_byte_of_the_checkpoint_is_found() {
     let (state, key) = small();
     let name = "ledger/checkpoint";

@@ -220,7 +220,7 @@ impl<'a, S: Storage> Check<'a, S> {
             last.push_str(head.time);
         }
         if head.kind == "operation" {
-            return Ok(());
+            return encode::check_operation(&head, bytes).map_err(Wrong::Misplaced);
         }
         match encode::decode(bytes).map_err(Wrong::Misplaced)?.entry.record {
             Record::Crossing(record) => {
