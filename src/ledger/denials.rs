@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::record::{OperationRecord, Record, Verdict};
+use super::record::{OperationRecord, Verdict};
 use crate::types::{Verb, ViewPath, after};
 
 const WINDOW: Duration = Duration::from_secs(1);
@@ -25,7 +25,7 @@ struct Key {
 struct Window {
     end: Instant,
     /// The latest of those that were held back, and how many they are.
-    held: Option<(jiff::Timestamp, OperationRecord)>,
+    held: Option<(jiff::Timestamp, Box<OperationRecord>)>,
     count: u64,
 }
 
@@ -38,10 +38,14 @@ pub struct Denials {
 impl Denials {
     /// Holds a denial back if an equal one was written less than a second ago; gives back what must
     /// be written now.
-    pub fn admit(&mut self, time: jiff::Timestamp, record: Record, now: Instant) -> Option<Record> {
-        let Record::Operation(operation) = record else { return Some(record) };
+    pub fn admit(
+        &mut self,
+        time: jiff::Timestamp,
+        operation: Box<OperationRecord>,
+        now: Instant,
+    ) -> Option<Box<OperationRecord>> {
         if operation.decision == Verdict::Allowed {
-            return Some(Record::Operation(operation));
+            return Some(operation);
         }
         let key = Key {
             decision: operation.decision,
@@ -54,28 +58,28 @@ impl Denials {
         match self.windows.get_mut(&key) {
             Some(window) if now < window.end => {
                 window.count = window.count.saturating_add(operation.count.unwrap_or(1));
-                window.held = Some((time, *operation));
+                window.held = Some((time, operation));
                 None
             }
             // A window that is over and still holds something is closed by `due` first.
             _ => {
                 let end = after(now, WINDOW);
                 self.windows.insert(key, Window { end, held: None, count: 0 });
-                Some(Record::Operation(operation))
+                Some(operation)
             }
         }
     }
 
     /// The records of windows that are over, or of all (which stay open, so that asking often does
     /// not write more).
-    pub fn due(&mut self, now: Instant, all: bool) -> Vec<(jiff::Timestamp, Record)> {
+    pub fn due(&mut self, now: Instant, all: bool) -> Vec<(jiff::Timestamp, Box<OperationRecord>)> {
         let all = all || self.windows.len() > WINDOWS_MAX;
         let mut records = Vec::new();
         for window in self.windows.values_mut().filter(|window| all || window.end <= now) {
             if let Some((time, mut operation)) = window.held.take() {
                 operation.count = (window.count > 1).then_some(window.count);
                 window.count = 0;
-                records.push((time, Record::Operation(Box::new(operation))));
+                records.push((time, operation));
             }
         }
         self.windows.retain(|_, window| now < window.end);
@@ -94,32 +98,32 @@ impl Denials {
 
 #[cfg(test)]
 mod tests {
+    use super::super::record::Record;
     use super::super::tests::operation;
     use super::*;
+
+    fn of(path: &str, allowed: bool) -> Box<OperationRecord> {
+        let Record::Operation(operation) = operation(path, allowed) else { unreachable!() };
+        operation
+    }
 
     #[test]
     fn a_loop_of_denials_is_two_records_a_second() {
         let mut denials = Denials::default();
         let (start, time) = (Instant::now(), jiff::Timestamp::UNIX_EPOCH);
-        let denied = || operation("/inbox/a", false);
+        let denied = || of("/inbox/a", false);
         assert!(denials.admit(time, denied(), start).is_some());
         for _ in 0..1000 {
             assert!(denials.admit(time, denied(), start).is_none());
         }
-        assert!(denials.admit(time, operation("/review/a", false), start).is_some());
-        assert!(denials.admit(time, operation("/inbox/a", true), start).is_some());
-        let observed = || {
-            let Record::Operation(mut record) = denied() else { unreachable!() };
-            record.decision = Verdict::Observed;
-            Record::Operation(record)
-        };
+        assert!(denials.admit(time, of("/review/a", false), start).is_some());
+        assert!(denials.admit(time, of("/inbox/a", true), start).is_some());
+        let observed = || Box::new(OperationRecord { decision: Verdict::Observed, ..*denied() });
         assert!(denials.admit(time, observed(), start).is_some());
         assert!(denials.admit(time, observed(), start).is_none());
         assert!(denials.due(start, false).is_empty());
         let due = denials.due(start + WINDOW, false);
-        let [(_, Record::Operation(one)), (_, Record::Operation(two))] = due.as_slice() else {
-            panic!("{}", due.len())
-        };
+        let [(_, one), (_, two)] = due.as_slice() else { panic!("{}", due.len()) };
         let (record, observed) =
             if one.decision == Verdict::Denied { (one, two) } else { (two, one) };
         assert_eq!((record.count, observed.count), (Some(1000), None));

@@ -10,8 +10,9 @@
 //!   disk when this one was written. Replay uses it to tell a torn end from damage.
 //! - A path that is not UTF-8 is two fields, `path` (lossy) and `path_b64` (exact).
 //! - A line is at most 65,535 bytes without its newline. The texts of an operation too long for that
-//!   are cut, paths between two names, and the line says `"shortened":true`; a crossing's never are,
-//!   recovery lives by them.
+//!   are cut, paths between two names, and the line says `"shortened":true`. So are those of a crossing's
+//!   steps that only name what PREPARE and COMMIT have told: a transaction that has begun can end. These two
+//!   never are, recovery lives by them.
 
 use std::io::Write as _;
 
@@ -19,7 +20,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
-use super::record::OperationRecord;
+use super::record::{CrossingRecord, OperationRecord, Step};
 use super::{Entry, Record};
 use crate::error::Errno;
 
@@ -40,10 +41,12 @@ pub fn body(record: &Record) -> Result<Vec<u8>, Errno> {
     if body.len() <= BODY_MAX {
         return Ok(body);
     }
-    match record {
-        Record::Operation(operation) => shorten(operation),
-        _ => Err(Errno::NAMETOOLONG),
-    }
+    shorten(record)
+}
+
+/// ENAMETOOLONG where a record does not fit in a line and must not be cut.
+pub fn fits(record: &Record) -> Result<(), Errno> {
+    body(record).map(drop)
 }
 
 fn whole_body(record: &Record) -> Result<Vec<u8>, Errno> {
@@ -242,10 +245,17 @@ fn join_paths(value: &mut Value) {
 }
 
 /// Cuts the longest texts until the object fits.
-fn shorten(operation: &OperationRecord) -> Result<Vec<u8>, Errno> {
+fn shorten(record: &Record) -> Result<Vec<u8>, Errno> {
     let mut keep = 16_384;
     while keep >= 64 {
-        let mut body = whole_body(&Record::Operation(Box::new(cut(operation, keep))))?;
+        let shorter = match record {
+            Record::Operation(operation) => Record::Operation(Box::new(cut(operation, keep))),
+            Record::Crossing(step) if !matches!(step.step, Step::Prepare | Step::Commit) => {
+                Record::Crossing(Box::new(cut_step(step, keep)))
+            }
+            _ => return Err(Errno::NAMETOOLONG),
+        };
+        let mut body = whole_body(&shorter)?;
         if body.len().saturating_add(SHORTENED.len()) <= BODY_MAX {
             body.pop();
             body.extend_from_slice(SHORTENED);
@@ -263,8 +273,21 @@ fn cut(operation: &OperationRecord, keep: usize) -> OperationRecord {
     cut.target = cut.target.map(|target| target.cut(keep));
     let OperationRecord { rule, gate, reason, exe, branch, result, .. } = &mut cut;
     let texts = [rule, gate, reason, exe, branch].into_iter().flatten().chain([result]);
-    texts.for_each(|text| text.truncate(text.floor_char_boundary(keep)));
+    texts.for_each(|text| cut_text(text, keep));
     cut
+}
+
+fn cut_step(step: &CrossingRecord, keep: usize) -> CrossingRecord {
+    let mut cut = step.clone();
+    (cut.source, cut.target) = (cut.source.cut(keep), cut.target.cut(keep));
+    let CrossingRecord { gate, exe, reason, .. } = &mut cut;
+    [gate, exe, reason].into_iter().flatten().for_each(|text| cut_text(text, keep));
+    cut.lost.clear();
+    cut
+}
+
+fn cut_text(text: &mut String, keep: usize) {
+    text.truncate(text.floor_char_boundary(keep));
 }
 
 /// Paths of lines that are `shortened` were once cut within a name, perhaps after its two dots: such a

@@ -85,7 +85,7 @@ mod writer;
 
 use accounted::Accounted;
 use checkpoint::Checkpoint;
-pub use encode::{check_line, decode_line};
+pub use encode::{check_line, decode_line, fits};
 use health::Health;
 pub use inspect::Inspected;
 use note::VerifierKey;
@@ -95,7 +95,7 @@ pub use sealer::Signing;
 use sealer::{Durable, Sealer};
 pub use start::{Acceptance, CheckpointCopy, Seal};
 use store::TreeStore;
-use writer::{Message, Start, Writer};
+use writer::{Content, Message, Start, Writer};
 
 /// A line as it was read back.
 #[derive(Debug, Clone, PartialEq)]
@@ -334,17 +334,17 @@ impl<S: Storage> Ledger<S> {
 
     /// Appends. With [`Durability::Sync`] returns once the record is on the disk, else once it is
     /// queued; waits while the queue is full. ENOSPC while the ledger's disk is full, EIO after a
-    /// failed fsync that could not be made good, ENAMETOOLONG for a crossing's record of more than
-    /// 65,535 bytes.
+    /// failed fsync that could not be made good, ENAMETOOLONG for a record that no line has room for.
     pub fn append(&self, record: Record, durability: Durability) -> Result<(), Errno> {
         let time = jiff::Timestamp::now();
         Health::check(&self.health.appends)?;
+        let content = Content::of(record)?;
         let (waits, group) = writer::class(durability);
         if !waits {
-            let message = Message::Append { time, record, group, reply: None };
+            let message = Message::Append { time, content, group, reply: None };
             return self.messages.send(message, false, None);
         }
-        self.ask(|reply| Message::Append { time, record, group, reply: Some(reply) }, None)
+        self.ask(|reply| Message::Append { time, content, group, reply: Some(reply) }, None)
     }
 
     /// ENOSPC or EIO while mutations must not go on.

@@ -81,6 +81,23 @@ fn what_was_appended_is_replayed() {
 }
 
 #[test]
+fn what_does_not_fit_in_a_line_is_refused_however_soon_it_must_be_durable() {
+    let (folder, storage, dir) = disk();
+    let (ledger, ..) = open(&storage, &dir).unwrap();
+    let purge = || {
+        let txid = crate::types::TxId(ulid::Ulid::nil());
+        Record::Purge(record::PurgeRecord { txid, reason: "x".repeat(70_000), lost: false })
+    };
+    for durability in [Durability::Async, Durability::Group, Durability::Sync] {
+        assert_eq!(ledger.append(purge(), durability), Err(Errno::NAMETOOLONG));
+    }
+    ledger.append(operation("/a", true), Durability::Sync).unwrap();
+    ledger.close().unwrap();
+    let text = std::fs::read_to_string(folder.path().join("00000001.jsonl")).unwrap();
+    assert_eq!(text.lines().count(), 2, "{text}");
+}
+
+#[test]
 fn an_unclean_stop_is_recorded_as_a_gap() {
     let (folder, storage, dir) = written(false);
     let (ledger, opened, _) = open(&storage, &dir).unwrap();

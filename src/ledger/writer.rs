@@ -24,7 +24,7 @@ use crossbeam_channel::Sender;
 use super::denials::Denials;
 use super::health::Health;
 use super::queue::{LINGER, Receiver};
-use super::record::Record;
+use super::record::{OperationRecord, Record};
 use super::sealer::Durable;
 use super::{Durability, encode, segment};
 use crate::error::Errno;
@@ -51,13 +51,31 @@ type Reply = Sender<Result<(), Errno>>;
 /// What callers send.
 pub enum Message {
     /// A record; `reply` for those who wait for the fsync.
-    Append { time: jiff::Timestamp, record: Record, group: bool, reply: Option<Reply> },
+    Append { time: jiff::Timestamp, content: Content, group: bool, reply: Option<Reply> },
     /// Write everything so far.
     Flush(Reply),
     /// Begin another segment once everything so far is synced.
     Rotate(Reply),
     /// Sync everything and end.
     Close(Reply),
+}
+
+/// What is to be written.
+pub enum Content {
+    /// It may be held back, to be written with others. There is none that does not fit in a line.
+    Operation(Box<OperationRecord>),
+    /// Anything else, as [`encode::body`] has it.
+    Body(Vec<u8>),
+}
+
+impl Content {
+    /// Of a record. ENAMETOOLONG if it does not fit in a line and must not be cut.
+    pub fn of(record: Record) -> Result<Self, Errno> {
+        match record {
+            Record::Operation(operation) => Ok(Self::Operation(operation)),
+            other => encode::body(&other).map(Self::Body),
+        }
+    }
 }
 
 /// A record that is not yet durable.
@@ -169,8 +187,8 @@ impl<S: Storage> Writer<S> {
             let batch = message.into_iter().chain(messages.more().take(BATCH_MAX));
             for message in batch {
                 match message {
-                    Message::Append { time, record, group, reply } => {
-                        self.accept(time, record, group, reply);
+                    Message::Append { time, content, group, reply } => {
+                        self.accept(time, content, group, reply);
                     }
                     Message::Flush(reply) => flushes.push(reply),
                     Message::Rotate(reply) => {
@@ -205,25 +223,41 @@ impl<S: Storage> Writer<S> {
         [self.group_due, self.denials.next_end(), retry].into_iter().flatten().min()
     }
 
-    fn accept(&mut self, time: jiff::Timestamp, record: Record, group: bool, reply: Option<Reply>) {
+    fn accept(
+        &mut self,
+        time: jiff::Timestamp,
+        content: Content,
+        group: bool,
+        reply: Option<Reply>,
+    ) {
         let now = Instant::now();
-        let record = match reply {
-            Some(_) => Some(record),
-            None => {
-                self.take_denials(false);
-                self.denials.admit(time, record, now)
+        if reply.is_none() {
+            self.take_denials(false);
+        }
+        match content {
+            Content::Body(body) => self.pending.push(Waiting { time, body, reply }),
+            Content::Operation(operation) => {
+                let operation = match reply {
+                    Some(_) => Some(operation),
+                    None => self.denials.admit(time, operation, now),
+                };
+                if let Some(operation) = operation {
+                    self.queue(time, operation, reply);
+                }
             }
-        };
-        if let Some(record) = record {
-            self.queue(time, &record, reply);
         }
         if group && self.group_due.is_none() {
             self.group_due = Some(after(now, GROUP_DELAY));
         }
     }
 
-    fn queue(&mut self, time: jiff::Timestamp, record: &Record, reply: Option<Reply>) {
-        match encode::body(record) {
+    fn queue(
+        &mut self,
+        time: jiff::Timestamp,
+        operation: Box<OperationRecord>,
+        reply: Option<Reply>,
+    ) {
+        match encode::body(&Record::Operation(operation)) {
             Ok(body) => self.pending.push(Waiting { time, body, reply }),
             Err(errno) => {
                 log::error!("a record cannot be written: {errno}");
@@ -234,8 +268,8 @@ impl<S: Storage> Writer<S> {
 
     fn take_denials(&mut self, all: bool) {
         let now = Instant::now();
-        for (time, record) in self.denials.due(now, all) {
-            self.queue(time, &record, None);
+        for (time, operation) in self.denials.due(now, all) {
+            self.queue(time, operation, None);
             self.group_due.get_or_insert(after(now, GROUP_DELAY));
         }
     }

@@ -126,6 +126,10 @@ impl<S: Storage> Mover<S> {
     /// COMMIT was not appended for certain. If ABORT can be made durable after it, the outcome is
     /// known; else everything stays for recovery.
     fn not_decided(&self, prepared: &mut Prepared<S>, error: CrossingError) -> CrossingError {
+        if error.left_no_record() {
+            prepared.abort(Some(&error));
+            return error;
+        }
         prepared.ended = true;
         if sabotaged("commit: in doubt, the copy goes after ABORT") {
             prepared.remove_staged();

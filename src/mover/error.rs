@@ -158,6 +158,11 @@ impl CrossingError {
         }
     }
 
+    /// Whether the ledger refused a record before anything of it was written.
+    pub(super) fn left_no_record(&self) -> bool {
+        matches!(self, Self::Ledger { errno: Errno::NAMETOOLONG | Errno::INVAL })
+    }
+
     /// Whether the gate or the policy refused, as opposed to a step that failed.
     pub fn is_denial(&self) -> bool {
         match self {

@@ -72,6 +72,7 @@ mod discard;
 mod error;
 mod inspect;
 mod journal;
+mod length;
 mod letters;
 mod look;
 mod merge;

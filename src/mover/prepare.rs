@@ -221,6 +221,11 @@ impl<S: Storage> Mover<S> {
         let first = parts.first().ok_or(CrossingError::SourceGone)?;
         let size = (first.found.kind != Kind::Directory).then_some(first.found.identity.size);
         let record = CrossingRecord { size, ..record };
+        let staged = self.branch(request.target.branch)?.in_stage(record.txid).0;
+        let leaving = parts.iter().map(|part| (&part.at.0, &part.hold.0));
+        let arriving = targets.first().map(|target| (&staged, &target.at.0));
+        let displaced = targets.iter().map(|target| (&target.at.0, &target.hold.0));
+        Self::check_length(&record, leaving.chain(displaced).chain(arriving))?;
         self.record(record.clone(), Durability::Group)?;
         let mut prepared = self.prepared(record, parts, targets)?;
         prepared.no_replace = request.no_replace;

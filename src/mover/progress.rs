@@ -15,6 +15,10 @@ use crate::types::{TxId, ViewPath};
 
 /// So many kinds of loss are named in a record, whose line is bounded.
 const LOST_MAX: usize = 50;
+/// Bytes of them in the record, as JSON.
+pub(super) const LOST_BYTES_MAX: usize = 4096;
+
+const MORE: &str = "and more";
 
 const RUNNING: u8 = 0;
 const CANCELLED: u8 = 1;
@@ -143,10 +147,13 @@ impl Progress {
     /// Notes what the copy has lost; a record has room for some only.
     pub(super) fn lose(&self, what: &str) {
         let mut lost = self.lost.lock();
-        if lost.len() < LOST_MAX {
+        let length = |what: &str| serde_json::to_string(what).map_or(usize::MAX, |json| json.len());
+        let all = lost.iter().map(|what| length(what).saturating_add(1));
+        let bytes = all.fold(length(what), usize::saturating_add);
+        if lost.len() < LOST_MAX && bytes <= LOST_BYTES_MAX {
             lost.insert(what.to_owned());
         } else if !lost.contains(what) {
-            lost.insert("and more".to_owned());
+            lost.insert(MORE.to_owned());
         }
     }
 

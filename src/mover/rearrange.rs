@@ -193,6 +193,9 @@ impl<S: Storage> Mover<S> {
     /// COMMIT was not appended for certain. Nothing was moved: if ABORT can be made durable after it,
     /// that is the end.
     fn undecided(&self, commit: &CrossingRecord, error: CrossingError) -> CrossingError {
+        if error.left_no_record() {
+            return error;
+        }
         let result = errno_name(error.errno()).to_owned();
         let abort = later_step(commit, Step::Abort, Some(error.to_string()), result);
         if self.record(abort, Durability::Sync).is_ok() {

@@ -31,7 +31,6 @@ impl<S: Storage> Mover<S> {
         record: CrossingRecord,
         admit: &Admit,
     ) -> Result<Prepared<S>, CrossingError> {
-        let purging = self.purging.lock();
         let original = self.undoable(caller, may_any, undone)?;
         let Some(applied) = original.moves.iter().find(|step| step.act == Act::Apply) else {
             return Err(impossible(undone, "its record names no target"));
@@ -54,15 +53,24 @@ impl<S: Storage> Mover<S> {
             CrossingError::SourceGone => impossible(undone, "nothing is at its target any more"),
             other => other,
         })?;
-        for held in retired.into_iter().chain(all(&original, Act::Displace)) {
+        for held in retired.iter().copied().chain(all(&original, Act::Displace)) {
             self.check_held(undone, held)?;
         }
         let branch = self.branch_of(&applied.to)?;
         self.check_writable(branch.index)?;
         let hold = branch.in_hold(record.txid);
         let part = Part { branch: branch.index, at, hold, found, lease: None, tree: None };
-        self.record(record.clone(), Durability::Group)?;
-        drop(purging);
+        let leaving = retired.first().map(|_| (&part.at.0, &part.hold.0));
+        let held = retired.iter().map(|step| &step.to).chain([&applied.to]);
+        let arriving = held.zip(targets.iter().map(|target| &target.at.0));
+        let restored = all(&original, Act::Displace).map(|step| (&step.to, &step.from));
+        Self::check_length(&record, leaving.into_iter().chain(arriving).chain(restored))?;
+        {
+            // What was looked at, on disks that may hang, is there as long as no purge is recorded.
+            let _purging = self.purging.lock();
+            self.undoable(caller, may_any, undone)?;
+            self.record(record.clone(), Durability::Group)?;
+        }
         let mut prepared = self.prepared(record, vec![part], targets)?;
         match self.fill_undo(&mut prepared, &original, admit) {
             Ok(()) => Ok(prepared),

@@ -17,7 +17,8 @@ fn the_signer_knows_of_a_line_before_who_waits_for_it_goes_on() {
     let (reply, answer) = crossbeam_channel::bounded(0);
     let thread = std::thread::spawn(move || {
         let time = jiff::Timestamp::now();
-        writer.accept(time, operation("/a", true), false, Some(reply));
+        let content = Content::of(operation("/a", true)).unwrap();
+        writer.accept(time, content, false, Some(reply));
         writer.commit(false);
     });
     let begun = Instant::now();

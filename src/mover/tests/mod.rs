@@ -17,6 +17,7 @@ mod crash;
 mod crash_trees;
 mod doubt;
 mod lab;
+mod length;
 mod letters;
 mod lossy;
 mod model;
