@@ -191,7 +191,13 @@ fn signed(lines: usize) -> (tempfile::TempDir, AuditDir, crate::ledger::note::Ve
     let storage = Arc::new(RealStorage);
     let opened = Ledger::open_signed(storage, dir(&path), "lab", &seal, &mut |_| {}).unwrap();
     for torn_bytes in 1..lines as u64 {
-        opened.0.append(Record::Gap(GapRecord { torn_bytes }), Durability::Async).unwrap();
+        opened
+            .0
+            .append(
+                Record::Gap(GapRecord { torn_bytes, ..GapRecord::default() }),
+                Durability::Async,
+            )
+            .unwrap();
     }
     opened.0.close().unwrap();
     let key = opened.0.key().unwrap().clone();

@@ -1,5 +1,6 @@
 //! Equal denials, and equal ones that were only observed, within a second share a record, so that a loop of them cannot fill the disk: the
-//! first is written at once, the others as one record with `count` when the second is over.
+//! first is written at once, the others as one record with `count` when the second is over. On a full disk those
+//! in other folders are equal too, for what room is left is bounded and folders are not.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -36,13 +37,14 @@ pub struct Denials {
 }
 
 impl Denials {
-    /// Holds a denial back if an equal one was written less than a second ago; gives back what must
-    /// be written now.
+    /// Holds a denial back if an equal one was written less than a second ago, in the same folder unless they
+    /// are `wide`; gives back what must be written now.
     pub fn admit(
         &mut self,
         time: jiff::Timestamp,
         operation: Box<OperationRecord>,
         now: Instant,
+        wide: bool,
     ) -> Option<Box<OperationRecord>> {
         if operation.decision == Verdict::Allowed {
             return Some(operation);
@@ -53,7 +55,7 @@ impl Denials {
             verb: operation.op.verb(),
             rule: operation.rule.clone(),
             gate: operation.gate.clone(),
-            parent: operation.path.parent(),
+            parent: operation.path.parent().filter(|_| !wide),
         };
         match self.windows.get_mut(&key) {
             Some(window) if now < window.end => {
@@ -112,21 +114,26 @@ mod tests {
         let mut denials = Denials::default();
         let (start, time) = (Instant::now(), jiff::Timestamp::UNIX_EPOCH);
         let denied = || of("/inbox/a", false);
-        assert!(denials.admit(time, denied(), start).is_some());
+        assert!(denials.admit(time, denied(), start, false).is_some());
         for _ in 0..1000 {
-            assert!(denials.admit(time, denied(), start).is_none());
+            assert!(denials.admit(time, denied(), start, false).is_none());
         }
-        assert!(denials.admit(time, of("/review/a", false), start).is_some());
-        assert!(denials.admit(time, of("/inbox/a", true), start).is_some());
+        assert!(denials.admit(time, of("/review/a", false), start, false).is_some());
+        assert!(denials.admit(time, of("/inbox/a", true), start, false).is_some());
         let observed = || Box::new(OperationRecord { decision: Verdict::Observed, ..*denied() });
-        assert!(denials.admit(time, observed(), start).is_some());
-        assert!(denials.admit(time, observed(), start).is_none());
+        assert!(denials.admit(time, observed(), start, false).is_some());
+        assert!(denials.admit(time, observed(), start, false).is_none());
         assert!(denials.due(start, false).is_empty());
         let due = denials.due(start + WINDOW, false);
         let [(_, one), (_, two)] = due.as_slice() else { panic!("{}", due.len()) };
         let (record, observed) =
             if one.decision == Verdict::Denied { (one, two) } else { (two, one) };
         assert_eq!((record.count, observed.count), (Some(1000), None));
-        assert!(denials.admit(time, denied(), start + WINDOW).is_some());
+        assert!(denials.admit(time, denied(), start + WINDOW, false).is_some());
+        assert!(denials.admit(time, of("/x/a", false), start + WINDOW, true).is_some());
+        for folder in 0..1000 {
+            let elsewhere = of(&format!("/{folder}/a"), false);
+            assert!(denials.admit(time, elsewhere, start + WINDOW, true).is_none());
+        }
     }
 }

@@ -68,6 +68,7 @@ pub mod record;
 mod replay;
 pub mod schema;
 mod sealer;
+mod sealing;
 mod segment;
 #[cfg(test)]
 mod signed_crash_tests;
@@ -83,7 +84,6 @@ pub mod tree;
 pub mod verify;
 mod writer;
 
-use accounted::Accounted;
 use checkpoint::Checkpoint;
 pub use encode::{check_line, decode_line, fits};
 use health::Health;
@@ -91,10 +91,10 @@ pub use inspect::Inspected;
 use note::VerifierKey;
 pub use reader::{Lines, Reader};
 pub use record::{Durability, Record};
+use sealer::Durable;
 pub use sealer::Signing;
-use sealer::{Durable, Sealer};
+use sealing::Sealing;
 pub use start::{Acceptance, CheckpointCopy, Seal};
-use store::TreeStore;
 use writer::{Content, Message, Start, Writer};
 
 /// A line as it was read back.
@@ -221,15 +221,6 @@ pub struct Ledger<S: Storage> {
     seal: Option<Sealing<S>>,
 }
 
-/// What a signed ledger has more.
-struct Sealing<S: Storage> {
-    durable: Arc<Durable>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-    key: VerifierKey,
-    accounted: Accounted,
-    store: TreeStore<S>,
-}
-
 impl<S: Storage> Ledger<S> {
     /// Opens the ledger in `dir`, checks every line, hands each entry to `replay` in order, repairs a
     /// torn end, and starts the writer. An empty directory becomes a new ledger. After an
@@ -261,7 +252,7 @@ impl<S: Storage> Ledger<S> {
         seal: Option<&Seal<S::Dir>>,
         replay: &mut dyn FnMut(&Entry),
     ) -> Result<(Arc<Self>, Opened), LedgerError> {
-        sync_last(&*storage, &dir)?;
+        replay::sync_last(&*storage, &dir)?;
         let accept = seal.and_then(|seal| seal.accept.as_ref());
         let mut start =
             seal.map(|seal| start::Start::new(&storage, &dir, view, seal)).transpose()?;
@@ -313,7 +304,8 @@ impl<S: Storage> Ledger<S> {
             ledger.append(record, Durability::Sync).map_err(|errno| io("append to", errno))
         };
         if opened.unclean {
-            append(Record::Gap(record::GapRecord { torn_bytes: opened.torn_bytes }))?;
+            let torn_bytes = opened.torn_bytes;
+            append(Record::Gap(record::GapRecord { torn_bytes, ..Default::default() }))?;
         }
         if let (Some(mut finished), Some(durable)) = (finished, durable) {
             opened.damaged_tiles = finished.damaged;
@@ -327,19 +319,28 @@ impl<S: Storage> Ledger<S> {
             if let Some(key) = finished.key.take() {
                 append(Record::Key(key))?;
             }
-            ledger.seal = Some(begin_sealing(storage, dir, durable, finished)?);
+            ledger.seal = Some(sealing::begin(storage, dir, durable, finished)?);
         }
         Ok((Arc::new(ledger), opened))
     }
 
     /// Appends. With [`Durability::Sync`] returns once the record is on the disk, else once it is
-    /// queued; waits while the queue is full. ENOSPC while the ledger's disk is full, EIO after a
-    /// failed fsync that could not be made good, ENAMETOOLONG for a record that no line has room for.
+    /// queued; waits while the queue is full. ENOSPC while the ledger's disk is full (operations that nobody
+    /// waits for are counted then, and a `gap` record says how many when there is space), EIO after a
+    /// failed fsync that could not be made good, ENAMETOOLONG for a record of more than 65,535 bytes that
+    /// must not be cut: then nothing was written.
     pub fn append(&self, record: Record, durability: Durability) -> Result<(), Errno> {
         let time = jiff::Timestamp::now();
-        Health::check(&self.health.appends)?;
-        let content = Content::of(record)?;
         let (waits, group) = writer::class(durability);
+        if let Err(errno) = Health::check(&self.health.appends) {
+            if let Record::Operation(operation) = &record
+                && !waits
+            {
+                self.health.refuse(time, operation.count.unwrap_or(1));
+            }
+            return Err(errno);
+        }
+        let content = Content::of(record)?;
         if !waits {
             let message = Message::Append { time, content, group, reply: None };
             return self.messages.send(message, false, None);
@@ -451,41 +452,4 @@ impl<S: Storage> Drop for Ledger<S> {
     fn drop(&mut self) {
         self.stop(after(Instant::now(), sealer::STOP_WAIT));
     }
-}
-
-/// Starts the sealer. The first checkpoint of a key is published, and the key has its name, when this
-/// returns.
-fn begin_sealing<S: Storage>(
-    storage: Arc<S>,
-    dir: S::Dir,
-    durable: Arc<Durable>,
-    finished: start::Finished<S>,
-) -> Result<Sealing<S>, LedgerError> {
-    let failed = |attempted, file: &str, errno| {
-        let file = file.to_owned();
-        LedgerError::Tree { attempted, file, errno }
-    };
-    let start::Finished { begin, unborn, accounted, .. } = finished;
-    let key = begin.signer.verifier().clone();
-    let store = TreeStore::new(Arc::clone(&storage), dir.clone());
-    let mut sealer = Sealer::new(storage, dir, Arc::clone(&durable), begin);
-    if let Some((storage, state)) = unborn {
-        sealer.seal().map_err(|errno| failed("publish", "the first checkpoint", errno))?;
-        keys::name_key(&*storage, &state)?;
-    }
-    let thread = sealer.start().map_err(|error| {
-        failed("start", "the thread that signs", crate::error::errno_of(&error))
-    })?;
-    Ok(Sealing { durable, thread: Mutex::new(Some(thread)), key, accounted, store })
-}
-
-/// After a kill the last lines may be in the page cache only; replay reads what is on the disk.
-fn sync_last<S: Storage>(storage: &S, dir: &S::Dir) -> Result<(), LedgerError> {
-    let list = |errno| LedgerError::Io { attempted: "list", segment: "directory".into(), errno };
-    let Some(number) = segment::list(storage, dir).map_err(list)?.pop() else { return Ok(()) };
-    storage
-        .open_write(dir, &segment::file_name(number))
-        .and_then(|file| storage.sync_file(&file))
-        .and_then(|()| storage.sync_dir(dir))
-        .map_err(|errno| replay::io("sync", number, errno))
 }

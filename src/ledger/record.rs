@@ -36,7 +36,7 @@ pub enum Record {
     /// The policy in force changed.
     Policy(PolicyRecord),
     /// The last run did not stop cleanly: up to 100 ms of `group` records may be missing before
-    /// this line.
+    /// this line. Or the ledger's disk was full, and what then could not be recorded is counted.
     Gap(GapRecord),
     /// What waited in hold was removed for good.
     Purge(PurgeRecord),
@@ -355,10 +355,20 @@ pub struct PolicyRecord {
 }
 
 /// See [`Record::Gap`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GapRecord {
     /// Bytes of a torn last line that were cut off.
     pub torn_bytes: u64,
+    /// How many operations could not be recorded while the ledger's disk was full: denials, what was begun
+    /// before, and reads. The last run has not ended then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unrecorded: Option<u64>,
+    /// When the first of them was, RFC 3339 with nanoseconds, UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// When the last was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
 }
 
 /// Removed from hold for good.

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::checkpoint::Checkpoint;
 use super::note::NoteSigner;
 use super::signed_tests::tree;
-use super::store::read_small;
+use super::store::{TreeStore, read_small};
 use super::tests::operation;
 use super::*;
 use crate::storage::simulated::{DeviceOptions, Fault, Names, SimulatedDir, SimulatedStorage};

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::checkpoint::Checkpoint;
 use super::note::NoteSigner;
+use super::store::TreeStore;
 use super::tests::operation;
 use super::tree::tile::{Builder, TileId, bytes_of};
 use super::tree::{Hash, leaf_hash};

@@ -11,10 +11,9 @@
 //! ```
 //!
 //! HEALTHY: everything is accepted. RESERVE: mutations are denied, records are still written with the
-//! space of the reserve. FULL: records are refused with ENOSPC, those accepted earlier wait in
-//! memory. DEAD: everything is refused with EIO.
+//! space of the reserve, and more denials share one. FULL: records are refused with ENOSPC, those accepted earlier wait in
+//! memory, and operations that are refused are counted for a `gap` record. DEAD: everything is refused with EIO.
 
-use std::ffi::OsStr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -31,20 +30,18 @@ use crate::error::Errno;
 use crate::storage::Storage;
 use crate::types::after;
 
+mod full;
 #[cfg(test)]
 mod tests;
 
+use full::is_full;
+
 /// Longest wait of a `group` record for its fsync, once it is taken from the queue: 100 ms in all.
 const GROUP_DELAY: Duration = Duration::from_millis(100).saturating_sub(LINGER);
-/// How often a full disk is tried again.
-const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Bytes written since the last fsync that cause one.
 const UNSYNCED_MAX: u64 = 1 << 20;
 /// Messages taken in one go.
 const BATCH_MAX: usize = 4096;
-/// Bytes kept aside for the records of crossings and denials on a full disk.
-const RESERVE: u64 = 1 << 20;
-const RESERVE_NAME: &str = "reserve";
 
 type Reply = Sender<Result<(), Errno>>;
 
@@ -202,7 +199,12 @@ impl<S: Storage> Writer<S> {
                 }
             }
             self.take_denials(!flushes.is_empty() || closing.is_some());
+            self.tell_refused();
             self.commit(closing.is_some());
+            if closing.is_some() && !self.pending.is_empty() && !self.full {
+                // What was refused until now.
+                self.commit(true);
+            }
             let result = match Health::check(&self.health.appends) {
                 Err(Errno::NOSPC) if self.pending.is_empty() => Ok(()),
                 result => result,
@@ -239,7 +241,7 @@ impl<S: Storage> Writer<S> {
             Content::Operation(operation) => {
                 let operation = match reply {
                     Some(_) => Some(operation),
-                    None => self.denials.admit(time, operation, now),
+                    None => self.denials.admit(time, operation, now, self.reserve_spent),
                 };
                 if let Some(operation) = operation {
                     self.queue(time, operation, reply);
@@ -296,6 +298,7 @@ impl<S: Storage> Writer<S> {
             Ok(()) => {
                 self.full = false;
                 self.show_health();
+                self.tell_refused();
                 self.rotate();
             }
             Err(Errno::NOSPC | Errno::DQUOT) => self.meet_full_disk(),
@@ -342,16 +345,6 @@ impl<S: Storage> Writer<S> {
             answer(waiting.reply, Ok(()));
         }
         Ok(())
-    }
-
-    /// Those who wait learn that there is no space; what nobody waits for stays until there is.
-    fn meet_full_disk(&mut self) {
-        self.full = true;
-        self.show_health();
-        let (waited, kept) = self.pending.drain(..).partition(|waiting| waiting.reply.is_some());
-        self.pending = kept;
-        let waited: Vec<Waiting> = waited;
-        waited.into_iter().for_each(|waiting| answer(waiting.reply, Err(Errno::NOSPC)));
     }
 
     /// After a failed write or fsync: all lines since the last good fsync go to a new segment, and
@@ -420,47 +413,6 @@ impl<S: Storage> Writer<S> {
         }
         self.group_due = None;
     }
-
-    fn show_health(&self) {
-        let no_space = Some(Errno::NOSPC);
-        let mutations = if self.reserve_spent || self.full { no_space } else { None };
-        self.health.set(mutations, if self.full { no_space } else { None });
-    }
-
-    /// Gives the reserve's blocks back to the disk; false if that was done before.
-    fn spend_reserve(&mut self) -> bool {
-        let spent =
-            !self.reserve_spent && self.storage.unlink(&self.dir, OsStr::new(RESERVE_NAME)).is_ok();
-        self.reserve_spent = true;
-        self.retry_at = after(Instant::now(), RETRY_DELAY);
-        spent
-    }
-
-    /// Sets space aside again. On a file system that cannot, there is no reserve, and a full disk is
-    /// met without.
-    fn refill_reserve(&mut self) {
-        let name = OsStr::new(RESERVE_NAME);
-        let opened = match self.storage.open_write(&self.dir, name) {
-            Err(Errno::NOENT) => self.storage.create_file(&self.dir, name),
-            opened => opened,
-        };
-        let kept = opened.and_then(|file| self.storage.reserve(&file, RESERVE));
-        self.reserve_spent = is_full(&kept);
-        match kept {
-            Ok(()) => {}
-            // What a failed attempt did get would be missing to the records.
-            Err(Errno::NOSPC | Errno::DQUOT) => {
-                let _ = self.storage.unlink(&self.dir, name);
-                self.retry_at = after(Instant::now(), RETRY_DELAY);
-            }
-            Err(errno) => log::warn!("the ledger has no reserve: {errno}"),
-        }
-        self.show_health();
-    }
-}
-
-fn is_full(result: &Result<(), Errno>) -> bool {
-    matches!(result, Err(Errno::NOSPC | Errno::DQUOT))
 }
 
 fn answer(reply: Option<Reply>, result: Result<(), Errno>) {

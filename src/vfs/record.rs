@@ -112,11 +112,9 @@ impl Vfs {
         members.filter_map(|index| self.branch(index).ok()).for_each(|branch| branch.was_refused());
     }
 
-    /// Hands a record to the ledger. What was done is done: a ledger that fails now is logged, and
-    /// refuses the next mutation by itself.
+    /// Hands a record to the ledger. What was done is done: a ledger that fails now says so once, counts
+    /// what it does not take, and refuses the next mutation by itself.
     pub(super) fn append(&self, record: Record, durability: Durability) {
-        if let Err(errno) = self.ledger.append(record, durability) {
-            log::error!("cannot record an operation: {errno}");
-        }
+        let _ = self.ledger.append(record, durability);
     }
 }

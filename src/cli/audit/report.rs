@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use jiff::Timestamp;
 
-use crate::ledger::record::{CrossingRecord, OperationRecord, Step, Verdict};
+use crate::ledger::record::{CrossingRecord, GapRecord, OperationRecord, Step, Verdict};
 use crate::ledger::verify::{Against, Report as Verified, verify};
 use crate::ledger::{Entry, Record, decode_line};
 use crate::types::{TxId, Verb, counted};
@@ -162,6 +162,14 @@ impl Tally {
             Record::Policy(record) => {
                 let by = if record.by_signal { "SIGHUP".to_owned() } else { tx::user(record.uid) };
                 self.policy(&record.sha256, record.previous.as_ref(), by, at);
+            }
+            Record::Gap(GapRecord { unrecorded: Some(count), since, until, .. }) => {
+                let [since, until] = [since, until].map(|time| time.as_deref().unwrap_or("?"));
+                let operations = counted(*count, "operation", "operations");
+                let what = format!(
+                    "the ledger's disk was full: {operations} from {since} to {until} could not be recorded"
+                );
+                self.events.push([at, what]);
             }
             Record::Gap(_) => {
                 let what = "the run before did not stop cleanly: changes up to 100 ms before its end \

@@ -114,7 +114,12 @@ fn what(text: &dyn Fn(&str) -> String, command: &str) -> String {
             format!("policy {} is in force: {}{by}", text("generation"), text("sha256"))
         }
         "version" => format!("{} serves view {}", text("program"), text("view")),
-        "gap" => "gap: the last run did not stop cleanly, changes before may be missing".to_owned(),
+        "gap" => match text("unrecorded").as_str() {
+            "" => {
+                "gap: the last run did not stop cleanly, changes before may be missing".to_owned()
+            }
+            count => format!("gap: {count} operations could not be recorded on a full disk"),
+        },
         "loss" => format!("a loss is accepted: {}", text("why")),
         "key" => format!("a key begins to sign: {}", text("key")),
         "prune" => format!("prune: {} leave: {}", text("segments"), text("reason")),
