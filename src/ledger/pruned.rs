@@ -36,6 +36,8 @@ use crate::types::{BranchUuid, TxId, binary_size};
 const PIECE: usize = 1 << 20;
 /// So many segments share what `size` allows, so that what leaves at once is a small part.
 const SHARES: u64 = 8;
+/// So many segments leave at once, for the record that names them is one line. The next look takes the others.
+const LEAVING_MAX: usize = if cfg!(test) { 4 } else { 1000 };
 /// The smallest segments.
 const SEGMENT_MIN: u64 = 1 << 20;
 
@@ -124,16 +126,20 @@ impl<S: Storage> Pruner<S> {
         let mut total = candidates.iter().fold(last, |sum, one| sum.saturating_add(one.size));
         let mut leaving = 0_usize;
         let mut why = None;
-        let mut kept = Kept::Newest;
+        let mut kept = Some(Kept::Newest);
         for candidate in &candidates {
             let Some(reason) = self.reason(candidate, total, now) else { break };
+            if leaving == LEAVING_MAX {
+                kept = None;
+                break;
+            }
             let is_announced = candidate.next.0 <= self.announced;
             if candidate.next.0 > signed {
-                kept = Kept::Unsigned;
+                kept = Some(Kept::Unsigned);
                 break;
             }
             if !is_announced && let Some(txid) = self.needed_in(candidate, needed)? {
-                kept = Kept::Needed(txid);
+                kept = Some(Kept::Needed(txid));
                 break;
             }
             if !is_announced {
@@ -142,7 +148,7 @@ impl<S: Storage> Pruner<S> {
             total = total.saturating_sub(candidate.size);
             leaving = leaving.saturating_add(1);
         }
-        self.kept = self.keep.size.is_some_and(|size| total > size).then_some(kept);
+        self.kept = kept.filter(|_| self.keep.size.is_some_and(|size| total > size));
         let leaving = candidates.get(..leaving).unwrap_or_default();
         if let (Some(reason), Some(last)) = (why, leaving.last()) {
             self.announce(leaving, last.next.0, reason, needed)?;

@@ -23,6 +23,32 @@ fn purge(txid: TxId) -> Record {
     Record::Purge(PurgeRecord { txid, reason: "for a test".into(), lost: false })
 }
 
+fn step(txid: TxId, step: Step) -> Record {
+    let path = crate::types::ViewPath::root();
+    Record::Crossing(Box::new(CrossingRecord {
+        txid,
+        step,
+        gate: None,
+        undoes: None,
+        rearrangement: false,
+        uid: 1,
+        gid: 1,
+        pid: 1,
+        exe: None,
+        source: path.clone(),
+        target: path.clone(),
+        branches: ["a".into(), "b".into()],
+        sha256: None,
+        size: None,
+        readback: None,
+        lost: Vec::new(),
+        moves: Vec::new(),
+        replaced: None,
+        reason: None,
+        result: None,
+    }))
+}
+
 /// Four segments, of which the last is being written: 700 lines, 300, 300 and two. The first names a
 /// transaction.
 fn four(state: &State) -> Arc<Ledger<RealStorage>> {
@@ -107,6 +133,43 @@ fn pruned() -> State {
     assert_eq!(pruner(&state, &ledger, two(&state)).prune(now, &needed(&nobody)), Ok(2));
     ledger.close().unwrap();
     state
+}
+
+#[test]
+fn more_segments_than_a_record_has_room_for_leave_one_lot_after_the_other() {
+    let state = State::new();
+    let ledger = four(&state);
+    for _ in 0..3 {
+        ledger.rotate().unwrap();
+        ledger.append(operation("/more", true), Durability::Sync).unwrap();
+    }
+    wait_signed(&ledger, 1308);
+    let keep = Keep { age: None, size: Some(1) };
+    let mut pruner = pruner(&state, &ledger, keep);
+    let now = jiff::Timestamp::now();
+    for (gone, left) in [(4, vec![5, 6, 7]), (2, vec![7]), (0, vec![7])] {
+        assert_eq!(pruner.prune(now, &needed(&nobody)), Ok(gone));
+        assert_eq!(segments(&state), left);
+        let told = (left.len() == 1).then_some(Kept::Newest);
+        assert_eq!(pruner.kept(), told, "what leaves at the next look is not kept");
+    }
+    ledger.close().unwrap();
+    check_good(&state);
+}
+
+/// As many as leave at once outside of tests, and more branches than anybody has.
+#[test]
+fn a_record_has_room_for_all_that_leave_at_once() {
+    let name = |number| segment::file_name(number).to_string_lossy().into_owned();
+    let id = crate::types::BranchUuid(ulid::Ulid(u128::MAX));
+    let record = record::PruneRecord {
+        first: u64::MAX,
+        segments: (1..=1000).map(|number| name(10_000_000_000 + number)).collect(),
+        reason: "x".repeat(200),
+        ids: (0..400).map(|number| (format!("{number:032}"), id)).collect(),
+        key: Some("x".repeat(200)),
+    };
+    assert_eq!(fits(&Record::Prune(Box::new(record))), Ok(()));
 }
 
 #[test]
@@ -309,32 +372,7 @@ fn a_story_that_began_in_what_has_left_is_no_problem() {
     std::thread::sleep(Duration::from_millis(2));
     ledger.append(operation("/a", true), Durability::Sync).unwrap();
     ledger.rotate().unwrap();
-    let path = crate::types::ViewPath::root();
-    let done = |txid| {
-        Record::Crossing(Box::new(CrossingRecord {
-            txid,
-            step: Step::Done,
-            gate: None,
-            undoes: None,
-            rearrangement: false,
-            uid: 1,
-            gid: 1,
-            pid: 1,
-            exe: None,
-            source: path.clone(),
-            target: path.clone(),
-            branches: ["a".into(), "b".into()],
-            sha256: None,
-            size: None,
-            readback: None,
-            lost: Vec::new(),
-            moves: Vec::new(),
-            replaced: None,
-            reason: None,
-            stopped_by: None,
-            result: None,
-        }))
-    };
+    let done = |txid| step(txid, Step::Done);
     ledger.append(done(before), Durability::Sync).unwrap();
     wait_signed(&ledger, 5);
     let all = Keep { age: Some(Duration::ZERO), size: None };
