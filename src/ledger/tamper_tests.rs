@@ -5,6 +5,7 @@ use super::checkpoint::Checkpoint;
 use super::note::{NoteSigner, VerifierKey};
 use super::signed_tests::{State, forged, joined};
 use super::store::TreeStore;
+use super::tests::operation;
 use super::verify::{Against, Report, Source, verify};
 use super::*;
 use crate::storage::real::{RealDir, RealStorage};
@@ -160,6 +161,34 @@ fn lines_that_are_forged_with_good_checksums_are_found() {
         state.write(SEGMENT, renumbered(&doubled));
         found(&state, &key, "checkpoint", "a line twice");
     }
+}
+
+#[test]
+fn what_nobody_has_signed_is_told_and_an_operation_that_no_daemon_did_is_found() {
+    let (state, key) = small();
+    assert_eq!(checked(&state, &key).verdict(), "everything is as it was signed");
+    let whole = state.read(SEGMENT);
+    let append = |records: &[Record]| {
+        let time = jiff::Timestamp::now();
+        let line = |(seq, record)| encode::line(seq, time, None, &encode::body(record).unwrap());
+        let lines: Vec<Vec<u8>> = (6..).zip(records).map(line).collect();
+        state.write(SEGMENT, [whole.clone(), lines.concat()].concat());
+        checked(&state, &key)
+    };
+    let report = append(&[operation("/forged", true)]);
+    assert_eq!(report.problems[0].place, "00000001.jsonl line 7");
+    assert!(report.problems[0].what.contains("while the view was not mounted"));
+    // What a mount leaves that was killed before it signed.
+    let mounted = record::MountRecord {
+        event: record::MountEvent::Mounted,
+        mountpoint: "/mnt".into(),
+        uid: 0,
+        pid: 1,
+    };
+    let report = append(&[Record::Mount(mounted), operation("/done", true)]);
+    assert_eq!((report.problems.len(), report.signed, report.unsigned), (0, Some(6), 2));
+    assert!(report.verdict().contains("the 2 lines after it are not signed yet"));
+    assert!(report.notes.iter().any(|note| note.contains("the 2 lines from seq 6 on")));
 }
 
 #[test]

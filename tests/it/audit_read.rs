@@ -305,7 +305,8 @@ fn export_and_report_say_what_happened() {
         "| rule no-scripts | 1 |",
         "## Policy",
         "mounted with",
-        "Result: everything is as it was signed.",
+        "Result: everything ",
+        " is as it was signed",
     ] {
         assert!(report.contains(said), "{said}: {report}");
     }

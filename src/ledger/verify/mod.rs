@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 
 use crate::error::Errno;
 use crate::storage::Storage;
+use crate::types::counted;
 
 use super::accounted::Accounted;
 use super::checkpoint::Checkpoint;
 use super::note::VerifierKey;
-use super::record::{CrossingRecord, KeyRecord, Record};
+use super::record::{CrossingRecord, KeyRecord, MountEvent, Record};
 use super::start::CheckpointCopy;
 use super::store::TreeStore;
 use super::tree::tile::{Builder, TileId, WIDTH};
@@ -109,6 +110,8 @@ struct Check<'a, S: Storage> {
     unsigned_key_at: Option<u64>,
     /// The key that signs, as the lines say.
     named: Option<String>,
+    /// No daemon serves: it was unmounted, and not mounted again.
+    unmounted: bool,
     /// Checkpoints that were carried away.
     stream: Option<Stream<'a>>,
 }
@@ -136,6 +139,7 @@ impl<'a, S: Storage> Check<'a, S> {
             former: Vec::new(),
             unsigned_key_at: None,
             named: None,
+            unmounted: false,
             stream: against.witness.map(|witness| Stream::new(witness, key)),
         };
         match &against.checkpoint {
@@ -219,6 +223,15 @@ impl<'a, S: Storage> Check<'a, S> {
             last.clear();
             last.push_str(head.time);
         }
+        let signed = head.seq < self.signed();
+        if !signed {
+            self.report.unsigned = self.report.unsigned.saturating_add(1);
+        }
+        if self.unmounted && !signed && matches!(head.kind, "operation" | "check") {
+            let what =
+                "nobody has signed it, and it says what was done while the view was not mounted";
+            return Err(Wrong::Misplaced(what.to_owned()));
+        }
         if head.kind == "operation" {
             return encode::check_operation(&head, bytes).map_err(Wrong::Misplaced);
         }
@@ -234,6 +247,7 @@ impl<'a, S: Storage> Check<'a, S> {
                 }
             }
             Record::Purge(record) => self.story.purged(record.txid),
+            Record::Mount(record) => self.unmounted = record.event == MountEvent::Unmounted,
             Record::Prune(prune) => {
                 self.pruned = self.pruned.max(prune.first);
                 self.know(prune.key.as_deref());
@@ -367,6 +381,18 @@ impl<'a, S: Storage> Check<'a, S> {
         self.report.problem(place(), format!("it has another line at seq {seq}"));
     }
 
+    fn note_unsigned(&mut self, signed: u64) {
+        let unsigned = self.report.unsigned;
+        if unsigned == 0 {
+            return;
+        }
+        let lines = counted(unsigned, "line from", "lines from");
+        self.report.notes.push(format!(
+            "nobody has signed the {lines} seq {signed} on: nothing shows who wrote them. A daemon signs what it \
+             wrote within a second; after a crash the next mount does"
+        ));
+    }
+
     /// Bytes after the last newline.
     fn unfinished(&mut self, segment: &str, bytes: u64, last: bool) {
         if last && self.builder.size() >= self.signed() {
@@ -419,6 +445,7 @@ impl<'a, S: Storage> Check<'a, S> {
                 Some(what) => self.report.problem("checkpoint", what),
                 None => {
                     self.report.signed = Some(checkpoint.size);
+                    self.note_unsigned(checkpoint.size);
                     self.report.root = Some(checkpoint.root_text());
                 }
             }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::PROBLEMS_MAX;
 use crate::ledger::record::KeptRecord;
+use crate::types::counted;
 
 /// What is wrong, and where.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -58,6 +59,8 @@ pub struct Report {
     pub key: String,
     /// Lines that the checkpoint vouches for; none without a checkpoint that is good.
     pub signed: Option<u64>,
+    /// Lines after these.
+    pub unsigned: u64,
     /// Its root, in base64.
     pub root: Option<String>,
     /// Copies that agree, by their places.
@@ -81,9 +84,14 @@ pub struct Report {
 }
 
 impl Report {
-    /// What a ledger without problems can be said to be: what was before a loss is proven by nobody.
+    /// What a ledger without problems can be said to be: what was before a loss is proven by nobody, nor is
+    /// what nobody has signed.
     pub fn verdict(&self) -> String {
         match self.losses.last() {
+            None if self.unsigned > 0 => {
+                let lines = counted(self.unsigned, "line after it is", "lines after it are");
+                format!("everything that is signed is as it was signed; the {lines} not signed yet")
+            }
             None => "everything is as it was signed".to_owned(),
             Some(loss) => format!(
                 "all that came after the loss accepted at seq {} is as it was signed; nothing proves what \
