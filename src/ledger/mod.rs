@@ -45,6 +45,8 @@ pub mod checkpoint;
 mod denials;
 mod encode;
 mod evidence;
+#[cfg(test)]
+mod full_tests;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod health;
@@ -343,9 +345,9 @@ impl<S: Storage> Ledger<S> {
         let content = Content::of(record)?;
         if !waits {
             let message = Message::Append { time, content, group, reply: None };
-            return self.messages.send(message, false, None);
+            return self.messages.send(message, false);
         }
-        self.ask(|reply| Message::Append { time, content, group, reply: Some(reply) }, None)
+        self.ask(|reply| Message::Append { time, content, group, reply: Some(reply) })
     }
 
     /// ENOSPC or EIO while mutations must not go on.
@@ -357,7 +359,7 @@ impl<S: Storage> Ledger<S> {
     /// Waits until everything appended so far is in the segment files (not necessarily synced), so
     /// that `.audit` shows a caller its own operations.
     pub fn flush(&self) -> Result<(), Errno> {
-        self.ask(Message::Flush, None)
+        self.ask(Message::Flush)
     }
 
     /// Bytes after which a segment is followed by the next.
@@ -367,14 +369,18 @@ impl<S: Storage> Ledger<S> {
 
     /// Begins another segment.
     pub fn rotate(&self) -> Result<(), Errno> {
-        self.ask(Message::Rotate, None)
+        self.ask(Message::Rotate)
     }
 
     /// Syncs everything, signs it, and stops the threads. Later appends give EIO. EIO too when the disk does not
     /// answer for [`sealer::STOP_WAIT`].
     pub fn close(&self) -> Result<(), Errno> {
         let deadline = after(Instant::now(), sealer::STOP_WAIT);
-        let closed = self.ask(Message::Close, Some(deadline));
+        let (reply, answer) = crossbeam_channel::bounded(1);
+        let closed = self
+            .messages
+            .close_with(Message::Close(reply), deadline)
+            .and_then(|()| answer.recv_deadline(deadline).unwrap_or(Err(Errno::IO)));
         self.stop(deadline);
         closed
     }
@@ -422,18 +428,11 @@ impl<S: Storage> Ledger<S> {
         }
     }
 
-    /// Gives EIO when it is time.
-    fn ask(
-        &self,
-        message: impl FnOnce(Sender<Result<(), Errno>>) -> Message,
-        deadline: Option<Instant>,
-    ) -> Result<(), Errno> {
+    /// EIO once the ledger is closed.
+    fn ask(&self, message: impl FnOnce(Sender<Result<(), Errno>>) -> Message) -> Result<(), Errno> {
         let (reply, answer) = crossbeam_channel::bounded(1);
-        self.messages.send(message(reply), true, deadline)?;
-        match deadline {
-            Some(deadline) => answer.recv_deadline(deadline).unwrap_or(Err(Errno::IO)),
-            None => answer.recv().unwrap_or(Err(Errno::IO)),
-        }
+        self.messages.send(message(reply), true)?;
+        answer.recv().unwrap_or(Err(Errno::IO))
     }
 
     fn stop(&self, deadline: Instant) {

@@ -57,23 +57,29 @@ pub fn queue<T>() -> (Sender<T>, Receiver<T>) {
 
 impl<T> Sender<T> {
     /// Puts a message at the end; waits while the queue is full. `urgent`: somebody waits for what comes
-    /// of it. EIO once the queue is closed or its receiver is gone, and when it is time.
-    pub fn send(&self, message: T, urgent: bool, deadline: Option<Instant>) -> Result<(), Errno> {
+    /// of it. EIO once the queue is closed or its receiver is gone.
+    pub fn send(&self, message: T, urgent: bool) -> Result<(), Errno> {
         let sender = self.messages.lock().clone().ok_or(Errno::IO)?;
         // Else a burst would wait for the end of a linger.
         if sender.len() >= QUEUE / 2 {
             self.bell.ring();
         }
-        match deadline {
-            Some(deadline) => sender.send_deadline(message, deadline).map_err(|_| Errno::IO)?,
-            None => sender.send(message).map_err(|_| Errno::IO)?,
-        }
+        sender.send(message).map_err(|_| Errno::IO)?;
         // Before the bell: who is woken by it must see that this end is closed, if it is.
         drop(sender);
         if self.bell.asleep.swap(false, Ordering::SeqCst) || urgent {
             self.bell.ring();
         }
         Ok(())
+    }
+
+    /// Lets nothing more in but this. EIO if it was closed before, and when it is time.
+    pub fn close_with(&self, message: T, deadline: Instant) -> Result<(), Errno> {
+        let sender = self.messages.lock().take().ok_or(Errno::IO)?;
+        let sent = sender.send_deadline(message, deadline).map_err(|_| Errno::IO);
+        drop(sender);
+        self.bell.ring();
+        sent
     }
 
     /// Lets nothing more in; the receiver ends when it has taken what is there.
@@ -137,13 +143,13 @@ mod tests {
             next
         });
         for number in 0..100_000_u64 {
-            sender.send(number, number % 1000 == 0, None).unwrap();
+            sender.send(number, number % 1000 == 0).unwrap();
             if number % 10_000 == 0 {
                 std::thread::sleep(LINGER * 3);
             }
         }
         sender.close();
-        assert_eq!(sender.send(0, true, None), Err(Errno::IO));
+        assert_eq!(sender.send(0, true), Err(Errno::IO));
         assert_eq!(thread.join().unwrap(), 100_000);
     }
 
@@ -153,7 +159,7 @@ mod tests {
         let thread = std::thread::spawn(move || receiver.first(None));
         // Long enough to be asleep, on any machine that is not stopped.
         std::thread::sleep(LINGER * 20);
-        sender.send("here", false, None).unwrap();
+        sender.send("here", false).unwrap();
         assert_eq!(thread.join().unwrap(), Ok(Some("here")));
     }
 

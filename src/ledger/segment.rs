@@ -29,6 +29,16 @@ pub fn list<S: Storage>(storage: &S, dir: &S::Dir) -> Result<Vec<u64>, Errno> {
     Ok(numbers)
 }
 
+/// A segment that could not be begun.
+#[derive(Debug, Clone, Copy)]
+pub struct NotBegun {
+    /// Why.
+    pub errno: Errno,
+    /// A power cut may leave the name with what it had. Then the segment before must not go on, for the
+    /// name says where that ends.
+    pub stays: bool,
+}
+
 /// Makes a segment with its version record; file and name are durable when this returns. What a
 /// failed attempt left under the name is removed.
 pub fn begin<S: Storage>(
@@ -38,7 +48,8 @@ pub fn begin<S: Storage>(
     seq: u64,
     view: &str,
     after_failed_sync: bool,
-) -> Result<(S::File, u64), Errno> {
+) -> Result<(S::File, u64), NotBegun> {
+    let not_begun = |errno| NotBegun { errno, stays: false };
     let name = file_name(number);
     let record = Record::Version(VersionRecord {
         format: 1,
@@ -46,16 +57,16 @@ pub fn begin<S: Storage>(
         view: view.into(),
         after_failed_sync,
     });
-    let line = encode::line(seq, jiff::Timestamp::now(), Some(seq), &encode::body(&record)?);
-    let file = storage.create_file(dir, &name)?;
+    let body = encode::body(&record).map_err(not_begun)?;
+    let line = encode::line(seq, jiff::Timestamp::now(), Some(seq), &body);
+    let file = storage.create_file(dir, &name).map_err(not_begun)?;
     let made = storage
         .write_at(&file, &line, 0)
         .and_then(|()| storage.sync_file(&file))
         .and_then(|()| storage.sync_dir(dir));
     if let Err(errno) = made {
-        // If this fails too, replay finds a segment without any durable record, and removes it.
-        let _ = storage.unlink(dir, &name);
-        return Err(errno);
+        let removed = storage.unlink(dir, &name).and_then(|()| storage.sync_dir(dir));
+        return Err(NotBegun { errno, stays: removed.is_err() });
     }
     Ok((file, line.len() as u64))
 }

@@ -7,7 +7,9 @@
 //!      └────────────────────────┘  └──────────────────────────┘
 //!           refill_reserve                 commit: written
 //!
-//!   any ── sync or write: another error ──▶ rewrite ── fails ──▶ DEAD (until opened again)
+//!   any ── sync fails, write: another error ──▶ rewrite ── fails ──▶ DEAD (until opened again)
+//!                                                  │ ENOSPC
+//!                                                  └──────▶ FULL, and `void`: begin_anew is tried again
 //! ```
 //!
 //! HEALTHY: everything is accepted. RESERVE: mutations are denied, records are still written with the
@@ -25,6 +27,7 @@ use super::health::Health;
 use super::queue::{LINGER, Receiver};
 use super::record::{OperationRecord, Record};
 use super::sealer::Durable;
+use super::segment::NotBegun;
 use super::{Durability, encode, segment};
 use crate::error::Errno;
 use crate::storage::Storage;
@@ -53,7 +56,7 @@ pub enum Message {
     Flush(Reply),
     /// Begin another segment once everything so far is synced.
     Rotate(Reply),
-    /// Sync everything and end.
+    /// Answered when everything is synced and nothing more is let in: the queue is closed with it.
     Close(Reply),
 }
 
@@ -106,6 +109,8 @@ pub struct Writer<S: Storage> {
     /// When the reserve is filled again, if it is spent.
     retry_at: Instant,
     full: bool,
+    /// The segment is void from `next_seq` on: another must be begun before anything is written.
+    void: bool,
     dead: bool,
     group_due: Option<Instant>,
     rotation_due: bool,
@@ -136,7 +141,8 @@ impl<S: Storage> Writer<S> {
         let Start { mut segment, mut length, mut next_seq, durable } = start;
         let file = if segment == 0 {
             segment = 1;
-            let (file, written) = segment::begin(&*storage, &dir, segment, next_seq, view, false)?;
+            let begun = segment::begin(&*storage, &dir, segment, next_seq, view, false);
+            let (file, written) = begun.map_err(|failed| failed.errno)?;
             (length, next_seq) = (written, next_seq.saturating_add(1));
             file
         } else {
@@ -159,6 +165,7 @@ impl<S: Storage> Writer<S> {
             reserve_spent: true,
             retry_at: Instant::now(),
             full: false,
+            void: false,
             dead: false,
             group_due: None,
             rotation_due: false,
@@ -177,10 +184,9 @@ impl<S: Storage> Writer<S> {
 
     /// Serves until closed, or until all senders are gone.
     pub fn run(mut self, mut messages: Receiver<Message>) {
-        loop {
-            let Ok(message) = messages.first(self.deadline()) else { break };
+        let mut closing = None;
+        while let Ok(message) = messages.first(self.deadline()) {
             let mut flushes = Vec::new();
-            let mut closing = None;
             let batch = message.into_iter().chain(messages.more().take(BATCH_MAX));
             for message in batch {
                 match message {
@@ -192,36 +198,38 @@ impl<S: Storage> Writer<S> {
                         self.rotation_due = true;
                         flushes.push(reply);
                     }
-                    Message::Close(reply) => {
-                        closing = Some(reply);
-                        break;
-                    }
+                    Message::Close(reply) => closing = Some(reply),
                 }
             }
-            self.take_denials(!flushes.is_empty() || closing.is_some());
+            self.take_denials(!flushes.is_empty());
             self.tell_refused();
-            self.commit(closing.is_some());
-            if closing.is_some() && !self.pending.is_empty() && !self.full {
-                // What was refused until now.
-                self.commit(true);
-            }
-            let result = match Health::check(&self.health.appends) {
-                Err(Errno::NOSPC) if self.pending.is_empty() => Ok(()),
-                result => result,
-            };
-            flushes.into_iter().chain(closing.iter().cloned()).for_each(|reply| {
+            self.commit(false);
+            let result = self.written();
+            flushes.into_iter().for_each(|reply| {
                 let _ = reply.send(result);
             });
-            if closing.is_some() {
-                return;
-            }
         }
+        // All that was let in is taken.
         self.take_denials(true);
+        self.tell_refused();
         self.commit(true);
+        if !self.pending.is_empty() && !self.full {
+            // What was refused until now.
+            self.commit(true);
+        }
+        answer(closing, self.written());
+    }
+
+    /// Whether what was accepted is in the file.
+    fn written(&self) -> Result<(), Errno> {
+        match Health::check(&self.health.appends) {
+            Err(Errno::NOSPC) if self.pending.is_empty() => Ok(()),
+            result => result,
+        }
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let retry = (self.reserve_spent && !self.dead).then_some(self.retry_at);
+        let retry = ((self.reserve_spent || self.void) && !self.dead).then_some(self.retry_at);
         [self.group_due, self.denials.next_end(), retry].into_iter().flatten().min()
     }
 
@@ -281,7 +289,11 @@ impl<S: Storage> Writer<S> {
         if self.dead {
             return self.refuse_all(Errno::IO);
         }
-        if self.reserve_spent && self.retry_at <= Instant::now() {
+        let retry = self.retry_at <= Instant::now();
+        if self.void {
+            return if retry || sync { self.begin_anew() } else { self.meet_full_disk() };
+        }
+        if self.reserve_spent && retry {
             self.refill_reserve();
         }
         let written = self.write_pending();
@@ -301,7 +313,7 @@ impl<S: Storage> Writer<S> {
                 self.tell_refused();
                 self.rotate();
             }
-            Err(Errno::NOSPC | Errno::DQUOT) => self.meet_full_disk(),
+            Err(_) if synced.is_ok() && is_full(&written) => self.meet_full_disk(),
             Err(errno) => self.rewrite(errno),
         }
     }
@@ -336,7 +348,7 @@ impl<S: Storage> Writer<S> {
 
     fn sync(&mut self) -> Result<(), Errno> {
         // ENOSPC from fsync (delayed allocation) is a failed fsync like any other: never retried.
-        self.storage.sync_file(&self.file).map_err(|_| Errno::IO)?;
+        self.storage.sync_file(&self.file)?;
         self.synced_length = self.length;
         self.synced_seq = Some(self.next_seq);
         // First: who is answered may ask for a checkpoint that covers its line.
@@ -348,28 +360,63 @@ impl<S: Storage> Writer<S> {
     }
 
     /// After a failed write or fsync: all lines since the last good fsync go to a new segment, and
-    /// nothing of the old one from there on counts. If that fails too, the ledger is dead.
+    /// nothing of the old one from there on counts. If that fails too, the ledger is dead; for want of space, it
+    /// is tried again.
     fn rewrite(&mut self, errno: Errno) {
         log::error!("ledger segment {} cannot be written: {errno}", self.segment);
-        let first = self.next_seq.saturating_sub(self.unsynced.len() as u64);
+        self.take_back();
+        self.begin_anew();
+    }
+
+    /// What is not durable is to be written again, elsewhere.
+    fn take_back(&mut self) {
         // Best effort, so that readers do not see lines twice; replay ignores them in any case.
         let _ = self.storage.set_len(&self.file, self.synced_length);
+        self.next_seq = self.next_seq.saturating_sub(self.unsynced.len() as u64);
+        self.unsynced.append(&mut self.pending);
+        std::mem::swap(&mut self.unsynced, &mut self.pending);
+        self.void = true;
+    }
+
+    fn begin_anew(&mut self) {
         let number = self.segment.saturating_add(1);
-        let begun = segment::begin(&*self.storage, &self.dir, number, first, &self.view, true);
+        let begin = |writer: &Self| {
+            segment::begin(
+                &*writer.storage,
+                &writer.dir,
+                number,
+                writer.next_seq,
+                &writer.view,
+                true,
+            )
+            .map_err(|failed| failed.errno)
+        };
+        let mut begun = begin(self);
+        if matches!(begun, Err(Errno::NOSPC | Errno::DQUOT)) && self.spend_reserve() {
+            begun = begin(self);
+        }
         let result = begun.and_then(|(file, length)| {
             self.file = file;
             self.segment = number;
             (self.length, self.synced_length) = (length, length);
-            self.next_seq = first.saturating_add(1);
+            self.next_seq = self.next_seq.saturating_add(1);
             self.synced_seq = Some(self.next_seq);
-            let mut again = std::mem::take(&mut self.unsynced);
-            again.append(&mut self.pending);
-            self.pending = again;
+            self.void = false;
             self.write_pending()?;
             self.sync()
         });
         match result {
-            Ok(()) => self.show_health(),
+            Ok(()) => {
+                self.full = false;
+                self.show_health();
+            }
+            Err(Errno::NOSPC | Errno::DQUOT) => {
+                if !self.unsynced.is_empty() {
+                    self.take_back();
+                }
+                self.spend_reserve();
+                self.meet_full_disk();
+            }
             Err(errno) => {
                 log::error!("the ledger cannot be written to a new segment either: {errno}");
                 self.dead = true;
@@ -388,8 +435,10 @@ impl<S: Storage> Writer<S> {
         if self.length < max && !asked {
             return;
         }
-        if !self.unsynced.is_empty() && self.sync().is_err() {
-            return self.rewrite(Errno::IO);
+        if !self.unsynced.is_empty()
+            && let Err(errno) = self.sync()
+        {
+            return self.rewrite(errno);
         }
         let number = self.segment.saturating_add(1);
         match segment::begin(&*self.storage, &self.dir, number, self.next_seq, &self.view, false) {
@@ -401,8 +450,11 @@ impl<S: Storage> Writer<S> {
                 self.synced_seq = Some(self.next_seq);
                 self.tell_durable();
             }
-            // The old segment is sound and goes on.
-            Err(errno) => log::warn!("cannot begin ledger segment {number}: {errno}"),
+            // The old segment is sound, and goes on where the name of the new one is gone for good.
+            Err(NotBegun { errno, stays: false }) => {
+                log::warn!("cannot begin ledger segment {number}: {errno}");
+            }
+            Err(NotBegun { errno, stays: true }) => self.rewrite(errno),
         }
     }
 

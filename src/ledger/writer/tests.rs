@@ -3,6 +3,7 @@
 use super::super::tests::operation;
 use super::*;
 use crate::storage::real::{RealDir, RealStorage};
+use crate::storage::simulated::{DeviceOptions, Fault, Names, SimulatedStorage};
 
 #[test]
 fn the_signer_knows_of_a_line_before_who_waits_for_it_goes_on() {
@@ -28,4 +29,67 @@ fn the_signer_knows_of_a_line_before_who_waits_for_it_goes_on() {
     }
     assert_eq!(answer.recv(), Ok(Ok(())));
     thread.join().unwrap();
+}
+
+/// A thin disk, or one with delayed allocation, says at fsync only that it is full.
+#[test]
+fn a_sync_without_space_is_made_good_when_there_is_some() {
+    for waits in [false, true] {
+        let storage = SimulatedStorage::new(Names::Independent);
+        let dir = storage.add_device(DeviceOptions::default());
+        let storage = storage.shared();
+        let health = Arc::new(Health::default());
+        let start = Start { segment: 0, length: 0, next_seq: 0, durable: None };
+        let mut writer =
+            Writer::new(Arc::clone(&storage), dir.clone(), "lab", Arc::clone(&health), start)
+                .unwrap();
+        let time = jiff::Timestamp::now();
+        let (reply, answer) = crossbeam_channel::bounded(1);
+        let put = |writer: &mut Writer<_>, path: &str, reply| {
+            writer.accept(time, Content::of(operation(path, true)).unwrap(), true, reply);
+        };
+        put(&mut writer, "/a", None);
+        put(&mut writer, "/b", waits.then_some(reply));
+        // Written, not synced, cut off; another segment cannot be made, with the reserve neither.
+        let first = storage.steps();
+        storage.keep_log();
+        for step in [1, 3, 5] {
+            storage.fail_at(first + step, Fault::Errno(Errno::NOSPC));
+        }
+        writer.commit(true);
+        assert!(storage.take_faults());
+        assert_eq!(Health::check(&health.appends), Err(Errno::NOSPC), "{:#?}", storage.log());
+        if waits {
+            assert_eq!(answer.try_recv(), Ok(Err(Errno::NOSPC)));
+        }
+        health.refuse(time, 3);
+        writer.retry_at = after(Instant::now(), Duration::from_secs(60));
+        let before = storage.steps();
+        writer.commit(false);
+        assert_eq!(storage.steps(), before, "it is not tried all the time");
+        for seed in 0..20 {
+            let mut found = Vec::new();
+            let after = storage.crash(seed);
+            super::super::Ledger::inspect(&after, &dir, &mut |entry| found.push(entry.seq))
+                .unwrap();
+        }
+        writer.commit(true);
+        assert_eq!(Health::check(&health.appends), Ok(()));
+        put(&mut writer, "/c", None);
+        writer.tell_refused();
+        writer.commit(true);
+        let mut found = Vec::new();
+        super::super::Ledger::inspect(&*storage, &dir, &mut |entry| {
+            found.push(match &entry.record {
+                Record::Operation(operation) => operation.path.to_string(),
+                Record::Version(version) => version.after_failed_sync.to_string(),
+                Record::Gap(gap) => gap.unrecorded.unwrap().to_string(),
+                other => panic!("{other:?}"),
+            });
+        })
+        .unwrap();
+        let wanted = ["false", "true", "/a", "/b", "/c", "3"];
+        let kept = |one: &&str| !waits || *one != "/b";
+        assert_eq!(found, wanted.into_iter().filter(kept).collect::<Vec<_>>());
+    }
 }
