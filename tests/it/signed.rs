@@ -255,6 +255,8 @@ fn a_state_folder_that_was_rolled_back_is_refused_until_the_loss_is_accepted() {
     let mount = scene.mount();
     mount.sh("echo more >inbox/more").ok();
     mount.unmount();
+    let witness = format!("{OCTROI} audit witness --once --view {}", scene.config().display());
+    sh(scene.base(), &format!("{witness} --to seen")).ok();
     roll_back(&scene);
     let said = scene.mount_refused(&[]).err;
     let all = "the copy in branch inbox, the copy in branch other and the copy in branch review vouch for";
@@ -267,6 +269,10 @@ fn a_state_folder_that_was_rolled_back_is_refused_until_the_loss_is_accepted() {
     assert!(said.contains("the copy in branch review"), "{said}");
     let said = audit(&scene, "accept-loss --why again").fails(1);
     assert!(said.contains("no loss to accept"), "{said}");
+    let said = sh(scene.base(), &format!("{witness} --to seen")).fails(1);
+    assert!(said.contains("another key signs: keep this file, begin another"), "{said}");
+    sh(scene.base(), &format!("{witness} --to anew")).ok();
+    audit(&scene, "verify --witness seen").ok();
     let mount = scene.mount();
     let losses = mount.ledger().into_iter().filter(|line| line["kind"] == "loss");
     let losses: Vec<Value> = losses.collect();

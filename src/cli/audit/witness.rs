@@ -22,8 +22,15 @@ use super::signed::{Signed, key_of};
 /// How often it looks for a new checkpoint.
 const EVERY: Duration = Duration::from_secs(1);
 
+/// So often tiles may be missing in a row: those of a checkpoint are replaced when the next is published.
+const MISSING_MAX: u32 = 30;
+
 /// How often it is looked whether a command has ended.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// What may have happened to the key.
+const OTHER_KEY: &str = "after an accepted loss another key signs: keep this file, begin another; \
+    octroi audit verify --witness FILE still holds the ledger against it";
 
 /// How long a command, or the disk of a file, is waited for.
 const CARRY_MAX: Duration = Duration::from_secs(60);
@@ -81,13 +88,20 @@ pub fn run(args: &WitnessArgs) -> Result<(), Failure> {
     };
     let mut said = None;
     let mut warned = false;
+    let mut missing = 0_u32;
     loop {
-        match look(args, given.as_ref(), &mut last, &mut warned) {
+        let looked = look(args, given.as_ref(), &mut last, &mut warned);
+        let gives_up = gives_up(&looked, &mut missing);
+        match looked {
             Ok(()) => said = None,
             Err(Trouble::Differs(failure)) => return Err(failure),
-            Err(Trouble::NotNow(failure)) if args.once => return Err(failure),
+            Err(Trouble::NotNow(failure) | Trouble::TilesMissing(failure))
+                if args.once || gives_up =>
+            {
+                return Err(failure);
+            }
             // It is tried again.
-            Err(Trouble::NotNow(failure)) => {
+            Err(Trouble::NotNow(failure) | Trouble::TilesMissing(failure)) => {
                 let text = failure.to_string();
                 if said.as_ref() != Some(&text) {
                     eprintln!("{text}");
@@ -102,11 +116,23 @@ pub fn run(args: &WitnessArgs) -> Result<(), Failure> {
     }
 }
 
+/// Whether tiles are missing for so long that nobody replaces them: who rewrites a ledger may remove them.
+fn gives_up(looked: &Result<(), Trouble>, missing: &mut u32) -> bool {
+    *missing = match looked {
+        Err(Trouble::TilesMissing(_)) => missing.saturating_add(1),
+        _ => 0,
+    };
+    *missing >= MISSING_MAX
+}
+
 enum Trouble {
     /// The ledger is not the one that was witnessed.
     Differs(Failure),
     /// The checkpoint cannot be had or not be carried away.
     NotNow(Failure),
+    /// What shows that the ledger extends the last one is not there; it may be replaced just now, or
+    /// somebody has removed it.
+    TilesMissing(Failure),
 }
 
 fn look(
@@ -129,31 +155,37 @@ fn look(
             .clone()
             .map_err(|why| Trouble::NotNow(cannot(format!("read the key of {place}"))(why)))?,
     };
-    let differs = |why: String| {
-        Trouble::Differs(Failure::new(format!("the ledger {place} is not as it was: {why}")))
-    };
+    let differs = |why: String| Failure::new(format!("the ledger {place} is not as it was: {why}"));
     let Some(note) = &signed.checkpoint else {
-        return Err(differs("its checkpoint is missing".to_owned()));
+        return Err(Trouble::Differs(differs("its checkpoint is missing".to_owned())));
     };
     if last.as_ref() == Some(note) {
         return Ok(());
     }
-    let new = Checkpoint::open(note, &key).map_err(|why| differs(why.to_string()))?;
+    let new =
+        Checkpoint::open(note, &key).map_err(|why| Trouble::Differs(differs(why.to_string())))?;
     if let Some(last) = last {
-        let seen = Checkpoint::open(last, &key)
-            .map_err(|why| differs(format!("the last checkpoint that was witnessed: {why}")))?;
+        let seen = Checkpoint::open(last, &key).map_err(|why| {
+            let what = format!("the last checkpoint that was witnessed: {why}");
+            Trouble::Differs(differs(what).hint(OTHER_KEY))
+        })?;
         if seen.size > new.size {
             let (seen, new) = (seen.size, new.size);
-            return Err(differs(format!("{seen} lines were witnessed, and it vouches for {new}")));
+            let what = format!("{seen} lines were witnessed, and it vouches for {new}");
+            return Err(Trouble::Differs(differs(what)));
         }
         let extends = signed.tree.extends(&seen, &new).map_err(|errno| {
-            Trouble::NotNow(cannot(format!("read the tiles of {place}"))(errno))
+            let failure = cannot(format!("read the tiles of {place}"))(errno);
+            match errno {
+                Errno::NODATA => Trouble::TilesMissing(failure),
+                _ => Trouble::NotNow(failure),
+            }
         })?;
         if !extends {
             let size = seen.size;
-            return Err(differs(format!(
+            return Err(Trouble::Differs(differs(format!(
                 "its first {size} lines are not shown to be those that were witnessed"
-            )));
+            ))));
         }
     }
     carry(args, &signed, note).map_err(Trouble::NotNow)?;
@@ -281,6 +313,20 @@ mod tests {
 
     fn arguments(script: &str) -> Vec<String> {
         vec!["-c".to_owned(), script.to_owned()]
+    }
+
+    #[test]
+    fn tiles_that_stay_away_end_it() {
+        let failed = |trouble: fn(Failure) -> Trouble| Err(trouble(Failure::new("no tile")));
+        let mut missing = 0;
+        for _ in 1..MISSING_MAX {
+            assert!(!gives_up(&failed(Trouble::TilesMissing), &mut missing));
+        }
+        assert!(!gives_up(&failed(Trouble::NotNow), &mut missing), "they may be back");
+        for _ in 1..MISSING_MAX {
+            assert!(!gives_up(&failed(Trouble::TilesMissing), &mut missing));
+        }
+        assert!(gives_up(&failed(Trouble::TilesMissing), &mut missing));
     }
 
     #[test]
