@@ -8,7 +8,7 @@ use super::record::{CrossingRecord, PurgeRecord, Step};
 use super::signed_tests::State;
 use super::store::TreeStore;
 use super::tests::operation;
-use super::verify::{Against, Report, Source, verify};
+use super::verify::{Against, Report, Source, steadily, verify};
 use super::*;
 use crate::storage::real::{RealDir, RealStorage};
 use crate::types::TxId;
@@ -388,4 +388,38 @@ fn a_story_that_began_in_what_has_left_is_no_problem() {
         problems.len() == 1 && problems[0].what.contains("DONE without COMMIT"),
         "{problems:?}"
     );
+}
+
+#[test]
+fn segments_that_leave_while_they_are_verified_are_no_damage() {
+    let state = State::new();
+    let (ledger, _) = state.open_to(None).unwrap();
+    for kind in [Step::Prepare, Step::Commit, Step::Done] {
+        ledger.append(step(FIRST, kind), Durability::Sync).unwrap();
+    }
+    ledger.rotate().unwrap();
+    ledger.append(operation("/a", true), Durability::Sync).unwrap();
+    ledger.rotate().unwrap();
+    wait_signed(&ledger, 7);
+    let tiles =
+        TreeStore::new(Arc::new(RealStorage), RealDir::open(&state.path("ledger")).unwrap());
+    let signer = state.key();
+    let against = Against {
+        key: signer.verifier(),
+        checkpoint: Some(state.read("ledger/checkpoint")),
+        copies: &state.copies,
+        tiles: Some(&tiles),
+        witness: None,
+    };
+    let mut pruner = pruner(&state, &ledger, Keep { age: None, size: Some(1) });
+    let mut begun = 0;
+    let report = steadily(|| {
+        begun += 1;
+        verify(&Source::Folder(state.path("ledger")), &against, &mut |_| {
+            assert_eq!(pruner.prune(jiff::Timestamp::now(), &needed(&nobody)), Ok(2));
+        })
+    });
+    let report = report.unwrap();
+    assert_eq!((begun, report.problems), (2, Vec::new()));
+    ledger.close().unwrap();
 }

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 
 use crate::ledger::record::{CrossingRecord, GapRecord, OperationRecord, Step, Verdict};
-use crate::ledger::verify::{Against, Report as Verified, verify};
+use crate::ledger::verify::{Against, Report as Verified, steadily, verify};
 use crate::ledger::{Entry, Record, decode_line};
 use crate::types::{TxId, Verb, counted};
 
@@ -85,7 +85,8 @@ fn verified(view: &ViewOption) -> Result<(String, Result<Verified, String>), Fai
         witness: None,
     };
     let attempt = format!("verify the ledger {place}");
-    let mut report = verify(&signed.lines, &against, &mut |_| {}).map_err(cannot(attempt))?;
+    let verified = steadily(|| verify(&signed.lines, &against, &mut |_| {}));
+    let mut report = verified.map_err(cannot(attempt))?;
     report.notes.extend(notes);
     Ok((place, Ok(report)))
 }

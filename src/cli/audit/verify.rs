@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::ledger::CheckpointCopy;
 use crate::ledger::checkpoint::Proof;
 use crate::ledger::note::VerifierKey;
-use crate::ledger::verify::{Against, Report, Witness, verify};
+use crate::ledger::verify::{Against, Report, Witness, steadily, verify};
 use crate::types::{TxId, counted};
 
 use super::super::failure::{Failure, cannot};
@@ -77,14 +77,17 @@ pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
         tiles: Some(&signed.tree),
         witness: Some(&again).filter(|_| carried.is_some()).map(|again| again as Witness<'_>),
     };
-    let mut files = args.files.then(|| Files::new(&signed.branches));
     let attempt = format!("verify the ledger {}", signed.place);
-    let mut report = verify(&signed.lines, &against, &mut |commit| {
-        if let Some(files) = &mut files {
-            files.compare(commit);
-        }
-    })
-    .map_err(cannot(attempt))?;
+    let verified = steadily(|| {
+        let mut files = args.files.then(|| Files::new(&signed.branches));
+        let report = verify(&signed.lines, &against, &mut |commit| {
+            if let Some(files) = &mut files {
+                files.compare(commit);
+            }
+        })?;
+        Ok((report, files))
+    });
+    let (mut report, files) = verified.map_err(cannot(attempt))?;
     if let Some(carried) = &carried {
         let judged = carried.judged()?;
         notes.extend(judged.notes);

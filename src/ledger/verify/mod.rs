@@ -32,6 +32,8 @@ use story::Story;
 use stream::Stream;
 pub use stream::Witness;
 
+/// How often a verification is begun.
+const ATTEMPTS: usize = 5;
 /// Problems that are told one by one.
 const PROBLEMS_MAX: usize = 100;
 
@@ -49,7 +51,8 @@ pub struct Against<'a, S: Storage> {
     pub witness: Option<Witness<'a>>,
 }
 
-/// Checks a ledger. `done` is given COMMIT's record of each crossing that is done.
+/// Checks a ledger. `done` is given COMMIT's record of each crossing that is done. ENOENT where a segment has
+/// left while those before it were read: [`steadily`] begins again.
 pub fn verify<'a, S: Storage>(
     source: &Source,
     against: &'a Against<'a, S>,
@@ -71,6 +74,17 @@ pub fn verify<'a, S: Storage>(
         }
     }
     Ok(check.finish())
+}
+
+/// Does `attempt`, a verification, again where a segment has left by age or size while it ran.
+pub fn steadily<T>(mut attempt: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+    for _ in 1..ATTEMPTS {
+        match attempt() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            ended => return ended,
+        }
+    }
+    attempt()
 }
 
 /// What is wrong with a line.
