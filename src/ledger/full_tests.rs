@@ -73,7 +73,7 @@ fn what_a_full_disk_keeps_from_being_recorded_is_counted() {
     }
     ledger.close().unwrap();
     let (mut recorded, mut unrecorded) = (0, 0);
-    Ledger::inspect(&*storage, &dir, &mut |entry| match &entry.record {
+    let mut read = |entry: &Entry| match &entry.record {
         Record::Operation(denied) => recorded += denied.count.unwrap_or(1),
         Record::Gap(gap) => {
             unrecorded += gap.unrecorded.unwrap();
@@ -82,8 +82,9 @@ fn what_a_full_disk_keeps_from_being_recorded_is_counted() {
             assert!(*until < entry.time.to_string());
         }
         _ => {}
-    })
-    .unwrap();
+    };
+    let (ledger, _) = Ledger::open(Arc::clone(&storage), dir, "lab", &mut read).unwrap();
+    ledger.close().unwrap();
     assert!(unrecorded > 0);
     assert_eq!(recorded + unrecorded, asked);
 }

@@ -45,6 +45,7 @@ fn step(txid: TxId, step: Step) -> Record {
         moves: Vec::new(),
         replaced: None,
         reason: None,
+        stopped_by: None,
         result: None,
     }))
 }

@@ -29,9 +29,8 @@ use super::remove::Occupied;
 use super::site::{OpenPart, Site};
 use super::switch::is_below;
 
-/// How long a crossing waits for files that were written to be closed: RELEASE comes after close(2)
-/// has returned. A writer that writes on cannot close in time: rename(2) holds the lock on the inode
-/// that its write(2) needs.
+/// How long a crossing waits for files that were written to be closed: RELEASE comes after close(2) has returned. Who
+/// writes on cannot close in time: rename(2) holds the lock on the inode that write(2) needs.
 const WRITERS_WAIT: Duration = Duration::from_secs(1);
 const WRITERS_POLL: Duration = Duration::from_millis(2);
 
@@ -107,7 +106,7 @@ impl Vfs {
         self.wait_for_writers(&inode).map_err(busy)?;
         let mut made = Vec::new();
         let prepared =
-            self.prepare_placed(caller, source, target, &gates, no_replace, &mut made, watch);
+            self.prepare_placed(caller, source, target, (&gates, no_replace), &mut made, watch);
         match prepared {
             Ok(prepared) => Ok(ReadyCrossing { prepared, gates, generation, inode, locks }),
             Err(refused) => {
@@ -125,8 +124,7 @@ impl Vfs {
         caller: Caller,
         source: &Occupied<'_>,
         target: &Site<'_>,
-        gates: &[Gate],
-        no_replace: bool,
+        (gates, no_replace): (&[Gate], bool),
         made: &mut Vec<MadePart>,
         watch: &dyn Fn(&Arc<Progress>),
     ) -> Result<Prepared<RealStorage>, Refused> {

@@ -65,7 +65,7 @@ fn one_that_was_stopped_before_its_rename_comes_to_nothing() {
         abort(&scene, &txid_of(&scene, "/inbox/large")).ok();
         plain.end().fails(1);
         let said = undoing.end().fails(1);
-        let why = if taken { "exists" } else { "aborted by octroi tx abort" };
+        let why = if taken { "exists" } else { "stopped it with octroi tx abort" };
         assert!(said.contains("cannot undo") && said.contains(why), "{said}");
         assert_eq!(scene.branch("inbox").join("e").exists(), taken);
         if taken {
@@ -168,7 +168,7 @@ fn it_takes_its_turn_and_tells_how_far_it_is() {
     wait_for_step(&scene, "/review/e", "waiting");
     abort(&scene, &txid_of(&scene, "/review/large")).ok();
     let said = first.end().fails(1);
-    assert!(said.contains("cancelled"), "{said}");
+    assert!(said.contains("stopped it with octroi tx abort"), "{said}");
     second.end().ok();
     third.end().ok();
     assert_eq!(mount.sh("ls inbox review").ok(), "inbox:\ne\n\nreview:\nlarge\nsecond\n");
