@@ -433,16 +433,6 @@ impl ViewPath {
         self.0.file_name()
     }
 
-    /// The longest path from the root down to this one of at most so many bytes; the root, where there is
-    /// none.
-    pub fn cut(&self, bytes: usize) -> Self {
-        let whole = self.as_bytes();
-        let Some(most) = whole.get(..=bytes) else { return self.clone() };
-        let end = most.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
-        let kept = whole.get(..end.max(1)).unwrap_or_default();
-        Self(PathBuf::from(OsStr::from_bytes(kept)))
-    }
-
     /// As a path of the standard library, always absolute.
     pub fn as_path(&self) -> &Path {
         &self.0

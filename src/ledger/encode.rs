@@ -23,6 +23,7 @@ use serde_json::{Map, Value};
 use super::record::{CrossingRecord, OperationRecord, Step};
 use super::{Entry, Record};
 use crate::error::Errno;
+use crate::types::ViewPath;
 
 /// Bytes of a line without its newline.
 pub const LINE_MAX: usize = 65_535;
@@ -269,8 +270,8 @@ fn shorten(record: &Record) -> Result<Vec<u8>, Errno> {
 /// The same with texts of at most `keep` bytes.
 fn cut(operation: &OperationRecord, keep: usize) -> OperationRecord {
     let mut cut = operation.clone();
-    cut.path = cut.path.cut(keep);
-    cut.target = cut.target.map(|target| target.cut(keep));
+    cut.path = cut_path(&cut.path, keep);
+    cut.target = cut.target.map(|target| cut_path(&target, keep));
     let OperationRecord { rule, gate, reason, exe, branch, result, .. } = &mut cut;
     let texts = [rule, gate, reason, exe, branch].into_iter().flatten().chain([result]);
     texts.for_each(|text| cut_text(text, keep));
@@ -279,11 +280,20 @@ fn cut(operation: &OperationRecord, keep: usize) -> OperationRecord {
 
 fn cut_step(step: &CrossingRecord, keep: usize) -> CrossingRecord {
     let mut cut = step.clone();
-    (cut.source, cut.target) = (cut.source.cut(keep), cut.target.cut(keep));
+    (cut.source, cut.target) = (cut_path(&cut.source, keep), cut_path(&cut.target, keep));
     let CrossingRecord { gate, exe, reason, .. } = &mut cut;
     [gate, exe, reason].into_iter().flatten().for_each(|text| cut_text(text, keep));
     cut.lost.clear();
     cut
+}
+
+/// The longest path from the root down to this one that has at most `keep` bytes.
+fn cut_path(path: &ViewPath, keep: usize) -> ViewPath {
+    let mut length = 0_usize;
+    ViewPath::of_names(path.components().take_while(|name| {
+        length = length.saturating_add(name.len()).saturating_add(1);
+        length <= keep
+    }))
 }
 
 fn cut_text(text: &mut String, keep: usize) {
@@ -321,7 +331,6 @@ mod tests {
 
     use super::super::tests::operation;
     use super::*;
-    use crate::types::ViewPath;
 
     #[track_caller]
     fn check(record: Record) -> String {
