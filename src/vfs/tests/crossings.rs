@@ -344,35 +344,34 @@ fn a_refused_crossing_leaves_no_folder_where_it_would_have_gone() {
 
 #[test]
 fn a_folder_that_is_taken_away_again_is_in_nobodys_way() {
-    const ROUNDS: usize = 60;
     let fixture = fixture_of(BranchMode::Rw);
-    fixture.plant("inbox/b.csv", " no text");
-    for round in 0..ROUNDS {
-        let name = format!("d{round}");
-        fixture.plant(
-            &format!("two/{name}/a.csv"),
-            "a
-",
-        );
-        let at = format!("pool/{name}");
-        let folder = fixture.number(&at);
-        std::thread::scope(|scope| {
-            let crossing = scope.spawn(|| fixture.rename(("inbox", "b.csv"), (&at, "b.csv")));
-            // As the kernel does, which looks the way up again and asks once more.
-            let again = |act: &dyn Fn() -> Result<(), Errno>| loop {
-                match act() {
-                    Err(Errno::STALE) => {}
-                    acted => return acted,
-                }
-            };
-            let make = || fixture.vfs.mkdir(ROOT, folder, OsStr::new("x"), 0o755, 0).map(drop);
-            while !crossing.is_finished() {
-                again(&make).expect("made");
-                again(&|| fixture.rmdir(&at, "x")).expect("removed");
-            }
-            let refused = crossing.join().expect("no panic");
-            assert!(matches!(refused, Err(Errno::ACCESS | Errno::STALE)), "{refused:?}");
-        });
-        assert_eq!(fixture.names(&at), ["a.csv"]);
-    }
+    fixture.plant("one/d/a.csv", "a\n");
+    let (vfs, folder) = (&fixture.vfs, fixture.number("pool/d"));
+    let inode = vfs.inode(folder).expect("known");
+    let make = || {
+        let mut made = Vec::new();
+        vfs.make_part(&inode, BranchIndex(1), &mut made).expect("made");
+        made
+    };
+    let made = make();
+    let site = vfs.site(folder, OsStr::new("x"), site::Purpose::Add).expect("a name");
+    vfs.unmake_parts(made);
+    assert!(!fixture.has("two/d"));
+    let late = vfs.lock_new(&site).err();
+    assert_eq!(late, Some(Errno::STALE), "what was opened with it is looked up again");
+
+    let made = make();
+    std::fs::remove_dir(fixture.backing("two/d")).expect("removed");
+    fixture.folder("two/d");
+    vfs.unmake_parts(made);
+    assert!(fixture.has("two/d"), "another folder of its name");
+    std::fs::remove_dir(fixture.backing("two/d")).expect("removed");
+    vfs.renew_parts(&inode).expect("renewed");
+
+    let made = make();
+    let crossing =
+        vfs.view.locks.take(Holder::Crossing, &[], Vec::new(), vec![Lock::Folder(folder)]);
+    vfs.unmake_parts(made);
+    assert!(fixture.has("two/d"), "a crossing goes there");
+    drop(crossing);
 }
