@@ -11,8 +11,8 @@
 //! - A path that is not UTF-8 is two fields, `path` (lossy) and `path_b64` (exact).
 //! - A line is at most 65,535 bytes without its newline. The texts of an operation too long for that
 //!   are cut, paths between two names, and the line says `"shortened":true`. So are those of a crossing's
-//!   steps that only name what PREPARE and COMMIT have told: a transaction that has begun can end. These two
-//!   never are, recovery lives by them.
+//!   steps that only name what PREPARE and COMMIT have told: a transaction that has begun can end. Of these
+//!   two only the program goes, for recovery lives by all else.
 
 use std::io::Write as _;
 
@@ -253,6 +253,9 @@ fn shorten(record: &Record) -> Result<Vec<u8>, Errno> {
             Record::Operation(operation) => Record::Operation(Box::new(cut(operation, keep))),
             Record::Crossing(step) if !matches!(step.step, Step::Prepare | Step::Commit) => {
                 Record::Crossing(Box::new(cut_step(step, keep)))
+            }
+            Record::Crossing(step) if step.exe.is_some() => {
+                Record::Crossing(Box::new(CrossingRecord { exe: None, ..(**step).clone() }))
             }
             _ => return Err(Errno::NAMETOOLONG),
         };

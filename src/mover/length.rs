@@ -12,15 +12,14 @@ use crate::types::{Handle, Identity, Time};
 
 /// Bytes of an `f_handle` (`MAX_HANDLE_SZ` of `open_by_handle_at(2)`).
 const HANDLE_MAX: usize = 128;
-/// Bytes of a program's path: that of whoever takes it back may be longer.
-const EXE_MAX: usize = 4096;
 
 impl<S: Storage> Mover<S> {
     /// ENAMETOOLONG where COMMIT of what `prepare` begins, with moves between these ends, could be too long
-    /// for the ledger, or that of its undo.
+    /// for the ledger, or that of its undo. `lossy`: the copy may lose something, and COMMIT says what.
     pub(super) fn check_length<'a>(
         prepare: &CrossingRecord,
         ends: impl IntoIterator<Item = (&'a Spot, &'a Spot)>,
+        lossy: bool,
     ) -> Result<(), CrossingError> {
         let handle = Handle { kind: i32::MIN, bytes: vec![0xff; HANDLE_MAX].into() };
         let time = Time { seconds: i64::MIN, nanos: 999_999_999 };
@@ -33,20 +32,17 @@ impl<S: Storage> Mover<S> {
             identity: identity.clone(),
             below: Some(hash.clone()),
         };
-        let mut commit = CrossingRecord {
+        let commit = CrossingRecord {
             step: Step::Commit,
             undoes: Some(prepare.txid),
             sha256: Some(hash.clone()),
             size: Some(u64::MAX),
             readback: Some("stream".to_owned()),
-            lost: vec!["x".repeat(LOST_BYTES_MAX)],
+            lost: lossy.then(|| "x".repeat(LOST_BYTES_MAX)).into_iter().collect(),
             moves: ends.into_iter().map(longest).collect(),
             replaced: Some(identity.handle.clone()),
             ..prepare.clone()
         };
-        let exe = commit.exe.get_or_insert_default();
-        let short = EXE_MAX.saturating_sub(exe.len());
-        exe.push_str(&"x".repeat(short));
         ledger::fits(&Record::Crossing(Box::new(commit)))
             .map_err(|errno| CrossingError::Ledger { errno })
     }

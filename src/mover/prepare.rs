@@ -16,7 +16,7 @@ use crate::check::{self, ContentType};
 use crate::error::{Errno, errno_name};
 use crate::ledger::Durability;
 use crate::ledger::record::{Act, CrossingRecord, Move, Spot, Step};
-use crate::policy::GateTerms;
+use crate::policy::{GateTerms, Lossy};
 use crate::storage::{Kind, Metadata, Storage};
 use crate::types::{BranchIndex, Handle, Identity, TxId, ViewPath};
 
@@ -225,7 +225,8 @@ impl<S: Storage> Mover<S> {
         let leaving = parts.iter().map(|part| (&part.at.0, &part.hold.0));
         let arriving = targets.first().map(|target| (&staged, &target.at.0));
         let displaced = targets.iter().map(|target| (&target.at.0, &target.hold.0));
-        Self::check_length(&record, leaving.chain(displaced).chain(arriving))?;
+        let lossy = request.sources.iter().any(|source| source.terms.lossy != Lossy::default());
+        Self::check_length(&record, leaving.chain(displaced).chain(arriving), lossy)?;
         self.record(record.clone(), Durability::Group)?;
         let mut prepared = self.prepared(record, parts, targets)?;
         prepared.no_replace = request.no_replace;

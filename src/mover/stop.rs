@@ -12,7 +12,7 @@ pub enum Stop {
     #[error("the command that asked for it was interrupted, or has gone")]
     ClientLeft,
     /// Its rename, or a sign of life of its client, did not come in time.
-    #[error("it expired before its rename came; nothing was changed")]
+    #[error("it expired before its rename came")]
     Expired,
     /// A rename of the same names has come already, and there is but one.
     #[error("it was cancelled, or another rename of the same names has finished it")]

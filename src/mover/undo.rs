@@ -64,7 +64,7 @@ impl<S: Storage> Mover<S> {
         let held = retired.iter().map(|step| &step.to).chain([&applied.to]);
         let arriving = held.zip(targets.iter().map(|target| &target.at.0));
         let restored = all(&original, Act::Displace).map(|step| (&step.to, &step.from));
-        Self::check_length(&record, leaving.into_iter().chain(arriving).chain(restored))?;
+        Self::check_length(&record, leaving.into_iter().chain(arriving).chain(restored), false)?;
         {
             // What was looked at, on disks that may hang, is there as long as no purge is recorded.
             let _purging = self.purging.lock();

@@ -109,6 +109,7 @@ sources! {
     "commit.rs",
     "copy.rs",
     "directory.rs",
+    "discard.rs",
     "error.rs",
     "inspect.rs",
     "journal.rs",
