@@ -87,7 +87,7 @@ pub mod verify;
 mod writer;
 
 use checkpoint::Checkpoint;
-pub use encode::{check_line, decode_line, fits};
+pub use encode::{LINE_MAX, check_line, decode_line, fits};
 use health::Health;
 pub use inspect::Inspected;
 use note::VerifierKey;
