@@ -246,8 +246,9 @@ impl<'a, S: Storage> Check<'a, S> {
                 "nobody has signed it, and it says what was done while the view was not mounted";
             return Err(Wrong::Misplaced(what.to_owned()));
         }
-        if head.kind == "operation" {
-            return encode::check_operation(&head, bytes).map_err(Wrong::Misplaced);
+        // What the daemon has signed it can read, but perhaps for what an earlier version has cut.
+        if head.kind == "operation" && signed && !encode::is_shortened(bytes) {
+            return Ok(());
         }
         match encode::decode(bytes).map_err(Wrong::Misplaced)?.entry.record {
             Record::Crossing(record) => {
