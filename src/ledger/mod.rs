@@ -342,8 +342,15 @@ impl<S: Storage> Ledger<S> {
             }
             return Err(errno);
         }
+        let last =
+            matches!(&record, Record::Mount(mount) if mount.event == record::MountEvent::Unmounted);
         let content = Content::of(record)?;
         if !waits {
+            if last {
+                // What is held back was before.
+                let (nobody, _) = crossbeam_channel::bounded(1);
+                self.messages.send(Message::Flush(nobody), false)?;
+            }
             let message = Message::Append { time, content, group, reply: None };
             return self.messages.send(message, false);
         }

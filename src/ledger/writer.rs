@@ -193,7 +193,10 @@ impl<S: Storage> Writer<S> {
                     Message::Append { time, content, group, reply } => {
                         self.accept(time, content, group, reply);
                     }
-                    Message::Flush(reply) => flushes.push(reply),
+                    Message::Flush(reply) => {
+                        self.take_denials(true);
+                        flushes.push(reply);
+                    }
                     Message::Rotate(reply) => {
                         self.rotation_due = true;
                         flushes.push(reply);
@@ -291,6 +294,8 @@ impl<S: Storage> Writer<S> {
         }
         let retry = self.retry_at <= Instant::now();
         if self.void {
+            // Nothing can be synced before there is another segment.
+            self.group_due = None;
             return if retry || sync { self.begin_anew() } else { self.meet_full_disk() };
         }
         if self.reserve_spent && retry {
@@ -402,6 +407,8 @@ impl<S: Storage> Writer<S> {
             self.next_seq = self.next_seq.saturating_add(1);
             self.synced_seq = Some(self.next_seq);
             self.void = false;
+            // Its first line is durable, and signed, whatever becomes of the others.
+            self.tell_durable();
             self.write_pending()?;
             self.sync()
         });
@@ -409,6 +416,7 @@ impl<S: Storage> Writer<S> {
             Ok(()) => {
                 self.full = false;
                 self.show_health();
+                self.tell_refused();
             }
             Err(Errno::NOSPC | Errno::DQUOT) => {
                 if !self.unsynced.is_empty() {

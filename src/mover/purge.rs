@@ -54,9 +54,13 @@ impl<S: Storage> Mover<S> {
         });
         let mut purged = Purged::default();
         for (txid, undoes, held) in due {
-            // What an undo gave back goes first: without the undo it would be missed.
+            // What an undo gave back goes first: without the undo it would be missed. But it waits for nobody.
+            let goes_first = |undone: &Transaction| {
+                let mut held = undone.record.moves.iter().map(|step| step.to.branch);
+                undone.is_kept() && held.all(|uuid| self.is_online_or_past(uuid))
+            };
             let gave_back = undoes.is_some_and(|undone| {
-                self.with_journal(|journal| journal.get(undone).is_some_and(Transaction::is_kept))
+                self.with_journal(|journal| journal.get(undone).is_some_and(goes_first))
             });
             if gave_back {
                 continue;
@@ -114,7 +118,8 @@ impl<S: Storage> Mover<S> {
             Ok(()) => {
                 let (here, elsewhere): (Vec<Spot>, Vec<Spot>) =
                     held.iter().cloned().partition(here);
-                self.going.lock().extend(elsewhere);
+                let there = |spot: &Spot| !self.is_past(spot.branch);
+                self.going.lock().extend(elsewhere.into_iter().filter(there));
                 self.remove_purged(&here);
                 self.released(txid);
                 purged.transactions.push(txid);

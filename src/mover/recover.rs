@@ -16,7 +16,7 @@ use super::sabotage::sabotaged;
 use super::{Mover, MoverBranch, later_step};
 use crate::error::{Errno, errno_name};
 use crate::ledger::Durability;
-use crate::ledger::record::{Area, CrossingRecord, Move, Spot, Step};
+use crate::ledger::record::{Act, Area, CrossingRecord, Move, Spot, Step};
 use crate::storage::Storage;
 use crate::types::{TxId, ViewPath};
 
@@ -193,13 +193,20 @@ impl<S: Storage> Mover<S> {
                 }),
         };
         let mut placed = Vec::new();
+        // What was to happen between branches that left for good can be neither made nor missed, where what
+        // crossed has arrived.
+        let mut arrived_somewhere = false;
         for step in &commit.moves {
+            if self.is_past(step.from.branch) && self.is_past(step.to.branch) {
+                continue;
+            }
             let (from, to) = (open(&step.from)?, open(&step.to)?);
             let (left, arrived) = (handle_at(&from)?, handle_at(&to)?);
             let inode = Some(&step.identity.handle);
             // What left stage or hold has arrived, wherever users have moved it since.
             let moved_on = step.from.area != Area::Tree && from.is_some() && left.is_none();
             let made = arrived.as_ref() == inode || moved_on;
+            arrived_somewhere |= step.act == Act::Apply && made;
             let made = made || sabotaged("recover: all moves are made");
             if left.as_ref() == inode || !made {
                 return Ok(None);
@@ -208,7 +215,7 @@ impl<S: Storage> Mover<S> {
                 placed.push(PlacedMove { step: step.clone(), from, to });
             }
         }
-        Ok(Some(placed))
+        Ok(arrived_somewhere.then_some(placed))
     }
 
     pub(super) fn is_open(&self, txid: TxId) -> bool {

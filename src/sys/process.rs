@@ -11,16 +11,21 @@ use crate::error::Errno;
 /// each (virtual machine, Linux 6.18).
 const EXE_HOLDS: Duration = Duration::from_micros(200);
 
+/// After so long it is asked for again in any case: another thread of the process may call execve(2), and what
+/// that starts goes on by the same number.
+const EXE_HOLDS_MAX: Duration = Duration::from_millis(5);
+
 /// The executable of a thread, lossy where it is not UTF-8; `None` if it cannot be told.
 pub fn exe_of(pid: u32) -> Option<String> {
-    /// Of whom it was asked last, when, and what was found.
-    static LAST: Mutex<Option<(u32, Instant, String)>> = Mutex::new(None);
+    /// Of whom it was asked last, when it was looked for, when it was asked, and what was found.
+    static LAST: Mutex<Option<(u32, Instant, Instant, String)>> = Mutex::new(None);
     if pid == 0 {
         return None;
     }
     let now = Instant::now();
-    if let Some((last, then, exe)) = &mut *LAST.lock()
+    if let Some((last, found, then, exe)) = &mut *LAST.lock()
         && *last == pid
+        && now.saturating_duration_since(*found) < EXE_HOLDS_MAX
         && now.saturating_duration_since(*then) < EXE_HOLDS
     {
         *then = now;
@@ -28,7 +33,7 @@ pub fn exe_of(pid: u32) -> Option<String> {
     }
     let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
     let exe = path.to_string_lossy().into_owned();
-    *LAST.lock() = Some((pid, now, exe.clone()));
+    *LAST.lock() = Some((pid, now, now, exe.clone()));
     Some(exe)
 }
 

@@ -332,7 +332,7 @@ impl Vfs {
     }
 
     /// To be called about once a second: drops what was prepared and nobody came for, and gives back the memory
-    /// of what the kernel has forgotten. Waits for no disk.
+    /// of what the kernel has forgotten.
     pub fn tend(&self) {
         let times = self.tended.fetch_add(1, Ordering::Relaxed);
         if self.view.inodes.shrink() || times % GIVE_BACK_EACH == GIVE_BACK_EACH - 1 {
@@ -340,8 +340,8 @@ impl Vfs {
         }
         self.renew_folders();
         self.note_offline();
-        self.lock_left_open();
         self.expire_prepared_as_usual();
+        self.lock_left_open();
         self.note_room();
     }
 }

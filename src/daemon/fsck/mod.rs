@@ -2,7 +2,7 @@
 //! and hold, shadows in pools. Repairing is what the next mount's recovery would do, and no more;
 //! nothing in hold is ever deleted in doubt.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
@@ -330,6 +330,11 @@ fn repair_all(
             Some(Err(_)) | None => None,
         });
     }
+    let ids: Option<HashSet<BranchUuid>> = branches
+        .iter()
+        .map(|branch| branch.as_ref().map(Branch::uuid))
+        .collect::<Option<Vec<_>>>()
+        .map(|ids| ids.into_iter().flatten().collect());
     let movable = branches.iter().map(|branch| match branch {
         Some(branch) => mover_branch_at_start(branch),
         None => Ok(None),
@@ -346,9 +351,8 @@ fn repair_all(
         lost.filter(|txid| mover.record_lost(*txid)).collect::<Vec<TxId>>()
     };
     let mover = Mover::new(storage, Arc::clone(&ledger), movable, memory.journal);
-    let ids = config.branches.iter().map(|entry| memory.known.get(&entry.spec.name).copied());
-    // One that is new here may be an old one by another name.
-    if let Some(ids) = ids.collect() {
+    // One that cannot be looked at may be any.
+    if let Some(ids) = ids {
         mover.set_configured(ids);
     }
     let recovery = mover.recover();

@@ -85,10 +85,42 @@ fn a_sync_without_space_is_made_good_when_there_is_some() {
                 other => panic!("{other:?}"),
             });
         });
-        let wanted = ["false", "true", "/a", "/b", "/c", "3"];
+        let wanted = ["false", "true", "/a", "/b", "3", "/c"];
         let kept = |one: &&str| !waits || *one != "/b";
         assert_eq!(found, wanted.into_iter().filter(kept).collect::<Vec<_>>());
     }
+}
+
+/// The first line of a segment is durable though the sync of those behind it finds no space: it is counted by
+/// whoever reads, so it is signed.
+#[test]
+fn the_signer_knows_of_each_segment_that_was_begun() {
+    let mut met = 0;
+    for step in 2..20 {
+        let storage = SimulatedStorage::new(Names::Independent);
+        let dir = storage.add_device(DeviceOptions::default());
+        let storage = storage.shared();
+        let durable = Arc::new(Durable::default());
+        let start =
+            Start { segment: 0, length: 0, next_seq: 0, durable: Some(Arc::clone(&durable)) };
+        let mut writer =
+            Writer::new(Arc::clone(&storage), dir, "lab", Arc::default(), start).unwrap();
+        let content = Content::of(operation("/a", true)).unwrap();
+        writer.accept(jiff::Timestamp::now(), content, true, None);
+        let first = storage.steps();
+        for step in [1, step] {
+            storage.fail_at(first + step, Fault::Errno(Errno::NOSPC));
+        }
+        let before = writer.segment;
+        writer.commit(true);
+        if writer.void && writer.segment > before {
+            met += 1;
+            assert_eq!(durable.end().map(|end| end.0), Some(writer.segment), "step {step}");
+            writer.commit(false);
+            assert_eq!(writer.group_due, None, "it would be tried without a pause");
+        }
+    }
+    assert!(met > 0);
 }
 
 /// What another daemon would read.

@@ -10,8 +10,13 @@ const STEPS_MAX: u64 = 500;
 impl World {
     /// Without the branch of the targets.
     fn bereft(self) -> Self {
-        self.mover.branch_left(BranchIndex(1));
-        self.mover.set_configured([UUIDS[0], UUIDS[2]].into());
+        self.bereft_of(1)
+    }
+
+    fn bereft_of(self, branch: usize) -> Self {
+        self.mover.branch_left(BranchIndex(branch as u16));
+        let left = UUIDS.into_iter().filter(|uuid| *uuid != UUIDS[branch]);
+        self.mover.set_configured(left.collect());
         self
     }
 }
@@ -49,6 +54,40 @@ fn no_crossing_waits_for_a_branch_that_left_for_good() {
         }
         let held = world.private(0, "hold").contains(&new_content());
         assert!(held || world.get(0, "f") == Some(new_content()), "step {step}: it is lost");
+    }
+    panic!("a crossing does not end");
+}
+
+/// What has arrived stays, and is done; what has not is kept in stage.
+#[test]
+fn what_has_arrived_stays_where_the_sources_branch_left_for_good() {
+    let (mut done, mut dead) = (0, 0);
+    for step in 0..STEPS_MAX {
+        let world = new_world(Names::Journal, false);
+        world.put(0, "f", &new_content());
+        world.put(1, "sub/g", OLD);
+        let request = world.request("f", "sub/g");
+        let first = world.disk.steps() + step;
+        world.disk.fail_at(first, Fault::Crash);
+        let _ = world.cross_as(request);
+        if world.disk.steps() <= first {
+            assert!(done > 0 && dead > 0, "{done} and {dead} in {step} steps");
+            return;
+        }
+        let world = start(world.disk.crash(0).shared(), false).unwrap().bereft_of(0);
+        let recovery = world.mover.recover();
+        assert!(recovery.left_open.is_empty(), "{recovery:?}");
+        done += recovery.completed.len();
+        for _ in &recovery.completed {
+            assert_eq!(world.get(1, "sub/g"), Some(new_content()), "step {step}");
+        }
+        for (txid, _) in &recovery.dead {
+            dead += 1;
+            assert_ne!(world.get(1, "sub/g"), Some(new_content()), "step {step}: it had arrived");
+            world.mover.settle(PERSON, None, *txid, Settle::Withdraw).unwrap();
+            assert_eq!(world.get(1, "sub/g"), Some(OLD.to_vec()), "step {step}");
+            assert!(world.private(1, "stage").contains(&new_content()), "step {step}: it is lost");
+        }
     }
     panic!("a crossing does not end");
 }
