@@ -56,7 +56,13 @@ fn a_known_file_costs_little_and_is_forgotten_with_the_kernel() {
     look_at(&mount, "work/warm", WARM);
     let before = resident(&mount);
     look_at(&mount, "work/many", FILES);
-    let grown = resident(&mount).saturating_sub(before);
+    // What the allocator keeps for a moment, of threads that were busy at once, it gives back within seconds.
+    let looked = std::time::Instant::now();
+    let mut grown = resident(&mount).saturating_sub(before);
+    while grown / FILES as u64 > BYTES_MAX && looked.elapsed().as_secs() < 20 {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        grown = resident(&mount).saturating_sub(before);
+    }
     let each = grown / FILES as u64;
     assert!(each <= BYTES_MAX, "{each} bytes each");
     // Less than a file's inode alone: the kernel did not hold on to them, and nothing was measured.

@@ -225,14 +225,15 @@ impl Worker<'_> {
                 let wanted = &self.files[target];
                 let at = |worker: &Self| (worker.content(source), worker.content(target));
                 let (home, there) = self.settled(at);
-                match (home.is_some(), there.as_ref() == Some(wanted)) {
-                    (true, false) if home.as_ref() == Some(wanted) && there == replaced => true,
-                    (false, true) => false,
-                    other => {
-                        self.fail(format!("undo of {target:?}: {other:?}: {}", ended.err));
-                        false
-                    }
+                // What it had replaced may have the same content.
+                let undone = home.as_ref() == Some(wanted) && there == replaced;
+                if !undone && (home.is_some() || there.as_ref() != Some(wanted)) {
+                    let found = [&home, &there, &replaced].map(|at| at.as_ref().map(Vec::len));
+                    let wanted = wanted.len();
+                    let what = format!("undo of {target:?}, {wanted} bytes: {found:?}");
+                    self.fail(format!("{what}: {}", ended.err));
                 }
+                undone
             }
         };
         if undone {
