@@ -1,6 +1,5 @@
 //! Many small pieces of work on a few threads.
 
-use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
@@ -19,9 +18,9 @@ pub(super) enum Pieces {
 }
 
 /// Threads that work on one tree.
-const THREADS_MAX: NonZero<usize> = NonZero::<usize>::MIN.saturating_add(3);
+const THREADS_MAX: usize = 4;
 /// Threads that wait for the disk.
-const SYNCING: NonZero<usize> = NonZero::<usize>::MIN.saturating_add(31);
+const SYNCING: usize = 32;
 /// Small pieces from which on more than one thread is worth starting.
 const PARALLEL_MIN: usize = 128;
 /// Small pieces that a thread takes at once: names of one directory, mostly.
@@ -60,14 +59,16 @@ pub(super) fn in_parallel<C>(
             }
         }
     };
-    let threads = match std::thread::available_parallelism() {
-        _ if count < parallel_min => NonZero::<usize>::MIN,
-        _ if pieces == Pieces::Syncs => SYNCING,
-        Ok(threads) => threads.min(THREADS_MAX),
-        Err(_) => NonZero::<usize>::MIN,
+    // Asking for the processors reads a few files: not for what one thread does.
+    let threads = if count < parallel_min {
+        1
+    } else if pieces == Pieces::Syncs {
+        SYNCING
+    } else {
+        std::thread::available_parallelism().map_or(1, |threads| threads.get().min(THREADS_MAX))
     };
     std::thread::scope(|scope| {
-        for _ in 1..threads.get() {
+        for _ in 1..threads {
             // This thread does what others cannot.
             let builder = std::thread::Builder::new().name("octroi-tree".to_owned());
             if builder.spawn_scoped(scope, work_on).is_err() {
