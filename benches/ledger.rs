@@ -61,6 +61,7 @@ fn record(number: u64) -> Record {
         written: None,
         grown: None,
         count: None,
+        shortened: false,
     }))
 }
 

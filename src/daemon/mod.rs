@@ -279,11 +279,7 @@ fn append(ledger: &Ledger<RealStorage>, record: Record) -> Result<(), DaemonErro
 }
 
 fn close(ledger: &Ledger<RealStorage>, mountpoint: &Path, uid: u32) -> Result<(), DaemonError> {
-    // Closing waits for it, for as long as a disk may take.
-    let unmounted = mount_record(mountpoint, uid, MountEvent::Unmounted);
-    let recorded = ledger.append(unmounted, Durability::Group);
-    let closed = ledger.close();
-    recorded
-        .and(closed)
+    ledger
+        .close_with(mount_record(mountpoint, uid, MountEvent::Unmounted))
         .map_err(|errno| DaemonError::Failed(format!("cannot close the ledger: {errno}")))
 }

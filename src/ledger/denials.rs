@@ -2,7 +2,8 @@
 //! first is written at once, the others as one record with `count` when the second is over. On a full disk those
 //! in other folders are equal too, for what room is left is bounded and folders are not.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::record::{OperationRecord, Verdict};
@@ -13,7 +14,7 @@ const WINDOW: Duration = Duration::from_secs(1);
 const WINDOWS_MAX: usize = 4096;
 
 /// What makes two denials equal.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(PartialEq, Eq, Hash)]
 struct Key {
     decision: Verdict,
     uid: u32,
@@ -23,22 +24,34 @@ struct Key {
     parent: Option<ViewPath>,
 }
 
+#[derive(Default)]
 struct Window {
-    end: Instant,
     /// The latest of those that were held back, and how many they are.
     held: Option<(jiff::Timestamp, Box<OperationRecord>)>,
     count: u64,
 }
 
+impl Window {
+    /// The record of what was held back.
+    fn take(&mut self) -> Option<(jiff::Timestamp, Box<OperationRecord>)> {
+        let (time, mut operation) = self.held.take()?;
+        operation.count = (self.count > 1).then_some(self.count);
+        self.count = 0;
+        Some((time, operation))
+    }
+}
+
 /// The open windows.
 #[derive(Default)]
 pub struct Denials {
-    windows: HashMap<Key, Window>,
+    windows: HashMap<Arc<Key>, Window>,
+    /// When each is over, in order: every message asks, and there may be thousands.
+    ends: VecDeque<(Instant, Arc<Key>)>,
 }
 
 impl Denials {
     /// Holds a denial back if an equal one was written less than a second ago, in the same folder unless they
-    /// are `wide`; gives back what must be written now.
+    /// are `wide`; gives back what must be written now. Windows that are over are closed by [`Denials::due`].
     pub fn admit(
         &mut self,
         time: jiff::Timestamp,
@@ -58,15 +71,15 @@ impl Denials {
             parent: operation.path.parent().filter(|_| !wide),
         };
         match self.windows.get_mut(&key) {
-            Some(window) if now < window.end => {
+            Some(window) => {
                 window.count = window.count.saturating_add(operation.count.unwrap_or(1));
                 window.held = Some((time, operation));
                 None
             }
-            // A window that is over and still holds something is closed by `due` first.
-            _ => {
-                let end = after(now, WINDOW);
-                self.windows.insert(key, Window { end, held: None, count: 0 });
+            None => {
+                let key = Arc::new(key);
+                self.ends.push_back((after(now, WINDOW), Arc::clone(&key)));
+                self.windows.insert(key, Window::default());
                 Some(operation)
             }
         }
@@ -75,26 +88,21 @@ impl Denials {
     /// The records of windows that are over, or of all (which stay open, so that asking often does
     /// not write more).
     pub fn due(&mut self, now: Instant, all: bool) -> Vec<(jiff::Timestamp, Box<OperationRecord>)> {
-        let all = all || self.windows.len() > WINDOWS_MAX;
+        let crowded = self.windows.len() > WINDOWS_MAX;
         let mut records = Vec::new();
-        for window in self.windows.values_mut().filter(|window| all || window.end <= now) {
-            if let Some((time, mut operation)) = window.held.take() {
-                operation.count = (window.count > 1).then_some(window.count);
-                window.count = 0;
-                records.push((time, operation));
-            }
+        if all || crowded {
+            records.extend(self.windows.values_mut().filter_map(Window::take));
         }
-        self.windows.retain(|_, window| now < window.end);
-        if self.windows.len() > WINDOWS_MAX {
-            self.windows.clear();
+        while let Some((_, key)) = self.ends.pop_front_if(|(end, _)| crowded || *end <= now) {
+            records.extend(self.windows.remove(&key).and_then(|mut window| window.take()));
         }
         records.sort_by_key(|(time, _)| *time);
         records
     }
 
-    /// When the next window that holds something is over.
+    /// When the next window is over.
     pub fn next_end(&self) -> Option<Instant> {
-        self.windows.values().filter(|window| window.held.is_some()).map(|window| window.end).min()
+        self.ends.front().map(|(end, _)| *end)
     }
 }
 
@@ -135,5 +143,28 @@ mod tests {
             let elsewhere = of(&format!("/{folder}/a"), false);
             assert!(denials.admit(time, elsewhere, start + WINDOW, true).is_none());
         }
+    }
+
+    #[test]
+    fn a_window_ends_after_its_second_and_too_many_end_early() {
+        let mut denials = Denials::default();
+        let (start, time) = (Instant::now(), jiff::Timestamp::UNIX_EPOCH);
+        let mut deny = |folder: usize, at: u32| {
+            let (now, denied) = (start + WINDOW / 10 * at, of(&format!("/{folder}/a"), false));
+            let due = denials.due(now, false);
+            (denials.admit(time, denied, now, false).is_some(), due.len(), denials.next_end())
+        };
+        assert_eq!(deny(1, 0), (true, 0, Some(start + WINDOW)));
+        assert_eq!(deny(2, 3), (true, 0, Some(start + WINDOW)));
+        assert_eq!(deny(1, 5), (false, 0, Some(start + WINDOW)));
+        assert_eq!(deny(2, 10), (false, 1, Some(start + WINDOW / 10 * 13)));
+        assert_eq!(deny(1, 12), (true, 0, Some(start + WINDOW / 10 * 13)));
+        assert_eq!(deny(2, 13), (true, 1, Some(start + WINDOW / 10 * 22)));
+        for folder in 3..=WINDOWS_MAX {
+            assert!(deny(folder, 14).0);
+        }
+        assert!(!deny(3, 14).0);
+        assert!(deny(WINDOWS_MAX + 1, 14).0);
+        assert_eq!(deny(3, 14), (true, 1, Some(start + WINDOW / 10 * 24)), "all were closed");
     }
 }

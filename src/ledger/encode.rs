@@ -20,18 +20,17 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
-use super::record::{CrossingRecord, OperationRecord, Step};
-use super::{Entry, Record};
+use super::{Entry, Record, shorten};
 use crate::error::Errno;
-use crate::types::ViewPath;
 
 /// Bytes of a line without its newline.
 pub const LINE_MAX: usize = 65_535;
 /// Room for `seq`, `time`, `synced` and `crc`.
 const ENVELOPE_MAX: usize = 160;
-const BODY_MAX: usize = LINE_MAX - ENVELOPE_MAX;
+/// Bytes of a record's object.
+pub(super) const BODY_MAX: usize = LINE_MAX - ENVELOPE_MAX;
 /// The end of an object whose texts were cut.
-const SHORTENED: &[u8] = br#","shortened":true}"#;
+pub(super) const SHORTENED: &[u8] = br#","shortened":true}"#;
 /// `,"crc":"89abcdef"}`
 const CRC_FIELD: usize = 18;
 
@@ -42,7 +41,7 @@ pub fn body(record: &Record) -> Result<Vec<u8>, Errno> {
     if body.len() <= BODY_MAX {
         return Ok(body);
     }
-    shorten(record)
+    shorten::shorten(record)
 }
 
 /// ENAMETOOLONG where a record does not fit in a line and must not be cut.
@@ -50,7 +49,7 @@ pub fn fits(record: &Record) -> Result<(), Errno> {
     body(record).map(drop)
 }
 
-fn whole_body(record: &Record) -> Result<Vec<u8>, Errno> {
+pub(super) fn whole_body(record: &Record) -> Result<Vec<u8>, Errno> {
     let mut body = serde_json::to_vec(record).map_err(|_| Errno::INVAL)?;
     // In a JSON string the quotation marks would be escaped, so this finds objects only.
     if contains(&body, br#"{"b64":"#) {
@@ -240,64 +239,6 @@ fn join_paths(value: &mut Value) {
     }
 }
 
-/// Cuts the longest texts until the object fits.
-fn shorten(record: &Record) -> Result<Vec<u8>, Errno> {
-    let mut keep = 16_384;
-    while keep >= 64 {
-        let shorter = match record {
-            Record::Operation(operation) => Record::Operation(Box::new(cut(operation, keep))),
-            Record::Crossing(step) if !matches!(step.step, Step::Prepare | Step::Commit) => {
-                Record::Crossing(Box::new(cut_step(step, keep)))
-            }
-            Record::Crossing(step) if step.exe.is_some() => {
-                Record::Crossing(Box::new(CrossingRecord { exe: None, ..(**step).clone() }))
-            }
-            _ => return Err(Errno::NAMETOOLONG),
-        };
-        let mut body = whole_body(&shorter)?;
-        if body.len().saturating_add(SHORTENED.len()) <= BODY_MAX {
-            body.pop();
-            body.extend_from_slice(SHORTENED);
-            return Ok(body);
-        }
-        keep /= 2;
-    }
-    Err(Errno::NAMETOOLONG)
-}
-
-/// The same with texts of at most `keep` bytes.
-fn cut(operation: &OperationRecord, keep: usize) -> OperationRecord {
-    let mut cut = operation.clone();
-    cut.path = cut_path(&cut.path, keep);
-    cut.target = cut.target.map(|target| cut_path(&target, keep));
-    let OperationRecord { rule, gate, reason, exe, branch, result, .. } = &mut cut;
-    let texts = [rule, gate, reason, exe, branch].into_iter().flatten().chain([result]);
-    texts.for_each(|text| cut_text(text, keep));
-    cut
-}
-
-fn cut_step(step: &CrossingRecord, keep: usize) -> CrossingRecord {
-    let mut cut = step.clone();
-    (cut.source, cut.target) = (cut_path(&cut.source, keep), cut_path(&cut.target, keep));
-    let CrossingRecord { gate, exe, reason, .. } = &mut cut;
-    [gate, exe, reason].into_iter().flatten().for_each(|text| cut_text(text, keep));
-    cut.lost.clear();
-    cut
-}
-
-/// The longest path from the root down to this one that has at most `keep` bytes.
-fn cut_path(path: &ViewPath, keep: usize) -> ViewPath {
-    let mut length = 0_usize;
-    ViewPath::of_names(path.components().take_while(|name| {
-        length = length.saturating_add(name.len()).saturating_add(1);
-        length <= keep
-    }))
-}
-
-fn cut_text(text: &mut String, keep: usize) {
-    text.truncate(text.floor_char_boundary(keep));
-}
-
 /// Paths of lines that are `shortened` were once cut within a name, perhaps after its two dots: such a
 /// path is that of the folder.
 fn mend_cut(fields: &mut Map<String, Value>) {
@@ -327,8 +268,10 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::record::OperationRecord;
     use super::super::tests::operation;
     use super::*;
+    use crate::types::ViewPath;
 
     #[track_caller]
     fn check(record: Record) -> String {
@@ -437,6 +380,34 @@ mod tests {
             names.iter_mut().for_each(|name| name.push(0xff));
             check_reads(&with_paths(deep(&names), None, String::new()));
         }
+    }
+
+    #[test]
+    fn paths_that_wait_are_bounded() {
+        for name in [b"name".as_slice(), b"\xff\x01"] {
+            let path = deep(&vec![name.repeat(50); 20_000]);
+            for target in [None, Some(path.clone())] {
+                let Record::Operation(mut bounded) =
+                    with_paths(path.clone(), target, String::new())
+                else {
+                    unreachable!()
+                };
+                shorten::bound(&mut bounded);
+                let paths = [Some(&bounded.path), bounded.target.as_ref()];
+                for kept in paths.into_iter().flatten() {
+                    assert!((7_900..=8192).contains(&kept.as_bytes().len()));
+                    assert!(path.below(kept).is_some());
+                }
+                let body = body(&Record::Operation(bounded)).unwrap();
+                let line = line(7, jiff::Timestamp::MAX, Some(7), &body);
+                let line = line.strip_suffix(b"\n").unwrap();
+                assert!(is_shortened(line));
+                decode(line).unwrap();
+            }
+        }
+        let Record::Operation(mut short) = operation("/a", true) else { unreachable!() };
+        shorten::bound(&mut short);
+        assert!(!short.shortened);
     }
 
     #[test]

@@ -88,3 +88,27 @@ fn what_a_full_disk_keeps_from_being_recorded_is_counted() {
     assert!(unrecorded > 0);
     assert_eq!(recorded + unrecorded, asked);
 }
+
+#[test]
+fn what_was_held_back_comes_before_the_last_record() {
+    let storage = SimulatedStorage::new(Names::Journal);
+    let dir = storage.add_device(DeviceOptions::default());
+    let storage = storage.shared();
+    let (ledger, ..) = open(&storage, &dir).unwrap();
+    for _ in 0..10 {
+        ledger.append(operation("/a", false), Durability::Group).unwrap();
+    }
+    ledger.close_with(unmounted()).unwrap();
+    assert_eq!(ledger.close_with(unmounted()), Err(Errno::IO));
+    let (mut denials, mut last) = (0, None);
+    let mut read = |entry: &Entry| {
+        if let Record::Operation(denied) = &entry.record {
+            denials += denied.count.unwrap_or(1);
+        }
+        last = Some(entry.record.clone());
+    };
+    let (ledger, opened) = Ledger::open(Arc::clone(&storage), dir, "lab", &mut read).unwrap();
+    ledger.close().unwrap();
+    assert_eq!((denials, opened.unclean), (10, false));
+    assert_eq!(last, Some(unmounted()));
+}

@@ -72,6 +72,7 @@ pub mod schema;
 mod sealer;
 mod sealing;
 mod segment;
+mod shorten;
 #[cfg(test)]
 mod signed_crash_tests;
 #[cfg(test)]
@@ -342,15 +343,8 @@ impl<S: Storage> Ledger<S> {
             }
             return Err(errno);
         }
-        let last =
-            matches!(&record, Record::Mount(mount) if mount.event == record::MountEvent::Unmounted);
         let content = Content::of(record)?;
         if !waits {
-            if last {
-                // What is held back was before.
-                let (nobody, _) = crossbeam_channel::bounded(1);
-                self.messages.send(Message::Flush(nobody), false)?;
-            }
             let message = Message::Append { time, content, group, reply: None };
             return self.messages.send(message, false);
         }
@@ -380,13 +374,26 @@ impl<S: Storage> Ledger<S> {
     }
 
     /// Syncs everything, signs it, and stops the threads. Later appends give EIO. EIO too when the disk does not
-    /// answer for [`sealer::STOP_WAIT`].
+    /// answer for [`sealer::STOP_WAIT`], or was closed before.
     pub fn close(&self) -> Result<(), Errno> {
+        self.end(None)
+    }
+
+    /// The same, with a record after which there is no other. ENAMETOOLONG as of [`Self::append`].
+    pub fn close_with(&self, last: Record) -> Result<(), Errno> {
+        let time = jiff::Timestamp::now();
+        let last = Content::of(last);
+        let errno = last.as_ref().err().copied();
+        let closed = self.end(last.ok().map(|content| (time, content)));
+        errno.map_or(closed, Err)
+    }
+
+    fn end(&self, last: Option<(jiff::Timestamp, Content)>) -> Result<(), Errno> {
         let deadline = after(Instant::now(), sealer::STOP_WAIT);
         let (reply, answer) = crossbeam_channel::bounded(1);
         let closed = self
             .messages
-            .close_with(Message::Close(reply), deadline)
+            .close_with(Message::Close { last, reply }, deadline)
             .and_then(|()| answer.recv_deadline(deadline).unwrap_or(Err(Errno::IO)));
         self.stop(deadline);
         closed

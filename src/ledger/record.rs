@@ -170,6 +170,10 @@ pub struct OperationRecord {
     /// How many equal denials this record stands for, when more than one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
+    /// Texts were cut.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(skip)]
+    pub shortened: bool,
 }
 
 /// Steps of a crossing that leave a record. Between them the crossing stages, checks and verifies

@@ -24,6 +24,7 @@ pub(super) fn operation(path: &str, allowed: bool) -> Record {
         written: None,
         grown: None,
         count: None,
+        shortened: false,
     }))
 }
 

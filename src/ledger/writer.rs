@@ -17,7 +17,6 @@
 //! memory, and operations that are refused are counted for a `gap` record. DEAD: everything is refused with EIO.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
@@ -27,13 +26,13 @@ use super::health::Health;
 use super::queue::{LINGER, Receiver};
 use super::record::{OperationRecord, Record};
 use super::sealer::Durable;
-use super::segment::NotBegun;
-use super::{Durability, encode, segment};
+use super::{Durability, encode, segment, shorten};
 use crate::error::Errno;
 use crate::storage::Storage;
 use crate::types::after;
 
 mod full;
+mod segments;
 #[cfg(test)]
 mod tests;
 
@@ -56,8 +55,9 @@ pub enum Message {
     Flush(Reply),
     /// Begin another segment once everything so far is synced.
     Rotate(Reply),
-    /// Answered when everything is synced and nothing more is let in: the queue is closed with it.
-    Close(Reply),
+    /// Answered when everything is synced and nothing more is let in: the queue is closed with it. `last` is
+    /// written after all else.
+    Close { last: Option<(jiff::Timestamp, Content)>, reply: Reply },
 }
 
 /// What is to be written.
@@ -72,7 +72,10 @@ impl Content {
     /// Of a record. ENAMETOOLONG if it does not fit in a line and must not be cut.
     pub fn of(record: Record) -> Result<Self, Errno> {
         match record {
-            Record::Operation(operation) => Ok(Self::Operation(operation)),
+            Record::Operation(mut operation) => {
+                shorten::bound(&mut operation);
+                Ok(Self::Operation(operation))
+            }
             other => encode::body(&other).map(Self::Body),
         }
     }
@@ -111,6 +114,8 @@ pub struct Writer<S: Storage> {
     full: bool,
     /// The segment is void from `next_seq` on: another must be begun before anything is written.
     void: bool,
+    /// The next segment was begun in vain, and its name may be there still.
+    leftover: bool,
     dead: bool,
     group_due: Option<Instant>,
     rotation_due: bool,
@@ -166,6 +171,7 @@ impl<S: Storage> Writer<S> {
             retry_at: Instant::now(),
             full: false,
             void: false,
+            leftover: false,
             dead: false,
             group_due: None,
             rotation_due: false,
@@ -201,7 +207,7 @@ impl<S: Storage> Writer<S> {
                         self.rotation_due = true;
                         flushes.push(reply);
                     }
-                    Message::Close(reply) => closing = Some(reply),
+                    Message::Close { last, reply } => closing = Some((last, reply)),
                 }
             }
             self.take_denials(!flushes.is_empty());
@@ -215,12 +221,17 @@ impl<S: Storage> Writer<S> {
         // All that was let in is taken.
         self.take_denials(true);
         self.tell_refused();
+        let (last, reply) = closing.unzip();
+        if let Some((time, content)) = last.flatten() {
+            self.accept(time, content, false, None);
+        }
         self.commit(true);
         if !self.pending.is_empty() && !self.full {
             // What was refused until now.
             self.commit(true);
         }
-        answer(closing, self.written());
+        self.lose_refused();
+        answer(reply, self.written());
     }
 
     /// Whether what was accepted is in the file.
@@ -233,7 +244,9 @@ impl<S: Storage> Writer<S> {
 
     fn deadline(&self) -> Option<Instant> {
         let retry = ((self.reserve_spent || self.void) && !self.dead).then_some(self.retry_at);
-        [self.group_due, self.denials.next_end(), retry].into_iter().flatten().min()
+        // What waits for room waits for no fsync.
+        let group_due = self.group_due.filter(|_| self.pending.is_empty());
+        [group_due, self.denials.next_end(), retry].into_iter().flatten().min()
     }
 
     fn accept(
@@ -308,7 +321,7 @@ impl<S: Storage> Writer<S> {
         let usable = written.is_ok() || is_full(&written);
         let wanted = (sync || waits || due || much) && !self.unsynced.is_empty();
         let synced = if usable && wanted { self.sync() } else { Ok(()) };
-        if due || self.unsynced.is_empty() {
+        if self.pending.is_empty() && (due || self.unsynced.is_empty()) {
             self.group_due = None;
         }
         match synced.and(written) {
@@ -362,108 +375,6 @@ impl<S: Storage> Writer<S> {
             answer(waiting.reply, Ok(()));
         }
         Ok(())
-    }
-
-    /// After a failed write or fsync: all lines since the last good fsync go to a new segment, and
-    /// nothing of the old one from there on counts. If that fails too, the ledger is dead; for want of space, it
-    /// is tried again.
-    fn rewrite(&mut self, errno: Errno) {
-        log::error!("ledger segment {} cannot be written: {errno}", self.segment);
-        self.take_back();
-        self.begin_anew();
-    }
-
-    /// What is not durable is to be written again, elsewhere.
-    fn take_back(&mut self) {
-        // Best effort, so that readers do not see lines twice; replay ignores them in any case.
-        let _ = self.storage.set_len(&self.file, self.synced_length);
-        self.next_seq = self.next_seq.saturating_sub(self.unsynced.len() as u64);
-        self.unsynced.append(&mut self.pending);
-        std::mem::swap(&mut self.unsynced, &mut self.pending);
-        self.void = true;
-    }
-
-    fn begin_anew(&mut self) {
-        let number = self.segment.saturating_add(1);
-        let begin = |writer: &Self| {
-            segment::begin(
-                &*writer.storage,
-                &writer.dir,
-                number,
-                writer.next_seq,
-                &writer.view,
-                true,
-            )
-            .map_err(|failed| failed.errno)
-        };
-        let mut begun = begin(self);
-        if matches!(begun, Err(Errno::NOSPC | Errno::DQUOT)) && self.spend_reserve() {
-            begun = begin(self);
-        }
-        let result = begun.and_then(|(file, length)| {
-            self.file = file;
-            self.segment = number;
-            (self.length, self.synced_length) = (length, length);
-            self.next_seq = self.next_seq.saturating_add(1);
-            self.synced_seq = Some(self.next_seq);
-            self.void = false;
-            // Its first line is durable, and signed, whatever becomes of the others.
-            self.tell_durable();
-            self.write_pending()?;
-            self.sync()
-        });
-        match result {
-            Ok(()) => {
-                self.full = false;
-                self.show_health();
-                self.tell_refused();
-            }
-            Err(Errno::NOSPC | Errno::DQUOT) => {
-                if !self.unsynced.is_empty() {
-                    self.take_back();
-                }
-                self.spend_reserve();
-                self.meet_full_disk();
-            }
-            Err(errno) => {
-                log::error!("the ledger cannot be written to a new segment either: {errno}");
-                self.dead = true;
-                self.refuse_all(Errno::IO);
-            }
-        }
-    }
-
-    /// Begins the next segment once this one has its size and all of it is durable.
-    fn rotate(&mut self) {
-        let max = match self.health.segment_max.load(Ordering::Relaxed) {
-            0 => segment::SEGMENT_MAX,
-            max => max,
-        };
-        let asked = std::mem::take(&mut self.rotation_due);
-        if self.length < max && !asked {
-            return;
-        }
-        if !self.unsynced.is_empty()
-            && let Err(errno) = self.sync()
-        {
-            return self.rewrite(errno);
-        }
-        let number = self.segment.saturating_add(1);
-        match segment::begin(&*self.storage, &self.dir, number, self.next_seq, &self.view, false) {
-            Ok((file, length)) => {
-                self.file = file;
-                self.segment = number;
-                (self.length, self.synced_length) = (length, length);
-                self.next_seq = self.next_seq.saturating_add(1);
-                self.synced_seq = Some(self.next_seq);
-                self.tell_durable();
-            }
-            // The old segment is sound, and goes on where the name of the new one is gone for good.
-            Err(NotBegun { errno, stays: false }) => {
-                log::warn!("cannot begin ledger segment {number}: {errno}");
-            }
-            Err(NotBegun { errno, stays: true }) => self.rewrite(errno),
-        }
     }
 
     fn refuse_all(&mut self, errno: Errno) {

@@ -96,6 +96,7 @@ impl Vfs {
             written: None,
             grown: None,
             count: None,
+            shortened: false,
         }
     }
 

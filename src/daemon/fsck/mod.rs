@@ -368,6 +368,6 @@ fn repair_all(
     for txid in lost(&mover, mover.inspect()) {
         repaired.push(format!("recorded that nothing is left of what crossing {txid} kept"));
     }
-    append(&ledger, record(MountEvent::Unmounted))?;
-    ledger.close().map_err(|errno| DaemonError::Failed(format!("cannot close the ledger: {errno}")))
+    let closed = ledger.close_with(record(MountEvent::Unmounted));
+    closed.map_err(|errno| DaemonError::Failed(format!("cannot close the ledger: {errno}")))
 }

@@ -45,6 +45,18 @@ impl<S: Storage> Writer<S> {
         }
     }
 
+    /// What the end keeps from being recorded is in the log at least.
+    pub(super) fn lose_refused(&mut self) {
+        let refused = self.health.take_refused().and_then(|gap| gap.unrecorded).unwrap_or(0);
+        let lost = refused.saturating_add(self.pending.len() as u64);
+        if lost > 0 {
+            let operations = counted(lost, "operation", "operations");
+            log::error!(
+                "the ledger ends without a record of {operations}: it could not be written"
+            );
+        }
+    }
+
     pub(super) fn show_health(&self) {
         let no_space = Some(Errno::NOSPC);
         let mutations = if self.reserve_spent || self.full { no_space } else { None };

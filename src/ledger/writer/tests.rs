@@ -123,6 +123,82 @@ fn the_signer_knows_of_each_segment_that_was_begun() {
     assert!(met > 0);
 }
 
+/// A writer on a simulated disk.
+fn simulated() -> (Arc<SimulatedStorage>, SimulatedDir, Writer<SimulatedStorage>) {
+    let storage = SimulatedStorage::new(Names::Independent);
+    let dir = storage.add_device(DeviceOptions { capacity: 4 << 20, ..DeviceOptions::default() });
+    let storage = storage.shared();
+    let start = Start { segment: 0, length: 0, next_seq: 0, durable: None };
+    let writer = Writer::new(Arc::clone(&storage), dir.clone(), "lab", Arc::default(), start);
+    (storage, dir, writer.unwrap())
+}
+
+fn put(writer: &mut Writer<SimulatedStorage>, path: &str) {
+    let content = Content::of(operation(path, true)).unwrap();
+    writer.accept(jiff::Timestamp::now(), content, true, None);
+}
+
+#[test]
+fn what_waited_for_room_is_synced_when_it_is_time() {
+    let (storage, _, mut writer) = simulated();
+    storage.set_options(0, DeviceOptions { capacity: 0, ..DeviceOptions::default() });
+    put(&mut writer, &format!("/{}", "x".repeat(8000)));
+    writer.group_due = Some(Instant::now());
+    writer.reserve_spent = true;
+    writer.retry_at = after(Instant::now(), Duration::from_secs(60));
+    writer.commit(false);
+    assert!(writer.full && !writer.pending.is_empty());
+    assert!(writer.deadline().is_some_and(|at| at > Instant::now()), "it is tried all the time");
+    storage.set_options(0, DeviceOptions::default());
+    writer.commit(false);
+    assert!(writer.pending.is_empty() && writer.unsynced.is_empty());
+    assert_eq!(writer.synced_length, writer.length);
+}
+
+#[test]
+fn another_segment_is_begun_when_there_is_room_for_it() {
+    let (storage, _, mut writer) = simulated();
+    writer.health.segment_max.store(1000, std::sync::atomic::Ordering::Relaxed);
+    writer.reserve_spent = true;
+    writer.retry_at = after(Instant::now(), Duration::from_secs(60));
+    for number in 0..20 {
+        put(&mut writer, &format!("/{number}"));
+        writer.commit(true);
+    }
+    assert_eq!((writer.segment, writer.length > 1000), (1, true));
+    writer.refill_reserve();
+    writer.commit(true);
+    assert_eq!(writer.segment, 2);
+    drop(storage);
+}
+
+/// Its sync failed, and so did the removal of its name.
+#[test]
+fn a_segment_that_was_begun_in_vain_is_begun_again() {
+    let (storage, dir, mut writer) = simulated();
+    put(&mut writer, "/a");
+    writer.rotation_due = true;
+    // Written, synced; made, written, synced, and removed.
+    let first = storage.steps();
+    storage.keep_log();
+    storage.fail_at(first + 4, Fault::Errno(Errno::IO));
+    storage.fail_at(first + 5, Fault::Errno(Errno::IO));
+    writer.commit(true);
+    assert!(storage.take_faults(), "{:#?}", storage.log());
+    assert!(!writer.dead, "{:#?}", storage.log());
+    put(&mut writer, "/b");
+    writer.commit(true);
+    for seed in 0..20 {
+        let mut found = Vec::new();
+        read(storage.crash(seed), &dir, &mut |entry| {
+            if let Record::Operation(operation) = &entry.record {
+                found.push(operation.path.to_string());
+            }
+        });
+        assert_eq!(found, ["/a", "/b"]);
+    }
+}
+
 /// What another daemon would read.
 fn read(disk: SimulatedStorage, dir: &SimulatedDir, read: &mut dyn FnMut(&Entry)) {
     let (ledger, _) = Ledger::open(disk.shared(), dir.clone(), "lab", read).unwrap();
