@@ -57,7 +57,7 @@ fn record(number: u64) -> Record {
             .join(format!("sample-{number:08}.csv").as_ref()),
         target: None,
         branch: Some("inbox".to_owned()),
-        result: "ok".to_owned(),
+        result: "ok".into(),
         written: None,
         grown: None,
         count: None,

@@ -15,7 +15,7 @@ use crate::error::Errno;
 /// Messages that may wait before those who send do.
 const QUEUE: usize = 8192;
 /// How long a message that nobody waits for may lie while others come.
-pub const LINGER: Duration = Duration::from_millis(5);
+pub const LINGER: Duration = Duration::from_millis(20);
 
 #[derive(Default)]
 struct Bell {

@@ -1,6 +1,7 @@
 //! What a line of the ledger says. The line's envelope (`seq`, `time`, `crc`) is the writer's; the
 //! body is one of these. Encoding does no I/O.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
@@ -159,7 +160,7 @@ pub struct OperationRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branch: Option<String>,
     /// Name of the errno, or `ok`.
-    pub result: String,
+    pub result: Cow<'static, str>,
     /// Bytes written through the handle so far, in records of a handle's totals.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written: Option<u64>,

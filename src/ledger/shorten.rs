@@ -52,8 +52,8 @@ fn cut(operation: &OperationRecord, keep: usize) -> OperationRecord {
     let mut cut = OperationRecord { shortened: true, ..operation.clone() };
     cut.path = cut_path(&cut.path, keep);
     cut.target = cut.target.map(|target| cut_path(&target, keep));
-    let OperationRecord { rule, gate, reason, exe, branch, result, .. } = &mut cut;
-    let texts = [rule, gate, reason, exe, branch].into_iter().flatten().chain([result]);
+    let OperationRecord { rule, gate, reason, exe, branch, .. } = &mut cut;
+    let texts = [rule, gate, reason, exe, branch].into_iter().flatten();
     texts.for_each(|text| cut_text(text, keep));
     cut
 }

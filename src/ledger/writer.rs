@@ -32,6 +32,7 @@ use crate::storage::Storage;
 use crate::types::after;
 
 mod full;
+mod repeated;
 mod segments;
 #[cfg(test)]
 mod tests;
@@ -193,9 +194,12 @@ impl<S: Storage> Writer<S> {
         let mut closing = None;
         while let Ok(message) = messages.first(self.deadline()) {
             let mut flushes = Vec::new();
-            let batch = message.into_iter().chain(messages.more().take(BATCH_MAX));
-            for message in batch {
+            let batch: Vec<Message> =
+                message.into_iter().chain(messages.more().take(BATCH_MAX)).collect();
+            let repeated = repeated::first_writes(&batch);
+            for (at, message) in batch.into_iter().enumerate() {
                 match message {
+                    _ if repeated.contains(&at) => {}
                     Message::Append { time, content, group, reply } => {
                         self.accept(time, content, group, reply);
                     }

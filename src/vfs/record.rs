@@ -92,7 +92,7 @@ impl Vfs {
             path: path.clone(),
             target: target.cloned(),
             branch: branch.map(|branch| branch.name().to_owned()),
-            result: result.map_or_else(|errno| errno_name(errno).to_owned(), |()| "ok".to_owned()),
+            result: result.map_or_else(errno_name, |()| "ok").into(),
             written: None,
             grown: None,
             count: None,

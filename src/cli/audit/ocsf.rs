@@ -137,7 +137,7 @@ impl Exporter {
             Who { uid: record.uid, gid: record.gid, pid: record.pid, exe: record.exe.as_deref() };
         let good = record.decision != Verdict::Denied && record.result == "ok";
         let object = file(&record.path, file_type(record.op));
-        let ended = (good, record.result.as_str(), record.reason.as_deref());
+        let ended = (good, &*record.result, record.reason.as_deref());
         let mut event = self.base(activity(record.op), &who, object, ended);
         if let Some(target) = &record.target {
             event.insert("file_result".to_owned(), file(target, file_type(record.op)));

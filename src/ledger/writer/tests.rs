@@ -123,6 +123,43 @@ fn the_signer_knows_of_each_segment_that_was_begun() {
     assert!(met > 0);
 }
 
+#[test]
+fn a_first_write_is_left_out_where_totals_that_follow_say_the_same() {
+    let write = |pid, path: &str, written| {
+        let Record::Operation(mut record) = operation(path, true) else { unreachable!() };
+        (record.op, record.pid, record.written) =
+            (crate::types::Operation::WriteData, pid, written);
+        record
+    };
+    let append = |record| Message::Append {
+        time: jiff::Timestamp::UNIX_EPOCH,
+        content: Content::Operation(record),
+        group: true,
+        reply: None,
+    };
+    let left_out = |batch: Vec<Box<OperationRecord>>| {
+        let batch: Vec<Message> = batch.into_iter().map(append).collect();
+        let mut found: Vec<usize> = repeated::first_writes(&batch).into_iter().collect();
+        found.sort_unstable();
+        found
+    };
+    let (first, totals) = (write(1, "/a", None), write(1, "/a", Some(3)));
+    let both = |first: &OperationRecord| left_out(vec![Box::new(first.clone()), totals.clone()]);
+    assert_eq!(both(&first), [0]);
+    assert_eq!(left_out(vec![totals.clone(), first.clone()]), [0; 0]);
+    let again = [&first, &totals, &first, &write(1, "/b", None), &totals].map(Clone::clone);
+    assert_eq!(left_out(again.into()), [0, 2]);
+    // By another process, of another file, user or program, refused, or without success.
+    assert_eq!(both(&write(2, "/a", None)), [0; 0]);
+    assert_eq!(both(&write(1, "/b", None)), [0; 0]);
+    assert_eq!(both(&OperationRecord { uid: 9, ..*first.clone() }), [0; 0]);
+    assert_eq!(both(&OperationRecord { exe: Some("/x".into()), ..*first.clone() }), [0; 0]);
+    assert_eq!(both(&OperationRecord { branch: Some("x".into()), ..*first.clone() }), [0; 0]);
+    assert_eq!(both(&OperationRecord { result: "EIO".into(), ..*first.clone() }), [0; 0]);
+    assert_eq!(both(&OperationRecord { grown: Some(3), ..*first.clone() }), [0; 0]);
+    assert_eq!(both(&OperationRecord { rule: Some("x".into()), ..*first.clone() }), [0; 0]);
+}
+
 /// A writer on a simulated disk.
 fn simulated() -> (Arc<SimulatedStorage>, SimulatedDir, Writer<SimulatedStorage>) {
     let storage = SimulatedStorage::new(Names::Independent);
