@@ -146,7 +146,8 @@ impl Vfs {
     }
 
     /// Whether a directory has only the parts that were found: something new in it may have had one more
-    /// made before the caller got its locks. ESTALE, on which the kernel looks again.
+    /// made before the caller got its locks. ESTALE, on which the kernel looks again; EIO where a part has gone
+    /// offline.
     pub(super) fn check_whole(&self, source: &Occupied<'_>) -> Result<(), Errno> {
         let Some(inode) = source.inode.as_ref().filter(|_| source.is_directory()) else {
             return Ok(());
@@ -158,8 +159,9 @@ impl Vfs {
             let seen = found.any(|standing| {
                 standing.index == part.branch && standing.found.handle == part.handle
             });
-            if !seen && self.branch(part.branch)?.is_online() {
-                return Err(Errno::STALE);
+            if !seen {
+                let online = self.branch(part.branch)?.is_online();
+                return Err(if online { Errno::STALE } else { Errno::IO });
             }
         }
         Ok(())

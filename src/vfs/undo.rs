@@ -131,19 +131,26 @@ impl Vfs {
         if (&source.path, &target.path) != (&plan.source, &plan.target) {
             return Err(UndoError::Name { path: plan.source, errno: Errno::STALE });
         }
-        let source = self.arrived(source, &plan)?;
+        let mut source = self.arrived(source, &plan)?;
         self.check_free(&target)?;
         self.check_ends(request, &source, &target)
             .map_err(|error| name_error(&plan.source)(error.errno))?;
         let generation = self.policy().generation();
         self.permit_undo(caller, &source, &target)?;
+        self.ready_to_record().map_err(name_error(&plan.source))?;
         let key = (caller.uid, plan.source.clone(), plan.target.clone());
         let claim = self.claim(key).ok_or(Errno::BUSY).map_err(name_error(&plan.source))?;
         let inode = self.find_child(&source.site.parent.inode, &source.site.name);
         let inode = inode.map_err(name_error(&plan.source))?.inode;
         self.view.inodes.forget(inode.number, 1);
+        source.inode = Some(Arc::clone(&inode));
         let locks = self.lock_crossing(&inode, &source.site, &target);
         let locks = locks.map_err(name_error(&plan.source))?;
+        self.check_whole(&source).map_err(|errno| match errno {
+            // Something new in it went to another member.
+            Errno::STALE => changed(txid),
+            errno => name_error(&plan.source)(errno),
+        })?;
         self.wait_for_writers(&inode).map_err(name_error(&plan.source))?;
         let privileged = caller.uid == 0 || caller.uid == self.owner;
         let exe = exe_of(caller.pid);
@@ -186,6 +193,14 @@ impl Vfs {
             Errno::NOENT => UndoError::Gone(plan.source.clone()),
             errno => UndoError::Name { path: plan.source.clone(), errno },
         })?;
+        if source.is_directory() && source.site.parent.incomplete {
+            // What an offline member holds of it would stay behind.
+            let name = || UndoError::Name { path: plan.source.clone(), errno: Errno::IO };
+            let offline = self.offline_at(&plan.source);
+            return Err(
+                offline.map_or_else(name, |branch| CrossingError::Offline { branch }.into())
+            );
+        }
         // Something new in it went to another member.
         if source.more.is_empty() { Ok(source) } else { Err(changed(plan.txid)) }
     }

@@ -6,9 +6,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use super::fixture::*;
-use crate::branch::RenameFlags;
-use crate::types::Caller;
+use crate::branch::{BranchError, RenameFlags};
+use crate::policy::PathPatterns;
+use crate::types::{BranchMode, Caller, Placement};
 use crate::vfs::*;
+use crate::view::locks::{Holder, Lock};
 
 const NOBODY: Caller = Caller { uid: 65534, gid: 65534, pid: 1 };
 
@@ -113,4 +115,69 @@ fn folders_that_are_not_those_of_the_crossing_are_refused() {
     let refused = fixture.prepare_undo_as(ROOT, &forged).err().map(|error| error.errno);
     assert_eq!(refused, Some(Errno::STALE));
     assert_eq!(transactions(&fixture), 1);
+}
+
+/// `/pool` over `one` and `two`, and `/inbox`, with gates both ways: a directory has crossed to the first member.
+fn crossed_to_pool() -> Fixture {
+    let modes = ["one", "two", "inbox"].map(|name| (name, BranchMode::Rw));
+    let members: Vec<_> = (0..2).map(BranchIndex).collect();
+    let any = || PathPatterns::new(vec!["**".to_owned()]).expect("a glob");
+    let to = members.clone().into();
+    let submit = crate::policy::Gate { to, paths: any(), ..gate("submit", 2, 0) };
+    let from = members.clone().into();
+    let recall = crate::policy::Gate { from, paths: any(), ..gate("recall", 0, 2) };
+    let at = ViewPath::root().join(OsStr::new("pool"));
+    let pool = Pool { name: "pool".to_owned(), at, members, place: Placement::First };
+    let fixture = Fixture::build(&modes, vec![pool], vec![], vec![submit, recall]);
+    fixture.mkdir("inbox", "d").expect("made");
+    fixture.put("inbox/d", "a.csv", "1\n");
+    fixture.rename(("inbox", "d"), ("pool", "d")).expect("crossed");
+    fixture
+}
+
+fn go_offline(fixture: &Fixture, at: usize) {
+    let branch = Arc::clone(&fixture.vfs.branches[at]);
+    let (name, path) = (branch.name().to_owned(), branch.spec().path.clone());
+    branch.go_offline(&BranchError::Elsewhere { name, path });
+    fixture.vfs.mover.branch_left(branch.spec().index);
+    fixture.vfs.tend();
+}
+
+#[test]
+fn what_an_offline_member_may_have_of_a_directory_is_not_left_behind() {
+    let fixture = crossed_to_pool();
+    fixture.plant("two/d/new.csv", "2\n");
+    let changed = fixture.prepare_undo().err().expect("it has changed");
+    assert!(changed.why.contains("changed"), "{}", changed.why);
+    go_offline(&fixture, 1);
+    let refused = fixture.prepare_undo().err().map(|error| error.errno);
+    assert_eq!(refused, Some(Errno::IO));
+    assert_eq!(transactions(&fixture), 1, "nothing was begun");
+}
+
+#[test]
+fn a_part_that_is_made_while_it_is_prepared_is_not_left_behind() {
+    let fixture = crossed_to_pool();
+    let number = fixture.number("pool/d");
+    let vfs = &fixture.vfs;
+    let inode = vfs.inode(number).expect("known");
+    // Whoever makes something new in it.
+    let new = vec![Lock::Name(number, "new.csv".into())];
+    let held = vfs.view.locks.operation(&[&inode], new, vec![]).expect("free");
+    std::thread::scope(|scope| {
+        let undoing = scope.spawn(|| fixture.prepare_undo().err().map(|error| error.why));
+        let is_locked = || {
+            let look = vfs.view.locks.take(Holder::Operation, &[&inode], vec![], vec![]);
+            look.err() == Some(Errno::BUSY)
+        };
+        while !is_locked() && !undoing.is_finished() {
+            std::thread::yield_now();
+        }
+        vfs.make_part(&inode, BranchIndex(1), &mut Vec::new()).expect("made");
+        fixture.plant("two/d/new.csv", "2\n");
+        drop(held);
+        let why = undoing.join().expect("no panic").expect("it has changed");
+        assert!(why.contains("changed since"), "{why}");
+    });
+    assert_eq!(transactions(&fixture), 1, "nothing was begun");
 }
