@@ -82,7 +82,9 @@ impl Vfs {
             self.view.invalidate(Invalidation::Entry { parent: folder.number, name });
         }
         drop(locks);
-        self.lock_left_open();
+        for domain in [&record.source, &record.target].map(|path| self.domain_of_path(path)) {
+            domain.into_iter().for_each(|domain| self.lock_left_open(domain));
+        }
         log::warn!("user {} asked for {settle:?} of dead letter {txid}: {settled:?}", caller.uid);
         Ok(settled?)
     }

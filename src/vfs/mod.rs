@@ -28,7 +28,6 @@ use crate::stats::Stats;
 use crate::storage::real::RealStorage;
 use crate::sys::memory;
 use crate::types::{BranchIndex, Caller, PoolIndex, Time, ViewPath};
-use crate::view::locks::LockGuard;
 use crate::view::{Domain, Inode, Layout, Part, Parts as InodeParts, Place, Pool, View};
 
 mod attributes;
@@ -163,8 +162,7 @@ pub struct Vfs {
     denials: permit::Denials,
     out_of_reach: Mutex<out_of_reach::OutOfReach>,
     prepared: prepared::PreparedTable,
-    /// Names of transactions that wait for an offline branch, each with its lock.
-    left_open: Mutex<Vec<(ViewPath, LockGuard)>>,
+    left_open: returning::LeftOpen,
     /// Attributes of the roots of branches and pools as they were last told.
     roots: DashMap<u64, Stat>,
     started: Time,
@@ -209,7 +207,7 @@ impl Vfs {
             denials: permit::Denials::default(),
             out_of_reach: Mutex::default(),
             prepared: prepared::PreparedTable::default(),
-            left_open: Mutex::default(),
+            left_open: returning::LeftOpen::default(),
             roots: DashMap::new(),
             started: now(),
             kernel_io: AtomicBool::new(true),
@@ -325,15 +323,15 @@ impl Vfs {
         }
     }
 
-    /// Ends what waits for its rename, or is prepared for one, and can wait no longer. Called before
-    /// the ledger is closed.
+    /// Begins to end what waits for its rename, or is prepared for one, and can wait no longer. Called before
+    /// the ledger is closed; [`Vfs::active_crossings`] tells when they have ended.
     pub fn shut_down(&self) {
         self.prepared.close();
     }
 
     /// To be called about once a second: drops what was prepared and nobody came for, and gives back the memory
-    /// of what the kernel has forgotten.
-    pub fn tend(&self) {
+    /// of what the kernel has forgotten. Waits for no disk.
+    pub fn tend(self: &Arc<Self>) {
         let times = self.tended.fetch_add(1, Ordering::Relaxed);
         if self.view.inodes.shrink() || times % GIVE_BACK_EACH == GIVE_BACK_EACH - 1 {
             memory::give_back();
@@ -341,7 +339,7 @@ impl Vfs {
         self.renew_folders();
         self.note_offline();
         self.expire_prepared_as_usual();
-        self.lock_left_open();
+        self.tend_left_open();
         self.note_room();
     }
 }

@@ -13,6 +13,7 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use parking_lot::Mutex;
 
 use crate::error::Errno;
@@ -162,8 +163,9 @@ impl PreparedTable {
         }
     }
 
-    /// Rolls back what `which` names, and leaves marks.
-    fn roll_back(&self, why: Stop, which: impl Fn(&Waiting) -> bool) {
+    /// Rolls back what `which` names, and leaves marks. Each on a thread of its own, for its disk may hang; what
+    /// this gives is disconnected when all have ended.
+    fn roll_back(&self, why: Stop, which: impl Fn(&Waiting) -> bool) -> Receiver<()> {
         let mut entries = self.0.lock();
         let chosen = entries
             .claims
@@ -171,10 +173,23 @@ impl PreparedTable {
             .filter(|state| matches!(state, State::Waiting(waiting) if which(waiting)));
         let dropped: Vec<Box<What>> = chosen.filter_map(|state| state.give_up(why)).collect();
         drop(entries);
-        drop(dropped);
+        let (running, ended) = crossbeam_channel::bounded(0);
+        for what in dropped {
+            let running: Sender<()> = running.clone();
+            // Where no thread can be started it is dropped here.
+            let roll_back = move || {
+                drop(what);
+                drop(running);
+            };
+            let started = std::thread::Builder::new().name("roll-back".into()).spawn(roll_back);
+            if let Err(error) = started {
+                log::warn!("cannot start a thread to roll back: {error}");
+            }
+        }
+        ended
     }
 
-    /// Rolls back everything, now and from now on.
+    /// Begins to roll back everything, now and from now on.
     pub(super) fn close(&self) {
         let mut entries = self.0.lock();
         entries.closed = true;
@@ -382,9 +397,9 @@ impl Vfs {
         CrossingError::Cancelled(why).errno()
     }
 
-    /// Rolls back what nobody came for.
-    pub(super) fn expire_prepared(&self, keep: Duration) {
-        self.prepared.roll_back(Stop::Expired, |found| found.since.elapsed() >= keep);
+    /// Begins to roll back what nobody came for. What this gives is disconnected when all have ended.
+    pub(super) fn expire_prepared(&self, keep: Duration) -> Receiver<()> {
+        self.prepared.roll_back(Stop::Expired, |found| found.since.elapsed() >= keep)
     }
 
     /// As [`Vfs::expire_prepared`], after the usual time.
@@ -393,7 +408,7 @@ impl Vfs {
     }
 
     /// Stops a transaction that is not decided yet: the caller's own, or anyone's for root and the
-    /// mounting user. It is rolled back when this returns.
+    /// mounting user. It is rolled back when this returns, unless that takes long.
     pub fn abort(&self, caller: Caller, txid: TxId) -> Result<(), AbortError> {
         let Caller { uid, pid, .. } = caller;
         let may = |owner: u32| owner == uid || self.is_privileged(uid);
@@ -405,8 +420,11 @@ impl Vfs {
         if !progress.cancel(stop) {
             return Err(AbortError::Decided(txid));
         }
-        self.prepared.roll_back(stop, |found| found.txid == txid);
         let begun = Instant::now();
+        let ended = self.prepared.roll_back(stop, |found| found.txid == txid);
+        if ended.recv_timeout(ROLL_BACK_WAIT) == Err(RecvTimeoutError::Timeout) {
+            return Err(AbortError::Slow);
+        }
         while self.mover.active().iter().any(|found| found.txid == txid) {
             if begun.elapsed() > ROLL_BACK_WAIT {
                 return Err(AbortError::Slow);

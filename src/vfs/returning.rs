@@ -1,13 +1,38 @@
 //! Branches that come back while the view is mounted, and the names of transactions that wait for
 //! one.
 
+use std::collections::HashSet;
 use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::types::{BranchIndex, ViewPath};
-use crate::view::Place;
-use crate::view::locks::{Holder, Lock};
+use crate::view::locks::{Holder, Lock, LockGuard};
+use crate::view::{Domain, Place};
 
 use super::Vfs;
+
+/// Names of transactions that are open though nobody is at them.
+#[derive(Default)]
+pub(super) struct LeftOpen {
+    /// Each with its lock.
+    held: Mutex<Vec<(ViewPath, LockGuard)>>,
+    /// Where a thread looks for names that are to be locked: its disk may hang.
+    looking: Mutex<HashSet<Domain>>,
+}
+
+/// What looks for names in a branch or pool. Dropped, another may.
+struct Looking {
+    vfs: Arc<Vfs>,
+    domain: Domain,
+}
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        self.vfs.left_open.looking.lock().remove(&self.domain);
+    }
+}
 
 impl Vfs {
     /// To be called when a branch has come online again, its transactions recovered.
@@ -15,7 +40,7 @@ impl Vfs {
         self.renew_folders();
         // Else what was noted of it would count again, should it leave before the next look.
         self.note_offline();
-        self.lock_left_open();
+        self.lock_left_open(self.view.domain(index));
         self.give_up_old_files(index);
     }
 
@@ -42,16 +67,43 @@ impl Vfs {
     }
 
     /// Locks the names of transactions that are open though nobody is at them, and releases those of
-    /// transactions that have ended.
-    pub(super) fn lock_left_open(&self) {
+    /// transactions that have ended. In each branch and pool on a thread of its own, which nobody waits for.
+    pub(super) fn tend_left_open(self: &Arc<Self>) {
+        let names = self.left_open_names();
+        let domains: HashSet<Domain> =
+            names.iter().filter_map(|path| self.domain_of_path(path)).collect();
+        for domain in domains {
+            if !self.left_open.looking.lock().insert(domain) {
+                continue;
+            }
+            let looking = Looking { vfs: Arc::clone(self), domain };
+            let look = move || looking.vfs.lock_left_open(looking.domain);
+            if let Err(error) = std::thread::Builder::new().name("left-open".into()).spawn(look) {
+                log::warn!("cannot start a thread to lock names: {error}");
+            }
+        }
+    }
+
+    /// Locks those in a branch or pool.
+    pub(super) fn lock_left_open(&self, domain: Domain) {
+        let mut names = self.left_open_names();
+        names.retain(|path| self.domain_of_path(path) == Some(domain));
+        self.lock_names(names);
+    }
+
+    /// Those that are not locked yet. Releases those of transactions that have ended.
+    fn left_open_names(&self) -> Vec<ViewPath> {
         let open = self.mover.left_open();
         let mut names: Vec<ViewPath> =
             open.into_iter().flat_map(|record| [record.source, record.target]).collect();
-        let mut held = self.left_open.lock();
+        let mut held = self.left_open.held.lock();
         held.retain(|(path, _)| names.contains(path));
         names.retain(|path| !held.iter().any(|(known, _)| known == path));
-        drop(held);
-        self.lock_names(names);
+        names
+    }
+
+    pub(super) fn domain_of_path(&self, path: &ViewPath) -> Option<Domain> {
+        self.branch_of_path(path).map(|branch| self.view.domain(branch))
     }
 
     /// Names in an offline branch cannot be locked, and need it only when it is back.
@@ -63,7 +115,7 @@ impl Vfs {
             let above = std::iter::once(folder.number).chain(above).map(Lock::Folder).collect();
             let name = vec![Lock::Name(folder.number, name.to_owned())];
             match self.view.locks.take(Holder::Crossing, &[&folder], name, above) {
-                Ok(guard) => self.left_open.lock().push((path, guard)),
+                Ok(guard) => self.left_open.held.lock().push((path, guard)),
                 // Two open transactions share a name: it is locked already.
                 Err(errno) => log::debug!("{path}: {errno}"),
             }

@@ -5,6 +5,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::audit_dir::{AuditSource, TxState};
 use crate::branch::{BranchSpec, RenameFlags};
@@ -211,6 +212,18 @@ impl Fixture {
         match self.vfs.prepare_move(&request, &|_| ())? {
             Readied::Crossing(prepared) => Ok(prepared),
             Readied::Within => panic!("it is a crossing"),
+        }
+    }
+
+    /// What nobody came for in this time is rolled back.
+    pub(crate) fn expire(&self, keep: Duration) {
+        let _ = self.vfs.expire_prepared(keep).recv();
+    }
+
+    /// Waits until no transaction is under way.
+    pub(crate) fn wait_for_ends(&self) {
+        while !self.vfs.active_crossings().is_empty() {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 

@@ -103,9 +103,9 @@ fn what_nobody_came_for_expires_and_a_late_rename_fails() {
     let fixture = new();
     let prepared = prepared(&fixture);
     prepared.keep();
-    fixture.vfs.expire_prepared(Duration::from_secs(30));
+    fixture.expire(Duration::from_secs(30));
     assert_eq!(state(&fixture, prepared.progress.txid), Some(TransactionState::Active));
-    fixture.vfs.expire_prepared(Duration::ZERO);
+    fixture.expire(Duration::ZERO);
     assert_eq!(state(&fixture, prepared.progress.txid), Some(TransactionState::Aborted));
     assert_eq!(finish(&fixture), Err(Errno::CANCELED), "it does not begin anew");
     assert_eq!(finish(&fixture), Err(Errno::CANCELED), "as long as the client is there");
@@ -235,6 +235,7 @@ fn at_the_end_nothing_waits_any_more() {
     let fixture = new();
     let held = prepared(&fixture);
     fixture.vfs.shut_down();
+    fixture.wait_for_ends();
     assert_eq!(state(&fixture, held.progress.txid), Some(TransactionState::Aborted));
     assert_eq!(why_ended(&fixture, held.progress.txid).0, "the view is being unmounted");
     drop(held);
@@ -263,4 +264,24 @@ fn a_plain_rename_asks_the_policy_again_too() {
     });
     assert_eq!(renamed, Err(Errno::ACCESS));
     assert!(fixture.has("inbox/a.csv") && !fixture.has("archive/b.csv"));
+}
+
+/// Here it is the journal that rolling back waits for, in place of a disk that hangs.
+#[test]
+fn nobody_waits_for_what_hangs_while_it_is_rolled_back() {
+    let fixture = new();
+    let held = prepared(&fixture);
+    let vfs = Arc::clone(&fixture.vfs);
+    let (done, told) = crossbeam_channel::bounded(1);
+    let returned = fixture.vfs.with_journal(|_| {
+        std::thread::spawn(move || {
+            vfs.expire_prepared(Duration::ZERO);
+            vfs.shut_down();
+            let _ = done.send(());
+        });
+        told.recv_timeout(Duration::from_secs(30))
+    });
+    assert_eq!(returned, Ok(()), "it waited");
+    fixture.wait_for_ends();
+    assert_eq!(why_ended(&fixture, held.progress.txid).0, "it expired before its rename came");
 }

@@ -50,9 +50,9 @@ fn a_late_rename_is_no_crossing_of_its_own() {
     let fixture = crossed_by(ROOT);
     let undo = fixture.prepare_undo().expect("prepared");
     undo.keep();
-    fixture.vfs.expire_prepared(Duration::from_secs(30));
+    fixture.expire(Duration::from_secs(30));
     assert!(fixture.unlink("archive", "b.csv").is_err(), "it is locked");
-    fixture.vfs.expire_prepared(Duration::ZERO);
+    fixture.expire(Duration::ZERO);
     assert_eq!(finish(&fixture), Err(Errno::CANCELED));
     assert_eq!(finish(&fixture), Err(Errno::CANCELED), "as long as the client is there");
     assert!(undo.give_up().to_string().contains("expired"), "and it is told why");
