@@ -121,9 +121,17 @@ impl<S: Storage> Mover<S> {
         Ok(found.record)
     }
 
+    /// The branch that a record names, unless it is offline or has left for good.
+    pub fn index_of(&self, spot: &Spot) -> Result<BranchIndex, CrossingError> {
+        Ok(self.branch_of(spot)?.index)
+    }
+
     fn branch_of(&self, spot: &Spot) -> Result<Arc<MoverBranch<S>>, CrossingError> {
-        self.branch_by_uuid(spot.branch)
-            .ok_or_else(|| CrossingError::Offline { branch: spot.branch.to_string() })
+        let uuid = spot.branch;
+        self.branch_by_uuid(uuid).ok_or_else(|| match self.is_past(uuid) {
+            true => CrossingError::NoBranch { uuid },
+            false => CrossingError::Offline { branch: uuid.to_string() },
+        })
     }
 
     fn spot(&self, spot: &Spot) -> Result<(Spot, Place<S>), CrossingError> {

@@ -483,7 +483,7 @@ fn shadows_of(target: &Site<'_>, branch: BranchIndex) -> Result<Vec<Name<RealSto
 }
 
 /// The path below the root of a branch, of all members of a pool alike.
-fn path_of(site: &Site<'_>) -> Result<PathBuf, Errno> {
+pub(super) fn path_of(site: &Site<'_>) -> Result<PathBuf, Errno> {
     Ok(site.parent.inode.path_in_branch().ok_or(Errno::NOENT)?.join(&site.name))
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::branch::FileKind;
 use crate::error::Errno;
+use crate::ledger::record::{Act, Spot};
 use crate::mover::{CrossingError, Prepared, Progress};
 use crate::policy::Basis;
 use crate::storage::real::RealStorage;
@@ -13,6 +14,7 @@ use crate::types::{BranchMode, Caller, Operation, TxId, ViewPath};
 use crate::view::locks::LockGuard;
 
 use super::Vfs;
+use super::crossing::path_of;
 use super::facts::{About, Asked, Size};
 use super::inside::HIDDEN;
 use super::moves::{MoveError, MoveRequest, check_folder};
@@ -132,6 +134,7 @@ impl Vfs {
             return Err(UndoError::Name { path: plan.source, errno: Errno::STALE });
         }
         let mut source = self.arrived(source, &plan)?;
+        self.check_places(txid, &source, &target)?;
         self.check_free(&target)?;
         self.check_ends(request, &source, &target)
             .map_err(|error| name_error(&plan.source)(error.errno))?;
@@ -184,7 +187,45 @@ impl Vfs {
         if stat.kind == FileKind::File && record.size.is_some_and(|size| size != stat.size) {
             return Err(changed(txid));
         }
-        self.check_free(&self.site_of(&plan.target).map_err(name(&plan.target))?)
+        let target = self.site_of(&plan.target).map_err(name(&plan.target))?;
+        self.check_places(txid, &source, &target)?;
+        self.check_free(&target)
+    }
+
+    /// Whether the names that the mover would move by, which are those of the branches, are these of the view:
+    /// a branch or pool may have got another place in it since.
+    fn check_places(
+        &self,
+        txid: TxId,
+        source: &Occupied<'_>,
+        target: &Site<'_>,
+    ) -> Result<(), UndoError> {
+        let record =
+            self.mover.with_journal(|journal| journal.get(txid).map(|found| found.record.clone()));
+        let moves = record.ok_or(CrossingError::UndoUnknown { txid })?.moves;
+        let is_at = |spot: &Spot, site: &Site<'_>| -> Result<bool, CrossingError> {
+            let domain = self.view.domain(self.mover.index_of(spot)?);
+            Ok(site.parent.domain == domain && path_of(site).as_ref() == Ok(&spot.path))
+        };
+        let copied = moves.iter().any(|step| step.act == Act::Retire);
+        for step in &moves {
+            let same = match step.act {
+                Act::Apply => {
+                    let arrived = self.mover.index_of(&step.to)? == source.first.index
+                        && is_at(&step.to, &source.site)?;
+                    arrived && (copied || is_at(&step.from, target)?)
+                }
+                Act::Retire => is_at(&step.from, target)?,
+                Act::Displace => is_at(&step.from, &source.site)?,
+                // No move of a crossing.
+                Act::Restore | Act::Rename => true,
+            };
+            if !same {
+                let why = "its branches have other places in the view than they had".to_owned();
+                return Err(CrossingError::UndoImpossible { txid, why }.into());
+            }
+        }
+        Ok(())
     }
 
     /// What crossed, where it arrived.

@@ -181,3 +181,33 @@ fn it_takes_its_turn_and_tells_how_far_it_is() {
     mount.unmount();
     drop(disk);
 }
+
+#[test]
+fn one_whose_branches_have_other_places_by_now_is_refused() {
+    let scene = Scene::lab();
+    let mount = scene.mount();
+    mount.sh("echo x >inbox/f; mv inbox/f review/f").ok();
+    let before = steps(&mount);
+    mount.unmount();
+    let swap = |name: &str, other: &str| {
+        let path = format!("path = \"branches/{name}\"\n");
+        (path.clone(), format!("{path}at = \"/{other}\"\n"))
+    };
+    let mut swapped = LAB.to_owned();
+    for (from, to) in [swap("inbox", "other"), swap("other", "inbox")] {
+        swapped = swapped.replace(&from, &to);
+    }
+    scene.configure(&swapped);
+    let mount = scene.mount();
+    let said = mount.sh("$OCTROI undo").refused();
+    assert!(said.contains("other places in the view"), "{said}");
+    let shown = mount.sh("$OCTROI tx show $($OCTROI tx list --json | jq -r '.[0].txid')").ok();
+    assert!(shown.contains("other places in the view"), "{shown}");
+    mount.sh("test -e review/f && test ! -e inbox/f && test ! -e other/f").ok();
+    assert_eq!(steps(&mount), before, "nothing was begun");
+    mount.unmount();
+    scene.configure(LAB);
+    let mount = scene.mount();
+    mount.sh("$OCTROI undo && test -e inbox/f").ok();
+    mount.unmount();
+}

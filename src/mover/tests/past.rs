@@ -126,3 +126,19 @@ fn hold_is_emptied_of_what_crossed_to_it() {
     assert_eq!(world.mover.purge(later, keep).transactions.len(), 1);
     assert!(world.private(0, "hold").is_empty());
 }
+
+#[test]
+fn an_undo_that_would_need_it_says_so() {
+    for left in 0..2 {
+        let world = new_world(Names::Journal, false);
+        world.put(0, "f", &new_content());
+        let txid = world.cross("f", "sub/g").unwrap().txid;
+        world.mover.branch_left(BranchIndex(left));
+        let undo = || world.mover.prepare_undo(AUTHOR, None, false, txid, &any()).map(drop);
+        assert!(matches!(undo(), Err(CrossingError::Offline { .. })), "it may come back");
+        let world = world.bereft_of(usize::from(left));
+        let undone = world.mover.prepare_undo(AUTHOR, None, false, txid, &any()).map(drop);
+        let uuid = UUIDS[usize::from(left)];
+        assert_eq!(undone, Err(CrossingError::NoBranch { uuid }));
+    }
+}
