@@ -19,14 +19,18 @@ use super::site::{Node, OpenPart};
 const ROOM_FOR_XATTR: u64 = 1 << 20;
 
 impl Vfs {
-    /// The value of one extended attribute. ENODATA.
+    /// The value of one extended attribute. ENODATA; also of an ACL where the file system has none, for of any
+    /// other errno the kernel makes the answer to whoever's rights it looks for there.
     pub fn getxattr(&self, number: u64, key: &OsStr) -> Result<Vec<u8>, Errno> {
         let inode = self.inode(number)?;
         if matches!(*inode.place(), Place::Virtual | Place::Audit) {
             return Err(Errno::NODATA);
         }
         let node = self.node(inode)?;
-        node.first.branch.get_xattr(node.first.as_fd(), key)
+        match node.first.branch.get_xattr(node.first.as_fd(), key) {
+            Err(Errno::OPNOTSUPP) if is_acl(key) => Err(Errno::NODATA),
+            value => value,
+        }
     }
 
     /// The names of the extended attributes that the caller may know of: `trusted.*` is root's.

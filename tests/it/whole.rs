@@ -176,6 +176,18 @@ fn what_the_target_cannot_keep_is_refused_or_lost_by_name() {
     }
 }
 
+#[test]
+fn ordinary_users_reach_what_is_on_a_disk_without_acls() {
+    let scene = view("");
+    let disk = Disk::without_acls(&scene, "b", "256M");
+    let mount = scene.mount();
+    mount.sh("chmod 775 b; mkdir b/d; echo x >b/d/f; chmod 664 b/d/f").ok();
+    assert_eq!(mount.sh_as("nobody", "cat b/d/f; ls b").ok(), "x\nd\n");
+    mount.sh_as("nobody", "touch b/d/g").refused();
+    mount.unmount();
+    drop(disk);
+}
+
 /// On its way over another file system an ACL is changed; xfs must not get the old one back with it.
 #[test]
 fn an_acl_that_was_changed_elsewhere_stays_changed_on_xfs() {
