@@ -185,7 +185,7 @@ fn accompany(stream: &UnixStream, prepared: PreparedMove) -> io::Result<()> {
     let progress = &prepared.progress;
     let bytes = progress.size.load(Ordering::Relaxed);
     let files = progress.files_all.load(Ordering::Relaxed);
-    let lost = progress.lost();
+    let lost = prepared.lost.clone();
     send(stream, &Answer::Ready { txid: Some(progress.txid), bytes, files, lost })?;
     loop {
         let mut waiting = [PollFd::new(stream, PollFlags::IN)];

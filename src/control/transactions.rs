@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::ledger::record::StoppedBy;
 use crate::mover::{Progress, Transaction};
 use crate::types::{TxId, ViewPath};
+use crate::vfs::HIDDEN_LOSS;
 
 use super::letters::DeadLetter;
 
@@ -174,11 +175,16 @@ pub(super) fn running_report(progress: &Progress) -> TransactionReport {
 }
 
 /// A transaction that has ended. Its author may have moved what only others can read: the hash of the
-/// content, and a reason that may name what is inside, are for the privileged. `octroi why` tells
-/// the author what can be told.
+/// content, what a directory has lost, and a reason that may name what is inside, are for the privileged.
+/// `octroi why` tells the author what can be told.
 pub(super) fn report(txid: TxId, found: &Transaction, privileged: bool) -> TransactionReport {
     let record = &found.record;
     let state = found.state.word();
+    let is_tree = record.moves.is_empty() || record.moves.iter().any(|step| step.below.is_some());
+    let lost = match !is_tree || privileged || record.lost.is_empty() {
+        true => record.lost.clone(),
+        false => vec![HIDDEN_LOSS.to_owned()],
+    };
     TransactionReport {
         txid,
         state: state.to_owned(),
@@ -194,7 +200,7 @@ pub(super) fn report(txid: TxId, found: &Transaction, privileged: bool) -> Trans
         sha256: record.sha256.clone().filter(|_| privileged),
         size: record.size,
         readback: record.readback.clone(),
-        lost: record.lost.clone(),
+        lost,
         undoes: record.undoes,
         undone_by: found.undone_by,
         rearrangement: record.rearrangement,

@@ -21,6 +21,9 @@ use super::remove::Occupied;
 pub(super) const HIDDEN: &str =
     "something in the directory, where you may not look, keeps it from moving";
 
+/// What a copy of a directory has lost, for those who may not look at all of it.
+pub const HIDDEN_LOSS: &str = "something where you may not look";
+
 impl Vfs {
     /// Why a crossing failed, as its caller may know it.
     pub(super) fn told(
@@ -41,6 +44,19 @@ impl Vfs {
                 self.without_content(caller, source, error).to_string()
             }
             _ => HIDDEN.to_owned(),
+        }
+    }
+
+    /// What a copy has lost, as its caller may know it: attributes inside have names.
+    pub(super) fn told_lost(
+        &self,
+        caller: Caller,
+        source: &Occupied<'_>,
+        lost: Vec<String>,
+    ) -> Vec<String> {
+        match lost.is_empty() || self.may_know(caller, source) {
+            true => lost,
+            false => vec![HIDDEN_LOSS.to_owned()],
         }
     }
 

@@ -69,6 +69,7 @@ pub use attributes::AttributeRequest;
 pub use directory::DirectoryEntry;
 pub use explain::{Asking, Explained};
 pub use identity::Identities;
+pub use inside::HIDDEN_LOSS;
 pub use letters::SettleError;
 pub use moves::{MoveError, MoveRequest, NameIn, Readied};
 pub use permit::Denial;

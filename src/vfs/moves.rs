@@ -107,10 +107,11 @@ impl Vfs {
         let Some(claim) = self.claim(key) else {
             return Err(self.busy(caller, &source, &target, Errno::BUSY).into());
         };
-        let prepared = self.prepare_claimed(claim, watch, |begin| {
+        let mut prepared = self.prepare_claimed(claim, watch, |begin| {
             let ready = self.prepare_crossing(caller, &source, &target, no_replace, begin)?;
             Ok::<_, MoveError>(What::Crossing(ready))
         })?;
+        prepared.lost = self.told_lost(caller, &source, prepared.progress.lost());
         Ok(Readied::Crossing(prepared))
     }
 

@@ -222,6 +222,8 @@ pub struct PreparedMove {
     claim: ClaimGuard,
     /// The transaction.
     pub progress: Arc<Progress>,
+    /// What the copy has lost, in the words of the gate's `lossy`, as the client may know it.
+    pub lost: Vec<String>,
 }
 
 impl PreparedMove {
@@ -306,7 +308,7 @@ impl Vfs {
         // Whoever cancels later finds it among those that wait.
         match progress.is_cancelled() {
             true => Err(progress.cancelled().into()),
-            false => Ok(PreparedMove { claim, progress }),
+            false => Ok(PreparedMove { claim, progress, lost: Vec::new() }),
         }
     }
 

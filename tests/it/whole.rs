@@ -188,6 +188,27 @@ fn ordinary_users_reach_what_is_on_a_disk_without_acls() {
     drop(disk);
 }
 
+/// Who moves a directory need not be able to look at all that is in it.
+#[test]
+fn what_was_lost_inside_is_told_to_those_who_may_look() {
+    let scene = view("lossy = [\"acl\"]\n");
+    let disk = Disk::without_acls(&scene, "b", "256M");
+    let mount = scene.mount();
+    mount
+        .sh("chmod 777 a b; mkdir -m 777 a/d a/d/e; echo x >a/d/e/f; setfacl -m u:7:rwx a/d/e/f; \
+             chown -R nobody a/d; chown root a/d/e; chmod 700 a/d/e; ls -R a >/dev/null")
+        .ok();
+    let moved = mount.sh_as("nobody", "$OCTROI mv --json a/d b/d | jq -c .lost").ok();
+    assert_eq!(moved, "[\"something where you may not look\"]\n");
+    let show = "$OCTROI tx show $($OCTROI tx list --json | jq -r '.[0].txid') | grep '^lost'";
+    let shown = mount.sh_as("nobody", show).ok();
+    assert_eq!(shown, "lost         something where you may not look\n");
+    assert_eq!(mount.sh(show).ok(), "lost         acl\n");
+    mount.sh("$OCTROI undo b/d && $OCTROI mv --json a/d b/d | jq -e '.lost == [\"acl\"]'").ok();
+    mount.unmount();
+    drop(disk);
+}
+
 /// On its way over another file system an ACL is changed; xfs must not get the old one back with it.
 #[test]
 fn an_acl_that_was_changed_elsewhere_stays_changed_on_xfs() {
