@@ -8,31 +8,24 @@
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use crate::branch::{Branch, FileKind};
+use crate::branch::Branch;
 use crate::error::Errno;
 use crate::mover::{Admit, CrossingError, CrossingRequest, Name, Prepared, Progress, SourcePart};
 use crate::policy::{Basis, Decision, Gate, Object};
 use crate::storage::Kind;
 use crate::storage::real::{RealDir, RealStorage};
 use crate::sys::process::exe_of;
-use crate::types::{BranchIndex, Caller, Operation, ViewPath, after};
-use crate::view::locks::{Holder, Lock, LockGuard};
-use crate::view::{Inode, OpenFile};
+use crate::types::{BranchIndex, Caller, Operation, ViewPath};
+use crate::view::Inode;
+use crate::view::locks::LockGuard;
 
 use super::Vfs;
 use super::facts::{About, Asked, Size};
 use super::permit::Question;
-use super::place::{MadePart, passes_on, takes_nothing};
+use super::place::{MadeGuard, passes_on, takes_nothing};
 use super::remove::Occupied;
 use super::site::{OpenPart, Site};
-use super::switch::is_below;
-
-/// How long a crossing waits for files that were written to be closed: RELEASE comes after close(2) has returned. Who
-/// writes on cannot close in time: rename(2) holds the lock on the inode that write(2) needs.
-const WRITERS_WAIT: Duration = Duration::from_secs(1);
-const WRITERS_POLL: Duration = Duration::from_millis(2);
 
 /// A crossing that only needs its decision. Dropped, it is rolled back and its names are free.
 pub(super) struct ReadyCrossing {
@@ -44,6 +37,8 @@ pub(super) struct ReadyCrossing {
     /// The source's.
     pub inode: Arc<Inode>,
     pub locks: LockGuard,
+    /// Last, for it needs locks.
+    pub made: MadeGuard,
 }
 
 /// Why a crossing was not prepared.
@@ -77,8 +72,22 @@ impl Vfs {
         if ready.generation != self.policy().generation() {
             self.permit_again(caller, &source, &target, &ready)?;
         }
-        let ReadyCrossing { prepared, inode, locks: _locks, .. } = ready;
-        self.switch(caller, &source, &target, &inode, prepared)
+        self.commit_ready(caller, &source, &target, ready)
+    }
+
+    /// Commits what the policy was asked for. What was made for it stays, or goes with it.
+    pub(super) fn commit_ready(
+        &self,
+        caller: Caller,
+        source: &Occupied<'_>,
+        target: &Site<'_>,
+        ready: ReadyCrossing,
+    ) -> Result<(), Errno> {
+        let ReadyCrossing { prepared, inode, locks, made, .. } = ready;
+        let switched = self.switch(caller, source, target, &inode, prepared);
+        drop(locks);
+        drop(made);
+        switched
     }
 
     /// Everything up to the decision. `watch` learns of the transaction before it waits for its turn, and
@@ -104,14 +113,17 @@ impl Vfs {
         let locks = self.lock_crossing(&inode, &source.site, target).map_err(busy)?;
         self.check_whole(source)?;
         self.wait_for_writers(&inode).map_err(busy)?;
-        let mut made = Vec::new();
+        let mut made = MadeGuard::new(self);
         let prepared =
             self.prepare_placed(caller, source, target, (&gates, no_replace), &mut made, watch);
         match prepared {
-            Ok(prepared) => Ok(ReadyCrossing { prepared, gates, generation, inode, locks }),
+            Ok(prepared) => {
+                made.serves(prepared.txid);
+                Ok(ReadyCrossing { prepared, gates, generation, inode, locks, made })
+            }
             Err(refused) => {
                 drop(locks);
-                self.unmake_parts(made);
+                drop(made);
                 Err(refused)
             }
         }
@@ -125,7 +137,7 @@ impl Vfs {
         source: &Occupied<'_>,
         target: &Site<'_>,
         (gates, no_replace): (&[Gate], bool),
-        made: &mut Vec<MadePart>,
+        made: &mut MadeGuard,
         watch: &dyn Fn(&Arc<Progress>),
     ) -> Result<Prepared<RealStorage>, Refused> {
         let admit = self.admission(caller, source, target, gates)?;
@@ -143,7 +155,7 @@ impl Vfs {
             let name = match target.parent.part_on(branch) {
                 Some(part) => name_of(target, part),
                 None => self
-                    .make_part(&target.parent.inode, branch, made)
+                    .make_part(&target.parent.inode, branch, made.parts())
                     .and_then(|part| name_of(target, &part)),
             };
             let name = match name {
@@ -357,66 +369,6 @@ impl Vfs {
     /// The source's inode; a raw request may name one that the kernel never looked up.
     pub(super) fn source_inode(&self, source: &Occupied<'_>) -> Result<Arc<Inode>, Errno> {
         source.inode.clone().ok_or(Errno::STALE)
-    }
-
-    /// Locks both names and the source's content, and pins every folder above; of a directory,
-    /// everything below.
-    pub(super) fn lock_crossing(
-        &self,
-        inode: &Inode,
-        source: &Site<'_>,
-        target: &Site<'_>,
-    ) -> Result<LockGuard, Errno> {
-        let mut alone = vec![source.lock(), target.lock(), Lock::Content(inode.number)];
-        let is_directory = inode.kind == FileKind::Directory;
-        if is_directory {
-            alone.extend([Lock::Folder(inode.number), Lock::Tree(inode.number)]);
-        }
-        let mut above: Vec<Lock> = [&source.parent.inode, &target.parent.inode]
-            .into_iter()
-            .flat_map(|parent| {
-                let ancestors = parent.ancestors();
-                std::iter::once(parent.number)
-                    .chain(ancestors.into_iter().map(|ancestor| ancestor.number))
-                    .collect::<Vec<_>>()
-            })
-            .map(Lock::Folder)
-            .collect();
-        above.dedup();
-        let ends = [&*source.parent.inode, &*target.parent.inode];
-        let locks = self.view.locks.take(Holder::Crossing, &ends, alone, above)?;
-        self.check_place(&source.parent)?;
-        self.check_place(&target.parent)?;
-        if is_directory {
-            let inside = |number| {
-                let known = self.view.inodes.get(number);
-                number == inode.number || known.is_some_and(|at| is_below(&at, inode.number))
-            };
-            self.view.locks.wait_for_tree(&locks, inside)?;
-        }
-        Ok(locks)
-    }
-
-    /// Waits until nobody has the source, or anything in it, open for writing.
-    pub(super) fn wait_for_writers(&self, inode: &Inode) -> Result<(), Errno> {
-        let deadline = after(Instant::now(), WRITERS_WAIT);
-        while self.has_writers(inode) {
-            if Instant::now() >= deadline {
-                return Err(Errno::BUSY);
-            }
-            std::thread::sleep(WRITERS_POLL);
-        }
-        Ok(())
-    }
-
-    fn has_writers(&self, inode: &Inode) -> bool {
-        match inode.kind {
-            FileKind::Directory => {
-                let inside = |file: &OpenFile| file.writable && is_below(&file.inode, inode.number);
-                self.view.handles.any_file(inside)
-            }
-            _ => inode.writers() > 0,
-        }
     }
 
     /// A crossing that the rules allowed and that failed all the same. The mover has recorded how it

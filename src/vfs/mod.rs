@@ -10,8 +10,8 @@
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -35,6 +35,7 @@ mod audit;
 mod content;
 mod create;
 mod crossing;
+mod crossing_locks;
 mod directory;
 mod explain;
 mod facts;
@@ -164,6 +165,8 @@ pub struct Vfs {
     out_of_reach: Mutex<out_of_reach::OutOfReach>,
     prepared: prepared::PreparedTable,
     left_open: returning::LeftOpen,
+    /// For what outlives the call that made it.
+    this: Weak<Self>,
     /// Attributes of the roots of branches and pools as they were last told.
     roots: DashMap<u64, Stat>,
     started: Time,
@@ -192,7 +195,7 @@ impl Vfs {
         let (view, invalidations) = View::new(layout, parts.pools);
         let policy = Arc::new(parts.policy);
         parts.audit.show_policy(Arc::clone(&policy), None);
-        let vfs = Self {
+        let vfs = Arc::new_cyclic(|this| Self {
             name: parts.name,
             stats: parts.stats,
             view,
@@ -209,16 +212,17 @@ impl Vfs {
             out_of_reach: Mutex::default(),
             prepared: prepared::PreparedTable::default(),
             left_open: returning::LeftOpen::default(),
+            this: Weak::clone(this),
             roots: DashMap::new(),
             started: now(),
             kernel_io: AtomicBool::new(true),
             tended: AtomicUsize::new(0),
             open_max: AtomicUsize::new(usize::MAX),
             open_all: AtomicBool::new(false),
-        };
+        });
         vfs.enter_folders();
         vfs.lock_names(parts.locked);
-        (Arc::new(vfs), invalidations)
+        (vfs, invalidations)
     }
 
     /// Puts the folders of the layout into the inode table.

@@ -2,10 +2,11 @@
 //! folders above it are made there as needed.
 
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::error::Errno;
-use crate::types::{BranchIndex, Caller};
+use crate::mover::{Journal, Transaction, TransactionState};
+use crate::types::{BranchIndex, Caller, TxId};
 use crate::view::locks::{Lock, LockGuard};
 use crate::view::pool::{Candidate, placement};
 use crate::view::{Domain, Inode, Part, Parts, Place, Pool};
@@ -21,6 +22,48 @@ pub(super) const NEW_BYTES: u64 = 64 * 1024;
 pub(super) struct MadePart {
     inode: Arc<Inode>,
     part: Part,
+}
+
+/// The parts that were made for a crossing. Dropped, they are taken away again unless it came, or may yet: to
+/// be dropped after its locks.
+pub(super) struct MadeGuard {
+    vfs: Weak<Vfs>,
+    parts: Vec<MadePart>,
+    /// None as long as nothing is prepared.
+    serves: Option<TxId>,
+}
+
+impl MadeGuard {
+    pub(super) fn new(vfs: &Vfs) -> Self {
+        Self { vfs: Weak::clone(&vfs.this), parts: Vec::new(), serves: None }
+    }
+
+    /// To note what is made.
+    pub(super) fn parts(&mut self) -> &mut Vec<MadePart> {
+        &mut self.parts
+    }
+
+    /// A transaction needs them.
+    pub(super) fn serves(&mut self, txid: TxId) {
+        self.serves = Some(txid);
+    }
+}
+
+impl Drop for MadeGuard {
+    fn drop(&mut self) {
+        let parts = std::mem::take(&mut self.parts);
+        let Some(vfs) = self.vfs.upgrade().filter(|_| !parts.is_empty()) else { return };
+        let came_to_nothing = |journal: &Journal, txid| {
+            let Some(Transaction { state, record, .. }) = journal.get(txid) else { return false };
+            matches!(state, TransactionState::Aborted | TransactionState::Reverted)
+                // It may have begun anew.
+                && journal.open().all(|(_, open)| open.record.target != record.target)
+        };
+        let unused = |txid| vfs.with_journal(|journal| came_to_nothing(journal, txid));
+        if self.serves.is_none_or(unused) {
+            vfs.unmake_parts(parts);
+        }
+    }
 }
 
 impl Vfs {

@@ -347,9 +347,8 @@ impl Vfs {
         }
         // A copy and the gate's checks take long, and the kernel holds both folders by now.
         ready.prepared.only_commit();
-        let inode = self.source_inode(source)?;
-        let ReadyCrossing { prepared, locks: _locks, .. } = ready;
-        self.switch(caller, source, target, &inode, prepared)
+        ready.inode = self.source_inode(source)?;
+        self.commit_ready(caller, source, target, ready)
     }
 
     /// Asks the policy again before the commit: it may have changed while the crossing was prepared.

@@ -343,6 +343,44 @@ fn a_refused_crossing_leaves_no_folder_where_it_would_have_gone() {
 }
 
 #[test]
+fn a_crossing_that_was_prepared_and_does_not_come_leaves_no_folder() {
+    let fixture = fixture();
+    fixture.plant("two/d/e/a.csv", "a\n");
+    fixture.plant("inbox/b.csv", "b\n");
+    let prepare = || {
+        let request = MoveRequest {
+            caller: ROOT,
+            groups: Vec::new(),
+            source: (fixture.number("inbox"), "b.csv".into()),
+            target: (fixture.number("pool/d/e"), "b.csv".into()),
+            no_replace: false,
+            undoes: None,
+        };
+        let Ok(Readied::Crossing(ready)) = fixture.vfs.prepare_move(&request, &|_| ()) else {
+            panic!("it was not prepared");
+        };
+        assert!(fixture.has("one/d/e"), "for the copy");
+        ready
+    };
+    let finish = || fixture.rename(("inbox", "b.csv"), ("pool/d/e", "b.csv"));
+    drop(prepare());
+    assert!(!fixture.has("one/d"), "its client went");
+    let expiring = prepare();
+    fixture.expire(Duration::ZERO);
+    assert!(!fixture.has("one/d"), "nobody came");
+    drop(expiring);
+    let failing = prepare();
+    fixture.plant("inbox/b.csv", "changed\n");
+    finish().expect_err("the source has changed");
+    assert!(!fixture.has("one/d"), "the decision was not made");
+    drop(failing);
+    let done = prepare();
+    finish().expect("crossed");
+    drop(done);
+    assert!(fixture.has("one/d/e/b.csv"));
+}
+
+#[test]
 fn a_folder_that_is_taken_away_again_is_in_nobodys_way() {
     let fixture = fixture_of(BranchMode::Rw);
     fixture.plant("one/d/a.csv", "a\n");
