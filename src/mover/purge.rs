@@ -1,6 +1,6 @@
 //! Hold is emptied by age: what can be undone costs space.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::remove::remove;
 use super::sabotage::sabotaged;
@@ -35,12 +35,13 @@ pub(super) fn held(record: &CrossingRecord) -> Vec<Spot> {
 impl<S: Storage> Mover<S> {
     /// Removes for good what transactions that ended before `now − keep` moved to hold, of those that have
     /// something in the hold of `branch`, or nothing in that of another; none of them can be undone after. The record is durable first, so what
-    /// is gone is never offered for undo. Left out are those with an offline branch or a running undo.
+    /// is gone is never offered for undo. Left out are those with an offline branch or a running undo, and all but
+    /// the first that are not begun in the time of `at_most`: the next call goes on.
     pub(super) fn purge_old(
         &self,
         branch: &MoverBranch<S>,
         now: jiff::Timestamp,
-        keep: Duration,
+        (keep, at_most): (Duration, Duration),
     ) -> Purged {
         let Ok(before) = now.checked_sub(keep) else { return Purged::default() };
         let due: Vec<_> = self.with_journal(|journal| {
@@ -53,7 +54,11 @@ impl<S: Storage> Mover<S> {
             old.filter(|(.., held)| ours(held)).collect()
         });
         let mut purged = Purged::default();
+        let begun = Instant::now();
         for (txid, undoes, held) in due {
+            if purged != Purged::default() && begun.elapsed() >= at_most {
+                break;
+            }
             // What an undo gave back goes first: without the undo it would be missed. But it waits for nobody.
             let goes_first = |undone: &Transaction| {
                 let mut held = undone.record.moves.iter().map(|step| step.to.branch);

@@ -26,6 +26,9 @@ const WAIT_FOR_OTHERS: Duration = Duration::from_secs(1);
 /// How long none of them may go on before there is no space: what they purge may be on a disk that hangs too.
 const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 60 });
 
+/// How long a look at a branch empties its hold of what is old: whoever does also sees whether the branch is there.
+const PURGE_TIME: Duration = Duration::from_secs(1);
+
 /// What hold takes, as of the last look.
 #[derive(Default)]
 pub(super) struct Room {
@@ -138,7 +141,7 @@ impl<S: Storage> Mover<S> {
         self.remove_going(&branch);
         self.device_of(&branch);
         self.measure(&branch);
-        let mut purged = self.purge_old(&branch, now, keep);
+        let mut purged = self.purge_old(&branch, now, (keep, PURGE_TIME));
         purged.add(self.keep_below(&branch, max));
         purged.add(self.run_ahead(&branch));
         self.count_freeable();

@@ -260,7 +260,7 @@ impl<S: Storage> Mover<S> {
         let mut purged = Purged::default();
         // An undo goes after what it gave back, wherever that is.
         for branch in self.online().chain(self.online()) {
-            purged.add(self.purge_old(&branch, now, keep));
+            purged.add(self.purge_old(&branch, now, (keep, std::time::Duration::MAX)));
         }
         self.online().for_each(|branch| self.remove_going(&branch));
         purged

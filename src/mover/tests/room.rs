@@ -202,6 +202,19 @@ fn what_is_old_goes_from_one_disk_while_the_other_hangs() {
 }
 
 #[test]
+fn what_is_old_goes_a_while_at_a_time() {
+    let (world, txids) = crossed(3);
+    let later = jiff::Timestamp::now() + Duration::from_secs(10);
+    let branch = world.mover.branch(BranchIndex(0)).unwrap();
+    let purge = |at_most| {
+        world.mover.purge_old(&branch, later, (Duration::from_secs(1), at_most)).transactions
+    };
+    assert_eq!(purge(Duration::ZERO), txids[..1]);
+    assert_eq!(purge(Duration::MAX), txids[1..]);
+    assert!(purge(Duration::MAX).is_empty() && world.private(0, "hold").is_empty());
+}
+
+#[test]
 fn a_disk_that_hangs_keeps_nobody_waiting_on_another() {
     let both = || {
         let (world, txids) = crossed(2);
