@@ -148,8 +148,10 @@ impl Progress {
     pub(super) fn lose(&self, what: &str) {
         let mut lost = self.lost.lock();
         let length = |what: &str| serde_json::to_string(what).map_or(usize::MAX, |json| json.len());
-        let all = lost.iter().map(|what| length(what).saturating_add(1));
-        let bytes = all.fold(length(what), usize::saturating_add);
+        // That there is more must have room too.
+        let all = lost.iter().map(String::as_str).chain([what, MORE]);
+        let all = all.map(|what| length(what).saturating_add(1));
+        let bytes = all.fold(0, usize::saturating_add);
         if lost.len() < LOST_MAX && bytes <= LOST_BYTES_MAX {
             lost.insert(what.to_owned());
         } else if !lost.contains(what) {

@@ -153,3 +153,21 @@ fn a_rename_within_a_pool_whose_decision_has_no_room_leaves_nothing() {
     assert_eq!(world.get(0, &path).unwrap(), b"new");
     assert_eq!(world.mover.with_journal(|journal| journal.iter().count()), 0);
 }
+
+#[test]
+fn what_is_lost_is_never_longer_than_what_was_counted() {
+    let world = new_world(Names::Journal, false);
+    world.put(0, "f", b"new");
+    let record = world.mover.prepare(world.request("f", "g")).unwrap().record.clone();
+    let json = |lost: &[String]| serde_json::to_string(lost).unwrap().len();
+    let counted = json(&["x".repeat(progress::LOST_BYTES_MAX)]);
+    for length in 60..200 {
+        let progress = Progress::new(&record, "stage", &Arc::default());
+        for number in 0..60 {
+            progress.lose(&format!("xattr:{number:02}{}", "x".repeat(length)));
+        }
+        let lost = progress.lost();
+        assert!(json(&lost) <= counted, "{length}: {} of {counted}", json(&lost));
+        assert!(lost.len() > 15 && lost.contains(&"and more".to_owned()), "{length}: {lost:?}");
+    }
+}
