@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::journal::{Journal, Transaction, TransactionState};
 use super::moves::{Place, PlacedMove, Whereabouts, whereabouts};
-use super::{Mover, MoverBranch, subject};
+use super::{CrossingError, Mover, MoverBranch, subject};
 use crate::error::errno_name;
 use crate::ledger::record::{Area, Move, Spot, Step};
 use crate::storage::Storage;
@@ -49,17 +49,18 @@ pub enum Outlook {
 }
 
 /// Looks through the stage and hold of `branches`, and through the journal. What has a part on another branch
-/// is not looked for.
+/// is not looked for. `is_past` tells of which ids the view has no branch any more.
 pub fn inspect<S: Storage, B: Deref<Target = MoverBranch<S>>>(
     storage: &S,
     journal: &Journal,
     branches: &[B],
+    is_past: &dyn Fn(BranchUuid) -> bool,
 ) -> Vec<Irregularity> {
     let mut found = Vec::new();
     for (txid, transaction) in journal.iter() {
         match transaction.state {
             TransactionState::Active if transaction.record.step == Step::Commit => {
-                let outlook = outlook(storage, branches, transaction);
+                let outlook = outlook(storage, branches, is_past, transaction);
                 found.push(Irregularity::Unfinished(txid, outlook));
             }
             TransactionState::Active => found.push(Irregularity::Undecided(txid)),
@@ -107,7 +108,8 @@ impl<S: Storage> Mover<S> {
     /// nothing crosses.
     pub fn inspect(&self) -> Vec<Irregularity> {
         let branches: Vec<_> = self.online().collect();
-        self.with_journal(|journal| inspect(&*self.storage, journal, &branches))
+        let is_past = |uuid| self.is_past(uuid);
+        self.with_journal(|journal| inspect(&*self.storage, journal, &branches, &is_past))
     }
 }
 
@@ -149,6 +151,7 @@ fn stray<S: Storage>(
 fn outlook<S: Storage, B: Deref<Target = MoverBranch<S>>>(
     storage: &S,
     branches: &[B],
+    is_past: &dyn Fn(BranchUuid) -> bool,
     transaction: &Transaction,
 ) -> Outlook {
     if transaction.doubtful {
@@ -158,13 +161,18 @@ fn outlook<S: Storage, B: Deref<Target = MoverBranch<S>>>(
     let moves = &transaction.record.moves;
     let branch = |spot: &Spot| branches.iter().find(|branch| branch.uuid == spot.branch);
     let mut waits: Vec<BranchUuid> = Vec::new();
+    let mut past = None;
     for spot in moves.iter().flat_map(|step| [&step.from, &step.to]) {
-        if branch(spot).is_none() && !waits.contains(&spot.branch) {
+        if is_past(spot.branch) {
+            past = past.or(Some(spot.branch));
+        } else if branch(spot).is_none() && !waits.contains(&spot.branch) {
             waits.push(spot.branch);
         }
     }
-    if !waits.is_empty() {
-        return Outlook::Waits(waits);
+    match past {
+        _ if !waits.is_empty() => return Outlook::Waits(waits),
+        Some(uuid) => return Outlook::NeedsPerson(CrossingError::NoBranch { uuid }.to_string()),
+        None => {}
     }
     let place = |spot: &Spot| {
         let branch = branch(spot)?;

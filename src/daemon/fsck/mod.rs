@@ -92,7 +92,9 @@ pub fn check(loaded: &Loaded, repair: bool) -> Result<Report, DaemonError> {
     let known = memory.as_ref().map_or(Known::Untold, Known::Told);
     let branches = look_at_branches(config, known, &mut report);
     if let Some(memory) = &memory {
-        for found in inspect(&RealStorage, &memory.journal, &branches) {
+        let ids = configured(config, |name| memory.ids.get(name).copied());
+        let is_past = |uuid| ids.as_ref().is_some_and(|ids| !ids.contains(&uuid));
+        for found in inspect(&RealStorage, &memory.journal, &branches, &is_past) {
             report.findings.push(finding(found, &memory.ids));
         }
     }
@@ -104,6 +106,22 @@ impl Report {
     fn find(&mut self, about: &'static str, text: impl Into<String>, advice: impl Into<String>) {
         self.findings.push(Finding { about, text: text.into(), advice: advice.into() });
     }
+}
+
+/// The ids of all branches of the view, as a mount would have them: of any other, what records say is past. None
+/// where a branch that the ledger does not know cannot be looked at: it may be any.
+fn configured(
+    config: &Config,
+    known: impl Fn(&str) -> Option<BranchUuid>,
+) -> Option<HashSet<BranchUuid>> {
+    let mut ids = HashSet::new();
+    for entry in &config.branches {
+        match known(&entry.spec.name) {
+            Some(id) => ids.extend([id]),
+            None => ids.extend(Branch::look(&entry.spec).ok()?),
+        }
+    }
+    Some(ids)
 }
 
 /// Compares the ids, and gives the branches that are the ones the ledger knows.
@@ -330,11 +348,7 @@ fn repair_all(
             Some(Err(_)) | None => None,
         });
     }
-    let ids: Option<HashSet<BranchUuid>> = branches
-        .iter()
-        .map(|branch| branch.as_ref().map(Branch::uuid))
-        .collect::<Option<Vec<_>>>()
-        .map(|ids| ids.into_iter().flatten().collect());
+    let ids = configured(config, |name| memory.known.get(name).copied());
     let movable = branches.iter().map(|branch| match branch {
         Some(branch) => mover_branch_at_start(branch),
         None => Ok(None),
@@ -351,7 +365,6 @@ fn repair_all(
         lost.filter(|txid| mover.record_lost(*txid)).collect::<Vec<TxId>>()
     };
     let mover = Mover::new(storage, Arc::clone(&ledger), movable, memory.journal);
-    // One that cannot be looked at may be any.
     if let Some(ids) = ids {
         mover.set_configured(ids);
     }
