@@ -63,7 +63,7 @@ pub(super) fn letter(vfs: &Vfs, txid: TxId, found: &Transaction) -> Option<Box<D
     if dead {
         add("retry", retry(&findings));
         add("abort", abort(&findings, at));
-        add("accept", accept(&kept));
+        add("accept", accept(&kept, &findings));
     }
     if !kept.is_empty() {
         let all = kept.join(", ");
@@ -122,7 +122,9 @@ fn place(finding: &Finding, at: impl Fn(&Spot) -> PathBuf) -> String {
         Found::Nowhere => {
             format!("{what} is neither at {from} nor at {to} (a copy is not it: its inode counts)")
         }
-        Found::NoFolder(why) => format!("{what} was to go from {from} to {to}: {why}"),
+        Found::NoFolder(why) | Found::Past(why) => {
+            format!("{what} was to go from {from} to {to}: {why}")
+        }
         Found::NotNow(why) => format!("{what} cannot be looked for at {from} and {to}: {why}"),
     }
 }
@@ -138,6 +140,12 @@ fn retry(findings: &[Finding]) -> String {
     for finding in findings {
         match &finding.found {
             Found::NotNow(why) => return format!("refused for now: {why}"),
+            Found::Past(why) => {
+                return format!(
+                    "refused, for {why}. When the configuration has that branch again, the mount goes on \
+                     with it: what is at its target stays, and what is left elsewhere goes to hold"
+                );
+            }
             Found::NoFolder(why) => {
                 return format!("comes to the same until the folder is back: {why}");
             }
@@ -150,6 +158,11 @@ fn retry(findings: &[Finding]) -> String {
 }
 
 fn abort(findings: &[Finding], at: impl Fn(&Spot) -> PathBuf) -> String {
+    if must_stay(findings) {
+        return "refused, for what crossed is at its target, and what it came from is on a branch that the \
+                view has no more: it would be nowhere. Have that branch in the configuration again, and undo"
+            .to_owned();
+    }
     let mut parts: Vec<String> = Vec::new();
     let mut stands = false;
     for finding in findings.iter().rev() {
@@ -170,7 +183,7 @@ fn abort(findings: &[Finding], at: impl Fn(&Spot) -> PathBuf) -> String {
                 parts.push(format!("{what} goes back to {}, if that is free", home.display()));
             }
             Found::Left | Found::Nowhere => parts.push(format!("{what} stays lost")),
-            Found::NoFolder(_) | Found::NotNow(_) => {
+            Found::NoFolder(_) | Found::Past(_) | Found::NotNow(_) => {
                 parts.push(format!("{what} stays where it is"))
             }
         }
@@ -181,11 +194,27 @@ fn abort(findings: &[Finding], at: impl Fn(&Spot) -> PathBuf) -> String {
     format!("puts back what can be and keeps the rest: {}", parts.join("; "))
 }
 
-fn accept(kept: &[String]) -> String {
+/// As the mover has it, which refuses an abort then.
+fn must_stay(findings: &[Finding]) -> bool {
+    let is_past = |found: &Finding| matches!(found.found, Found::Past(_));
+    let homeless = |found: &Finding| found.step.act == Act::Retire && is_past(found);
+    let arrived = |found: &Finding| {
+        found.step.act == Act::Apply && matches!(found.found, Found::Moved | Found::AtBoth)
+    };
+    findings.iter().any(homeless) && findings.iter().any(arrived)
+}
+
+fn accept(kept: &[String], findings: &[Finding]) -> String {
     let begin = "declares right what is there: nothing is moved or deleted";
-    match kept.is_empty() {
+    let end = match kept.is_empty() {
         true => format!("{begin}, and this asks for nobody any more"),
         false => format!("{begin}; {} stays until it is discarded", kept.join(", ")),
+    };
+    match must_stay(findings) {
+        true => format!(
+            "{end}. Should the branch that it came from be in the view again, what it left there goes to hold"
+        ),
+        false => end,
     }
 }
 
@@ -197,7 +226,11 @@ fn kept(findings: &[Finding], at: impl Fn(&Spot) -> PathBuf) -> Vec<String> {
         let spot = match finding.found {
             Found::NotMoved => &step.from,
             Found::Moved | Found::AtBoth => &step.to,
-            Found::Left | Found::Nowhere | Found::NoFolder(_) | Found::NotNow(_) => continue,
+            Found::Left
+            | Found::Nowhere
+            | Found::NoFolder(_)
+            | Found::Past(_)
+            | Found::NotNow(_) => continue,
         };
         if spot.area != Area::Tree {
             kept.push(at(spot).display().to_string());

@@ -308,7 +308,8 @@ pub struct CrossingRecord {
     /// What the copy has lost, in the words of the gate's `lossy`: `acl`, `times`, `xattr:NAME`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lost: Vec<String>,
-    /// What is (PREPARE) or will be (COMMIT) moved, in order. PREPARE names only the stage entry.
+    /// What is (PREPARE) or will be (COMMIT) moved, in order. PREPARE names only the stage entry; DEAD and ACCEPT
+    /// what waits for a branch that left the view.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub moves: Vec<Move>,
     /// The target's inode before, when one is replaced.

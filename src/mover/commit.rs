@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::error::CrossingError;
-use super::moves::{self, PlacedMove, Stopped};
+use super::moves::{self, HalfOpen, PlacedMove, Stopped};
 use super::prepare::{Prepared, place};
 use super::recover::is_disk_trouble;
 use super::remove::remove;
@@ -12,7 +12,7 @@ use super::tree::Digest;
 use super::{Crossed, Mover, later_step};
 use crate::error::{Errno, errno_name};
 use crate::ledger::Durability;
-use crate::ledger::record::{Act, Area, CrossingRecord, Step};
+use crate::ledger::record::{Act, Area, CrossingRecord, Move, Step};
 use crate::storage::{Kind, Storage};
 use crate::types::{BranchIndex, Handle};
 
@@ -148,11 +148,19 @@ impl<S: Storage> Mover<S> {
     /// Makes the moves durable and records DONE. False where that failed: then the transaction stays
     /// open for the next recovery, which finds the moves made.
     pub(super) fn confirm(&self, commit: &CrossingRecord, moves: &[PlacedMove<S>]) -> bool {
+        self.confirm_after(commit, || self.sync_moves(commit, moves, false))
+    }
+
+    /// As [`Mover::confirm`]; `sync` makes the moves durable.
+    pub(super) fn confirm_after(
+        &self,
+        commit: &CrossingRecord,
+        sync: impl FnOnce() -> Result<(), CrossingError>,
+    ) -> bool {
         // A user may move on what has just arrived. What came out of stage or hold is still known
         // to have arrived; what came straight from the tree is not, so its DONE must not lag.
-        let from_tree = moves
-            .iter()
-            .any(|placed| placed.step.from.area == Area::Tree && placed.step.to.area == Area::Tree);
+        let in_tree = |step: &Move| [&step.from, &step.to].iter().all(|at| at.area == Area::Tree);
+        let from_tree = commit.moves.iter().any(in_tree);
         let durability = if from_tree && !sabotaged("commit: DONE of one file system is synced") {
             Durability::Sync
         } else {
@@ -162,8 +170,7 @@ impl<S: Storage> Mover<S> {
         if sabotaged("commit: DONE after the sync") {
             let _ = self.record(done.clone(), Durability::Sync);
         }
-        let confirmed =
-            self.sync_moves(commit, moves, false).and_then(|()| self.record(done, durability));
+        let confirmed = sync().and_then(|()| self.record(done, durability));
         if let Err(error) = &confirmed {
             log::error!("crossing {}: made, but not confirmed: {error}", commit.txid);
         }
@@ -177,6 +184,17 @@ impl<S: Storage> Mover<S> {
         taken_back: bool,
     ) -> Result<(), CrossingError> {
         moves::sync(&*self.storage, moves, taken_back).inspect_err(|_| {
+            self.unsynced.lock().insert(commit.txid);
+        })
+    }
+
+    /// As [`Mover::sync_moves`] where folders are gone.
+    pub(super) fn sync_half_open(
+        &self,
+        commit: &CrossingRecord,
+        moves: &[HalfOpen<S>],
+    ) -> Result<(), CrossingError> {
+        moves::sync_half_open(&*self.storage, moves).inspect_err(|_| {
             self.unsynced.lock().insert(commit.txid);
         })
     }

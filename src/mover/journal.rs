@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::ledger::Entry;
-use crate::ledger::record::{CrossingRecord, Record, Step, StoppedBy};
+use crate::ledger::record::{CrossingRecord, Move, Record, Step, StoppedBy};
 use crate::types::{TxId, ViewPath};
 
 /// How far a transaction is.
@@ -67,6 +67,18 @@ pub struct Transaction {
     pub withdrawn: bool,
     /// Lines of the ledger were lost after its last record: how it went on is not known.
     pub doubtful: bool,
+    /// What waits for branches that left the view for good.
+    pub rest: Rest,
+}
+
+/// What branches that left the view for good keep from being known or made. It is gone on with when they are in
+/// the view again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rest {
+    /// In order, the moves that are not known to be made.
+    pub moves: Vec<Move>,
+    /// A person wanted it taken back.
+    pub back: bool,
 }
 
 impl Transaction {
@@ -130,12 +142,14 @@ impl Journal {
                     transaction.purged = true;
                     transaction.lost = record.lost;
                     transaction.record.moves = Vec::new();
+                    transaction.rest = Rest::default();
                     self.forget_oldest();
                 }
             }
             Record::Loss(_) => {
                 for transaction in self.transactions.values_mut() {
                     transaction.doubtful |= transaction.state == TransactionState::Active;
+                    transaction.rest = Rest::default();
                 }
             }
             Record::Version(_)
@@ -167,6 +181,7 @@ impl Journal {
                 undone_by: None,
                 withdrawn: false,
                 doubtful: false,
+                rest: Rest::default(),
             }
         });
         transaction.changed = time;
@@ -184,6 +199,11 @@ impl Journal {
             Step::Reverted => TransactionState::Reverted,
             Step::Dead => TransactionState::Dead,
             Step::Accept => TransactionState::Accepted,
+        };
+        transaction.rest = match record.step {
+            Step::Dead => Rest { moves: record.moves.clone(), back: transaction.withdrawn },
+            Step::Accept => Rest { moves: record.moves.clone(), back: false },
+            _ => Rest::default(),
         };
         transaction.withdrawn = record.step == Step::Withdraw;
         transaction.doubtful = false;

@@ -99,6 +99,8 @@ pub enum Found {
     Nowhere,
     /// One name cannot be looked at, for good: its folder is gone. In words.
     NoFolder(String),
+    /// One name was on a branch that the view has no more. In words.
+    Past(String),
     /// It cannot be looked for now: in words.
     NotNow(String),
 }
@@ -140,18 +142,25 @@ impl<S: Storage> Mover<S> {
                 Err(error) => (Found::NotNow(error.to_string()), false),
             },
             Err(NotNow::LeftOpen(why)) => (Found::NotNow(why), false),
+            Err(NotNow::Impossible(error @ CrossingError::NoBranch { .. })) => {
+                (Found::Past(error.to_string()), false)
+            }
             Err(NotNow::Impossible(error)) => (Found::NoFolder(error.to_string()), false),
         };
         Finding { step, found, written }
     }
 
-    fn open_ends(&self, step: &Move) -> Result<PlacedMove<S>, NotNow> {
+    pub(super) fn open_ends(&self, step: &Move) -> Result<PlacedMove<S>, NotNow> {
         let (from, to) = (self.open_spot(&step.from)?, self.open_spot(&step.to)?);
         Ok(PlacedMove { step: step.clone(), from, to })
     }
 
     /// Whether the copy that crossed was written to, in stage or under its name.
-    fn is_written(&self, placed: &PlacedMove<S>, at: Whereabouts) -> Result<bool, CrossingError> {
+    pub(super) fn is_written(
+        &self,
+        placed: &PlacedMove<S>,
+        at: Whereabouts,
+    ) -> Result<bool, CrossingError> {
         if placed.step.from.area != Area::Stage {
             return Ok(false);
         }
@@ -202,9 +211,13 @@ impl<S: Storage> Mover<S> {
                     }
                     self.go_on(&letter.record, wish(Step::Retry))?
                 }
-                Settle::Withdraw => self.go_on(&letter.record, wish(Step::Withdraw))?,
+                Settle::Withdraw => {
+                    self.check_may_leave(&letter.record)?;
+                    self.go_on(&letter.record, wish(Step::Withdraw))?
+                }
                 Settle::Accept => {
-                    self.write_wish(wish(Step::Accept))?;
+                    let moves = self.rest_of_accepted(&letter.rest);
+                    self.write_wish(CrossingRecord { moves, ..wish(Step::Accept) })?;
                     Settled::Accepted
                 }
                 Settle::Discard => {
@@ -250,11 +263,30 @@ impl<S: Storage> Mover<S> {
                     "bring it back to one of them, or see octroi tx show for the other choices",
                 ),
                 Found::NotNow(why) => (why.clone(), "try again when the branch is well"),
+                Found::Past(why) => (
+                    why.clone(),
+                    "when the configuration has that branch again, the mount goes on with it",
+                ),
                 Found::NotMoved | Found::Moved | Found::AtBoth | Found::NoFolder(_) => return None,
             };
             Some(LetterError::InVain { why, hint })
         };
         self.examine(txid).iter().find_map(in_vain).map_or(Ok(()), Err)
+    }
+
+    /// What has arrived is not taken out of the view while its source cannot come back to it.
+    fn check_may_leave(&self, record: &CrossingRecord) -> Result<(), LetterError> {
+        let Some(uuid) = self.past_of(record) else { return Ok(()) };
+        if self.must_stay(record) != Ok(true) {
+            return Ok(());
+        }
+        let why = format!(
+            "what crossed is at its target, and where it came from is gone: {}",
+            CrossingError::NoBranch { uuid }
+        );
+        let hint =
+            "accept what has arrived; or have the branch in the configuration again, and undo";
+        Err(LetterError::InVain { why, hint })
     }
 
     /// Records the wish and goes on with the transaction as recovery would.
@@ -290,6 +322,14 @@ impl<S: Storage> Mover<S> {
 
     /// Puts back what can be, last first, never replacing anything. May be cut off anywhere and run again.
     pub(super) fn take_back(&self, commit: &CrossingRecord, recovery: &mut Recovery) {
+        match self.must_stay(commit) {
+            Ok(false) => {}
+            Ok(true) => {
+                let why = "it cannot be taken back while its source's branch is not in the view";
+                return self.give_up(commit, why.to_owned(), self.past_moves(commit), recovery);
+            }
+            Err(why) => return recovery.leave_open(commit, why),
+        }
         let mut placed = Vec::new();
         let mut left = Vec::new();
         let mut stands = false;
@@ -323,6 +363,8 @@ impl<S: Storage> Mover<S> {
             ),
         };
         let record = later_step(commit, step, Some(why.clone()), "ECANCELED".to_owned());
+        let rest = if whole { Vec::new() } else { self.past_moves(commit) };
+        let record = CrossingRecord { moves: rest, ..record };
         if sabotaged("letters: the copy goes after REVERTED") {
             self.remove_copy(&placed);
         }

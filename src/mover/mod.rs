@@ -50,7 +50,8 @@
 //! A sync of folders that fails after the decision does not undo it: nobody could trust the disk
 //! with the way back either. The transaction then stays open without DONE, and the next recovery
 //! finds each inode and completes. So does one that a disk lets neither complete nor put back.
-//! Recovery runs at start, and for a branch that comes back while mounted ([`returning`]).
+//! Recovery runs at start, and for a branch that comes back while mounted ([`returning`]). Dead letters whose
+//! branch left the view for good are gone on with when it is in the view again ([`past`]).
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -80,6 +81,7 @@ mod moves;
 mod pace;
 mod parallel;
 mod pass;
+mod past;
 mod prepare;
 mod progress;
 mod purge;

@@ -30,6 +30,12 @@ pub(super) struct PlacedMove<S: Storage> {
     pub(super) to: Place<S>,
 }
 
+/// A move of which a folder may be gone.
+pub(super) struct HalfOpen<S: Storage> {
+    pub(super) from: Option<Place<S>>,
+    pub(super) to: Option<Place<S>>,
+}
+
 /// Where the inode of a move is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Whereabouts {
@@ -169,14 +175,23 @@ pub(super) fn sync_as_they_are<S: Storage>(
     sync_ends(storage, back.into_iter().rev().chain(made))
 }
 
-/// `ends`: of each move that where the name appeared, and that where it disappeared.
-fn sync_ends<'a, S: Storage>(
+/// As [`sync`] of moves that were made, in the folders that there are.
+pub(super) fn sync_half_open<S: Storage>(
     storage: &S,
-    ends: impl Iterator<Item = (&'a Place<S>, &'a Place<S>)>,
+    moves: &[HalfOpen<S>],
+) -> Result<(), CrossingError> {
+    sync_ends(storage, moves.iter().map(|ends| (ends.to.as_ref(), ends.from.as_ref())))
+}
+
+/// `ends`: of each move that where the name appeared, and that where it disappeared.
+fn sync_ends<'a, S: Storage, P: Into<Option<&'a Place<S>>>>(
+    storage: &S,
+    ends: impl Iterator<Item = (P, P)>,
 ) -> Result<(), CrossingError> {
     let mut synced = Vec::new();
-    let (mut places, gone): (Vec<&Place<S>>, Vec<&Place<S>>) = ends.unzip();
-    places.extend(gone);
+    let (appeared, gone): (Vec<P>, Vec<P>) = ends.unzip();
+    let mut places: Vec<&Place<S>> =
+        appeared.into_iter().chain(gone).filter_map(Into::into).collect();
     if sabotaged("moves: what appeared is synced first") {
         places.reverse();
     }

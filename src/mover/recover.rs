@@ -9,14 +9,15 @@ use parking_lot::Mutex;
 use super::error::CrossingError;
 use super::inspect;
 use super::journal::TransactionState;
-use super::moves::{self, Place, PlacedMove};
+use super::moves::{self, HalfOpen, Place, PlacedMove};
 use super::parallel::{Pieces, in_parallel};
+use super::past::why_past;
 use super::remove::remove;
 use super::sabotage::sabotaged;
 use super::{Mover, MoverBranch, later_step};
 use crate::error::{Errno, errno_name};
 use crate::ledger::Durability;
-use crate::ledger::record::{Act, Area, CrossingRecord, Move, Spot, Step};
+use crate::ledger::record::{Area, CrossingRecord, Move, Spot, Step};
 use crate::storage::Storage;
 use crate::types::{TxId, ViewPath};
 
@@ -59,6 +60,7 @@ impl<S: Storage> Mover<S> {
     pub fn recover(&self) -> Recovery {
         let mut recovery = Recovery::default();
         self.recover_open(&mut recovery);
+        self.go_on_with_rests(None, &mut recovery);
         self.purge_rearrangements();
         for branch in self.online() {
             self.tidy(&branch, &mut recovery);
@@ -98,7 +100,7 @@ impl<S: Storage> Mover<S> {
         } else if self.is_doubtful(record.txid) {
             // It may have ended long ago, and what it speaks of be somebody's by now.
             let why = "lines of the ledger that may tell how it ended are lost".to_owned();
-            self.give_up(record, why, recovery);
+            self.give_up(record, why, Vec::new(), recovery);
         } else if self.is_withdrawn(record.txid) {
             self.take_back(record, recovery);
         } else if record.step == Step::Commit {
@@ -145,15 +147,11 @@ impl<S: Storage> Mover<S> {
             Ok(placed) => placed,
             Err(NotNow::LeftOpen(why)) => return recovery.leave_open(commit, why),
             Err(NotNow::Impossible(error)) => {
-                return match self.moves_made(commit) {
-                    Ok(Some(placed)) => self.end(commit, &placed, recovery),
-                    Ok(None) => self.give_up(commit, error.to_string(), recovery),
-                    Err(why) => recovery.leave_open(commit, why),
-                };
+                return self.complete_half_open(commit, &error, recovery);
             }
         };
         match moves::forward(&*self.storage, &placed, None) {
-            Ok(()) => self.end(commit, &placed, recovery),
+            Ok(()) => self.end(commit, self.confirm(commit, &placed), recovery),
             Err(stopped) if !stopped.doubt && is_disk_trouble(&stopped.why) => {
                 recovery.leave_open(commit, stopped.why.to_string());
             }
@@ -165,8 +163,8 @@ impl<S: Storage> Mover<S> {
         }
     }
 
-    fn end(&self, commit: &CrossingRecord, placed: &[PlacedMove<S>], recovery: &mut Recovery) {
-        if self.confirm(commit, placed) {
+    fn end(&self, commit: &CrossingRecord, confirmed: bool, recovery: &mut Recovery) {
+        if confirmed {
             recovery.completed.push(commit.txid);
         } else {
             recovery.leave_open(commit, "it could not be confirmed".to_owned());
@@ -174,14 +172,34 @@ impl<S: Storage> Mover<S> {
     }
 
     /// A folder that the record names is gone: users may have removed it once all was made and only
-    /// DONE was not yet durable. Gives the moves that can still be opened where every move was made,
-    /// as far as its ends tell; none where that is not certain. An error, in words, says nothing.
-    fn moves_made(&self, commit: &CrossingRecord) -> Result<Option<Vec<PlacedMove<S>>>, String> {
-        let open = |spot: &Spot| match self.open_spot(spot) {
-            Ok(place) => Ok(Some(place)),
-            Err(NotNow::Impossible(_)) => Ok(None),
-            Err(NotNow::LeftOpen(why)) => Err(why),
+    /// DONE was not yet durable. Or a branch is: then nobody can tell what the disk that left has, but what
+    /// has arrived stays. `error`: why not everything can be opened.
+    fn complete_half_open(
+        &self,
+        commit: &CrossingRecord,
+        error: &CrossingError,
+        recovery: &mut Recovery,
+    ) {
+        let (made, rest) = match self.moves_made(commit) {
+            Ok(found) => found,
+            Err(why) => return recovery.leave_open(commit, why),
         };
+        match self.past_of(commit) {
+            None if rest.is_empty() => {
+                let confirmed = self.confirm_after(commit, || self.sync_half_open(commit, &made));
+                self.end(commit, confirmed, recovery);
+            }
+            None => self.give_up(commit, error.to_string(), Vec::new(), recovery),
+            Some(uuid) => match self.sync_half_open(commit, &made) {
+                Ok(()) => self.give_up(commit, why_past(commit, uuid, &rest), rest, recovery),
+                Err(error) => recovery.leave_open(commit, error.to_string()),
+            },
+        }
+    }
+
+    /// The moves that were made as far as their ends tell, with the folders that there are; and those that were
+    /// not, or of which that is not certain. An error, in words, says nothing.
+    fn moves_made(&self, commit: &CrossingRecord) -> Result<(Vec<HalfOpen<S>>, Vec<Move>), String> {
         let handle_at = |place: &Option<Place<S>>| match place {
             None => Ok(None),
             Some(place) => self
@@ -192,30 +210,32 @@ impl<S: Storage> Mover<S> {
                     format!("cannot look at {}: {}", place.name.display(), errno_name(errno))
                 }),
         };
-        let mut placed = Vec::new();
-        // What was to happen between branches that left for good can be neither made nor missed, where what
-        // crossed has arrived.
-        let mut arrived_somewhere = false;
+        let (mut ends, mut rest) = (Vec::new(), Vec::new());
         for step in &commit.moves {
-            if self.is_past(step.from.branch) && self.is_past(step.to.branch) {
-                continue;
-            }
-            let (from, to) = (open(&step.from)?, open(&step.to)?);
+            let (from, to) = (self.open_or_gone(&step.from)?, self.open_or_gone(&step.to)?);
             let (left, arrived) = (handle_at(&from)?, handle_at(&to)?);
             let inode = Some(&step.identity.handle);
             // What left stage or hold has arrived, wherever users have moved it since.
             let moved_on = step.from.area != Area::Tree && from.is_some() && left.is_none();
             let made = arrived.as_ref() == inode || moved_on;
-            arrived_somewhere |= step.act == Act::Apply && made;
             let made = made || sabotaged("recover: all moves are made");
-            if left.as_ref() == inode || !made {
-                return Ok(None);
+            let made = made && left.as_ref() != inode;
+            if made {
+                ends.push(HalfOpen { from, to });
             }
-            if let (Some(from), Some(to)) = (from, to) {
-                placed.push(PlacedMove { step: step.clone(), from, to });
+            if !made || self.is_past_move(step) {
+                rest.push(step.clone());
             }
         }
-        Ok(arrived_somewhere.then_some(placed))
+        Ok((ends, rest))
+    }
+
+    fn open_or_gone(&self, spot: &Spot) -> Result<Option<Place<S>>, String> {
+        match self.open_spot(spot) {
+            Ok(place) => Ok(Some(place)),
+            Err(NotNow::Impossible(_)) => Ok(None),
+            Err(NotNow::LeftOpen(why)) => Err(why),
+        }
     }
 
     pub(super) fn is_open(&self, txid: TxId) -> bool {
@@ -232,9 +252,16 @@ impl<S: Storage> Mover<S> {
         self.with_journal(|journal| journal.get(txid).is_some_and(|found| found.doubtful))
     }
 
-    /// Nobody knows what became of it, so all is kept.
-    fn give_up(&self, commit: &CrossingRecord, why: String, recovery: &mut Recovery) {
+    /// Nobody knows what became of it, so all is kept. `rest` is what waits for a branch that left.
+    pub(super) fn give_up(
+        &self,
+        commit: &CrossingRecord,
+        why: String,
+        rest: Vec<Move>,
+        recovery: &mut Recovery,
+    ) {
         let dead = later_step(commit, Step::Dead, Some(why.clone()), "EIO".to_owned());
+        let dead = CrossingRecord { moves: rest, ..dead };
         match self.record(dead, Durability::Sync) {
             Ok(()) => recovery.dead.push((commit.txid, why)),
             Err(error) => recovery.leave_open(commit, error.to_string()),

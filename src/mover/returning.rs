@@ -28,6 +28,7 @@ impl<S: Storage> Mover<S> {
         let branch = Arc::new(branch);
         place.store(Some(Arc::clone(&branch)));
         self.recover_open(&mut recovery);
+        self.go_on_with_rests(Some(branch.uuid), &mut recovery);
         self.tidy(&branch, &mut recovery);
         recovery
     }

@@ -218,6 +218,50 @@ fn of_a_decided_crossing_it_says_what_will_become_of_it() {
     drop(disk);
 }
 
+/// A power loss keeps the copy's new name and not that the source went; then the source's branch is out of the
+/// configuration, and later in it again. A branch that is read-only has no id.
+#[test]
+fn of_a_branch_that_is_out_of_the_configuration_it_says_and_does_what_the_mount_would() {
+    require_root();
+    let read_only = "path = \"branches/other\"\nmode = \"ro\"\n";
+    let lab = LAB.replace("path = \"branches/other\"\n", read_only);
+    let scene = Scene::with(&["inbox", "other", "review"], &lab);
+    let disk = Disk::ext4(&scene, "review", "96M");
+    let mount = scene.mount();
+    mount.sh("echo warm >inbox/w; mv inbox/w review/w; rm review/w; seq 9 >inbox/f").ok();
+    let strace = Strace::attach(&mount, &["rename-"], Some("renameat2:signal=KILL:when=2"));
+    mount.sh("mv inbox/f review/f").refused();
+    drop(strace);
+    mount.kill9();
+    sh(Path::new("/"), &format!("fusermount3 -uz {}", scene.mountpoint().display()));
+    let here = |branch, area| {
+        let names = fs::read_dir(private(&scene, branch, area)).expect("a folder");
+        let names = names.map(|entry| entry.expect("an entry").path());
+        names.max().expect("what crosses")
+    };
+    let ends = ["inbox", "review"].map(|branch| scene.branch(branch).join("f"));
+    fs::rename(here("review", "stage"), &ends[1]).expect("mv");
+    fs::rename(here("inbox", "hold"), &ends[0]).expect("mv");
+
+    scene.configure(&format!(
+        "[branches.other]\n{read_only}[branches.review]\npath = \"branches/review\"\n"
+    ));
+    let gone = "no branch of the view has the id";
+    let found = findings(&scene, &[]);
+    assert!(found.iter().any(|one| one.contains(gone)), "{found:?}");
+    let said = fsck(&scene, &["--repair"]).out;
+    assert!(said.contains("needs a person") && said.contains(gone), "{said}");
+    assert!(ends[1].exists(), "what has arrived stays");
+
+    scene.configure(&lab);
+    fsck(&scene, &["--repair"]).ok();
+    assert_eq!([ends[0].exists(), ends[1].exists()], [false, true]);
+    let mount = scene.mount();
+    mount.sh("$OCTROI undo && cmp inbox/f <(seq 9) && test ! -e review/f").ok();
+    mount.unmount();
+    drop(disk);
+}
+
 #[test]
 fn a_crossing_that_was_cut_off_is_found_and_ended() {
     require_root();

@@ -10,12 +10,13 @@ enum State {
     Prepared,
     /// With the record that says what is to be done.
     Committed(Box<CrossingRecord>),
-    /// With what was decided, where it was.
-    Dead(Option<Box<CrossingRecord>>),
+    /// With what was decided, where it was; and whether it waits for a branch that left the view, and ends by
+    /// itself when that is back.
+    Dead(Option<Box<CrossingRecord>>, bool),
     /// A dead letter that is being taken back.
     Withdrawn(Option<Box<CrossingRecord>>),
-    /// A dead letter that a person has taken as it is.
-    Accepted,
+    /// A dead letter that a person has taken as it is; and whether it still waits for a branch.
+    Accepted(bool),
     /// Done and still to be taken back.
     Done,
 }
@@ -63,30 +64,40 @@ impl Story {
                 Ok(None)
             }
             (Step::Abort, _) => wrong("ABORT of what was not prepared, or is over"),
-            (Step::Done, Some(State::Committed(commit))) => Ok(Some(self.finish(*commit))),
+            (Step::Done, Some(State::Committed(commit) | State::Dead(Some(commit), true))) => {
+                Ok(Some(self.finish(*commit)))
+            }
             (Step::Done, _) => wrong("DONE without COMMIT"),
-            (Step::Reverted, Some(State::Committed(_) | State::Withdrawn(_))) => {
+            (
+                Step::Reverted,
+                Some(State::Committed(_) | State::Withdrawn(_) | State::Dead(_, true)),
+            ) => {
                 self.reverted = self.reverted.saturating_add(1);
                 Ok(None)
             }
             (Step::Reverted, _) => wrong("REVERTED without COMMIT"),
-            (Step::Dead, Some(State::Prepared)) => Ok(self.die(txid, None)),
-            (Step::Dead, Some(State::Committed(commit))) => Ok(self.die(txid, Some(commit))),
-            (Step::Dead, Some(State::Dead(commit) | State::Withdrawn(commit))) => {
-                Ok(self.die(txid, commit))
+            (Step::Dead, Some(State::Prepared)) => Ok(self.die(record, None)),
+            (Step::Dead, Some(State::Committed(commit))) => Ok(self.die(record, Some(commit))),
+            (Step::Dead, Some(State::Dead(commit, _) | State::Withdrawn(commit))) => {
+                Ok(self.die(record, commit))
             }
             (Step::Dead, _) => wrong("DEAD without COMMIT"),
-            (Step::Retry, Some(State::Dead(commit))) => {
+            (Step::Retry, Some(State::Dead(commit, _))) => {
                 self.open.insert(txid, commit.map_or(State::Prepared, State::Committed));
                 Ok(None)
             }
-            (Step::Withdraw, Some(State::Dead(commit))) => {
+            (Step::Withdraw, Some(State::Dead(commit, _))) => {
                 self.open.insert(txid, State::Withdrawn(commit));
                 Ok(None)
             }
-            (Step::Accept, Some(State::Dead(_))) => {
+            (Step::Accept, Some(State::Dead(..))) => {
                 self.accepted = self.accepted.saturating_add(1);
-                self.open.insert(txid, State::Accepted);
+                self.open.insert(txid, State::Accepted(!record.moves.is_empty()));
+                Ok(None)
+            }
+            // What it waited for has come.
+            (Step::Accept, Some(State::Accepted(true))) => {
+                self.open.insert(txid, State::Accepted(false));
                 Ok(None)
             }
             (Step::Retry, _) => wrong("RETRY of what is no dead letter"),
@@ -95,8 +106,12 @@ impl Story {
         }
     }
 
-    fn die(&mut self, txid: TxId, commit: Option<Box<CrossingRecord>>) -> Option<CrossingRecord> {
-        self.open.insert(txid, State::Dead(commit));
+    fn die(
+        &mut self,
+        record: &CrossingRecord,
+        commit: Option<Box<CrossingRecord>>,
+    ) -> Option<CrossingRecord> {
+        self.open.insert(record.txid, State::Dead(commit, !record.moves.is_empty()));
         None
     }
 
@@ -129,7 +144,7 @@ impl Story {
 
     /// It can no longer be taken back.
     pub fn purged(&mut self, txid: TxId) {
-        if matches!(self.open.get(&txid), Some(State::Done | State::Accepted)) {
+        if matches!(self.open.get(&txid), Some(State::Done | State::Accepted(_))) {
             self.open.remove(&txid);
         }
     }
@@ -140,7 +155,7 @@ impl Story {
             matches!(state, State::Prepared | State::Committed(_) | State::Withdrawn(_))
         };
         let open = self.open.values().filter(is_open).count() as u64;
-        let is_dead = |state: &&State| matches!(state, State::Dead(_));
+        let is_dead = |state: &&State| matches!(state, State::Dead(..));
         let dead = self.open.values().filter(is_dead).count() as u64;
         let all = [
             ("done", self.done),

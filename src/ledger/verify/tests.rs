@@ -1,6 +1,6 @@
-use super::super::record::{CrossingRecord, Step};
+use super::super::record::{Act, Area, CrossingRecord, Move, Spot, Step};
 use super::story::Story;
-use crate::types::{TxId, ViewPath};
+use crate::types::{BranchUuid, Handle, Identity, Time, TxId, ViewPath};
 
 fn step(txid: u128, step: Step) -> CrossingRecord {
     let path = |text: &str| ViewPath::parse(std::path::Path::new(text)).unwrap();
@@ -71,6 +71,45 @@ fn each_step_needs_the_one_before() {
     check(&[Prepare, Commit, Withdraw], Some("WITHDRAW of what is no dead letter"));
     check(&[Prepare, Commit, Dead, Accept, Accept], Some("ACCEPT of what is no dead letter"));
     check(&[Prepare, Commit, Dead, Withdraw, Done], Some("DONE without COMMIT"));
+    check(&[Prepare, Commit, Dead, Done], Some("DONE without COMMIT"));
+}
+
+/// What a branch that left the view keeps from being moved is in the record of a dead letter.
+#[test]
+fn what_waits_for_a_branch_ends_by_itself() {
+    use Step::{Accept, Commit, Dead, Done, Prepare, Retry, Reverted};
+    let place = |name: &str| Spot {
+        branch: BranchUuid(ulid::Ulid(1)),
+        area: Area::Tree,
+        path: name.into(),
+    };
+    let time = Time { seconds: 0, nanos: 0 };
+    let handle = Handle { kind: 1, bytes: Box::new([1]) };
+    let rest = Move {
+        act: Act::Retire,
+        from: place("f"),
+        to: place("g"),
+        identity: Identity { handle, size: 0, mtime: time, ctime: time },
+        below: None,
+    };
+    let run = |steps: &[(Step, bool)]| {
+        let mut story = Story::default();
+        let step = |(kind, waits): &(Step, bool)| {
+            let moves = waits.then(|| rest.clone()).into_iter().collect();
+            story.step(&CrossingRecord { moves, ..step(7, *kind) }).err()
+        };
+        steps.iter().find_map(step)
+    };
+    let dead = [(Prepare, false), (Commit, true), (Dead, true)];
+    let after = |more: &[(Step, bool)]| run(&[&dead[..], more].concat());
+    for end in [Done, Reverted, Dead, Retry] {
+        assert_eq!(after(&[(end, false)]), None, "{end:?}");
+    }
+    assert_eq!(after(&[(Accept, true), (Accept, false)]), None);
+    let again = after(&[(Accept, true), (Accept, false), (Accept, false)]);
+    assert!(again.is_some_and(|why| why.contains("ACCEPT of what is no dead letter")));
+    let again = after(&[(Dead, false), (Done, false)]);
+    assert!(again.is_some_and(|why| why.contains("DONE without COMMIT")), "it waits no more");
 }
 
 #[test]

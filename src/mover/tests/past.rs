@@ -14,10 +14,27 @@ impl World {
     }
 
     fn bereft_of(self, branch: usize) -> Self {
-        self.mover.branch_left(BranchIndex(branch as u16));
-        let left = UUIDS.into_iter().filter(|uuid| *uuid != UUIDS[branch]);
-        self.mover.set_configured(left.collect());
+        self.without(&[branch])
+    }
+
+    fn without(self, branches: &[usize]) -> Self {
+        for branch in branches {
+            self.mover.branch_left(BranchIndex(*branch as u16));
+        }
+        let left = (0..UUIDS.len()).filter(|branch| !branches.contains(branch));
+        self.mover.set_configured(left.map(|branch| UUIDS[branch]).collect());
         self
+    }
+
+    /// It is at its source and at its target.
+    fn is_seen_twice(&self) -> bool {
+        let new = Some(new_content());
+        self.get(0, "f") == new && self.get(1, "sub/g") == new
+    }
+
+    /// The disks after a power loss, or a clean stop.
+    fn on(disk: Disk, same: bool) -> Self {
+        start(disk.shared(), same).unwrap()
     }
 }
 
@@ -45,7 +62,7 @@ fn no_crossing_waits_for_a_branch_that_left_for_good() {
             dead += 1;
             assert!(why.contains("no branch of the view has the id"), "{why}");
             let found = world.mover.examine(*txid);
-            assert!(found.iter().any(|one| matches!(one.found, Found::NoFolder(_))), "{found:?}");
+            assert!(found.iter().any(|one| matches!(one.found, Found::Past(_))), "{found:?}");
             let settled = world.mover.settle(PERSON, None, *txid, Settle::Withdraw);
             assert!(matches!(settled, Ok(Settled::Dead(_))), "{settled:?}");
             assert_eq!(world.get(0, "f"), Some(new_content()), "step {step}");
@@ -58,10 +75,10 @@ fn no_crossing_waits_for_a_branch_that_left_for_good() {
     panic!("a crossing does not end");
 }
 
-/// What has arrived stays, and is done; what has not is kept in stage.
+/// What has arrived stays, also when a person asks for it to be taken back; what has not is kept in stage.
 #[test]
 fn what_has_arrived_stays_where_the_sources_branch_left_for_good() {
-    let (mut done, mut dead) = (0, 0);
+    let (mut arrived, mut kept) = (0, 0);
     for step in 0..STEPS_MAX {
         let world = new_world(Names::Journal, false);
         world.put(0, "f", &new_content());
@@ -71,25 +88,241 @@ fn what_has_arrived_stays_where_the_sources_branch_left_for_good() {
         world.disk.fail_at(first, Fault::Crash);
         let _ = world.cross_as(request);
         if world.disk.steps() <= first {
-            assert!(done > 0 && dead > 0, "{done} and {dead} in {step} steps");
+            assert!(arrived > 0 && kept > 0, "{arrived} and {kept} in {step} steps");
             return;
         }
-        let world = start(world.disk.crash(0).shared(), false).unwrap().bereft_of(0);
+        let world = World::on(world.disk.crash(0), false).bereft_of(0);
+        let told = world.mover.inspect();
         let recovery = world.mover.recover();
         assert!(recovery.left_open.is_empty(), "{recovery:?}");
-        done += recovery.completed.len();
-        for _ in &recovery.completed {
-            assert_eq!(world.get(1, "sub/g"), Some(new_content()), "step {step}");
-        }
         for (txid, _) in &recovery.dead {
-            dead += 1;
-            assert_ne!(world.get(1, "sub/g"), Some(new_content()), "step {step}: it had arrived");
-            world.mover.settle(PERSON, None, *txid, Settle::Withdraw).unwrap();
+            let told = told.iter().find_map(|one| match one {
+                Irregularity::Unfinished(found, Outlook::NeedsPerson(why)) if found == txid => {
+                    Some(why)
+                }
+                _ => None,
+            });
+            let why = told.expect("fsck says what the mount does");
+            assert!(why.contains("no branch of the view has the id"), "{why}");
+        }
+        assert!(recovery.completed.is_empty(), "step {step}: nobody knows that: {recovery:?}");
+        for (txid, _) in &recovery.dead {
+            let there = world.get(1, "sub/g") == Some(new_content());
+            let refused = world.mover.settle(PERSON, None, *txid, Settle::Retry);
+            assert!(matches!(refused, Err(LetterError::InVain { .. })), "{refused:?}");
+            let withdrawn = world.mover.settle(PERSON, None, *txid, Settle::Withdraw);
+            if there {
+                arrived += 1;
+                assert!(matches!(withdrawn, Err(LetterError::InVain { .. })), "{withdrawn:?}");
+                assert_eq!(world.get(1, "sub/g"), Some(new_content()), "step {step}");
+                continue;
+            }
+            kept += 1;
+            withdrawn.unwrap();
             assert_eq!(world.get(1, "sub/g"), Some(OLD.to_vec()), "step {step}");
             assert!(world.private(1, "stage").contains(&new_content()), "step {step}: it is lost");
         }
     }
     panic!("a crossing does not end");
+}
+
+/// What a test has made when the power goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Made {
+    Crossing {
+        same: bool,
+    },
+    /// Of one that replaced nothing: nothing takes its name then.
+    Undo,
+}
+
+impl Made {
+    fn same(self) -> bool {
+        self == Self::Crossing { same: true }
+    }
+
+    /// The disks after the power has gone at a step, if it has that many.
+    fn cut(self, step: u64) -> Option<World> {
+        let world = new_world(Names::Independent, self.same());
+        world.put(0, "f", &new_content());
+        if self != Self::Undo {
+            world.put(1, "sub/g", OLD);
+        }
+        let crossed = (self == Self::Undo).then(|| world.cross("f", "sub/g").unwrap().txid);
+        world.mover.ledger.flush().unwrap();
+        world.disk.sync_all();
+        let request = crossed.is_none().then(|| world.request("f", "sub/g"));
+        let first = world.disk.steps() + step;
+        world.disk.fail_at(first, Fault::Crash);
+        match (request, crossed) {
+            (Some(request), _) => drop(world.cross_as(request)),
+            (None, Some(crossed)) => drop(world.undo(crossed)),
+            (None, None) => unreachable!("it is one or the other"),
+        }
+        assert!(step < STEPS_MAX, "{self:?} does not end");
+        (world.disk.steps() > first).then_some(world)
+    }
+}
+
+/// Branches leave the configuration after a power loss and come back with the next mount; a person does this or
+/// that meanwhile. What crossed is never at both ends then, and nothing is lost.
+#[test]
+fn a_branch_that_was_out_and_is_back_shows_nothing_twice() {
+    let crossing = |same| Made::Crossing { same };
+    let wishes = [None, Some(Settle::Retry), Some(Settle::Withdraw), Some(Settle::Accept)];
+    for made in [crossing(false), crossing(true), Made::Undo] {
+        for out in [&[0][..], &[1], &[0, 1]] {
+            let (mut apart, mut step) = (0, 0);
+            while let Some(world) = made.cut(step) {
+                for (seed, wish) in (0..4).flat_map(|seed| wishes.map(|wish| (seed, wish))) {
+                    let context = format!("{made:?} {out:?} {wish:?} step {step} seed {seed}");
+                    let found = World::on(world.disk.crash(seed), made.same()).without(out);
+                    let dead = found.mover.recover().dead;
+                    assert!(found.mover.left_open().is_empty(), "{context}");
+                    let twice = found.is_seen_twice();
+                    apart += usize::from(twice);
+                    match (wish, dead.first()) {
+                        (None, _) => {}
+                        (Some(wish), Some((txid, _))) if twice || seed == 0 => {
+                            let _ = found.mover.settle(PERSON, None, *txid, wish);
+                        }
+                        (Some(_), _) => continue,
+                    }
+                    found.disk.sync_all();
+                    let back = found.restart(made.same());
+                    let recovery = back.mover.recover();
+                    check_back(back, made, &format!("{context}: {dead:?}, {recovery:?}"));
+                }
+                step += 1;
+            }
+            assert!(apart > 0, "{made:?} {out:?}: nothing was at both ends in {step} steps");
+        }
+    }
+}
+
+#[track_caller]
+fn check_back(world: World, made: Made, context: &str) {
+    assert!(!world.is_seen_twice(), "{context}: it is at both ends");
+    assert!(world.mover.left_open().is_empty(), "{context}: it is open");
+    let places = world.places().concat();
+    assert!(places.contains(&new_content()), "{context}: it is lost");
+    let old = made == Made::Undo || places.contains(&OLD.to_vec());
+    assert!(old, "{context}: what it replaced is lost");
+    let world = world.restart(made.same());
+    assert_eq!(world.mover.recover(), Recovery::default(), "{context}: the second recovery");
+    assert_eq!(world.places().concat().len(), places.len(), "{context}");
+}
+
+/// A crossing that has arrived though its source still stands on a branch that left.
+fn seen_twice(made: Made, out: usize) -> Vec<(World, TxId)> {
+    let (mut found, mut step) = (Vec::new(), 0);
+    while let Some(world) = made.cut(step) {
+        for seed in 0..4 {
+            let after = World::on(world.disk.crash(seed), made.same()).bereft_of(out);
+            let dead = after.mover.recover().dead;
+            if after.is_seen_twice() {
+                after.disk.sync_all();
+                found.push((after, dead[0].0));
+            }
+        }
+        step += 1;
+    }
+    assert!(!found.is_empty(), "{made:?}: no power loss does that");
+    found
+}
+
+/// Where the branch is in the view again the crossing is done, and can be undone; also when the power goes on
+/// the way, and when the branch comes only later.
+#[test]
+fn what_is_left_of_it_goes_to_hold_when_its_branch_is_back() {
+    let made = Made::Crossing { same: false };
+    for (world, txid) in seen_twice(made, 0) {
+        for step in 0..STEPS_MAX {
+            let found = world.disk.crash(step).shared();
+            found.fail_at(step, Fault::Crash);
+            if let Some(world) = start(Arc::clone(&found), false) {
+                world.mover.recover();
+            }
+            let world = World::on(found.crash(step), false);
+            world.mover.recover();
+            assert!(!world.is_seen_twice(), "step {step}");
+            assert_eq!(world.state(txid), Some(TransactionState::Done), "step {step}");
+            if found.steps() <= step {
+                world.undo(txid).unwrap();
+                assert_eq!(world.get(0, "f"), Some(new_content()));
+                assert_eq!(world.get(1, "sub/g"), Some(OLD.to_vec()));
+                break;
+            }
+        }
+        let mut world = World::on(world.disk.crash(0), false);
+        let source = world.mover.branches[0].swap(None).unwrap();
+        assert_eq!(world.mover.recover(), Recovery::default(), "it is only offline");
+        world.mover.branch_returned(Arc::try_unwrap(source).ok().unwrap());
+        assert_eq!(world.state(txid), Some(TransactionState::Done));
+        assert!(!world.is_seen_twice());
+        world = world.restart(false);
+        assert_eq!(world.mover.recover(), Recovery::default());
+    }
+}
+
+/// Somebody has used the source meanwhile, elsewhere: both are kept where they are, and a person is asked once.
+#[test]
+fn a_source_that_was_changed_while_its_branch_was_out_is_a_persons() {
+    for accepted in [false, true] {
+        for (world, txid) in seen_twice(Made::Crossing { same: false }, 0) {
+            if accepted {
+                world.mover.settle(PERSON, None, txid, Settle::Accept).unwrap();
+            }
+            let file = world.disk.open_write(&world.roots[0], OsStr::new("f")).unwrap();
+            world.disk.write_at(&file, b"changed", 0).unwrap();
+            world.disk.sync_all();
+            let changed = world.get(0, "f");
+            let world = world.restart(false);
+            let recovery = world.mover.recover();
+            assert_eq!(recovery.dead.len(), usize::from(!accepted), "{recovery:?}");
+            for _ in 0..2 {
+                assert_eq!(world.get(0, "f"), changed);
+                assert_eq!(world.get(1, "sub/g"), Some(new_content()));
+                assert_eq!(world.mover.recover(), Recovery::default());
+            }
+            assert!(accepted || world.mover.settle(PERSON, None, txid, Settle::Accept).is_ok());
+        }
+    }
+}
+
+/// The target's branch is out when the source's is back: the source is all that there is.
+#[test]
+fn a_source_stays_while_the_targets_branch_is_out() {
+    for (world, txid) in seen_twice(Made::Crossing { same: false }, 0) {
+        let world = world.restart(false).bereft_of(1);
+        assert_eq!(world.mover.recover(), Recovery::default());
+        assert_eq!(world.get(0, "f"), Some(new_content()));
+        let world = world.restart(false);
+        assert_eq!(world.mover.recover().completed, [txid]);
+        assert!(!world.is_seen_twice());
+    }
+}
+
+/// Users have written to what arrived, and somebody has asked for it to be taken back before the branch left: the
+/// work stays, and its source goes to hold.
+#[test]
+fn work_stays_and_its_source_is_not_shown_beside_it() {
+    for (world, txid) in seen_twice(Made::Crossing { same: false }, 0) {
+        let record = world.mover.with_journal(|journal| journal.get(txid).unwrap().record.clone());
+        let asked = later_step(&record, Step::Withdraw, None, String::new());
+        world.mover.record(asked, Durability::Sync).unwrap();
+        let recovery = world.mover.recover();
+        assert_eq!(recovery.dead.len(), 1, "{recovery:?}");
+        assert_eq!(world.get(1, "sub/g"), Some(new_content()), "it was taken out of the view");
+        let file = world.disk.open_write(&world.dir(1, "sub/g"), OsStr::new("g")).unwrap();
+        world.disk.write_at(&file, b"work", 0).unwrap();
+        world.disk.sync_all();
+        let work = world.get(1, "sub/g");
+        let world = world.restart(false);
+        world.mover.recover();
+        assert_eq!((world.get(0, "f"), world.get(1, "sub/g")), (None, work));
+        assert_eq!(world.private(0, "hold"), [new_content()]);
+    }
 }
 
 /// Where its copy was to come is not known by its id yet: the branch may be there by another name.

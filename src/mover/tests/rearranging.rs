@@ -420,3 +420,64 @@ fn a_second_name_from_outside_costs_nothing() {
     }
     panic!("it does not end");
 }
+
+/// The folders could not be synced, so that DONE is missing, and a user has removed the folder that the
+/// directory left: it is done all the same, once it can be synced.
+#[test]
+fn a_folder_that_is_gone_since_leaves_no_dead_letter() {
+    let scenario = Scenario {
+        name: "out of a folder",
+        members: &[
+            &[("p/", ""), ("p/d/", ""), ("p/d/0", "zero"), ("sub/", "")],
+            &[("p/", ""), ("p/d/", ""), ("p/d/1", "one"), ("sub/", "")],
+        ],
+        moves: &[(0, "p/d", "sub/e"), (1, "p/d", "sub/e")],
+        displace: &[],
+    };
+    let (mut unconfirmed, mut step) = (0, 0);
+    while let Some((lab, outcome)) =
+        run_with(&scenario, Names::Journal, step, Fault::Errno(Errno::IO))
+    {
+        step += 1;
+        let Ok(Rearranged { txid, confirmed: false, .. }) = outcome else { continue };
+        unconfirmed += 1;
+        for root in &lab.roots {
+            lab.disk.remove_dir(root, OsStr::new("p")).unwrap();
+        }
+        let found = trees(&lab);
+        let lab = lab.restart();
+        let recovery = lab.mover.recover();
+        assert_eq!(recovery.completed, [txid], "step {step}: {recovery:?}");
+        assert_eq!(trees(&lab), found, "step {step}");
+    }
+    assert!(unconfirmed > 0, "none of {step} steps left it unconfirmed");
+}
+
+/// A member is out of the configuration after a power loss: its part follows when it is back, if another's has moved.
+#[test]
+fn a_member_that_was_out_follows_when_it_is_back() {
+    let scenario = &SCENARIOS[0];
+    let [before, after] = before_and_after(scenario);
+    let (mut step, mut split) = (0, 0);
+    while let Some((lab, _)) = run_with(scenario, Names::Independent, step, Fault::Crash) {
+        for seed in 0..SEEDS {
+            let context = format!("step {step} seed {seed}");
+            let lab = lab.after_crash(seed);
+            lab.mover.branch_left(BranchIndex(1));
+            lab.mover.set_configured([BranchUuid(ulid::Ulid(1))].into());
+            let dead = lab.mover.recover().dead;
+            let moved = [0, 1].map(|member| lab.tree(member) == after[member]);
+            split += usize::from(moved == [true, false]);
+            assert!(!dead.is_empty() || moved[0] == moved[1], "{context}: half of it");
+            lab.disk.sync_all();
+            let lab = lab.restart();
+            lab.mover.recover();
+            let wanted = if moved.contains(&true) { &after } else { &before };
+            assert_eq!(trees(&lab), *wanted, "{context}: {dead:?}");
+            let hold = [0, 1].map(|member| lab.private(member, "hold"));
+            assert!(hold.iter().all(Picture::is_empty), "{context}: {hold:?}");
+        }
+        step += 1;
+    }
+    assert!(split > 0, "no power loss splits it in {step} steps");
+}

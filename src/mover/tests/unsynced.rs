@@ -113,3 +113,28 @@ fn a_tree_that_was_never_synced_can_be_undone_after_power_loss() {
         }
     }
 }
+
+/// On one file system, a user has removed the folder that it left: where it is now lasts, before DONE says so.
+#[test]
+fn what_has_lost_its_first_folder_is_durable_where_it_arrived() {
+    for seed in 0..8 {
+        let world = new_world(Names::Independent, true);
+        make_dirs(&world.disk, &world.roots[0], &["d"]);
+        world.put(0, "d/f", &new_content());
+        let mut prepared = world.mover.prepare(world.request("d/f", "sub/g")).unwrap();
+        let (txid, mut commit) = (prepared.txid, prepared.record.clone());
+        commit.step = Step::Commit;
+        commit.moves = prepared.moves.iter().map(|placed| placed.step.clone()).collect();
+        world.mover.record(commit, Durability::Sync).unwrap();
+        moves::forward(&*world.disk, &prepared.moves, None).unwrap();
+        prepared.ended = true;
+        drop(prepared);
+        world.disk.remove_dir(&world.roots[0], OsStr::new("d")).unwrap();
+        let world = start(world.disk.after_kill().shared(), true).unwrap();
+        assert_eq!(world.mover.recover().completed, [txid], "seed {seed}");
+        let after = start(world.disk.crash(seed).shared(), true).unwrap();
+        after.mover.recover();
+        assert_eq!(after.state(txid), Some(TransactionState::Done), "seed {seed}");
+        assert_eq!(after.get(1, "sub/g"), Some(new_content()), "seed {seed}");
+    }
+}

@@ -121,6 +121,7 @@ sources! {
     "pace.rs",
     "parallel.rs",
     "pass.rs",
+    "past.rs",
     "prepare.rs",
     "progress.rs",
     "purge.rs",

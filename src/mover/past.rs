@@ -1,0 +1,271 @@
+//! Branches that left the view for good, adopted anew or taken out of the configuration, and are in it again.
+//!
+//! A decided transaction that has a part on such a branch becomes a dead letter, for nobody can tell how far
+//! that part came: after a power loss the source may stand on a disk that left, beside what has arrived.
+//! The letter's record has the moves that are not known to be made ([`Rest`]). When their branch is in the view
+//! again, and what crosses is at its target, they are made before users reach the branch: a file is seen once.
+//! What has arrived is never taken out of the view for that; where a move fails, a person is asked.
+
+use super::error::CrossingError;
+use super::journal::{Rest, Transaction, TransactionState};
+use super::moves::{self, PlacedMove, Whereabouts};
+use super::recover::{NotNow, is_disk_trouble};
+use super::sabotage::sabotaged;
+use super::{Mover, Recovery, later_step};
+use crate::ledger::Durability;
+use crate::ledger::record::{Act, CrossingRecord, Move, Step};
+use crate::storage::Storage;
+use crate::types::BranchUuid;
+
+/// What is to be done with a rest.
+enum Plan<S: Storage> {
+    /// Nothing, for now.
+    Wait,
+    /// These moves are to be made. Whether that is all.
+    Make(Vec<PlacedMove<S>>, bool),
+    /// All is to be taken back.
+    TakeBack,
+    /// It cannot be gone on with; why.
+    Ask(String),
+}
+
+impl<S: Storage> Mover<S> {
+    /// Whether no branch of the view has one of its ends any more.
+    pub(super) fn is_past_move(&self, step: &Move) -> bool {
+        self.is_past(step.from.branch) || self.is_past(step.to.branch)
+    }
+
+    /// The first branch that a transaction has a part on and the view no more.
+    pub(super) fn past_of(&self, record: &CrossingRecord) -> Option<BranchUuid> {
+        let mut ends = record.moves.iter().flat_map(|step| [step.from.branch, step.to.branch]);
+        ends.find(|uuid| self.is_past(*uuid))
+    }
+
+    /// Whether what crossed is at its target, and where it came from is in the view no more: then it must stay.
+    /// An error, in words, says nothing.
+    pub(super) fn must_stay(&self, record: &CrossingRecord) -> Result<bool, String> {
+        let is_homeless = |step: &Move| step.act == Act::Retire && self.is_past_move(step);
+        if !record.moves.iter().any(is_homeless) || sabotaged("past: what has arrived stays") {
+            return Ok(false);
+        }
+        for step in record.moves.iter().filter(|step| brings(step)) {
+            match self.open_ends(step) {
+                Ok(ends) => match self.where_is(&ends)? {
+                    Whereabouts::To | Whereabouts::Both => return Ok(true),
+                    Whereabouts::From | Whereabouts::MovedOn | Whereabouts::Doubt => {}
+                },
+                Err(NotNow::LeftOpen(why)) => return Err(why),
+                Err(NotNow::Impossible(_)) => {}
+            }
+        }
+        Ok(false)
+    }
+
+    /// What a dead letter waits for that a person wanted taken back.
+    pub(super) fn past_moves(&self, record: &CrossingRecord) -> Vec<Move> {
+        record.moves.iter().filter(|step| self.is_past_move(step)).cloned().collect()
+    }
+
+    /// What of a rest waits on when a person declares right what is there.
+    pub(super) fn rest_of_accepted(&self, rest: &Rest) -> Vec<Move> {
+        match !rest.back && rest.moves.iter().any(|step| self.is_past_move(step)) {
+            true => rest.moves.clone(),
+            false => Vec::new(),
+        }
+    }
+
+    /// Goes on with what waited for branches that are in the view again: with all of it at start, when nobody
+    /// uses anything; for a branch that has `returned` as far as only its own names change, which nobody can
+    /// reach yet. May be cut off anywhere and run again.
+    pub(super) fn go_on_with_rests(&self, returned: Option<BranchUuid>, recovery: &mut Recovery) {
+        let waits = |found: &Transaction| {
+            let state = found.state;
+            let kept = matches!(state, TransactionState::Dead | TransactionState::Accepted);
+            kept && !found.rest.moves.is_empty()
+        };
+        let letters: Vec<Transaction> = self.with_journal(|journal| {
+            journal
+                .iter()
+                .filter(|(_, found)| waits(found))
+                .map(|(_, found)| found.clone())
+                .collect()
+        });
+        for letter in letters {
+            let txid = letter.record.txid;
+            if self.unsynced.lock().contains(&txid) {
+                continue;
+            }
+            let gone_on = match self.plan_rest(&letter, returned) {
+                Ok(Plan::Wait) => continue,
+                Ok(Plan::Make(moves, all)) => self.make_rest(&letter, &moves, all, recovery),
+                Ok(Plan::TakeBack) => {
+                    self.take_back(&letter.record, recovery);
+                    Ok(())
+                }
+                Ok(Plan::Ask(why)) => self.ask(&letter, why, recovery),
+                Err(why) => Err(why),
+            };
+            if let Err(why) = gone_on {
+                log::warn!("dead letter {txid} waits: {why}");
+            }
+        }
+    }
+
+    /// Looks where everything is. An error, in words, says nothing.
+    fn plan_rest(
+        &self,
+        letter: &Transaction,
+        returned: Option<BranchUuid>,
+    ) -> Result<Plan<S>, String> {
+        let (record, rest) = (&letter.record, &letter.rest);
+        // Where the target is not in the view, the source is all that there is.
+        if record.moves.iter().any(|step| brings(step) && self.is_past(step.to.branch)) {
+            return Ok(Plan::Wait);
+        }
+        let mut arrived =
+            record.moves.iter().any(|step| brings(step) && !rest.moves.contains(step));
+        let (mut placed, mut all, mut gone) = (Vec::new(), true, None);
+        for step in &rest.moves {
+            if self.is_past_move(step) {
+                all = false;
+                continue;
+            }
+            let ends = match self.open_ends(step) {
+                Ok(ends) => ends,
+                Err(NotNow::LeftOpen(why)) => return Err(why),
+                Err(NotNow::Impossible(error)) => {
+                    gone = Some(error.to_string());
+                    continue;
+                }
+            };
+            let at = self.where_is(&ends)?;
+            let elsewhere = returned.is_some_and(|uuid| uuid != step.from.branch);
+            if elsewhere && matches!(at, Whereabouts::From | Whereabouts::Both) {
+                return Ok(Plan::Wait);
+            }
+            arrived |= brings(step) && is_at_target(at);
+            placed.push(ends);
+        }
+        // It is at its source, or out of the view: in one place at most.
+        if !arrived {
+            return Ok(Plan::Wait);
+        }
+        if rest.back && !self.is_worked_on(record)? {
+            // Else names of other branches would change; and what was accepted is as a person wants it.
+            let goes = all && returned.is_none() && letter.state == TransactionState::Dead;
+            return Ok(if goes { Plan::TakeBack } else { Plan::Wait });
+        }
+        Ok(gone.map_or(Plan::Make(placed, all), Plan::Ask))
+    }
+
+    /// Whether users have written to the copy: then nobody takes it out of the view.
+    fn is_worked_on(&self, record: &CrossingRecord) -> Result<bool, String> {
+        for step in record.moves.iter().filter(|step| brings(step)) {
+            let ends = match self.open_ends(step) {
+                Ok(ends) => ends,
+                Err(NotNow::LeftOpen(why)) => return Err(why),
+                Err(NotNow::Impossible(_)) => continue,
+            };
+            let at = self.where_is(&ends)?;
+            if self.is_written(&ends, at).map_err(|error| error.to_string())? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn where_is(&self, ends: &PlacedMove<S>) -> Result<Whereabouts, String> {
+        moves::whereabouts(&*self.storage, ends).map_err(|error| error.to_string())
+    }
+
+    /// Makes what of a rest can be made. What has arrived stays, whatever fails.
+    fn make_rest(
+        &self,
+        letter: &Transaction,
+        placed: &[PlacedMove<S>],
+        all: bool,
+        recovery: &mut Recovery,
+    ) -> Result<(), String> {
+        let record = &letter.record;
+        for ends in placed {
+            let one = std::slice::from_ref(ends);
+            let forward = || moves::forward(&*self.storage, one, None);
+            // Of a second name that went, the second run compares what is under the first.
+            let Err(stopped) = forward().and_then(|()| forward()) else { continue };
+            let mut why = stopped.why.to_string();
+            if !stopped.doubt {
+                if is_disk_trouble(&stopped.why) {
+                    return Err(why);
+                }
+                // It may have been moved before it was found to be another.
+                if let Err(error) = moves::back(&*self.storage, one) {
+                    why = format!("{why}; then: {error}");
+                }
+            }
+            return self.ask(letter, why, recovery);
+        }
+        if !all {
+            return self.sync_moves(record, placed, false).map_err(|error| error.to_string());
+        }
+        if letter.state == TransactionState::Accepted {
+            self.sync_moves(record, placed, false).map_err(|error| error.to_string())?;
+            return self.end_rest(
+                record,
+                Step::Accept,
+                "what waited for a branch is made".to_owned(),
+            );
+        }
+        if self.confirm(record, placed) {
+            recovery.completed.push(record.txid);
+        }
+        Ok(())
+    }
+
+    /// It waits no more: a person must look.
+    fn ask(
+        &self,
+        letter: &Transaction,
+        why: String,
+        recovery: &mut Recovery,
+    ) -> Result<(), String> {
+        let why =
+            format!("its branch is in the view again, but not everything can be moved: {why}");
+        // What somebody has declared right stays so.
+        let accepted = letter.state == TransactionState::Accepted;
+        let step = if accepted { Step::Accept } else { Step::Dead };
+        self.end_rest(&letter.record, step, why.clone())?;
+        if !accepted {
+            recovery.dead.push((letter.record.txid, why));
+        }
+        Ok(())
+    }
+
+    fn end_rest(&self, record: &CrossingRecord, step: Step, why: String) -> Result<(), String> {
+        let record = later_step(record, step, Some(why), "EIO".to_owned());
+        self.record(record, Durability::Sync).map_err(|error| error.to_string())
+    }
+}
+
+/// Whether a move brings what moves to its target.
+fn brings(step: &Move) -> bool {
+    matches!(step.act, Act::Apply | Act::Rename)
+}
+
+fn is_at_target(at: Whereabouts) -> bool {
+    match at {
+        Whereabouts::To | Whereabouts::Both | Whereabouts::MovedOn => true,
+        Whereabouts::From | Whereabouts::Doubt => false,
+    }
+}
+
+/// Why a transaction becomes a dead letter whose branch `uuid` left.
+pub(super) fn why_past(record: &CrossingRecord, uuid: BranchUuid, rest: &[Move]) -> String {
+    let why = CrossingError::NoBranch { uuid };
+    match record.moves.iter().any(|step| brings(step) && !rest.contains(step)) {
+        true => format!(
+            "{why}. What crossed is at its target and stays; what may be left of it on that branch is \
+             moved when it is in the view again"
+        ),
+        false => why.to_string(),
+    }
+}
