@@ -59,7 +59,7 @@ impl<S: Storage> Mover<S> {
     /// may be cut off anywhere and run again.
     pub fn recover(&self) -> Recovery {
         let mut recovery = Recovery::default();
-        self.recover_open(&mut recovery);
+        self.recover_open(None, &mut recovery);
         self.go_on_with_rests(None, &mut recovery);
         self.purge_rearrangements();
         for branch in self.online() {
@@ -69,9 +69,11 @@ impl<S: Storage> Mover<S> {
     }
 
     /// Ends what can be ended of the transactions that are open and not under way. Each has names of its
-    /// own, which are locked from PREPARE to its end, so that none waits for another.
-    pub(super) fn recover_open(&self, recovery: &mut Recovery) {
-        let open = self.left_open();
+    /// own, which are locked from PREPARE to its end, so that none waits for another. Only those that have a part
+    /// on `branch`, where one is given.
+    pub(super) fn recover_open(&self, branch: Option<&MoverBranch<S>>, recovery: &mut Recovery) {
+        let mut open = self.left_open();
+        open.retain(|record| branch.is_none_or(|branch| Self::concerns(record, branch)));
         // Elsewhere a sync may not tell that another one of the same folder has just failed.
         if !self.online().all(|branch| self.storage.syncs_whole(&branch.hold) == Ok(true)) {
             return open.iter().for_each(|record| self.recover_one(record, recovery));

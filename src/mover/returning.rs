@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{Mover, MoverBranch, Recovery};
-use crate::ledger::record::CrossingRecord;
+use crate::ledger::record::{CrossingRecord, Step};
 use crate::storage::Storage;
 use crate::types::BranchIndex;
 
@@ -17,8 +17,8 @@ impl<S: Storage> Mover<S> {
         }
     }
 
-    /// A branch came back: ends the transactions that waited for it, and tidies its stage and hold. To be
-    /// called before users can reach the branch.
+    /// A branch came back: ends the transactions that waited for it, and tidies its stage and hold. Those of other
+    /// branches are left alone: their disks may hang. To be called before users can reach the branch.
     pub fn branch_returned(&self, branch: MoverBranch<S>) -> Recovery {
         let _recovering = self.recovering.lock();
         let mut recovery = Recovery::default();
@@ -27,10 +27,17 @@ impl<S: Storage> Mover<S> {
         self.same_filesystem.lock().retain(|pair, _| ![pair.0, pair.1].contains(&branch.index));
         let branch = Arc::new(branch);
         place.store(Some(Arc::clone(&branch)));
-        self.recover_open(&mut recovery);
+        self.recover_open(Some(&branch), &mut recovery);
         self.go_on_with_rests(Some(branch.uuid), &mut recovery);
         self.tidy(&branch, &mut recovery);
         recovery
+    }
+
+    /// Whether a transaction has a part on a branch. Before its decision only names tell.
+    pub(super) fn concerns(record: &CrossingRecord, branch: &MoverBranch<S>) -> bool {
+        let mut ends = record.moves.iter().flat_map(|step| [step.from.branch, step.to.branch]);
+        ends.any(|uuid| uuid == branch.uuid)
+            || record.step != Step::Commit && record.branches.contains(&branch.name)
     }
 
     /// The transactions that are open though nobody is at them, oldest first: their names must not be

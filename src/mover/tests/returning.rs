@@ -158,3 +158,31 @@ fn the_copy_goes_only_after_abort_is_durable() {
     }
     panic!("a recovery does not end");
 }
+
+/// What has no part on a branch that returns is left alone: its disks may hang.
+#[test]
+fn a_branch_that_returns_waits_for_no_other() {
+    for decided in [false, true] {
+        let world = world();
+        world.put(1, "h", &new_content());
+        let mut request = world.request("f", "sub/g");
+        request.sources = vec![part(world.name(1, "h"), Verify::Readback)];
+        request.target = world.name(2, "h");
+        let mut prepared = world.mover.prepare(request).unwrap();
+        let txid = prepared.txid;
+        let mut commit = prepared.record.clone();
+        commit.step = Step::Commit;
+        commit.moves = prepared.moves.iter().map(|placed| placed.step.clone()).collect();
+        prepared.ended = true;
+        drop(prepared);
+        if decided {
+            world.mover.record(commit, Durability::Sync).unwrap();
+        }
+        assert_eq!(world.mover.branch_returned(leave(&world, 0)), Recovery::default());
+        assert_eq!(world.mover.left_open().len(), 1, "decided: {decided}");
+        let recovery = world.mover.branch_returned(leave(&world, 2));
+        let ended = if decided { recovery.completed } else { recovery.aborted };
+        assert_eq!(ended, [txid], "decided: {decided}");
+        assert!(world.mover.left_open().is_empty());
+    }
+}
