@@ -99,6 +99,7 @@ struct Watcher {
 
 impl Watcher {
     fn look(&mut self) {
+        self.mover.record_ends();
         if self.branch.is_online() { self.probe() } else { self.look_again() }
     }
 

@@ -51,9 +51,11 @@
 //! with the way back either. The transaction then stays open without DONE, and the next recovery
 //! finds each inode and completes. So does one that a disk lets neither complete nor put back.
 //! Recovery runs at start, and for a branch that comes back while mounted ([`returning`]). Dead letters whose
-//! branch left the view for good are gone on with when it is in the view again ([`past`]).
+//! branch left the view for good are gone on with when it is in the view again ([`past`]). An end that a full
+//! ledger refuses is recorded when it has space ([`unrecorded`]).
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
@@ -100,6 +102,7 @@ mod stop;
 mod tests;
 mod tree;
 mod undo;
+mod unrecorded;
 
 pub use commands::Commands;
 pub use error::CrossingError;
@@ -143,8 +146,8 @@ pub struct MoverBranch<S: Storage> {
 /// tell what is left open from what is under way.
 ///
 /// Lock order: `purging`, which keeps an undo from beginning while what it needs is purged, and
-/// `recovering`, which keeps two recoveries apart; they are held over steps, never together; then `journal`, `active`, `unsynced`, `same_filesystem`, `going`
-/// and those of `room`, which are leaves, never held
+/// `recovering`, which keeps two recoveries apart; they are held over steps, never together; then `journal`, `active`, `unsynced`, `unrecorded`, `swept`,
+/// `same_filesystem`, `going` and those of `room`, which are leaves, never held
 /// together or over a step of storage or ledger.
 pub struct Mover<S: Storage> {
     storage: Arc<S>,
@@ -158,6 +161,10 @@ pub struct Mover<S: Storage> {
     /// Transactions whose moves could not be synced. A second sync would prove nothing while the kernel
     /// has the pages of the first, so they wait for another mount of the view.
     unsynced: Mutex<HashSet<TxId>>,
+    /// How transactions ended whose end the ledger has not taken.
+    unrecorded: Mutex<HashMap<TxId, CrossingRecord>>,
+    /// Copies that nobody needs since: name of the branch, and in its stage.
+    swept: Mutex<Vec<(String, OsString)>>,
     purging: Mutex<()>,
     recovering: Mutex<()>,
     room: Room,
@@ -189,6 +196,8 @@ impl<S: Storage> Mover<S> {
             active: Mutex::default(),
             same_filesystem: Mutex::default(),
             unsynced: Mutex::default(),
+            unrecorded: Mutex::default(),
+            swept: Mutex::default(),
             purging: Mutex::default(),
             recovering: Mutex::default(),
             turns: Turns::new(usize::MAX),
@@ -242,8 +251,9 @@ impl<S: Storage> Mover<S> {
 
     /// Appends a step and takes it into the journal.
     fn record(&self, record: CrossingRecord, durability: Durability) -> Result<(), CrossingError> {
-        let record = Record::Crossing(Box::new(record));
-        self.append(record, durability)
+        let outcome = self.append(Record::Crossing(Box::new(record.clone())), durability);
+        self.note_recorded(&record, &outcome);
+        outcome
     }
 
     fn append(&self, record: Record, durability: Durability) -> Result<(), CrossingError> {

@@ -97,7 +97,18 @@ impl<S: Storage> Mover<S> {
     }
 
     fn recover_one(&self, record: &CrossingRecord, recovery: &mut Recovery) {
-        if self.unsynced.lock().contains(&record.txid) {
+        if let Some(end) = self.unrecorded_end(record.txid) {
+            // What was done after its decision may have been taken back, or been made.
+            let (txid, why) = (end.txid, end.reason.clone().unwrap_or_default());
+            let step = end.step;
+            match (self.record_end(end), step) {
+                (Err(error), _) => recovery.leave_open(record, error.to_string()),
+                (Ok(()), Step::Abort) => recovery.aborted.push(txid),
+                (Ok(()), Step::Reverted) => recovery.reverted.push((txid, why)),
+                (Ok(()), Step::Dead) => recovery.dead.push((txid, why)),
+                (Ok(()), _) => recovery.completed.push(txid),
+            }
+        } else if self.unsynced.lock().contains(&record.txid) {
             recovery.leave_open(record, "it could not be synced".to_owned());
         } else if self.is_doubtful(record.txid) {
             // It may have ended long ago, and what it speaks of be somebody's by now.

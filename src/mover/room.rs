@@ -139,6 +139,7 @@ impl<S: Storage> Mover<S> {
     ) -> Purged {
         let Ok(branch) = self.branch(index) else { return Purged::default() };
         self.remove_going(&branch);
+        self.sweep_late(&branch);
         self.device_of(&branch);
         self.measure(&branch);
         let mut purged = self.purge_old(&branch, now, (keep, PURGE_TIME));

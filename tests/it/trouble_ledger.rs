@@ -81,6 +81,25 @@ fn on_a_full_disk_crossings_are_finished_denials_recorded_and_nothing_changes() 
     drop(disk);
 }
 
+/// How it ended finds no room either: its names are free when there is space, without another mount.
+#[test]
+fn a_crossing_that_a_full_disk_left_undecided_is_ended_when_there_is_space() {
+    require_root();
+    let scene = Scene::lab();
+    let mount = scene.mount();
+    mount.sh("echo x >inbox/f; sleep 0.3").ok();
+    let strace = Strace::attach(&mount, WRITER, Some("pwrite64:error=ENOSPC"));
+    let said = mount.sh("mv inbox/f review/f").refused();
+    assert!(said.contains("Input/output error"), "{said}");
+    drop(strace);
+    wait_for("its names to be free", || mount.sh("mv inbox/f review/f").code == Some(0));
+    let ledger = mount.ledger();
+    check_whole(&ledger);
+    assert_eq!(steps(&ledger), ["prepare", "abort", "prepare", "commit", "done"]);
+    mount.unmount();
+    verified(&scene);
+}
+
 #[test]
 fn after_a_failed_fsync_everything_is_in_a_new_segment() {
     require_root();

@@ -36,6 +36,7 @@ mod room;
 pub(super) mod sabotage;
 mod trees;
 mod undoing;
+mod unrecorded;
 mod unsynced;
 
 use sabotage::storage::Disk;

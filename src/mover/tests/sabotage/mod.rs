@@ -137,6 +137,7 @@ sources! {
     "start.rs",
     "tree.rs",
     "undo.rs",
+    "unrecorded.rs",
 }
 
 fn text_of(file: &str) -> &'static str {

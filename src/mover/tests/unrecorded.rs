@@ -1,0 +1,200 @@
+//! A full ledger refuses to record how a transaction ended, and has space again later.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::branch::SpaceLimit;
+use crate::ledger::record::PurgeRecord;
+
+impl World {
+    /// Takes records until its disk and its reserve are full.
+    fn fill_ledger(&self) {
+        self.mover.ledger.flush().unwrap();
+        self.disk.set_options(0, DeviceOptions { capacity: 0, ..DeviceOptions::default() });
+        let fill = || {
+            let reason = "x".repeat(30_000);
+            let record = PurgeRecord { txid: TxId(ulid::Ulid(5)), reason, lost: false };
+            self.mover.ledger.append(Record::Purge(record), Durability::Sync)
+        };
+        let full = (0..2000).find_map(|_| fill().err());
+        assert_eq!(full, Some(Errno::NOSPC));
+    }
+
+    /// The disk has space again. Waits until the ledger knows.
+    fn empty_ledger(&self) {
+        self.disk.set_options(0, DeviceOptions::default());
+        let begun = Instant::now();
+        while self.mover.ledger.accepts_mutations().is_err() {
+            assert!(begun.elapsed().as_secs() < 60, "it does not heal");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// A crossing that is decided, and nobody is at it.
+    fn decide(&self) -> TxId {
+        let mut prepared = self.mover.prepare(self.request("f", "sub/g")).unwrap();
+        let mut commit = prepared.record.clone();
+        commit.step = Step::Commit;
+        commit.moves = prepared.moves.iter().map(|placed| placed.step.clone()).collect();
+        prepared.ended = true;
+        let txid = prepared.txid;
+        drop(prepared);
+        self.mover.record(commit, Durability::Sync).unwrap();
+        txid
+    }
+
+    fn sweep(&self) {
+        for at in 0..ROOTS.len() {
+            let now = jiff::Timestamp::UNIX_EPOCH;
+            let index = BranchIndex(at as u16);
+            self.mover.tend_branch(index, SpaceLimit::Percent(100), now, Duration::ZERO);
+        }
+    }
+}
+
+/// How a transaction ends while the ledger is full, and as what.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    GivenUp,
+    NotDecided,
+    Completed,
+    PutBack,
+    Dead,
+}
+
+impl End {
+    fn state(self) -> TransactionState {
+        match self {
+            Self::GivenUp | Self::NotDecided => TransactionState::Aborted,
+            Self::Completed => TransactionState::Done,
+            Self::PutBack => TransactionState::Reverted,
+            Self::Dead => TransactionState::Dead,
+        }
+    }
+
+    /// Its end is refused.
+    fn refused(self) -> (World, TxId) {
+        let world = new_world(Names::Journal, false);
+        world.put(0, "f", &new_content());
+        let root = world.roots[0].clone();
+        let txid = match self {
+            Self::GivenUp | Self::NotDecided => {
+                let prepared = world.mover.prepare(world.request("f", "sub/g")).unwrap();
+                let txid = prepared.txid;
+                world.fill_ledger();
+                match self {
+                    Self::GivenUp => drop(prepared),
+                    _ => {
+                        let error = world.mover.commit(prepared).unwrap_err();
+                        assert!(matches!(error, CrossingError::InDoubt { .. }), "{error}");
+                    }
+                }
+                return (world, txid);
+            }
+            Self::Completed | Self::PutBack | Self::Dead => world.decide(),
+        };
+        match self {
+            Self::PutBack => {
+                let file = world.disk.open_write(&root, OsStr::new("f")).unwrap();
+                world.disk.write_at(&file, b"changed", 0).unwrap();
+            }
+            Self::Dead => {
+                world.disk.rename(&root, OsStr::new("f"), &root, OsStr::new("away")).unwrap();
+            }
+            _ => {}
+        }
+        world.disk.sync_all();
+        world.fill_ledger();
+        world.mover.recover_open(None, &mut Recovery::default());
+        (world, txid)
+    }
+}
+
+const ENDS: [End; 5] = [End::GivenUp, End::NotDecided, End::Completed, End::PutBack, End::Dead];
+
+/// Neither a remount nor a branch that returns is needed.
+#[test]
+fn an_end_that_a_full_ledger_refused_is_recorded_when_it_has_space() {
+    for end in ENDS {
+        let (world, txid) = end.refused();
+        let ends = |world: &World| (world.get(0, "f"), world.get(1, "sub/g"));
+        let before = ends(&world);
+        for _ in 0..3 {
+            world.mover.record_ends();
+            assert_eq!(world.state(txid), Some(TransactionState::Active), "{end:?}");
+            assert_eq!(world.mover.left_open().len(), 1, "{end:?}: its names are not locked");
+        }
+        world.empty_ledger();
+        world.mover.record_ends();
+        assert_eq!(world.state(txid), Some(end.state()), "{end:?}");
+        assert!(world.mover.left_open().is_empty(), "{end:?}");
+        world.sweep();
+        assert_eq!(ends(&world), before, "{end:?}: something was moved");
+        let copies = usize::from(end.state() == TransactionState::Dead);
+        assert_eq!(world.private(1, "stage").len(), copies, "{end:?}");
+        let world = world.restart(false);
+        assert_eq!(world.mover.recover(), Recovery::default(), "{end:?}");
+        assert_eq!((world.state(txid), ends(&world)), (Some(end.state()), before), "{end:?}");
+    }
+}
+
+/// A daemon that is killed meanwhile leaves what a crash would.
+#[test]
+fn an_end_that_was_refused_is_found_again_after_a_kill() {
+    for end in ENDS {
+        let (world, txid) = end.refused();
+        let before = (world.get(0, "f"), world.get(1, "sub/g"));
+        world.disk.set_options(0, DeviceOptions::default());
+        let world = start(world.disk.after_kill().shared(), false).unwrap();
+        let recovery = world.mover.recover();
+        assert!(recovery.left_open.is_empty(), "{end:?}: {recovery:?}");
+        assert_eq!(world.state(txid), Some(end.state()), "{end:?}: {recovery:?}");
+        assert_eq!((world.get(0, "f"), world.get(1, "sub/g")), before, "{end:?}");
+    }
+}
+
+/// A recovery that comes first records the end that is known, and makes no move again.
+#[test]
+fn a_branch_that_returns_first_records_the_end_that_is_known() {
+    for end in ENDS {
+        let (world, txid) = end.refused();
+        let before = (world.get(0, "f"), world.get(1, "sub/g"));
+        let returns = || {
+            let branch = world.mover.branches[1].swap(None).unwrap();
+            world.mover.branch_returned(Arc::try_unwrap(branch).ok().unwrap())
+        };
+        assert_eq!(returns().left_open.len(), 1, "{end:?}: the ledger is full");
+        world.empty_ledger();
+        let recovery = returns();
+        let Recovery { completed, aborted, reverted, dead, left_open, .. } = recovery;
+        let ended = completed.len() + aborted.len() + reverted.len() + dead.len();
+        assert_eq!((ended, left_open.len()), (1, 0), "{end:?}");
+        assert_eq!(world.state(txid), Some(end.state()), "{end:?}");
+        assert_eq!((world.get(0, "f"), world.get(1, "sub/g")), before, "{end:?}");
+        world.mover.record_ends();
+        assert_eq!(world.state(txid), Some(end.state()), "{end:?}: recorded again");
+    }
+}
+
+/// The power goes while it is recorded: it has ended as it did, and nothing is lost.
+#[test]
+fn power_loss_while_a_late_end_is_recorded() {
+    // Each takes as long as a ledger needs to see that it has space.
+    for step in (0..).step_by(3) {
+        let (world, txid) = End::PutBack.refused();
+        world.empty_ledger();
+        let first = world.disk.steps() + step;
+        world.disk.fail_at(first, Fault::Crash);
+        world.mover.record_ends();
+        world.sweep();
+        let after = start(world.disk.crash(step).shared(), false).unwrap();
+        after.mover.recover();
+        assert_eq!(after.state(txid), Some(End::PutBack.state()), "step {step}");
+        assert!(after.get(0, "f").is_some(), "step {step}: it is lost");
+        assert!(after.private(1, "stage").is_empty(), "step {step}: a copy was left");
+        if world.disk.steps() <= first {
+            assert!(step > 2, "it took {step} steps only");
+            break;
+        }
+    }
+}

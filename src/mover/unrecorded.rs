@@ -1,0 +1,88 @@
+//! Ends that a full ledger has not taken. How a transaction ended is known for certain only here: so it is
+//! remembered, its names stay locked, and it is recorded as soon as the ledger takes records again. A daemon that
+//! is killed before finds the transaction open, and looks where everything is as after any crash.
+
+use std::ffi::OsString;
+
+use super::journal::TransactionState;
+use super::sabotage::sabotaged;
+use super::{CrossingError, Mover, MoverBranch};
+use crate::error::Errno;
+use crate::ledger::Durability;
+use crate::ledger::record::{CrossingRecord, Step};
+use crate::storage::Storage;
+use crate::types::TxId;
+
+impl<S: Storage> Mover<S> {
+    /// Notes what became of the record of a step.
+    pub(super) fn note_recorded(
+        &self,
+        record: &CrossingRecord,
+        outcome: &Result<(), CrossingError>,
+    ) {
+        let ends = match record.step {
+            Step::Abort | Step::Done | Step::Reverted | Step::Dead => true,
+            Step::Prepare | Step::Commit | Step::Retry | Step::Withdraw | Step::Accept => false,
+        };
+        let mut unrecorded = self.unrecorded.lock();
+        match outcome {
+            // One that the ledger takes no records after heals by another mount only.
+            Err(CrossingError::Ledger { errno: Errno::NOSPC })
+                if ends && !sabotaged("unrecorded: what a full ledger refuses is remembered") =>
+            {
+                unrecorded.insert(record.txid, record.clone());
+            }
+            Ok(()) => {
+                unrecorded.remove(&record.txid);
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// The end of a transaction that is known and not recorded.
+    pub(super) fn unrecorded_end(&self, txid: TxId) -> Option<CrossingRecord> {
+        self.unrecorded.lock().get(&txid).cloned()
+    }
+
+    /// To be called about once a second: records the ends that a full ledger has refused, and stops at the first
+    /// that it refuses again. Waits for the ledger's disk only, and for no other call of this or recovery.
+    pub fn record_ends(&self) {
+        if self.unrecorded.lock().is_empty() {
+            return;
+        }
+        let Some(_recovering) = self.recovering.try_lock() else { return };
+        let ends: Vec<CrossingRecord> = self.unrecorded.lock().values().cloned().collect();
+        let _ = ends.into_iter().try_for_each(|end| self.record_end(end));
+    }
+
+    /// Records an end that is known. The caller has `recovering`, or is the only one to recover.
+    pub(super) fn record_end(&self, end: CrossingRecord) -> Result<(), CrossingError> {
+        let txid = end.txid;
+        // COMMIT may be on the disk though nobody was told so.
+        let open = self.with_journal(|journal| {
+            journal.get(txid).is_none_or(|found| found.state == TransactionState::Active)
+        });
+        if !open {
+            self.unrecorded.lock().remove(&txid);
+            return Ok(());
+        }
+        let (step, [_, target]) = (end.step, end.branches.clone());
+        self.record(end, Durability::Sync)?;
+        log::warn!("crossing {txid}: its end is recorded, now that the ledger has space");
+        if matches!(step, Step::Abort | Step::Reverted) {
+            self.swept.lock().push((target, txid.to_string().into()));
+        }
+        Ok(())
+    }
+
+    /// Removes from the stage of a branch the copies of those whose end came to be recorded late.
+    pub(super) fn sweep_late(&self, branch: &MoverBranch<S>) {
+        let here = |(name, _): &mut (String, OsString)| *name == branch.name;
+        let copies: Vec<_> = self.swept.lock().extract_if(.., here).collect();
+        for (_, name) in copies {
+            if let Err(error) = super::remove::remove(&*self.storage, &branch.stage, &name) {
+                log::warn!("branch {}: {} stays in stage: {error}", branch.name, name.display());
+            }
+        }
+    }
+}
