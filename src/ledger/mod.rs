@@ -376,7 +376,7 @@ impl<S: Storage> Ledger<S> {
     /// Syncs everything, signs it, and stops the threads. Later appends give EIO. EIO too when the disk does not
     /// answer for [`sealer::STOP_WAIT`], or was closed before.
     pub fn close(&self) -> Result<(), Errno> {
-        self.end(None)
+        self.finish(None)
     }
 
     /// The same, with a record after which there is no other. ENAMETOOLONG as of [`Self::append`].
@@ -384,11 +384,11 @@ impl<S: Storage> Ledger<S> {
         let time = jiff::Timestamp::now();
         let last = Content::of(last);
         let errno = last.as_ref().err().copied();
-        let closed = self.end(last.ok().map(|content| (time, content)));
+        let closed = self.finish(last.ok().map(|content| (time, content)));
         errno.map_or(closed, Err)
     }
 
-    fn end(&self, last: Option<(jiff::Timestamp, Content)>) -> Result<(), Errno> {
+    fn finish(&self, last: Option<(jiff::Timestamp, Content)>) -> Result<(), Errno> {
         let deadline = after(Instant::now(), sealer::STOP_WAIT);
         let (reply, answer) = crossbeam_channel::bounded(1);
         let closed = self
