@@ -319,6 +319,18 @@ fn every_damage_of_lines_and_segments_can_be_accepted() {
 }
 
 #[test]
+fn a_last_segment_that_cannot_be_opened_can_be_accepted() {
+    accepted("it is a folder", "00000003.jsonl", |state| {
+        remove(state, &segment(3));
+        std::fs::create_dir(state.path(&segment(3))).unwrap();
+    });
+    accepted("it is a link", "00000003.jsonl", |state| {
+        std::fs::rename(state.path(&segment(3)), state.path("elsewhere")).unwrap();
+        std::os::unix::fs::symlink(state.path("elsewhere"), state.path(&segment(3))).unwrap();
+    });
+}
+
+#[test]
 fn every_damage_of_key_checkpoint_and_hashes_can_be_accepted() {
     let kept = accepted("no key", "key is missing", |state| remove(state, "key"));
     assert_eq!(kept, ["checkpoint"]);

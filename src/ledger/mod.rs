@@ -255,8 +255,8 @@ impl<S: Storage> Ledger<S> {
         seal: Option<&Seal<S::Dir>>,
         replay: &mut dyn FnMut(&Entry),
     ) -> Result<(Arc<Self>, Opened), LedgerError> {
-        replay::sync_last(&*storage, &dir)?;
         let accept = seal.and_then(|seal| seal.accept.as_ref());
+        replay::sync_last(&*storage, &dir, accept.is_some())?;
         let mut start =
             seal.map(|seal| start::Start::new(&storage, &dir, view, seal)).transpose()?;
         // Nothing may be signed anew that is known not to be what was signed.

@@ -283,13 +283,18 @@ fn take_unborn<S: Storage>(
     Ok(Some(Unborn { number, length: scanned.length, why, damage }))
 }
 
-/// After a kill the last lines may be in the page cache only; replay reads what is on the disk.
-pub fn sync_last<S: Storage>(storage: &S, dir: &S::Dir) -> Result<(), LedgerError> {
+/// After a kill the last lines may be in the page cache only; replay reads what is on the disk. A last segment that
+/// cannot be opened is damaged: if that is to be accepted, it is when it is read.
+pub fn sync_last<S: Storage>(storage: &S, dir: &S::Dir, accept: bool) -> Result<(), LedgerError> {
     let list = |errno| LedgerError::Io { attempted: "list", segment: "directory".into(), errno };
     let Some(number) = segment::list(storage, dir).map_err(list)?.pop() else { return Ok(()) };
-    storage
-        .open_write(dir, &segment::file_name(number))
-        .and_then(|file| storage.sync_file(&file))
+    let file = match storage.open_write(dir, &segment::file_name(number)) {
+        Err(errno) if is_damage(errno) => {
+            return if accept { Ok(()) } else { Err(lines::unreadable(number, errno)) };
+        }
+        opened => opened,
+    };
+    file.and_then(|file| storage.sync_file(&file))
         .and_then(|()| storage.sync_dir(dir))
         .map_err(|errno| io("sync", number, errno))
 }

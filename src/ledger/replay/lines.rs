@@ -81,7 +81,7 @@ impl<'a, S: Storage> SegmentLines<'a, S> {
     }
 }
 
-fn unreadable(number: u64, errno: Errno) -> LedgerError {
+pub fn unreadable(number: u64, errno: Errno) -> LedgerError {
     let segment = segment::file_name(number).to_string_lossy().into_owned();
     LedgerError::Unreadable { segment, errno }
 }
