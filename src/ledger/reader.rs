@@ -2,8 +2,8 @@
 //! are shown. Needs no daemon.
 
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::{FileExt, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use super::encode;
@@ -41,12 +41,38 @@ pub(super) struct Part {
     /// How many of them are. After a failed sync what was never durable is cut off, and the next segment has
     /// it again: whoever has read it already goes on after it, and who has not finds empty lines there.
     pub there: u64,
+    /// What `length` was before it was last looked at.
+    pub shown: u64,
+    /// Bytes of whole lines in the file.
+    pub whole: u64,
+    /// How many of them count, once the segment after it says so: those before the first that it has again.
+    pub counts: Option<u64>,
 }
 
 impl Part {
     /// Offset after its last byte in the whole.
     pub fn end(&self) -> u64 {
         self.start.saturating_add(self.length)
+    }
+
+    fn measure(&mut self) {
+        self.there = self.whole.min(self.counts.unwrap_or(u64::MAX));
+        self.length = self.there.max(self.shown);
+    }
+
+    /// Learns from the segment after it which lines count.
+    fn count(&mut self, next: u64, file: &File) -> io::Result<()> {
+        self.counts = None;
+        if let Some(first) = first_line(file)? {
+            let from = segment::void_from(&first);
+            let from = from.filter(|_| self.number.checked_add(1) == Some(next));
+            self.counts = Some(match from {
+                Some(seq) => length_before(&self.file, seq)?,
+                None => u64::MAX,
+            });
+        }
+        self.measure();
+        Ok(())
     }
 }
 
@@ -68,11 +94,6 @@ impl Reader {
 
     /// Takes in what was appended since, and lets go of segments that have left. Offsets stay valid.
     pub fn refresh(&mut self) -> Result<(), LedgerError> {
-        let failed = |attempted, name: &str, error: &io::Error| LedgerError::Io {
-            attempted,
-            segment: name.to_owned(),
-            errno: errno_of(error),
-        };
         let listed = std::fs::read_dir(&self.dir)
             .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect())
             .map_err(|error| failed("list", "directory", &error))?;
@@ -82,30 +103,54 @@ impl Reader {
         let mut start = self.parts.first().map_or(0, |part| part.start);
         let mut known = std::mem::take(&mut self.parts).into_iter().peekable();
         for number in numbers.iter().copied() {
-            let name = segment::file_name(number).to_string_lossy().into_owned();
             while let Some(gone) = known.next_if(|part| part.number < number) {
                 start = gone.end();
             }
             let same = known.next_if(|part| part.number == number);
-            let shown = same.as_ref().map_or(0, |part| part.length);
-            // The last one is being written; of the others nothing changes but that they are cut off.
-            let closed = same.as_ref().filter(|_| numbers.last() != Some(&number));
-            let before = closed.map(|part| (part.size, part.there));
-            let file = match same {
-                Some(part) => part.file,
-                None => match File::open(self.dir.join(&name)) {
-                    Ok(file) => file,
-                    // It left since the folder was listed.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                    Err(error) => return Err(failed("open", &name, &error)),
-                },
-            };
-            let (size, there) =
-                whole_lines(&file, before).map_err(|error| failed("read", &name, &error))?;
-            let length = there.max(shown);
-            self.parts.push(Part { number, name, file, size, start, length, there });
-            start = start.saturating_add(length);
+            let is_last = numbers.last() == Some(&number);
+            self.take(number, same, is_last, &mut start)?;
         }
+        Ok(())
+    }
+
+    /// Takes in a segment, of which perhaps something is known, at an offset; then that after it.
+    fn take(
+        &mut self,
+        number: u64,
+        same: Option<Part>,
+        is_last: bool,
+        start: &mut u64,
+    ) -> Result<(), LedgerError> {
+        let name = segment::file_name(number).to_string_lossy().into_owned();
+        let read = |error: io::Error| failed("read", &name, &error);
+        let shown = same.as_ref().map_or(0, |part| part.length);
+        // After a failed sync it may have been removed and begun anew.
+        let same = same.filter(|part| is_linked(&part.file));
+        let is_new = same.is_none();
+        // The last one is being written; of the others nothing changes but that they are cut off.
+        let before = same.as_ref().filter(|_| !is_last).map(|part| (part.size, part.whole));
+        let counts = same.as_ref().and_then(|part| part.counts);
+        let file = match same {
+            Some(part) => part.file,
+            None => match File::open(self.dir.join(&name)) {
+                Ok(file) => file,
+                // It left since the folder was listed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(failed("open", &name, &error)),
+            },
+        };
+        if let Some(last) = self.parts.last_mut() {
+            if is_new || last.counts.is_none() {
+                last.count(number, &file).map_err(read)?;
+            }
+            *start = last.end().max(*start);
+        }
+        let (size, whole) = whole_lines(&file, before).map_err(read)?;
+        let (start, there, length) = (*start, whole, shown);
+        let mut part =
+            Part { number, name, file, size, start, length, shown, whole, there, counts };
+        part.measure();
+        self.parts.push(part);
         Ok(())
     }
 
@@ -317,4 +362,42 @@ fn whole_lines(file: &File, before: Option<(u64, u64)>) -> io::Result<(u64, u64)
     tail.truncate(filled);
     let newline = tail.iter().rposition(|byte| *byte == b'\n');
     Ok((length, newline.map_or(0, |at| start.saturating_add(at as u64).saturating_add(1))))
+}
+
+/// Whether a file has a name; one that cannot be asked has.
+fn is_linked(file: &File) -> bool {
+    file.metadata().map_or(true, |found| found.nlink() > 0)
+}
+
+/// The first line without its newline, once it is whole.
+fn first_line(file: &File) -> io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    from_start(file)?.take(TAIL).read_until(b'\n', &mut line)?;
+    Ok(line.pop_if(|last| *last == b'\n').map(|_| line))
+}
+
+/// Bytes of the lines that are not void, where the next segment begins with a position after a failed sync.
+fn length_before(file: &File, seq: u64) -> io::Result<u64> {
+    let mut reader = from_start(file)?;
+    let (mut line, mut length) = (Vec::new(), 0_u64);
+    let mut end = segment::VoidFrom::default();
+    loop {
+        line.clear();
+        let read = (&mut reader).take(TAIL).read_until(b'\n', &mut line)?;
+        line.pop_if(|last| *last == b'\n');
+        if read == 0 || end.is_reached(&line, seq) {
+            return Ok(length);
+        }
+        length = length.saturating_add(read as u64);
+    }
+}
+
+/// Nothing else uses the position of a segment's file.
+fn from_start(mut file: &File) -> io::Result<BufReader<&File>> {
+    file.seek(SeekFrom::Start(0))?;
+    Ok(BufReader::with_capacity(CHUNK, file))
+}
+
+fn failed(attempted: &'static str, name: &str, error: &io::Error) -> LedgerError {
+    LedgerError::Io { attempted, segment: name.to_owned(), errno: errno_of(error) }
 }

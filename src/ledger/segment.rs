@@ -71,6 +71,37 @@ pub fn begin<S: Storage>(
     Ok((file, line.len() as u64))
 }
 
+/// The position from which on the segment before is void, by the first line of the one that follows it: after a
+/// failed sync it has the lines again that were never durable there.
+pub fn void_from(first: &[u8]) -> Option<u64> {
+    let entry = encode::decode(first).ok()?.entry;
+    match entry.record {
+        Record::Version(version) if version.after_failed_sync => Some(entry.seq),
+        _ => None,
+    }
+}
+
+/// Finds where in a segment that was not synced the void lines begin.
+#[derive(Default)]
+pub struct VoidFrom {
+    /// The position after the last line that checked.
+    next: Option<u64>,
+}
+
+impl VoidFrom {
+    /// Whether a line and all after it are void, if the next segment begins with the position `from`: it has that
+    /// one or a later one, or follows the last that counts and does not check. To be asked for each line in order.
+    pub fn is_reached(&mut self, line: &[u8], from: u64) -> bool {
+        match encode::head(line) {
+            Ok(head) => {
+                self.next = head.seq.checked_add(1);
+                head.seq >= from
+            }
+            Err(_) => self.next == Some(from),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -431,3 +431,29 @@ fn who_reads_on_after_a_failed_sync_and_a_rotation_misses_nothing_and_reads_whol
     assert_eq!(reader.read_at(0, &mut all).unwrap(), all.len());
     assert!(all.starts_with(&lines[..2].concat()) && all.ends_with(b"\n\n"));
 }
+
+/// A sync of a new segment that failed: it is removed, and begun anew by the same name.
+#[test]
+fn who_has_seen_a_segment_that_was_begun_anew_reads_what_it_has_now() {
+    let (folder, storage, dir) = disk();
+    let (ledger, ..) = open(&storage, &dir).unwrap();
+    ledger.append(operation("/a", true), Durability::Sync).unwrap();
+    ledger.close().unwrap();
+    let first = std::fs::read(folder.path().join("00000001.jsonl")).unwrap();
+    let version = encode::decode_line(first.split(|byte| *byte == b'\n').next().unwrap()).unwrap();
+    let time = jiff::Timestamp::UNIX_EPOCH;
+    let line = |seq, record| encode::line(seq, time, None, &encode::body(&record).unwrap());
+    let second = folder.path().join("00000002.jsonl");
+    let begun = line(2, version.record);
+    std::fs::write(&second, &begun).unwrap();
+    let mut reader = Reader::open(folder.path()).unwrap();
+    let size = reader.len();
+    std::fs::remove_file(&second).unwrap();
+    let now = [begun, line(3, operation("/b", true)), line(4, operation("/c", true))].concat();
+    std::fs::write(&second, &now).unwrap();
+    reader.refresh().unwrap();
+    let seqs: Vec<u64> = reader.entries(0).map(|entry| entry.unwrap().seq).collect();
+    assert_eq!(seqs, [0, 1, 2, 3, 4]);
+    assert_eq!(reader.len(), (first.len() + now.len()) as u64);
+    assert_eq!(reader.entries(size).count(), 2, "who reads on");
+}
