@@ -170,14 +170,11 @@ pub(super) fn open_ledger(
         for (name, id) in entry.record.ids() {
             memory.known.insert(name.to_owned(), id);
         }
-        match &entry.record {
-            Record::Prune(record) => memory.pruned = record.first,
-            Record::Loss(_) => memory.lost = true,
-            _ => {}
-        }
+        memory.lost |= matches!(entry.record, Record::Loss(_));
         memory.journal.apply(entry);
     };
     let (ledger, opened) = open_signed(storage, view, state, copies, None, &mut remember)?;
+    memory.pruned = opened.pruned;
     if opened.unclean {
         notices
             .push("the last run did not stop cleanly; the ledger says so in a gap record".into());

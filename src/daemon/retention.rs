@@ -19,6 +19,8 @@ use crate::vfs::Vfs;
 
 /// How often it is looked at.
 const EVERY: Duration = Duration::from_secs(5);
+/// The same while what is to leave waits for a checkpoint.
+const SOON: Duration = Duration::from_secs(1);
 
 /// What is needed to begin.
 pub(super) struct Retention {
@@ -64,12 +66,14 @@ impl Retention {
         let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
         let retain = move || {
             let mut said = None;
-            while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+            let mut pause = EVERY;
+            while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
                 let failed = self.prune(&vfs).err();
                 if let Some(errno) = failed.filter(|errno| said != Some(*errno)) {
                     log::warn!("the ledger cannot be kept small: {errno}");
                 }
                 said = failed;
+                pause = if self.pruner.is_waiting() { SOON } else { EVERY };
             }
         };
         let thread = std::thread::Builder::new()
@@ -109,7 +113,10 @@ impl Retention {
 fn words(kept: Kept, journal: &Journal) -> String {
     let txid = match kept {
         Kept::Newest => return "only the newest segment is left, which stays".to_owned(),
-        Kept::Unsigned => return "no checkpoint covers the oldest segment yet".to_owned(),
+        Kept::Unsigned => {
+            return "no checkpoint covers the oldest segment, and the record that it leaves, yet"
+                .to_owned();
+        }
         Kept::Needed(None) => return "the oldest segment names a transaction by no id".to_owned(),
         Kept::Needed(Some(txid)) => txid,
     };

@@ -5,8 +5,9 @@
 //! One JSON object a line ([`encode`](self) has the fields of the envelope, [`record`] the rest) in
 //! segments `00000001.jsonl` and on, so that `jq`, `grep` and `tail -f` need nothing of ours. A
 //! segment opens with a version record and is followed by the next at 64 MiB. Beside them lies
-//! `reserve`, disk space kept for the records of crossings and denials when the disk is full, and the
-//! signed [`tree`] over the lines: `checkpoint` and `tile/…`. The key is `key` in the state folder.
+//! `reserve`, disk space kept for the records of crossings and denials when the disk is full,
+//! `reserve.tree`, the same for the checkpoint by which segments may leave it, and the signed [`tree`] over
+//! the lines: `checkpoint` and `tile/…`. The key is `key` in the state folder.
 //!
 //! # Invariants
 //!
@@ -31,7 +32,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
@@ -62,6 +63,8 @@ pub mod prove;
 pub mod pruned;
 #[cfg(test)]
 mod pruned_crash_tests;
+#[cfg(test)]
+mod pruned_signed_tests;
 #[cfg(test)]
 mod pruned_tests;
 mod queue;
@@ -95,7 +98,7 @@ use note::VerifierKey;
 pub use reader::{Lines, Reader};
 pub use record::{Durability, Record};
 use sealer::Durable;
-pub use sealer::Signing;
+pub use sealer::{End, Signing};
 use sealing::Sealing;
 pub use start::{Acceptance, CheckpointCopy, Seal};
 use writer::{Content, Message, Start, Writer};
@@ -203,6 +206,8 @@ pub struct Opened {
     pub lost: Vec<String>,
     /// Where that keeps what it has taken out of the ledger, in the state folder.
     pub kept: Option<String>,
+    /// Lines before this one have left or are to leave, by a record that is signed.
+    pub pruned: u64,
 }
 
 /// Whether a ledger extends a checkpoint.
@@ -312,6 +317,10 @@ impl<S: Storage> Ledger<S> {
         }
         if let (Some(mut finished), Some(durable)) = (finished, durable) {
             opened.damaged_tiles = finished.damaged;
+            opened.pruned = finished.pruned;
+            if let Some(revoked) = finished.revoked.take() {
+                append(Record::Prune(Box::new(revoked)))?;
+            }
             if let Some(loss) = finished.lost.take() {
                 opened.lost.append(&mut finished.found);
                 opened.kept = loss.kept.as_ref().map(|kept| kept.folder.clone());
@@ -402,6 +411,17 @@ impl<S: Storage> Ledger<S> {
     /// The newest checkpoint that was published, as a note; none of a ledger that is not signed.
     pub fn checkpoint(&self) -> Option<Arc<Vec<u8>>> {
         self.seal.as_ref()?.durable.published()
+    }
+
+    /// How far lines are durable; none of a ledger that is not signed.
+    pub fn end(&self) -> Option<End> {
+        self.seal.as_ref()?.durable.end()
+    }
+
+    /// Whether a published checkpoint covers the lines up to an end; see [`sealer::Durable::covers`].
+    pub fn covers(&self, end: End, wait: Duration) -> bool {
+        let deadline = after(Instant::now(), wait);
+        self.seal.as_ref().is_some_and(|seal| seal.durable.covers(end, deadline))
     }
 
     /// How it goes with signing; none of a ledger that is not signed.

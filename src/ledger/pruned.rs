@@ -5,8 +5,9 @@
 //!
 //! # Invariants
 //!
-//! 1. A segment leaves after a [`PruneRecord`] that says so is durable, and after all before it have left
-//!    durably; the last one never does.
+//! 1. A segment leaves after a published checkpoint covers a [`PruneRecord`] that says so, and after all before
+//!    it have left durably; the last one never does. What no checkpoint covers anybody may have written: a
+//!    record that none covered when the ledger was opened is followed by one that takes it back.
 //! 2. A signed checkpoint covers all lines that leave.
 //! 3. No line leaves that names a transaction which recovery, an undo or a person may need.
 //! 4. What else a start must learn from lines that leave is in the record: the branches' ids, the key. Of a
@@ -27,7 +28,7 @@ use super::store::TreeStore;
 use super::tree::Hash;
 use super::tree::proof::is_consistent;
 use super::tree::tile::Builder;
-use super::{Durability, Ledger, Record, encode, segment};
+use super::{Durability, End, Ledger, Record, encode, segment};
 use crate::error::Errno;
 use crate::storage::Storage;
 use crate::types::{BranchUuid, TxId, binary_size};
@@ -38,6 +39,8 @@ const PIECE: usize = 1 << 20;
 const SHARES: u64 = 8;
 /// So many segments leave at once, for the record that names them is one line. The next look takes the others.
 const LEAVING_MAX: usize = if cfg!(test) { 4 } else { 1000 };
+/// How long a look waits for the checkpoint that covers what it has recorded.
+const SIGN_WAIT: Duration = Duration::from_secs(2);
 /// The smallest segments.
 const SEGMENT_MIN: u64 = 1 << 20;
 
@@ -71,10 +74,50 @@ pub struct Needed<'a> {
 pub enum Kept {
     /// It is the newest, which is written to.
     Newest,
-    /// No checkpoint covers all of its lines yet.
+    /// No checkpoint covers all of its lines, or the record by which it leaves, yet.
     Unsigned,
     /// It names a transaction that somebody may need; none where its id cannot be read.
     Needed(Option<TxId>),
+}
+
+/// Which lines have left or are to leave, as records say: only those that a checkpoint covers count.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Leaving {
+    /// The first line that stays.
+    pub first: u64,
+    /// The newest record that no checkpoint covers: its position, and the first line that stays by it.
+    pub unsigned: Option<(u64, u64)>,
+}
+
+impl Leaving {
+    /// Takes in the record at a position, of which `signed` lines are covered.
+    pub fn add(&mut self, seq: u64, record: &Record, signed: u64) {
+        let first = match record {
+            // It may take back one before it.
+            Record::Prune(prune) => prune.first,
+            Record::Loss(loss) => loss.first.max(self.first),
+            _ => return,
+        };
+        if seq < signed {
+            self.first = first;
+        } else if first != self.first {
+            self.unsigned = Some((seq, first));
+        }
+    }
+
+    /// Whether a record says that the lines before a position have left, and none that is signed does.
+    pub fn unsigned_before(&self, first: u64) -> Option<u64> {
+        let (seq, _) = self.unsigned.filter(|(_, stays)| first > self.first && first <= *stays)?;
+        Some(seq)
+    }
+
+    /// What takes back the record that no checkpoint covers.
+    pub fn revoked(&self) -> Option<PruneRecord> {
+        let (seq, _) = self.unsigned?;
+        let reason = format!("nobody has signed the record at seq {seq}: nothing leaves by it");
+        let (segments, ids) = (Vec::new(), BTreeMap::new());
+        Some(PruneRecord { first: self.first, segments, reason, ids, key: None })
+    }
 }
 
 /// A segment that may leave.
@@ -93,12 +136,14 @@ pub struct Pruner<S: Storage> {
     keep: Keep,
     /// First position that stays by the newest record.
     announced: u64,
+    /// Where that record ended, until a checkpoint covers it.
+    unsigned: Option<End>,
     kept: Option<Kept>,
 }
 
 impl<S: Storage> Pruner<S> {
-    /// `announced` is the first position that stays by the newest record in the ledger: what is still
-    /// before it was to leave when a crash came between.
+    /// `announced` is the first position that stays by the newest record in the ledger that is signed: what is
+    /// still before it was to leave when a crash came between.
     pub fn new(
         storage: Arc<S>,
         dir: S::Dir,
@@ -107,7 +152,7 @@ impl<S: Storage> Pruner<S> {
         announced: u64,
     ) -> Self {
         ledger.set_segment_max(keep.segment_max());
-        Self { storage, dir, ledger, keep, announced, kept: None }
+        Self { storage, dir, ledger, keep, announced, unsigned: None, kept: None }
     }
 
     /// Why the segments have more bytes than they may, if so, as of the last [`Pruner::prune`].
@@ -115,15 +160,25 @@ impl<S: Storage> Pruner<S> {
         self.kept
     }
 
-    /// Lets go of what is too old or too much. Gives the number of segments that left.
+    /// Whether segments are to leave as soon as a checkpoint covers the record that says so.
+    pub fn is_waiting(&self) -> bool {
+        self.unsigned.is_some()
+    }
+
+    /// Lets go of what is too old or too much. Gives the number of segments that left. They leave at a later
+    /// call where the record that says so cannot be signed at once.
     pub fn prune(&mut self, now: jiff::Timestamp, needed: &Needed<'_>) -> Result<usize, Errno> {
+        if !self.is_announcement_signed() {
+            return Ok(0);
+        }
         let numbers = segment::list(&*self.storage, &self.dir)?;
         self.age_last(&numbers, now)?;
         let candidates = self.candidates(&numbers)?;
         let signed = self.ledger.checkpoint().and_then(|note| Checkpoint::unverified(&note));
         let signed = signed.map_or(0, |checkpoint| checkpoint.size);
         let last = numbers.last().map_or(Ok(0), |number| self.size_of(*number))?;
-        let mut total = candidates.iter().fold(last, |sum, one| sum.saturating_add(one.size));
+        let all = candidates.iter().fold(last, |sum, one| sum.saturating_add(one.size));
+        let mut total = all;
         let mut leaving = 0_usize;
         let mut why = None;
         let mut kept = Some(Kept::Newest);
@@ -133,37 +188,63 @@ impl<S: Storage> Pruner<S> {
                 kept = None;
                 break;
             }
-            let is_announced = candidate.next.0 <= self.announced;
             if candidate.next.0 > signed {
                 kept = Some(Kept::Unsigned);
                 break;
             }
-            if !is_announced && let Some(txid) = self.needed_in(candidate, needed)? {
-                kept = Some(Kept::Needed(txid));
-                break;
-            }
-            if !is_announced {
+            if !self.is_announced(candidate) {
+                if let Some(txid) = self.needed_in(candidate, needed)? {
+                    kept = Some(Kept::Needed(txid));
+                    break;
+                }
                 why.get_or_insert(reason);
             }
             total = total.saturating_sub(candidate.size);
             leaving = leaving.saturating_add(1);
         }
-        self.kept = kept.filter(|_| self.keep.size.is_some_and(|size| total > size));
+        let is_too_large = |total: u64| self.keep.size.is_some_and(|size| total > size);
+        let unsigned = Some(Kept::Unsigned).filter(|_| is_too_large(all));
+        self.kept = kept.filter(|_| is_too_large(total));
         let leaving = candidates.get(..leaving).unwrap_or_default();
-        if let (Some(reason), Some(last)) = (why, leaving.last()) {
-            self.announce(leaving, last.next.0, reason, needed)?;
+        let announced = leaving.partition_point(|candidate| self.is_announced(candidate));
+        let (before, rest) = leaving.split_at_checked(announced).unwrap_or((leaving, &[]));
+        // First: it makes room for the record.
+        self.remove_all(before)?;
+        if let (Some(reason), Some(last)) = (why, rest.last()) {
+            self.announce(rest, last.next.0, reason, needed)?;
+            if !self.is_announcement_signed() {
+                self.kept = unsigned;
+                return Ok(before.len());
+            }
+            self.remove_all(rest)?;
         }
+        Ok(leaving.len())
+    }
+
+    fn is_announced(&self, candidate: &Candidate) -> bool {
+        candidate.next.0 <= self.announced
+    }
+
+    /// Has the newest record signed, if it is not. A record that no checkpoint covers excuses nothing: after a
+    /// crash it could be anybody's.
+    fn is_announcement_signed(&mut self) -> bool {
+        let ledger = &self.ledger;
+        self.unsigned.take_if(|end| ledger.covers(*end, SIGN_WAIT));
+        self.unsigned.is_none()
+    }
+
+    fn remove_all(&self, leaving: &[Candidate]) -> Result<(), Errno> {
         for candidate in leaving {
             self.remove(candidate.number)?;
             // One after the other: what a crash leaves has no segment missing in the middle.
             self.storage.sync_dir(&self.dir)?;
         }
-        Ok(leaving.len())
+        Ok(())
     }
 
     /// Why a segment leaves, if it does.
     fn reason(&self, candidate: &Candidate, total: u64, now: jiff::Timestamp) -> Option<String> {
-        if candidate.next.0 <= self.announced {
+        if self.is_announced(candidate) {
             return Some(String::new());
         }
         if let Some(size) = self.keep.size.filter(|size| total > *size) {
@@ -190,6 +271,7 @@ impl<S: Storage> Pruner<S> {
         let record = PruneRecord { first, segments, reason, ids: needed.ids.clone(), key };
         self.ledger.append(Record::Prune(Box::new(record)), Durability::Sync)?;
         self.announced = first;
+        self.unsigned = self.ledger.end();
         Ok(())
     }
 

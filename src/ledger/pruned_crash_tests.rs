@@ -2,9 +2,7 @@
 //! opened, the newest lines are in it, and what was to leave leaves the next time.
 
 use super::pruned::{Keep, Needed, Pruner};
-use super::segment;
 use super::signed_crash_tests::Machine;
-use super::store::read_small;
 use super::tests::operation;
 use super::*;
 use crate::storage::simulated::{Fault, Names};
@@ -37,31 +35,14 @@ fn copy(machine: &Machine) -> Machine {
     Machine { storage, state: machine.state.clone(), ledger: machine.ledger.clone() }
 }
 
-/// The first position that stays, by the newest record.
-fn announced(machine: &Machine) -> u64 {
-    let mut first = 0;
-    for number in segment::list(&*machine.storage, &machine.ledger).unwrap_or_default() {
-        let name = segment::file_name(number);
-        let text = read_small(&*machine.storage, &machine.ledger, &name);
-        let text = text.unwrap_or_default().unwrap_or_default();
-        for line in text.split(|byte| *byte == b'\n') {
-            if let Ok(Record::Prune(prune)) = decode_line(line).map(|entry| entry.record) {
-                first = prune.first;
-            }
-        }
-    }
-    first
-}
-
 /// Opens it, and lets all go that may. Gives what was there, and how many segments left.
 fn prune(machine: &Machine) -> Result<(Vec<String>, Result<usize, Errno>), LedgerError> {
-    let before = announced(machine);
     let mut found = Vec::new();
-    let ledger = machine.open_to(None, &mut found)?;
+    let (ledger, opened) = machine.open_and_tell(None, &mut found)?;
     let keep = Keep { age: None, size: Some(1) };
     let storage = Arc::clone(&machine.storage);
     let mut pruner =
-        Pruner::new(storage, machine.ledger.clone(), Arc::clone(&ledger), keep, before);
+        Pruner::new(storage, machine.ledger.clone(), Arc::clone(&ledger), keep, opened.pruned);
     let nobody = |_: TxId| false;
     let needed = Needed { transaction: &nobody, ids: Default::default() };
     let left = pruner.prune(jiff::Timestamp::now(), &needed);

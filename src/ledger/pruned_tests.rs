@@ -15,7 +15,7 @@ use crate::types::TxId;
 
 const FIRST: TxId = TxId(ulid::Ulid(1));
 
-fn nobody(_: TxId) -> bool {
+pub(super) fn nobody(_: TxId) -> bool {
     false
 }
 
@@ -52,7 +52,7 @@ fn step(txid: TxId, step: Step) -> Record {
 
 /// Four segments, of which the last is being written: 700 lines, 300, 300 and two. The first names a
 /// transaction.
-fn four(state: &State) -> Arc<Ledger<RealStorage>> {
+pub(super) fn four(state: &State) -> Arc<Ledger<RealStorage>> {
     let (ledger, _) = state.open_to(None).unwrap();
     ledger.append(purge(FIRST), Durability::Sync).unwrap();
     for lines in [697, 299, 299] {
@@ -66,17 +66,21 @@ fn four(state: &State) -> Arc<Ledger<RealStorage>> {
     ledger
 }
 
-fn pruner(state: &State, ledger: &Arc<Ledger<RealStorage>>, keep: Keep) -> Pruner<RealStorage> {
+pub(super) fn pruner(
+    state: &State,
+    ledger: &Arc<Ledger<RealStorage>>,
+    keep: Keep,
+) -> Pruner<RealStorage> {
     let dir = RealDir::open(&state.path("ledger")).unwrap();
     Pruner::new(Arc::new(RealStorage), dir, Arc::clone(ledger), keep, 0)
 }
 
-fn needed(transaction: &dyn Fn(TxId) -> bool) -> Needed<'_> {
+pub(super) fn needed(transaction: &dyn Fn(TxId) -> bool) -> Needed<'_> {
     let id = crate::types::BranchUuid(ulid::Ulid(9));
     Needed { transaction, ids: [("inbox".to_owned(), id)].into() }
 }
 
-fn segments(state: &State) -> Vec<u64> {
+pub(super) fn segments(state: &State) -> Vec<u64> {
     let names = std::fs::read_dir(state.path("ledger")).unwrap();
     let mut numbers: Vec<u64> =
         names.filter_map(|entry| segment::number_of(&entry.unwrap().file_name())).collect();
@@ -85,13 +89,13 @@ fn segments(state: &State) -> Vec<u64> {
 }
 
 /// So much that the first two must leave.
-fn two(state: &State) -> Keep {
+pub(super) fn two(state: &State) -> Keep {
     let length = |name: &str| state.read(name).len() as u64;
     let rest = length("ledger/00000003.jsonl") + length("ledger/00000004.jsonl");
     Keep { age: None, size: Some(rest + 5000) }
 }
 
-fn wait_signed(ledger: &Ledger<RealStorage>, size: u64) {
+pub(super) fn wait_signed(ledger: &Ledger<RealStorage>, size: u64) {
     let signed = || {
         let note = ledger.checkpoint()?;
         Some(Checkpoint::unverified(&note)?.size)
@@ -103,7 +107,7 @@ fn wait_signed(ledger: &Ledger<RealStorage>, size: u64) {
     }
 }
 
-fn verified(state: &State) -> Report {
+pub(super) fn verified(state: &State) -> Report {
     let tiles =
         TreeStore::new(Arc::new(RealStorage), RealDir::open(&state.path("ledger")).unwrap());
     let signer = state.key();
@@ -118,14 +122,14 @@ fn verified(state: &State) -> Report {
 }
 
 #[track_caller]
-fn check_good(state: &State) -> Report {
+pub(super) fn check_good(state: &State) -> Report {
     let report = verified(state);
     assert_eq!(report.problems, [], "{:?}", report.notes);
     report
 }
 
 /// The same four segments, of which two have left.
-fn pruned() -> State {
+pub(super) fn pruned() -> State {
     let mut state = State::new();
     let ledger = four(&state);
     wait_signed(&ledger, 1302);
@@ -405,17 +409,17 @@ fn segments_that_leave_while_they_are_verified_are_no_damage() {
     let tiles =
         TreeStore::new(Arc::new(RealStorage), RealDir::open(&state.path("ledger")).unwrap());
     let signer = state.key();
-    let against = Against {
-        key: signer.verifier(),
-        checkpoint: Some(state.read("ledger/checkpoint")),
-        copies: &state.copies,
-        tiles: Some(&tiles),
-        witness: None,
-    };
     let mut pruner = pruner(&state, &ledger, Keep { age: None, size: Some(1) });
     let mut begun = 0;
     let report = steadily(|| {
         begun += 1;
+        let against = Against {
+            key: signer.verifier(),
+            checkpoint: Some(state.read("ledger/checkpoint")),
+            copies: &state.copies,
+            tiles: Some(&tiles),
+            witness: None,
+        };
         verify(&Source::Folder(state.path("ledger")), &against, &mut |_| {
             assert_eq!(pruner.prune(jiff::Timestamp::now(), &needed(&nobody)), Ok(2));
         })

@@ -440,12 +440,12 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// Segments leave from the front: durable before the first of them goes.
+/// Segments leave from the front: a published checkpoint covers it before the first of them goes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PruneRecord {
     /// Position of the first line that stays.
     pub first: u64,
-    /// File names of the segments that leave.
+    /// File names of the segments that leave; none where it takes back a record that nobody has signed.
     pub segments: Vec<String>,
     /// Why, in words.
     pub reason: String,

@@ -6,6 +6,7 @@
 //! checkpoints cannot be written, nothing piles up.
 
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -32,8 +33,15 @@ const RETRY: Duration = Duration::from_secs(1);
 pub const STOP_WAIT: Duration = Duration::from_secs(60);
 /// Bytes read at once.
 const PIECE: usize = 256 * 1024;
+/// Bytes kept aside for tiles and checkpoint on a full disk: without a checkpoint no segment can leave it.
+const RESERVE: u64 = 128 << 10;
+/// Beside the reserve for records, which denies changes once it is spent.
+const RESERVE_NAME: &str = "reserve.tree";
 /// Full tiles that are kept before they are written.
 const TILES_MAX: usize = 256;
+
+/// How far lines go: a segment, and the offset in it.
+pub type End = (u64, u64);
 
 /// Between the writer and the sealer.
 #[derive(Default)]
@@ -47,7 +55,7 @@ pub struct Durable {
 #[derive(Default)]
 struct State {
     /// Segments and how many bytes of each are durable, from the one that the sealer reads.
-    ends: VecDeque<(u64, u64)>,
+    ends: VecDeque<End>,
     /// Lines are there that no checkpoint covers yet.
     grown: bool,
     /// Since when.
@@ -58,6 +66,13 @@ struct State {
     fault: Option<Errno>,
     /// When a checkpoint was last published.
     signed: Option<Instant>,
+    /// What the published checkpoint covers, once this process has published one.
+    covered: End,
+    /// Somebody waits for the next checkpoint.
+    hurry: bool,
+    /// Attempts to sign that were begun, and the newest that has ended.
+    begun: u64,
+    ended: u64,
     stop: bool,
 }
 
@@ -81,10 +96,30 @@ impl Durable {
         Signing { age: state.signed.map(|at| at.elapsed()), waiting, fault: state.fault }
     }
 
-    /// How far lines are durable: segment and offset.
-    #[cfg(test)]
-    pub fn end(&self) -> Option<(u64, u64)> {
+    /// How far lines are durable.
+    pub fn end(&self) -> Option<End> {
         self.state.lock().ends.back().copied()
+    }
+
+    /// Whether a published checkpoint covers the lines up to an end. If not, they are signed at once, and
+    /// waited for until an attempt has failed or it is time.
+    pub fn covers(&self, end: End, deadline: Instant) -> bool {
+        let mut state = self.state.lock();
+        let next = state.begun.saturating_add(1);
+        state.hurry |= state.covered < end;
+        self.changed.notify_all();
+        while state.covered < end && state.ended < next {
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
+                break;
+            }
+        }
+        state.covered >= end
+    }
+
+    fn end_attempt(&self) {
+        let mut state = self.state.lock();
+        state.ended = state.begun;
+        self.changed.notify_all();
     }
 
     /// The newest checkpoint's note.
@@ -120,6 +155,8 @@ pub struct Sealer<S: Storage> {
     partial: Vec<TileId>,
     /// Size of the published checkpoint, if it is ours.
     size: Option<u64>,
+    /// Space is set aside, or cannot be on this file system.
+    reserved: bool,
 }
 
 /// What a sealer begins with.
@@ -167,6 +204,7 @@ impl<S: Storage> Sealer<S> {
             full: missing,
             partial,
             size,
+            reserved: false,
         }
     }
 
@@ -194,6 +232,7 @@ impl<S: Storage> Sealer<S> {
                     (state.grown, state.fault) = (true, Some(errno));
                 }
             }
+            self.durable.end_attempt();
             if stop {
                 return;
             }
@@ -207,8 +246,12 @@ impl<S: Storage> Sealer<S> {
             self.durable.changed.wait(&mut state);
         }
         let due = after(Instant::now(), delay);
-        while !state.stop && !self.durable.changed.wait_until(&mut state, due).timed_out() {}
-        state.grown = false;
+        while !state.stop
+            && !state.hurry
+            && !self.durable.changed.wait_until(&mut state, due).timed_out()
+        {}
+        (state.grown, state.hurry) = (false, false);
+        state.begun = state.begun.saturating_add(1);
         state.signing = state.signing.or(state.since.take());
         state.stop
     }
@@ -216,10 +259,42 @@ impl<S: Storage> Sealer<S> {
     /// Makes the tree cover all durable lines, and publishes a checkpoint that says so. Nothing is lost
     /// by a failure: the next call goes on.
     pub fn seal(&mut self) -> Result<(), Errno> {
+        let mut sealed = self.seal_now();
+        if matches!(sealed, Err(Errno::NOSPC | Errno::DQUOT)) && self.spend_reserve() {
+            sealed = self.seal_now();
+        }
+        if sealed.is_ok() && !self.reserved {
+            self.refill_reserve();
+        }
+        sealed
+    }
+
+    /// Gives the reserve's blocks back to the disk; false if there is none.
+    fn spend_reserve(&mut self) -> bool {
+        self.reserved = false;
+        self.storage.unlink(&self.dir, OsStr::new(RESERVE_NAME)).is_ok()
+    }
+
+    fn refill_reserve(&mut self) {
+        let name = OsStr::new(RESERVE_NAME);
+        let opened = match self.storage.open_write(&self.dir, name) {
+            Err(Errno::NOENT) => self.storage.create_file(&self.dir, name),
+            opened => opened,
+        };
+        let kept = opened.and_then(|file| self.storage.reserve(&file, RESERVE));
+        self.reserved = !matches!(kept, Err(Errno::NOSPC | Errno::DQUOT));
+        if !self.reserved {
+            // What it did get others need more.
+            let _ = self.storage.unlink(&self.dir, name);
+        }
+    }
+
+    fn seal_now(&mut self) -> Result<(), Errno> {
         self.catch_up()?;
         let size = self.builder.size();
         if self.size == Some(size) && self.full.is_empty() {
-            self.durable.state.lock().signing = None;
+            let mut state = self.durable.state.lock();
+            (state.signing, state.covered) = (None, self.position);
             return Ok(());
         }
         self.write_full()?;
@@ -235,6 +310,7 @@ impl<S: Storage> Sealer<S> {
         {
             let mut state = self.durable.state.lock();
             (state.signing, state.signed) = (None, Some(Instant::now()));
+            state.covered = self.position;
         }
         self.size = Some(size);
         let partial: Vec<TileId> = partial.into_iter().map(|(id, _)| id).collect();

@@ -43,6 +43,14 @@ impl Machine {
         accept: Option<Acceptance>,
         found: &mut Vec<String>,
     ) -> Result<Arc<Ledger<SimulatedStorage>>, LedgerError> {
+        self.open_and_tell(accept, found).map(|(ledger, _)| ledger)
+    }
+
+    pub fn open_and_tell(
+        &self,
+        accept: Option<Acceptance>,
+        found: &mut Vec<String>,
+    ) -> Result<(Arc<Ledger<SimulatedStorage>>, Opened), LedgerError> {
         let seal = Seal { state: self.state.clone(), copies: Vec::new(), accept };
         let (storage, dir) = (Arc::clone(&self.storage), self.ledger.clone());
         let replay = &mut |entry: &Entry| {
@@ -50,7 +58,7 @@ impl Machine {
                 found.push(operation.path.to_string());
             }
         };
-        Ledger::open_signed(storage, dir, "lab", &seal, replay).map(|(ledger, _)| ledger)
+        Ledger::open_signed(storage, dir, "lab", &seal, replay)
     }
 
     /// Two runs; gives what was promised.

@@ -10,7 +10,7 @@ use super::evidence::Evidence;
 pub use super::keys::{KEY, NEW_KEY};
 use super::keys::{Keys, OWN};
 use super::note::NoteSigner;
-use super::pruned;
+use super::pruned::{self, Leaving};
 use super::record::{LossRecord, Record};
 use super::replay::{Terms, replay};
 use super::store::TreeStore;
@@ -108,8 +108,8 @@ pub struct Start<S: Storage> {
     lengths: BTreeMap<u64, u64>,
     /// The first line's `seq`, and the tree of the lines before, which have left.
     front: Option<(u64, Builder)>,
-    /// Lines before this one have left by a record that says so.
-    pruned: u64,
+    /// Which lines have left, as records say.
+    leaving: Leaving,
     /// The hashes of what has left are not there: there is no tree.
     headless: bool,
 }
@@ -147,7 +147,7 @@ impl<S: Storage> Start<S> {
             segments: BTreeMap::new(),
             lengths: BTreeMap::new(),
             front: None,
-            pruned: 0,
+            leaving: Leaving::default(),
             headless: false,
         };
         if let Some((checkpoint, note)) = keys.own {
@@ -198,15 +198,11 @@ impl<S: Storage> Start<S> {
         }
         let length = self.lengths.entry(line.segment).or_default();
         *length = length.saturating_add(line.bytes.len() as u64).saturating_add(1);
+        let signed = self.own_size().unwrap_or(0);
+        self.leaving.add(seq, &line.entry.record, signed);
         match &line.entry.record {
-            Record::Loss(loss) => {
-                self.accepted.push((seq, LossRecord::clone(loss)));
-                self.pruned = self.pruned.max(loss.first);
-            }
-            Record::Prune(prune) => {
-                self.pruned = self.pruned.max(prune.first);
-                self.named = prune.key.clone().or(self.named.take());
-            }
+            Record::Loss(loss) => self.accepted.push((seq, LossRecord::clone(loss))),
+            Record::Prune(prune) => self.named = prune.key.clone().or(self.named.take()),
             Record::Key(record) => self.named = Some(record.key.clone()),
             _ => {}
         }
@@ -328,7 +324,12 @@ impl<S: Storage> Start<S> {
     fn problems(&self) -> Vec<Difference> {
         let mut found: Vec<Difference> = self.problems.iter().map(Difference::of_all).collect();
         let first = self.front.as_ref().map_or(0, |(first, _)| *first);
-        if first > self.pruned {
+        if let Some(seq) = self.leaving.unsigned_before(first) {
+            found.push(Difference::of_all(format!(
+                "the lines before seq {first} are missing, and nobody has signed the record at seq {seq}, \
+                 which says that they have left"
+            )));
+        } else if first > self.leaving.first {
             found.push(Difference::of_all(format!(
                 "the lines before seq {first} are missing, and did not leave by age or size"
             )));

@@ -90,6 +90,31 @@ fn the_oldest_segments_leave_and_the_rest_is_verified() {
     let said = scene.mount_refused(&[]).err;
     assert!(said.contains("are missing"), "{said}");
     octroi(["audit", "verify", "--view", &config]).fails(1);
+    // So it is with a record that nobody has signed.
+    forge_prune(&segments(&scene));
+    let words = "nobody has signed the record at seq";
+    let said = scene.mount_refused(&[]).err;
+    assert!(said.contains(words) && said.contains("octroi audit accept-loss"), "{said}");
+    let said = octroi(["audit", "verify", "--view", &config]);
+    assert!(said.code == Some(1) && said.out.contains(words), "{said:?}");
+}
+
+/// Adds a record by which all before the first of these segments has left, as somebody without the key can.
+fn forge_prune(segments: &[PathBuf]) {
+    let seq = |line: &str| {
+        let line: serde_json::Value = serde_json::from_str(line).expect("a line");
+        line["seq"].as_u64().expect("a seq")
+    };
+    let [first, last] = [&segments[0], segments.last().expect("a segment")];
+    let first = seq(fs::read_to_string(first).expect("the first").lines().next().expect("a line"));
+    let mut text = fs::read_to_string(last).expect("the last");
+    let next = seq(text.lines().last().expect("a line")) + 1;
+    let body = format!(
+        "{{\"seq\":{next},\"time\":\"2026-01-01T00:00:00.000000000Z\",\"kind\":\"prune\",\"first\":{first},\
+         \"segments\":[\"00000001.jsonl\"],\"reason\":\"forged\",\"ids\":{{}}"
+    );
+    text += &format!("{body},\"crc\":\"{:08x}\"}}\n", crc32c::crc32c(body.as_bytes()));
+    fs::write(last, text).expect("written");
 }
 
 #[test]

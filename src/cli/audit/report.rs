@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 
 use crate::ledger::record::{CrossingRecord, GapRecord, OperationRecord, Step, Verdict};
-use crate::ledger::verify::{Against, Report as Verified, steadily, verify};
+use crate::ledger::verify::{Report as Verified, steadily, verify};
 use crate::ledger::{Entry, Record, decode_line};
 use crate::types::{TxId, Verb, counted};
 
@@ -77,15 +77,8 @@ fn verified(view: &ViewOption) -> Result<(String, Result<Verified, String>), Fai
         Ok(key) => key,
         Err(why) => return Ok((place, Err(format!("its key cannot be read: {why}")))),
     };
-    let against = Against {
-        key,
-        checkpoint: signed.checkpoint.clone(),
-        copies: &signed.copies,
-        tiles: Some(&signed.tree),
-        witness: None,
-    };
     let attempt = format!("verify the ledger {place}");
-    let verified = steadily(|| verify(&signed.lines, &against, &mut |_| {}));
+    let verified = steadily(|| verify(&signed.lines, &signed.against(key, None)?, &mut |_| {}));
     let mut report = verified.map_err(cannot(attempt))?;
     report.notes.extend(notes);
     Ok((place, Ok(report)))
@@ -183,6 +176,9 @@ impl Tally {
             }
             Record::Key(record) => {
                 self.events.push([at, format!("a key begins to sign: `{}`", record.key)]);
+            }
+            Record::Prune(record) if record.segments.is_empty() => {
+                self.events.push([at, record.reason.clone()]);
             }
             Record::Prune(record) => {
                 let count = counted(record.segments.len() as u64, "segment", "segments");

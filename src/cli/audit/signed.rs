@@ -12,7 +12,7 @@ use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::note::{NoteSigner, VerifierKey};
 use crate::ledger::start::{KEY, NEW_KEY};
 use crate::ledger::store::TreeStore;
-use crate::ledger::verify::Source;
+use crate::ledger::verify::{Against, Source, Witness};
 use crate::storage::real::{RealDir, RealStorage};
 use crate::types::{BranchMode, within};
 
@@ -114,6 +114,21 @@ impl Signed {
             copies: Vec::new(),
             branches,
             mountpoint: None,
+        })
+    }
+
+    /// What its lines are held against, with the checkpoint that is the newest now.
+    pub(super) fn against<'a>(
+        &'a self,
+        key: &'a VerifierKey,
+        witness: Option<Witness<'a>>,
+    ) -> std::io::Result<Against<'a, RealStorage>> {
+        Ok(Against {
+            key,
+            checkpoint: self.tree.checkpoint()?,
+            copies: &self.copies,
+            tiles: Some(&self.tree),
+            witness,
         })
     }
 

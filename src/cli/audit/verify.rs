@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::ledger::CheckpointCopy;
 use crate::ledger::checkpoint::Proof;
 use crate::ledger::note::VerifierKey;
-use crate::ledger::verify::{Against, Report, Witness, steadily, verify};
+use crate::ledger::verify::{Report, Witness, steadily, verify};
 use crate::types::{TxId, counted};
 
 use super::super::failure::{Failure, cannot};
@@ -59,9 +59,6 @@ pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
     let carried = args.witness.as_deref().map(Carried::open).transpose()?;
     let mut signed = Signed::find(&args.view)?;
     let mut notes = signed.find_copies();
-    let again = || -> Box<dyn Iterator<Item = CheckpointCopy> + '_> {
-        Box::new(carried.iter().flat_map(Carried::all))
-    };
     let own = key.is_none();
     let key = match key {
         Some(key) => key,
@@ -70,16 +67,14 @@ pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
                 .hint("--key gives the public key")
         })?,
     };
-    let against = Against {
-        key: &key,
-        checkpoint: signed.checkpoint.clone(),
-        copies: &signed.copies,
-        tiles: Some(&signed.tree),
-        witness: Some(&again).filter(|_| carried.is_some()).map(|again| again as Witness<'_>),
-    };
     let attempt = format!("verify the ledger {}", signed.place);
     let verified = steadily(|| {
         let mut files = args.files.then(|| Files::new(&signed.branches));
+        let again = || -> Box<dyn Iterator<Item = CheckpointCopy> + '_> {
+            Box::new(carried.iter().flat_map(Carried::all))
+        };
+        let witness = carried.is_some().then_some(&again as Witness<'_>);
+        let against = signed.against(&key, witness)?;
         let report = verify(&signed.lines, &against, &mut |commit| {
             if let Some(files) = &mut files {
                 files.compare(commit);

@@ -6,7 +6,7 @@ use super::super::accounted::{Accounted, hash_of};
 use super::super::checkpoint::Checkpoint;
 use super::super::evidence::Evidence;
 use super::super::keys::{KEY, begin_key, new_signer_for, record_of};
-use super::super::record::{KeyRecord, LossRecord};
+use super::super::record::{KeyRecord, LossRecord, PruneRecord};
 use super::super::replay::Replayed;
 use super::super::sealer::Begin;
 use super::{Acceptance, LedgerError, MISSING_MAX, Start, Wanted, one_by_one, together};
@@ -43,6 +43,10 @@ pub struct Finished<S: Storage> {
     pub useless: Vec<&'static str>,
     /// Tiles that were not as the lines have them, and are written again.
     pub damaged: u64,
+    /// Lines before this one have left or are to leave.
+    pub pruned: u64,
+    /// Takes back a record that nobody has signed, by which lines were to leave.
+    pub revoked: Option<PruneRecord>,
 }
 
 impl<S: Storage> Start<S> {
@@ -96,7 +100,8 @@ impl<S: Storage> Start<S> {
         if self.unborn && own.is_none() {
             begin_key(&*self.storage, &self.state, &self.signer)?;
         }
-        let (_, front) = self.front.take().unwrap_or_default();
+        let (first, front) = self.front.take().unwrap_or_default();
+        let (pruned, revoked) = (self.leaving.first.max(first), self.leaving.revoked());
         let mut begin = Begin {
             signer: self.signer,
             builder: self.builder,
@@ -114,7 +119,19 @@ impl<S: Storage> Start<S> {
         }
         let unborn = self.unborn.then_some((self.storage, self.state));
         let (evidence, useless, damaged) = (self.evidence, self.useless, self.damaged);
-        Ok(Finished { begin, unborn, lost, key, found, accounted, evidence, useless, damaged })
+        Ok(Finished {
+            begin,
+            unborn,
+            lost,
+            key,
+            found,
+            accounted,
+            evidence,
+            useless,
+            damaged,
+            pruned,
+            revoked,
+        })
     }
 
     /// What the opening of the ledger would be refused for, once all lines are read.
@@ -133,6 +150,7 @@ impl<S: Storage> Start<S> {
         read.start_over();
         self.builder = Default::default();
         self.front = None;
+        self.leaving = Default::default();
         self.missing.clear();
         self.segments.clear();
         self.lengths.clear();

@@ -6,18 +6,19 @@ use std::collections::BTreeMap;
 
 use crate::error::Errno;
 use crate::storage::Storage;
-use crate::types::counted;
 
 use super::accounted::Accounted;
 use super::checkpoint::Checkpoint;
 use super::note::VerifierKey;
+use super::pruned::{self, Leaving};
 use super::record::{CrossingRecord, KeyRecord, MountEvent, Record};
 use super::start::CheckpointCopy;
 use super::store::TreeStore;
 use super::tree::tile::{Builder, TileId, WIDTH};
 use super::tree::{Hash, empty_root, leaf_hash};
-use super::{encode, keys, pruned};
+use super::{encode, keys};
 
+mod finish;
 mod lines;
 mod report;
 mod story;
@@ -52,7 +53,8 @@ pub struct Against<'a, S: Storage> {
 }
 
 /// Checks a ledger. `done` is given COMMIT's record of each crossing that is done. ENOENT where a segment has
-/// left while those before it were read: [`steadily`] begins again.
+/// left while those before it were read, or since the checkpoint was: [`steadily`] begins again, with the newest
+/// checkpoint.
 pub fn verify<'a, S: Storage>(
     source: &Source,
     against: &'a Against<'a, S>,
@@ -73,7 +75,10 @@ pub fn verify<'a, S: Storage>(
             Next::Unfinished { segment, bytes, last } => check.unfinished(&segment, bytes, last),
         }
     }
-    Ok(check.finish())
+    match check.has_more_left() {
+        true => Err(std::io::ErrorKind::NotFound.into()),
+        false => Ok(check.finish()),
+    }
 }
 
 /// Does `attempt`, a verification, again where a segment has left by age or size while it ran.
@@ -116,8 +121,8 @@ struct Check<'a, S: Storage> {
     torn: Vec<Problem>,
     /// Position, time and place of the first line.
     front: Option<(u64, Option<jiff::Timestamp>, String)>,
-    /// Lines before this one have left by a record that says so.
-    pruned: u64,
+    /// Which lines have left, as records say.
+    leaving: Leaving,
     /// Keys that have signed so far, as far as lines tell.
     former: Vec<VerifierKey>,
     /// Where a key may begin that nothing has signed: after a loss, or the version of a segment after it.
@@ -149,7 +154,7 @@ impl<'a, S: Storage> Check<'a, S> {
             accounted: Accounted::default(),
             torn: Vec::new(),
             front: None,
-            pruned: 0,
+            leaving: Leaving::default(),
             former: Vec::new(),
             unsigned_key_at: None,
             named: None,
@@ -250,7 +255,9 @@ impl<'a, S: Storage> Check<'a, S> {
         if head.kind == "operation" && signed && !encode::is_shortened(bytes) {
             return Ok(());
         }
-        match encode::decode(bytes).map_err(Wrong::Misplaced)?.entry.record {
+        let record = encode::decode(bytes).map_err(Wrong::Misplaced)?.entry.record;
+        self.leaving.add(head.seq, &record, self.signed());
+        match record {
             Record::Crossing(record) => {
                 let ended = self.story.step(&record).map_err(|why| {
                     if !self.began_before(&record) {
@@ -264,7 +271,6 @@ impl<'a, S: Storage> Check<'a, S> {
             Record::Purge(record) => self.story.purged(record.txid),
             Record::Mount(record) => self.unmounted = record.event == MountEvent::Unmounted,
             Record::Prune(prune) => {
-                self.pruned = self.pruned.max(prune.first);
                 self.know(prune.key.as_deref());
                 self.named = prune.key.or(self.named.take());
             }
@@ -274,7 +280,6 @@ impl<'a, S: Storage> Check<'a, S> {
             Record::Key(record) => self.begin_key(head.seq, head.time, &record, place),
             Record::Loss(loss) => {
                 self.know(loss.key.as_deref());
-                self.pruned = self.pruned.max(loss.first);
                 self.accounted.add(&loss);
                 self.unsigned_key_at = head.seq.checked_add(1);
                 self.report.losses.push(AcceptedLoss {
@@ -396,18 +401,6 @@ impl<'a, S: Storage> Check<'a, S> {
         self.report.problem(place(), format!("it has another line at seq {seq}"));
     }
 
-    fn note_unsigned(&mut self, signed: u64) {
-        let unsigned = self.report.unsigned;
-        if unsigned == 0 {
-            return;
-        }
-        let lines = counted(unsigned, "line from", "lines from");
-        self.report.notes.push(format!(
-            "nobody has signed the {lines} seq {signed} on: nothing shows who wrote them. A daemon signs what it \
-             wrote within a second; after a crash the next mount does"
-        ));
-    }
-
     /// Bytes after the last newline.
     fn unfinished(&mut self, segment: &str, bytes: u64, last: bool) {
         if last && self.builder.size() >= self.signed() {
@@ -418,78 +411,5 @@ impl<'a, S: Storage> Check<'a, S> {
         } else {
             self.report.problem(segment, format!("it ends with {bytes} bytes that are no line"));
         }
-    }
-
-    fn finish(mut self) -> Report {
-        if let Some((first @ 1.., _, place)) = self.front.take() {
-            match first <= self.pruned {
-                true => self.report.notes.push(format!(
-                    "the first {first} lines have left, by a record that says so; their hashes are there"
-                )),
-                false => self.report.problem(
-                    place,
-                    format!("its seq is {first}: the lines before are missing, and did not leave by age or size"),
-                ),
-            }
-        }
-        if let Some(first) = self.torn.first() {
-            self.report.notes.push(format!(
-                "{} and what follows was torn by a crash and never signed: the next mount cuts it off",
-                first.place
-            ));
-        }
-        let key = self.against.key.to_string();
-        if let Some(named) = self.named.take_if(|named| *named != key) {
-            let what = format!("the lines say that {named} signs, and {key} was to have");
-            self.report.problem("key", what);
-        }
-        let lines = self.builder.size();
-        let differs = self.differs;
-        let judge = |roots: &BTreeMap<u64, Option<Hash>>, found: &Checkpoint| match roots
-            .get(&found.size)
-        {
-            Some(Some(root)) if *root == found.root => None,
-            Some(Some(_)) => Some(match differs.filter(|seq| *seq < found.size) {
-                Some(seq) => format!("it vouches for another line at seq {seq}"),
-                None => format!("it vouches for other lines than the first {}", found.size),
-            }),
-            _ => Some(format!("it vouches for {} lines, and there are {lines}", found.size)),
-        };
-        if let Some(checkpoint) = self.checkpoint.take() {
-            match judge(&self.roots, &checkpoint) {
-                Some(what) => self.report.problem("checkpoint", what),
-                None => {
-                    self.report.signed = Some(checkpoint.size);
-                    self.note_unsigned(checkpoint.size);
-                    self.report.root = Some(checkpoint.root_text());
-                }
-            }
-        }
-        for (place, copy) in std::mem::take(&mut self.copies) {
-            match judge(&self.roots, &copy) {
-                Some(what) => self.report.problem(place, what),
-                None => self.report.copies.push(place),
-            }
-        }
-        for copy in self.against.copies {
-            if Checkpoint::open(&copy.note, self.against.key).is_ok() {
-                continue;
-            }
-            let is_kept = |found: &Checkpoint| {
-                self.other_roots.get(&found.size).is_some_and(|root| *root == Some(found.root))
-            };
-            if self.accounted.covers(&copy.note, is_kept) {
-                let place = &copy.place;
-                let note = format!("{place} is from before an accepted loss");
-                self.report.notes.push(note);
-            } else {
-                self.report.problem(&copy.place, "it is of another ledger or key, or damaged");
-            }
-        }
-        self.finish_witness();
-        for (ending, count) in self.story.counts() {
-            self.report.crossings.insert(ending.to_owned(), count);
-        }
-        self.report
     }
 }
