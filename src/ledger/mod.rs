@@ -47,6 +47,8 @@ mod denials;
 mod encode;
 mod evidence;
 #[cfg(test)]
+mod forged_tests;
+#[cfg(test)]
 mod full_tests;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;

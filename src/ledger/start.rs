@@ -334,6 +334,13 @@ impl<S: Storage> Start<S> {
                 "the lines before seq {first} are missing, and did not leave by age or size"
             )));
         }
+        let covered = self.own_size().unwrap_or(0);
+        if let Some((seq, _)) = self.accepted.iter().find(|(seq, _)| *seq >= covered) {
+            found.push(Difference::of_all(format!(
+                "nobody has signed the record at seq {seq}, which accepts a loss: octroi audit accept-loss was cut \
+                 off and is to be run again, or somebody else wrote it"
+            )));
+        }
         if let Some(named) = self.named.as_ref().filter(|named| **named != self.key_text()) {
             let how = if self.found_key { "is another" } else { "is not there" };
             let named = plain(named);

@@ -10,10 +10,10 @@ use super::verify::{Against, Report, Source, verify};
 use super::*;
 use crate::storage::real::{RealDir, RealStorage};
 
-const SEGMENT: &str = "ledger/00000001.jsonl";
+pub(super) const SEGMENT: &str = "ledger/00000001.jsonl";
 
 /// A small ledger that was closed, the key that was kept elsewhere, and a branch with a copy.
-fn small() -> (State, VerifierKey) {
+pub(super) fn small() -> (State, VerifierKey) {
     let mut state = State::new();
     state.run(&["/a", "/b", "/c"]);
     state.copy("inbox");
@@ -24,7 +24,7 @@ fn small() -> (State, VerifierKey) {
     (state, key)
 }
 
-fn checked(state: &State, key: &VerifierKey) -> Report {
+pub(super) fn checked(state: &State, key: &VerifierKey) -> Report {
     let ledger = state.path("ledger");
     let dir = RealDir::open(&ledger).unwrap();
     let tree = TreeStore::new(Arc::new(RealStorage), dir);
@@ -40,7 +40,7 @@ fn checked(state: &State, key: &VerifierKey) -> Report {
 
 /// Both find it; one of the problems is at a place that begins so.
 #[track_caller]
-fn found(state: &State, key: &VerifierKey, place: &str, how: &str) {
+pub(super) fn found(state: &State, key: &VerifierKey, place: &str, how: &str) {
     let report = checked(state, key);
     let there = report.problems.iter().any(|problem| problem.place.starts_with(place));
     assert!(there, "{how}: no problem at {place} but {:?}", report.problems);

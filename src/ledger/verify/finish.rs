@@ -9,6 +9,36 @@ use crate::storage::Storage;
 use crate::types::counted;
 
 impl<S: Storage> Check<'_, S> {
+    /// A line that counts for nothing.
+    pub(super) fn void(&mut self, segment: &str, from: u64) {
+        match self.void.last_mut() {
+            Some((last, _, lines)) if last == segment => *lines = lines.saturating_add(1),
+            _ => self.void.push((segment.to_owned(), from, 1)),
+        }
+    }
+
+    /// A mount cuts them off, so that none is left behind a segment that is older than the last.
+    fn finish_void(&mut self) {
+        for (segment, from, lines) in std::mem::take(&mut self.void) {
+            let what = format!(
+                "{} from seq {from} on, which the next segment has in their place",
+                counted(lines, "line that counts for nothing", "lines that count for nothing")
+            );
+            if self.mounted.is_some_and(|mounted| mounted >= from) {
+                let what = format!(
+                    "it ends with {what}: the mount after would have cut off a failed sync's"
+                );
+                self.report.problem(segment, what);
+            } else {
+                self.report.void = self.report.void.saturating_add(lines);
+                self.report.notes.push(format!(
+                    "{segment} ends with {what}: a failed sync leaves such, anybody can write them, and the next \
+                     mount cuts them off"
+                ));
+            }
+        }
+    }
+
     /// Whether lines have left by a record that is newer than the checkpoint which the lines were held against,
     /// and covered by one that is there now.
     pub(super) fn has_more_left(&self) -> bool {
@@ -39,6 +69,7 @@ impl<S: Storage> Check<'_, S> {
                 self.report.problem(place, what);
             }
         }
+        self.finish_void();
         if let Some(first) = self.torn.first() {
             self.report.notes.push(format!(
                 "{} and what follows was torn by a crash and never signed: the next mount cuts it off",

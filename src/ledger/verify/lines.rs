@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
-use crate::ledger::record::Record;
-use crate::ledger::{encode, segment};
+use crate::ledger::encode;
+use crate::ledger::segment::{self, VoidFrom};
 
 /// Bytes that are read at once.
 const BUFFER: usize = 1 << 18;
@@ -37,8 +37,14 @@ pub enum Step<'a> {
         /// The bytes.
         bytes: &'a [u8],
     },
-    /// A line that the next segment has anew, for it was never durable.
-    Void,
+    /// A line, or a part of one, that counts for nothing: the next segment, begun after a failed sync, goes on in
+    /// its place.
+    Void {
+        /// File name.
+        segment: &'a str,
+        /// The position with which the next segment begins.
+        from: u64,
+    },
     /// Bytes after the last newline of a file.
     Unfinished {
         /// File name.
@@ -61,6 +67,9 @@ pub struct Segments {
     number: u64,
     /// Lines of the current segment from this position on are void.
     void_from: Option<u64>,
+    /// What follows in it is void.
+    is_void: bool,
+    end: VoidFrom,
     line: Vec<u8>,
     announced: bool,
 }
@@ -93,6 +102,8 @@ impl Segments {
             reader: None,
             number: 0,
             void_from: None,
+            is_void: false,
+            end: VoidFrom::default(),
             line: Vec::new(),
             announced: false,
         })
@@ -100,9 +111,15 @@ impl Segments {
 
     /// The next step; none at the end.
     pub fn next(&mut self) -> io::Result<Option<Step<'_>>> {
-        let Some(reader) = &mut self.reader else { return self.begin() };
-        self.line.clear();
-        let length = reader.take(LONGEST).read_until(b'\n', &mut self.line)?;
+        let length = loop {
+            let Some(reader) = &mut self.reader else { return self.begin() };
+            self.line.clear();
+            let length = reader.take(LONGEST).read_until(b'\n', &mut self.line)?;
+            // What was cut off after a failed sync is shown as empty lines. A line never is.
+            if self.before.is_some() || self.line != b"\n" {
+                break length;
+            }
+        };
         if length == 0 {
             self.reader = None;
             return self.begin();
@@ -112,17 +129,18 @@ impl Segments {
             self.reader = None;
             let last = self.names.is_empty();
             // After a failed sync the old segment may end with a part of a line.
-            if self.void_from.is_some() {
-                return Ok(Some(Step::Void));
+            if let Some(from) = self.void_from {
+                return Ok(Some(Step::Void { segment: &self.name, from }));
             }
             return Ok(Some(Step::Unfinished { segment, bytes: length as u64, last }));
         }
         self.line.pop_if(|last| *last == b'\n');
         self.number = self.number.saturating_add(1);
-        if let Some(from) = self.void_from
-            && encode::head(&self.line).is_ok_and(|head| head.seq >= from)
-        {
-            return Ok(Some(Step::Void));
+        if let Some(from) = self.void_from {
+            self.is_void |= self.end.is_reached(&self.line, from);
+            if self.is_void {
+                return Ok(Some(Step::Void { segment: &self.name, from }));
+            }
         }
         Ok(Some(Step::Line { segment: &self.name, number: self.number, bytes: &self.line }))
     }
@@ -145,6 +163,7 @@ impl Segments {
         self.reader = Some(BufReader::with_capacity(BUFFER, file));
         self.name = name;
         self.number = 0;
+        (self.is_void, self.end) = (false, VoidFrom::default());
         self.void_from = match self.names.last() {
             Some((_, next)) => void_from(&self.folder.join(next))?,
             None => None,
@@ -157,12 +176,5 @@ impl Segments {
 fn void_from(path: &Path) -> io::Result<Option<u64>> {
     let mut line = Vec::new();
     BufReader::new(File::open(path)?).take(LONGEST).read_until(b'\n', &mut line)?;
-    let line = line.strip_suffix(b"\n").unwrap_or(&line);
-    Ok(match encode::decode(line) {
-        Ok(decoded) => match decoded.entry.record {
-            Record::Version(version) if version.after_failed_sync => Some(decoded.entry.seq),
-            _ => None,
-        },
-        Err(_) => None,
-    })
+    Ok(segment::void_from(line.strip_suffix(b"\n").unwrap_or(&line)))
 }

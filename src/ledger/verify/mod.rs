@@ -65,7 +65,7 @@ pub fn verify<'a, S: Storage>(
     while let Some(next) = segments.next()? {
         match next {
             Next::Line { segment, number, bytes } => check.line(segment, number, bytes, done),
-            Next::Void => {}
+            Next::Void { segment, from } => check.void(segment, from),
             Next::Begin { missing: Some(name) } => {
                 check.report.problem(name, "the segment is missing");
             }
@@ -131,6 +131,10 @@ struct Check<'a, S: Storage> {
     named: Option<String>,
     /// No daemon serves: it was unmounted, and not mounted again.
     unmounted: bool,
+    /// Position of the newest `mounted`.
+    mounted: Option<u64>,
+    /// Segments that were not synced: the position from which on the next one goes on, and the void lines.
+    void: Vec<(String, u64, u64)>,
     /// Checkpoints that were carried away.
     stream: Option<Stream<'a>>,
 }
@@ -159,6 +163,8 @@ impl<'a, S: Storage> Check<'a, S> {
             unsigned_key_at: None,
             named: None,
             unmounted: false,
+            mounted: None,
+            void: Vec::new(),
             stream: against.witness.map(|witness| Stream::new(witness, key)),
         };
         match &against.checkpoint {
@@ -247,8 +253,8 @@ impl<'a, S: Storage> Check<'a, S> {
             self.report.unsigned = self.report.unsigned.saturating_add(1);
         }
         if self.unmounted && !signed && matches!(head.kind, "operation" | "check") {
-            let what =
-                "nobody has signed it, and it says what was done while the view was not mounted";
+            let what = "nobody has signed it, and it says what was done while the view was not mounted: it is forged, or \
+                 the machine failed while a branch that hangs kept a daemon from ending";
             return Err(Wrong::Misplaced(what.to_owned()));
         }
         // What the daemon has signed it can read, but perhaps for what an earlier version has cut.
@@ -269,7 +275,12 @@ impl<'a, S: Storage> Check<'a, S> {
                 }
             }
             Record::Purge(record) => self.story.purged(record.txid),
-            Record::Mount(record) => self.unmounted = record.event == MountEvent::Unmounted,
+            Record::Mount(record) => {
+                self.unmounted = record.event == MountEvent::Unmounted;
+                if !self.unmounted {
+                    self.mounted = Some(head.seq);
+                }
+            }
             Record::Prune(prune) => {
                 self.know(prune.key.as_deref());
                 self.named = prune.key.or(self.named.take());
@@ -279,6 +290,11 @@ impl<'a, S: Storage> Check<'a, S> {
             }
             Record::Key(record) => self.begin_key(head.seq, head.time, &record, place),
             Record::Loss(loss) => {
+                if !signed {
+                    let what = "nobody has signed it, and it accepts a loss: octroi audit accept-loss was cut off, \
+                                or somebody else wrote it";
+                    self.report.problem(place(), what);
+                }
                 self.know(loss.key.as_deref());
                 self.accounted.add(&loss);
                 self.unsigned_key_at = head.seq.checked_add(1);

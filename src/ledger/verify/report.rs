@@ -61,6 +61,8 @@ pub struct Report {
     pub signed: Option<u64>,
     /// Lines after these.
     pub unsigned: u64,
+    /// Lines that count for nothing, for the segment after them has them again; none shows them but a file's reader.
+    pub void: u64,
     /// Its root, in base64.
     pub root: Option<String>,
     /// Copies that agree, by their places.
@@ -85,20 +87,29 @@ pub struct Report {
 
 impl Report {
     /// What a ledger without problems can be said to be: what was before a loss is proven by nobody, nor is
-    /// what nobody has signed.
+    /// what nobody has signed, or what counts for nothing.
     pub fn verdict(&self) -> String {
-        match self.losses.last() {
-            None if self.unsigned > 0 => {
-                let lines = counted(self.unsigned, "line after it is", "lines after it are");
-                format!("everything that is signed is as it was signed; the {lines} not signed yet")
-            }
+        let mut verdict = match self.losses.last() {
+            None if self.unsigned > 0 => "everything that is signed is as it was signed".to_owned(),
             None => "everything is as it was signed".to_owned(),
-            Some(loss) => format!(
-                "all that came after the loss accepted at seq {} is as it was signed; nothing proves what \
-                 was before it",
-                loss.seq
-            ),
+            Some(loss) => {
+                let signed = if self.unsigned > 0 { "is signed and " } else { "" };
+                format!(
+                    "all that {signed}came after the loss accepted at seq {} is as it was signed; nothing proves \
+                     what was before it",
+                    loss.seq
+                )
+            }
+        };
+        if self.unsigned > 0 {
+            let lines = counted(self.unsigned, "line after it is", "lines after it are");
+            verdict.push_str(&format!("; the {lines} not signed yet"));
         }
+        if self.void > 0 {
+            let lines = counted(self.void, "line is", "lines are");
+            verdict.push_str(&format!("; {lines} in the files that count for nothing"));
+        }
+        verdict
     }
 
     /// Takes in a problem.
