@@ -61,7 +61,7 @@ pub struct Report {
     pub signed: Option<u64>,
     /// Lines after these.
     pub unsigned: u64,
-    /// Lines that count for nothing, for the segment after them has them again; none shows them but a file's reader.
+    /// Lines in the files that count for nothing: they come after what a failed sync left good.
     pub void: u64,
     /// Its root, in base64.
     pub root: Option<String>,
