@@ -268,8 +268,11 @@ mod tests {
         let texts = Arc::new(AtomicUsize::new(0));
         let state = fixture.backing("state");
         let directory = AuditDir::new(state, String::new(), Box::new(Three(Arc::clone(&texts))));
-        let vfs = Arc::get_mut(&mut fixture.vfs).expect("nobody else has it");
+        let meanwhile = Arc::clone(&Fixture::new(vec![]).vfs);
+        let vfs = std::mem::replace(&mut fixture.vfs, meanwhile);
+        let mut vfs = Arc::into_inner(vfs).expect("nobody else has it");
         vfs.audit = AuditNodes::new(directory);
+        fixture.vfs = Arc::new(vfs);
         let vfs = &fixture.vfs;
         let folder = fixture.number(".audit/tx/done");
         let sizes = || {
