@@ -59,6 +59,7 @@ fn record(number: u64) -> Record {
         branch: Some("inbox".to_owned()),
         result: "ok".into(),
         written: None,
+        first_write: false,
         grown: None,
         count: None,
         shortened: false,

@@ -9,7 +9,8 @@ use super::verify::{Against, Source, verify};
 use super::*;
 use crate::storage::real::{RealDir, RealStorage};
 
-/// A ledger with a segment begun after a failed sync, at seq 6, and a mount since then or none.
+/// A ledger with a segment begun after a failed sync, at seq 6, by a daemon that was followed by another, or
+/// whose mount that was.
 fn failed_sync(is_mounted: bool) -> (State, VerifierKey) {
     let (mut state, key) = small();
     state.copies.clear();
@@ -18,10 +19,14 @@ fn failed_sync(is_mounted: bool) -> (State, VerifierKey) {
     let version = Record::Version(record::VersionRecord { after_failed_sync: true, ..version });
     state.write("ledger/00000002.jsonl", line(6, &version));
     let (ledger, _) = state.open_to(None).unwrap();
+    // Where the sync of what a mount itself records failed, nothing was done before it says so.
+    let mut since = [mounted(), operation("/d", true)];
     if is_mounted {
-        ledger.append(mounted(), Durability::Sync).unwrap();
+        since.reverse();
     }
-    ledger.append(operation("/d", true), Durability::Sync).unwrap();
+    for record in since {
+        ledger.append(record, Durability::Sync).unwrap();
+    }
     ledger.close().unwrap();
     assert_eq!(checked(&state, &key).verdict(), "everything is as it was signed");
     (state, key)

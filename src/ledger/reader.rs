@@ -129,7 +129,8 @@ impl Reader {
         let is_new = same.is_none();
         // The last one is being written; of the others nothing changes but that they are cut off.
         let before = same.as_ref().filter(|_| !is_last).map(|part| (part.size, part.whole));
-        let counts = same.as_ref().and_then(|part| part.counts);
+        // Where the one after it has gone again, all counts.
+        let counts = same.as_ref().filter(|_| !is_last).and_then(|part| part.counts);
         let file = match same {
             Some(part) => part.file,
             None => match File::open(self.dir.join(&name)) {

@@ -164,6 +164,9 @@ pub struct OperationRecord {
     /// Bytes written through the handle so far, in records of a handle's totals.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written: Option<u64>,
+    /// Totals that stand for the handle's first write too, which was a moment before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub first_write: bool,
     /// Bytes by which the file grew while the kernel wrote it by itself, since the last record of the
     /// handle; negative where it shrank.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,7 +1,7 @@
 //! Texts of records that are too long for a line, or for memory. Paths are cut between two names.
 
 use super::Record;
-use super::encode::{BODY_MAX, SHORTENED, whole_body};
+use super::encode::{BODY_MAX, SHORTENED, is_shortened, whole_body};
 use super::record::{CrossingRecord, OperationRecord, Step};
 use crate::error::Errno;
 use crate::types::ViewPath;
@@ -35,7 +35,7 @@ pub(super) fn shorten(record: &Record) -> Result<Vec<u8>, Errno> {
             _ => return Err(Errno::NAMETOOLONG),
         };
         let mut body = whole_body(&shorter)?;
-        if !body.ends_with(SHORTENED) {
+        if !is_shortened(&body) {
             body.pop();
             body.extend_from_slice(SHORTENED);
         }

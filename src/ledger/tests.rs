@@ -22,6 +22,7 @@ pub(super) fn operation(path: &str, allowed: bool) -> Record {
         branch: None,
         result: "ok".into(),
         written: None,
+        first_write: false,
         grown: None,
         count: None,
         shortened: false,

@@ -194,9 +194,9 @@ impl<S: Storage> Writer<S> {
         let mut closing = None;
         while let Ok(message) = messages.first(self.deadline()) {
             let mut flushes = Vec::new();
-            let batch: Vec<Message> =
+            let mut batch: Vec<Message> =
                 message.into_iter().chain(messages.more().take(BATCH_MAX)).collect();
-            let repeated = repeated::first_writes(&batch);
+            let repeated = repeated::merge(&mut batch);
             for (at, message) in batch.into_iter().enumerate() {
                 match message {
                     _ if repeated.contains(&at) => {}
@@ -249,7 +249,7 @@ impl<S: Storage> Writer<S> {
     fn deadline(&self) -> Option<Instant> {
         let retry = ((self.reserve_spent || self.void) && !self.dead).then_some(self.retry_at);
         // What waits for room waits for no fsync.
-        let group_due = self.group_due.filter(|_| self.pending.is_empty());
+        let group_due = self.group_due.filter(|_| !self.full && !self.void);
         [group_due, self.denials.next_end(), retry].into_iter().flatten().min()
     }
 

@@ -94,6 +94,7 @@ impl Vfs {
             branch: branch.map(|branch| branch.name().to_owned()),
             result: result.map_or_else(errno_name, |()| "ok").into(),
             written: None,
+            first_write: false,
             grown: None,
             count: None,
             shortened: false,

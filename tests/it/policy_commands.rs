@@ -154,6 +154,20 @@ fn a_replay_groups_what_would_be_decided_otherwise() {
     assert_eq!((&line["path"], &line["op"]), (&"/inbox/x.sh".into(), &"create".into()));
 }
 
+/// Also where the record of what was written stands for the first write.
+#[test]
+fn a_replay_judges_each_file_that_was_written() {
+    require_root();
+    let scene = Scene::with(&["inbox", "review"], OLD);
+    let mount = scene.mount();
+    mount.sh("for i in 1 2 3 4 5; do echo x >inbox/$i; done").ok();
+    mount.unmount();
+    let new = OLD.to_owned()
+        + "[rules.closed]\ndeny = [\"write\"]\nwho = [\"*\"]\npaths = [\"/inbox/*\"]\nreason = \"r\"\n";
+    let denied = keys(&replay(&scene, &new, &[]), "newly_denied", "by");
+    assert_eq!(denied, [("rule closed".to_owned(), 5)]);
+}
+
 #[test]
 fn a_replay_is_of_the_time_that_is_asked_for_and_of_the_same_places() {
     let scene = recorded();

@@ -17,7 +17,7 @@ impl<S: Storage> Check<'_, S> {
         }
     }
 
-    /// A mount cuts them off, so that none is left behind a segment that is older than the last.
+    /// A mount cuts them off, so that none is left where something was done since and a mount came after.
     fn finish_void(&mut self) {
         for (segment, from, lines) in std::mem::take(&mut self.void) {
             let what = format!(

@@ -131,7 +131,9 @@ struct Check<'a, S: Storage> {
     named: Option<String>,
     /// No daemon serves: it was unmounted, and not mounted again.
     unmounted: bool,
-    /// Position of the newest `mounted`.
+    /// Position of the newest operation.
+    operated: Option<u64>,
+    /// Of the newest operation before a `mounted`: a mount came after it.
     mounted: Option<u64>,
     /// Segments that were not synced: the position from which on the next one goes on, and the void lines.
     void: Vec<(String, u64, u64)>,
@@ -163,6 +165,7 @@ impl<'a, S: Storage> Check<'a, S> {
             unsigned_key_at: None,
             named: None,
             unmounted: false,
+            operated: None,
             mounted: None,
             void: Vec::new(),
             stream: against.witness.map(|witness| Stream::new(witness, key)),
@@ -257,6 +260,9 @@ impl<'a, S: Storage> Check<'a, S> {
                  the machine failed while a branch that hangs kept a daemon from ending";
             return Err(Wrong::Misplaced(what.to_owned()));
         }
+        if head.kind == "operation" {
+            self.operated = Some(head.seq);
+        }
         // What the daemon has signed it can read, but perhaps for what an earlier version has cut.
         if head.kind == "operation" && signed && !encode::is_shortened(bytes) {
             return Ok(());
@@ -278,7 +284,7 @@ impl<'a, S: Storage> Check<'a, S> {
             Record::Mount(record) => {
                 self.unmounted = record.event == MountEvent::Unmounted;
                 if !self.unmounted {
-                    self.mounted = Some(head.seq);
+                    self.mounted = self.operated;
                 }
             }
             Record::Prune(prune) => {

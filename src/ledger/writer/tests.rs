@@ -131,17 +131,24 @@ fn a_first_write_is_left_out_where_totals_that_follow_say_the_same() {
             (crate::types::Operation::WriteData, pid, written);
         record
     };
-    let append = |record| Message::Append {
-        time: jiff::Timestamp::UNIX_EPOCH,
+    let append = |record, milliseconds, waits: bool| Message::Append {
+        time: jiff::Timestamp::from_millisecond(milliseconds).unwrap(),
         content: Content::Operation(record),
         group: true,
-        reply: None,
+        reply: waits.then(|| crossbeam_channel::bounded(1).0),
+    };
+    let merged = |mut batch: Vec<Message>| {
+        let mut found: Vec<usize> = repeated::merge(&mut batch).into_iter().collect();
+        found.sort_unstable();
+        let stands = |message: &&Message| match message {
+            Message::Append { content: Content::Operation(record), .. } => record.first_write,
+            _ => false,
+        };
+        assert_eq!(batch.iter().filter(stands).count(), found.len());
+        found
     };
     let left_out = |batch: Vec<Box<OperationRecord>>| {
-        let batch: Vec<Message> = batch.into_iter().map(append).collect();
-        let mut found: Vec<usize> = repeated::first_writes(&batch).into_iter().collect();
-        found.sort_unstable();
-        found
+        merged(batch.into_iter().map(|record| append(record, 0, false)).collect())
     };
     let (first, totals) = (write(1, "/a", None), write(1, "/a", Some(3)));
     let both = |first: &OperationRecord| left_out(vec![Box::new(first.clone()), totals.clone()]);
@@ -158,6 +165,33 @@ fn a_first_write_is_left_out_where_totals_that_follow_say_the_same() {
     assert_eq!(both(&OperationRecord { result: "EIO".into(), ..*first.clone() }), [0; 0]);
     assert_eq!(both(&OperationRecord { grown: Some(3), ..*first.clone() }), [0; 0]);
     assert_eq!(both(&OperationRecord { rule: Some("x".into()), ..*first.clone() }), [0; 0]);
+    // Later, or after what somebody waits for.
+    let told = |milliseconds, waits| {
+        merged(vec![
+            append(first.clone(), 0, false),
+            append(write(7, "/c", None), 1, waits),
+            append(totals.clone(), milliseconds, false),
+        ])
+    };
+    assert_eq!(told(100, false), [0]);
+    assert_eq!(told(101, false), [0; 0]);
+    assert_eq!(told(100, true), [0; 0]);
+}
+
+#[test]
+fn what_was_refused_is_told_as_soon_as_there_is_room() {
+    let (storage, _, mut writer) = simulated();
+    writer.full = true;
+    writer.reserve_spent = true;
+    writer.retry_at = Instant::now();
+    writer.health.refuse(jiff::Timestamp::now(), 3);
+    writer.commit(false);
+    assert!(!writer.full && !writer.pending.is_empty());
+    let due = writer.deadline().expect("nothing wakes it");
+    assert!(due <= Instant::now() + GROUP_DELAY);
+    writer.commit(false);
+    assert!(writer.pending.is_empty());
+    drop(storage);
 }
 
 /// A writer on a simulated disk.

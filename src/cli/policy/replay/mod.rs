@@ -211,7 +211,8 @@ impl Replay {
 
     fn operation(&mut self, seq: u64, time: Timestamp, record: &OperationRecord, cut: bool) {
         let times = record.count.unwrap_or(1);
-        if record.written.is_some() || self.is_second(record) {
+        let is_told = record.written.is_some() && !record.first_write;
+        if is_told || self.is_second(record) {
             return;
         }
         if cut && record.path.as_bytes().len() >= CUT_MIN {
