@@ -75,13 +75,17 @@ impl<S: Storage> Mover<S> {
     }
 
     /// Goes on with what waited for branches that are in the view again: with all of it at start, when nobody
-    /// uses anything; for a branch that has `returned` as far as only its own names change, which nobody can
-    /// reach yet. May be cut off anywhere and run again.
+    /// uses anything; for a branch that has `returned` only what it has of it, for nobody can reach its names
+    /// yet. May be cut off anywhere and run again.
     pub(super) fn go_on_with_rests(&self, returned: Option<BranchUuid>, recovery: &mut Recovery) {
+        // The disks of other letters may hang.
+        let concerned = |step: &Move| {
+            returned.is_none_or(|uuid| step.from.branch == uuid && !self.is_past_move(step))
+        };
         let waits = |found: &Transaction| {
             let state = found.state;
             let kept = matches!(state, TransactionState::Dead | TransactionState::Accepted);
-            kept && !found.rest.moves.is_empty()
+            kept && found.rest.moves.iter().any(concerned)
         };
         let letters: Vec<Transaction> = self.with_journal(|journal| {
             journal
@@ -139,12 +143,19 @@ impl<S: Storage> Mover<S> {
                 }
             };
             let at = self.where_is(&ends)?;
-            let elsewhere = returned.is_some_and(|uuid| uuid != step.from.branch);
-            if elsewhere && matches!(at, Whereabouts::From | Whereabouts::Both) {
+            arrived |= brings(step) && is_at_target(at);
+            let here = returned.is_none_or(|uuid| uuid == step.from.branch);
+            // Of what is made elsewhere nothing is compared, and so nothing moved.
+            let made = at == Whereabouts::To && !matches!(step.act, Act::Retire | Act::Displace);
+            if here || made {
+                placed.push(ends);
+                continue;
+            }
+            if matches!(at, Whereabouts::From | Whereabouts::Both) {
                 return Ok(Plan::Wait);
             }
-            arrived |= brings(step) && is_at_target(at);
-            placed.push(ends);
+            // The next start looks at it.
+            all = false;
         }
         // It is at its source, or out of the view: in one place at most.
         if !arrived {

@@ -265,6 +265,26 @@ fn what_is_left_of_it_goes_to_hold_when_its_branch_is_back() {
     }
 }
 
+/// A branch that returns goes on with what it has a part in itself, and with nothing else.
+#[test]
+fn a_branch_that_returns_leaves_the_rests_of_others_alone() {
+    let (world, txid) = seen_twice(Made::Crossing { same: false }, 0).swap_remove(0);
+    let world = world.restart(false);
+    let leave = |branch: usize| world.mover.branches[branch].swap(None).unwrap();
+    let returns = |branch| world.mover.branch_returned(Arc::try_unwrap(branch).ok().unwrap());
+    let source = leave(0);
+    assert_eq!(world.mover.recover(), Recovery::default(), "it is only offline");
+    // Its other name is in hold.
+    world.disk.unlink(&world.roots[0], OsStr::new("f")).unwrap();
+    assert_eq!(world.private(0, "hold"), [new_content()]);
+    let other = leave(2);
+    world.mover.branches[0].store(Some(source));
+    assert_eq!(returns(other), Recovery::default());
+    assert_eq!(world.state(txid), Some(TransactionState::Dead));
+    assert_eq!(returns(leave(0)).completed, [txid]);
+    assert_eq!(world.state(txid), Some(TransactionState::Done));
+}
+
 /// Somebody has used the source meanwhile, elsewhere: both are kept where they are, and a person is asked once.
 #[test]
 fn a_source_that_was_changed_while_its_branch_was_out_is_a_persons() {
