@@ -12,9 +12,10 @@ use super::moves::{self, PlacedMove, Whereabouts};
 use super::recover::{NotNow, is_disk_trouble};
 use super::sabotage::sabotaged;
 use super::{Mover, Recovery, later_step};
+use crate::error::Errno;
 use crate::ledger::Durability;
 use crate::ledger::record::{Act, CrossingRecord, Move, Step};
-use crate::storage::Storage;
+use crate::storage::{Kind, Storage};
 use crate::types::BranchUuid;
 
 /// What is to be done with a rest.
@@ -200,7 +201,13 @@ impl<S: Storage> Mover<S> {
         let record = &letter.record;
         for ends in placed {
             let one = std::slice::from_ref(ends);
-            let forward = || moves::forward(&*self.storage, one, None);
+            let stands = matches!(self.where_is(ends)?, Whereabouts::From | Whereabouts::Both);
+            let forward = || {
+                if stands {
+                    self.check_displaced(ends)?;
+                }
+                moves::forward(&*self.storage, one, None)
+            };
             // Of a second name that went, the second run compares what is under the first.
             let Err(stopped) = forward().and_then(|()| forward()) else { continue };
             let mut why = stopped.why.to_string();
@@ -228,6 +235,31 @@ impl<S: Storage> Mover<S> {
         }
         if self.confirm(record, placed) {
             recovery.completed.push(record.txid);
+        }
+        Ok(())
+    }
+
+    /// What makes way is deleted in the end: it must be as it was, for its branch was out of the view, and somebody
+    /// may have worked on it.
+    fn check_displaced(&self, ends: &PlacedMove<S>) -> Result<(), CrossingError> {
+        if ends.step.act != Act::Displace {
+            return Ok(());
+        }
+        let expected = &ends.step.identity;
+        for place in [&ends.from, &ends.to] {
+            let found = self.storage.stat(&place.dir, &place.name);
+            let found = found.map_err(CrossingError::io("look at", place.name.display()))?;
+            let changed = found.is_some_and(|found| {
+                found.kind == Kind::File
+                    && found.identity.handle == expected.handle
+                    && !expected.same_content(&found.identity)
+            });
+            if changed {
+                let path = ends.step.from.path.display();
+                return Err(CrossingError::io("move away what somebody changed,", path)(
+                    Errno::BUSY,
+                ));
+            }
         }
         Ok(())
     }

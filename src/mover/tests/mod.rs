@@ -31,6 +31,7 @@ mod quirks;
 mod real;
 mod real_trees;
 mod rearranging;
+mod rearranging_past;
 mod returning;
 mod room;
 pub(super) mod sabotage;

@@ -5,17 +5,17 @@ use super::*;
 
 /// No scenario takes more steps.
 const STEPS_MAX: u64 = 500;
-const SEEDS: u64 = 3;
+pub(super) const SEEDS: u64 = 3;
 
 /// Members with what they hold, and what is asked for: names by member and path.
-struct Scenario {
+pub(super) struct Scenario {
     name: &'static str,
     members: &'static [&'static [(&'static str, &'static str)]],
     moves: &'static [(usize, &'static str, &'static str)],
     displace: &'static [(usize, &'static str)],
 }
 
-const SCENARIOS: [Scenario; 5] = [
+pub(super) const SCENARIOS: [Scenario; 5] = [
     Scenario {
         name: "a merged directory",
         members: &[
@@ -84,7 +84,7 @@ fn request(lab: &Lab, scenario: &Scenario) -> RearrangeRequest<Disk> {
 }
 
 /// The members' trees before, and after.
-fn before_and_after(scenario: &Scenario) -> [Vec<Picture>; 2] {
+pub(super) fn before_and_after(scenario: &Scenario) -> [Vec<Picture>; 2] {
     let lab = set_up(scenario, Names::Journal);
     let before: Vec<Picture> = (0..scenario.members.len()).map(|member| lab.tree(member)).collect();
     let mut after = before.clone();
@@ -103,7 +103,7 @@ fn before_and_after(scenario: &Scenario) -> [Vec<Picture>; 2] {
     [before, after]
 }
 
-fn trees(lab: &Lab) -> Vec<Picture> {
+pub(super) fn trees(lab: &Lab) -> Vec<Picture> {
     (0..lab.roots.len()).map(|member| lab.tree(member)).collect()
 }
 
@@ -133,7 +133,7 @@ fn recover_and_check(lab: Lab, scenario: &Scenario, made: Option<bool>, context:
 }
 
 /// Runs a scenario with a fault at its n-th step; `None` when it has no such step.
-fn run_with(
+pub(super) fn run_with(
     scenario: &Scenario,
     names: Names,
     step: u64,
@@ -451,33 +451,4 @@ fn a_folder_that_is_gone_since_leaves_no_dead_letter() {
         assert_eq!(trees(&lab), found, "step {step}");
     }
     assert!(unconfirmed > 0, "none of {step} steps left it unconfirmed");
-}
-
-/// A member is out of the configuration after a power loss: its part follows when it is back, if another's has moved.
-#[test]
-fn a_member_that_was_out_follows_when_it_is_back() {
-    let scenario = &SCENARIOS[0];
-    let [before, after] = before_and_after(scenario);
-    let (mut step, mut split) = (0, 0);
-    while let Some((lab, _)) = run_with(scenario, Names::Independent, step, Fault::Crash) {
-        for seed in 0..SEEDS {
-            let context = format!("step {step} seed {seed}");
-            let lab = lab.after_crash(seed);
-            lab.mover.branch_left(BranchIndex(1));
-            lab.mover.set_configured([BranchUuid(ulid::Ulid(1))].into());
-            let dead = lab.mover.recover().dead;
-            let moved = [0, 1].map(|member| lab.tree(member) == after[member]);
-            split += usize::from(moved == [true, false]);
-            assert!(!dead.is_empty() || moved[0] == moved[1], "{context}: half of it");
-            lab.disk.sync_all();
-            let lab = lab.restart();
-            lab.mover.recover();
-            let wanted = if moved.contains(&true) { &after } else { &before };
-            assert_eq!(trees(&lab), *wanted, "{context}: {dead:?}");
-            let hold = [0, 1].map(|member| lab.private(member, "hold"));
-            assert!(hold.iter().all(Picture::is_empty), "{context}: {hold:?}");
-        }
-        step += 1;
-    }
-    assert!(split > 0, "no power loss splits it in {step} steps");
 }
