@@ -1,9 +1,12 @@
 //! What a dead letter keeps is deleted, when somebody says that it can go.
 
+use parking_lot::MutexGuard;
+
 use super::Mover;
+use super::error::CrossingError;
 use super::inspect::owner_of;
-use super::journal::TransactionState;
-use super::letters::LetterError;
+use super::journal::{Rest, TransactionState};
+use super::letters::{LetterError, subject};
 use super::sabotage::sabotaged;
 use crate::error::Errno;
 use crate::ledger::record::{Area, CrossingRecord, Move, Spot};
@@ -11,6 +14,29 @@ use crate::storage::{Metadata, Storage};
 use crate::types::{Caller, TxId};
 
 impl<S: Storage> Mover<S> {
+    /// What waits for a branch is gone on with when that is in the view again: nobody would know of it after a
+    /// discard, and a file that the branch still has be seen twice.
+    pub(super) fn check_waits_for_nothing(&self, rest: &Rest) -> Result<(), LetterError> {
+        if rest.moves.is_empty() {
+            return Ok(());
+        }
+        let past = rest.moves.iter().find(|step| self.is_past_move(step));
+        let Some(past) = past else {
+            let why = "something of it is not moved yet".to_owned();
+            let hint = "retry it, or accept it, before you discard what it keeps";
+            return Err(LetterError::InVain { why, hint });
+        };
+        let uuid = if self.is_past(past.from.branch) { past.from.branch } else { past.to.branch };
+        let why = format!(
+            "{} may still stand on a branch that left, and would be seen twice: {}",
+            subject(past),
+            CrossingError::NoBranch { uuid }
+        );
+        let hint = "accept it without --discard, and discard when the configuration has that branch again; if it \
+                    never will, delete by hand what octroi tx show names";
+        Err(LetterError::InVain { why, hint })
+    }
+
     /// What is deleted must be what the transaction put there: somebody may have brought a copy back.
     pub(super) fn check_own(&self, record: &CrossingRecord) -> Result<(), LetterError> {
         for spot in own_spots(record) {
@@ -44,8 +70,14 @@ impl<S: Storage> Mover<S> {
     }
 
     /// Deletes what stage and hold have of one that was accepted, once that is recorded. What has another
-    /// transaction's name, such as what an undo would have restored, is that one's.
-    pub(super) fn discard(&self, caller: Caller, txid: TxId) -> Result<(), LetterError> {
+    /// transaction's name, such as what an undo would have restored, is that one's. No recovery may come between: it
+    /// might move something to hold that goes then.
+    pub(super) fn discard(
+        &self,
+        caller: Caller,
+        txid: TxId,
+        recovering: MutexGuard<'_, ()>,
+    ) -> Result<(), LetterError> {
         let purging = self.purging.lock();
         let record = self.with_journal(|journal| {
             let found = journal
@@ -61,7 +93,7 @@ impl<S: Storage> Mover<S> {
         self.record_purge(txid, reason)
             .map_err(|error| LetterError::Ledger { errno: error.errno() })?;
         // From here on nobody needs it: a disk that hangs keeps no other purge waiting.
-        drop(purging);
+        drop((purging, recovering));
         own_spots(&record).for_each(|spot| self.remove_private(spot));
         Ok(())
     }

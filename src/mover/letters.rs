@@ -191,9 +191,10 @@ impl<S: Storage> Mover<S> {
         settle: Settle,
     ) -> Result<Settled, LetterError> {
         let settled = {
-            let _recovering = self.recovering.lock();
+            let recovering = self.recovering.lock();
             let letter = self.letter(txid, settle)?;
             if settle == Settle::Discard {
+                self.check_waits_for_nothing(&letter.rest)?;
                 self.check_own(&letter.record)?;
             }
             let wish = |step| CrossingRecord {
@@ -224,14 +225,12 @@ impl<S: Storage> Mover<S> {
                     if letter.state == TransactionState::Dead {
                         self.write_wish(wish(Step::Accept))?;
                     }
-                    Settled::Accepted
+                    self.discard(caller, txid, recovering)?;
+                    return Ok(Settled::Accepted);
                 }
             }
         };
-        match settle {
-            Settle::Discard => self.discard(caller, txid)?,
-            Settle::Retry | Settle::Withdraw | Settle::Accept => self.purge_rearrangements(),
-        }
+        self.purge_rearrangements();
         Ok(settled)
     }
 

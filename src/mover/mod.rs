@@ -145,9 +145,9 @@ pub struct MoverBranch<S: Storage> {
 /// A transaction is in `active` before its first record and until after its last, so that recovery can
 /// tell what is left open from what is under way.
 ///
-/// Lock order: `purging`, which keeps an undo from beginning while what it needs is purged, and
-/// `recovering`, which keeps two recoveries apart; they are held over steps, never together; then `journal`, `active`, `unsynced`, `unrecorded`, `swept`,
-/// `same_filesystem`, `going` and those of `room`, which are leaves, never held
+/// Lock order: `recovering`, which keeps two recoveries apart, and then `purging`, which keeps an undo from
+/// beginning while what it needs is purged; they are held over steps; then `journal`, `active`, `unsynced`,
+/// `unrecorded`, `swept`, `same_filesystem`, `going` and those of `room`, which are leaves, never held
 /// together or over a step of storage or ledger.
 pub struct Mover<S: Storage> {
     storage: Arc<S>,

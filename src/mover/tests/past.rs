@@ -66,8 +66,11 @@ fn no_crossing_waits_for_a_branch_that_left_for_good() {
             let settled = world.mover.settle(PERSON, None, *txid, Settle::Withdraw);
             assert!(matches!(settled, Ok(Settled::Dead(_))), "{settled:?}");
             assert_eq!(world.get(0, "f"), Some(new_content()), "step {step}");
-            let settled = world.mover.settle(PERSON, None, *txid, Settle::Discard);
-            assert_eq!(settled, Ok(Settled::Accepted));
+            let settle = |wish| world.mover.settle(PERSON, None, *txid, wish);
+            let refused = settle(Settle::Discard);
+            assert!(matches!(refused, Err(LetterError::InVain { .. })), "{refused:?}");
+            assert_eq!(settle(Settle::Accept), Ok(Settled::Accepted));
+            assert_eq!(settle(Settle::Discard), Ok(Settled::Accepted));
         }
         let held = world.private(0, "hold").contains(&new_content());
         assert!(held || world.get(0, "f") == Some(new_content()), "step {step}: it is lost");
@@ -283,6 +286,31 @@ fn a_branch_that_returns_leaves_the_rests_of_others_alone() {
     assert_eq!(world.state(txid), Some(TransactionState::Dead));
     assert_eq!(returns(leave(0)).completed, [txid]);
     assert_eq!(world.state(txid), Some(TransactionState::Done));
+}
+
+/// A file that may still stand on a branch that is out would be there twice, and nobody be asked.
+#[test]
+fn nothing_is_discarded_that_waits_for_a_branch() {
+    for accepted in [false, true] {
+        let (world, txid) = seen_twice(Made::Crossing { same: false }, 0).swap_remove(0);
+        let settle = |world: &World, wish| world.mover.settle(PERSON, None, txid, wish);
+        if accepted {
+            settle(&world, Settle::Accept).unwrap();
+        }
+        let (state, places) = (world.state(txid), world.places());
+        let refused = settle(&world, Settle::Discard);
+        assert!(matches!(refused, Err(LetterError::InVain { .. })), "{refused:?}");
+        assert_eq!((world.state(txid), world.places()), (state, places));
+        let world = world.restart(false);
+        world.mover.recover();
+        assert!(!world.is_seen_twice());
+        assert_eq!(world.private(0, "hold"), [new_content()]);
+        if accepted {
+            assert_eq!(settle(&world, Settle::Discard), Ok(Settled::Accepted));
+            assert_eq!(world.private(0, "hold"), [] as [Vec<u8>; 0]);
+        }
+        assert_eq!(world.get(1, "sub/g"), Some(new_content()));
+    }
 }
 
 /// Somebody has used the source meanwhile, elsewhere: both are kept where they are, and a person is asked once.
