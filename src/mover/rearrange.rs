@@ -221,18 +221,24 @@ impl<S: Storage> Mover<S> {
     }
 
     fn purge_rearranged(&self, txid: TxId) {
-        let purging = self.purging.lock();
+        self.remove_purged(&self.record_rearranged_purge(txid));
+    }
+
+    /// Records that what a rearrangement displaced goes, and gives what that is.
+    pub(super) fn record_rearranged_purge(&self, txid: TxId) -> Vec<Spot> {
+        let _purging = self.purging.lock();
         let held: Option<Vec<Spot>> = self.with_journal(|journal| {
             let found = journal.get(txid).filter(|found| found.is_kept())?;
             let ends = found.record.moves.iter().map(|step| &step.to);
             Some(ends.filter(|to| to.area == Area::Hold).cloned().collect())
         });
-        let Some(held) = held else { return };
-        let recorded = self.record_purge(txid, PURGE_REASON.to_owned());
-        drop(purging);
-        match recorded {
-            Ok(()) => self.remove_purged(&held),
-            Err(error) => log::warn!("rename {txid}: what it displaced stays in hold: {error}"),
+        let Some(held) = held else { return Vec::new() };
+        match self.record_purge(txid, PURGE_REASON.to_owned()) {
+            Ok(()) => held,
+            Err(error) => {
+                log::warn!("rename {txid}: what it displaced stays in hold: {error}");
+                Vec::new()
+            }
         }
     }
 }

@@ -66,11 +66,20 @@ impl<S: Storage> Mover<S> {
             self.unrecorded.lock().remove(&txid);
             return Ok(());
         }
-        let (step, [_, target]) = (end.step, end.branches.clone());
+        let (step, rearrangement, [_, target]) =
+            (end.step, end.rearrangement, end.branches.clone());
         self.record(end, Durability::Sync)?;
         log::warn!("crossing {txid}: its end is recorded, now that the ledger has space");
-        if matches!(step, Step::Abort | Step::Reverted) {
-            self.swept.lock().push((target, txid.to_string().into()));
+        match step {
+            Step::Abort | Step::Reverted => {
+                self.swept.lock().push((target, txid.to_string().into()));
+            }
+            // Those who look after its branches remove it.
+            Step::Done if rearrangement => {
+                let held = self.record_rearranged_purge(txid);
+                self.going.lock().extend(held);
+            }
+            _ => {}
         }
         Ok(())
     }

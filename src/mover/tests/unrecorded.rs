@@ -198,3 +198,42 @@ fn power_loss_while_a_late_end_is_recorded() {
         }
     }
 }
+
+/// What a rename within a pool displaced goes when its end is recorded late, as it does else.
+#[test]
+fn what_a_rename_displaced_goes_with_its_late_end() {
+    for step in 0..500 {
+        let world = new_world(Names::Journal, false);
+        world.put(0, "f", &new_content());
+        world.put(0, "g", b"displaced");
+        let [source, target] = ["f", "g"].map(|path| world.name(0, path).view);
+        let request = RearrangeRequest {
+            caller: AUTHOR,
+            exe: None,
+            source,
+            target,
+            moves: vec![(world.name(0, "f"), world.name(0, "g"))],
+            displace: vec![world.name(0, "g")],
+        };
+        world.disk.fail_at(world.disk.steps() + step, Fault::Crash);
+        let _ = world.mover.rearrange(request);
+        let world = start(world.disk.crash(0).shared(), false).unwrap();
+        if world.mover.left_open().is_empty() {
+            continue;
+        }
+        world.fill_ledger();
+        world.mover.recover_open(None, &mut Recovery::default());
+        assert_eq!(world.mover.left_open().len(), 1, "the ledger is full");
+        assert_eq!(world.private(0, "hold"), [b"displaced".to_vec()]);
+        world.empty_ledger();
+        world.mover.record_ends();
+        assert!(world.mover.left_open().is_empty());
+        world.sweep();
+        assert_eq!(world.private(0, "hold"), [] as [Vec<u8>; 0]);
+        assert_eq!(world.get(0, "g"), Some(new_content()));
+        let world = world.restart(false);
+        assert_eq!(world.mover.recover(), Recovery::default());
+        return;
+    }
+    panic!("no power loss leaves it open");
+}
