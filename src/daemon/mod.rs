@@ -171,6 +171,8 @@ pub fn serve(launch: &Launch, live: impl FnOnce(&Live)) -> Result<(), DaemonErro
     drop((watching, server, tending, retaining, presence));
     vfs.shut_down();
     finish_crossings(&vfs);
+    // Else the next mount would complete what its caller was told is put back.
+    assembled.mover.record_ends();
     close(&ledger, &mountpoint, uid)?;
     drop(copies);
     log::info!("view {} is unmounted, its ledger closed", loaded.config.view);
