@@ -58,9 +58,13 @@ impl<S: Storage> Mover<S> {
     /// Records an end that is known. The caller has `recovering`, or is the only one to recover.
     pub(super) fn record_end(&self, end: CrossingRecord) -> Result<(), CrossingError> {
         let txid = end.txid;
-        // COMMIT may be on the disk though nobody was told so.
+        // COMMIT may be on the disk though nobody was told so. A dead letter ends again where its rest was made.
         let open = self.with_journal(|journal| {
-            journal.get(txid).is_none_or(|found| found.state == TransactionState::Active)
+            journal.get(txid).is_none_or(|found| match found.state {
+                TransactionState::Active => true,
+                TransactionState::Dead => !found.rest.moves.is_empty(),
+                _ => false,
+            })
         });
         if !open {
             self.unrecorded.lock().remove(&txid);

@@ -131,7 +131,7 @@ fn what_has_arrived_stays_where_the_sources_branch_left_for_good() {
 
 /// What a test has made when the power goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Made {
+pub(super) enum Made {
     Crossing {
         same: bool,
     },
@@ -217,7 +217,7 @@ fn check_back(world: World, made: Made, context: &str) {
 }
 
 /// A crossing that has arrived though its source still stands on a branch that left.
-fn seen_twice(made: Made, out: usize) -> Vec<(World, TxId)> {
+pub(super) fn seen_twice(made: Made, out: usize) -> Vec<(World, TxId)> {
     let (mut found, mut step) = (Vec::new(), 0);
     while let Some(world) = made.cut(step) {
         for seed in 0..4 {

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::past::{Made, seen_twice};
 use super::*;
 use crate::branch::SpaceLimit;
 use crate::ledger::record::PurgeRecord;
@@ -236,4 +237,31 @@ fn what_a_rename_displaced_goes_with_its_late_end() {
         return;
     }
     panic!("no power loss leaves it open");
+}
+
+/// So is that of what waited for a branch: the crossing is done, or asks for a person.
+#[test]
+fn the_end_of_what_waited_for_a_branch_is_recorded_late() {
+    for changed in [false, true] {
+        let (world, txid) = seen_twice(Made::Crossing { same: false }, 0).swap_remove(0);
+        if changed {
+            let file = world.disk.open_write(&world.roots[0], OsStr::new("f")).unwrap();
+            world.disk.write_at(&file, b"changed", 0).unwrap();
+            world.disk.sync_all();
+        }
+        let world = world.restart(false);
+        let rest = |world: &World| {
+            world.mover.with_journal(|journal| journal.get(txid).unwrap().rest.moves.len())
+        };
+        world.fill_ledger();
+        world.mover.recover();
+        world.mover.record_ends();
+        assert_eq!((world.state(txid), rest(&world)), (Some(TransactionState::Dead), 1));
+        world.empty_ledger();
+        world.mover.record_ends();
+        let ended = if changed { TransactionState::Dead } else { TransactionState::Done };
+        assert_eq!((world.state(txid), rest(&world)), (Some(ended), 0), "changed: {changed}");
+        let world = world.restart(false);
+        assert_eq!(world.mover.recover(), Recovery::default());
+    }
 }
