@@ -276,8 +276,13 @@ impl<S: Storage> Mover<S> {
     /// What has arrived is not taken out of the view while its source cannot come back to it.
     fn check_may_leave(&self, record: &CrossingRecord) -> Result<(), LetterError> {
         let Some(uuid) = self.past_of(record) else { return Ok(()) };
-        if self.must_stay(record) != Ok(true) {
-            return Ok(());
+        match self.must_stay(record) {
+            Ok(false) => return Ok(()),
+            Ok(true) => {}
+            Err(why) => {
+                let hint = "try again when the branch is well";
+                return Err(LetterError::InVain { why, hint });
+            }
         }
         let why = format!(
             "what crossed is at its target, and where it came from is gone: {}",

@@ -313,6 +313,16 @@ fn nothing_is_discarded_that_waits_for_a_branch() {
     }
 }
 
+/// Nobody can tell whether what crossed is there: it is not asked for back, for it might be seen twice then.
+#[test]
+fn nothing_is_taken_back_while_the_targets_branch_cannot_be_looked_at() {
+    let (world, txid) = seen_twice(Made::Crossing { same: false }, 0).swap_remove(0);
+    world.mover.branch_left(BranchIndex(1));
+    let refused = world.mover.settle(PERSON, None, txid, Settle::Withdraw);
+    assert!(matches!(refused, Err(LetterError::InVain { .. })), "{refused:?}");
+    assert_eq!(world.state(txid), Some(TransactionState::Dead));
+}
+
 /// Somebody has used the source meanwhile, elsewhere: both are kept where they are, and a person is asked once.
 #[test]
 fn a_source_that_was_changed_while_its_branch_was_out_is_a_persons() {
