@@ -8,13 +8,14 @@
 
 use super::error::CrossingError;
 use super::journal::{Rest, Transaction, TransactionState};
+use super::letters::subject;
 use super::moves::{self, PlacedMove, Whereabouts};
 use super::recover::{NotNow, is_disk_trouble};
 use super::sabotage::sabotaged;
 use super::{Mover, Recovery, later_step};
-use crate::error::Errno;
+use crate::error::{Errno, errno_name};
 use crate::ledger::Durability;
-use crate::ledger::record::{Act, CrossingRecord, Move, Step};
+use crate::ledger::record::{Act, CrossingRecord, Move, Spot, Step};
 use crate::storage::{Kind, Storage};
 use crate::types::BranchUuid;
 
@@ -28,6 +29,14 @@ enum Plan<S: Storage> {
     TakeBack,
     /// It cannot be gone on with; why.
     Ask(String),
+}
+
+/// Whether what crosses is seen at its target.
+enum Arrival {
+    There,
+    NotYet,
+    /// Somebody has moved or replaced it, or it is lost; which, in words.
+    Nowhere(String),
 }
 
 impl<S: Storage> Mover<S> {
@@ -127,8 +136,12 @@ impl<S: Storage> Mover<S> {
         if record.moves.iter().any(|step| brings(step) && self.is_past(step.to.branch)) {
             return Ok(Plan::Wait);
         }
-        let mut arrived =
-            record.moves.iter().any(|step| brings(step) && !rest.moves.contains(step));
+        match self.arrival(record)? {
+            Arrival::There => {}
+            // It is at its source, or out of the view: in one place at most.
+            Arrival::NotYet => return Ok(Plan::Wait),
+            Arrival::Nowhere(why) => return Ok(Plan::Ask(why)),
+        }
         let (mut placed, mut all, mut gone) = (Vec::new(), true, None);
         for step in &rest.moves {
             if self.is_past_move(step) {
@@ -144,7 +157,6 @@ impl<S: Storage> Mover<S> {
                 }
             };
             let at = self.where_is(&ends)?;
-            arrived |= brings(step) && is_at_target(at);
             let here = returned.is_none_or(|uuid| uuid == step.from.branch);
             // Of what is made elsewhere nothing is compared, and so nothing moved.
             let made = at == Whereabouts::To && !matches!(step.act, Act::Retire | Act::Displace);
@@ -158,16 +170,38 @@ impl<S: Storage> Mover<S> {
             // The next start looks at it.
             all = false;
         }
-        // It is at its source, or out of the view: in one place at most.
-        if !arrived {
-            return Ok(Plan::Wait);
-        }
         if rest.back && !self.is_worked_on(record)? {
             // Else names of other branches would change; and what was accepted is as a person wants it.
             let goes = all && returned.is_none() && letter.state == TransactionState::Dead;
             return Ok(if goes { Plan::TakeBack } else { Plan::Wait });
         }
         Ok(gone.map_or(Plan::Make(placed, all), Plan::Ask))
+    }
+
+    /// Looks whether what crosses is at its target, whatever the record says: a disk may have been put back to an
+    /// earlier day while it was out. An error, in words, says nothing.
+    fn arrival(&self, record: &CrossingRecord) -> Result<Arrival, String> {
+        let is_at = |spot: &Spot, step: &Move| {
+            let place = match self.open_spot(spot) {
+                Ok(place) => place,
+                Err(NotNow::LeftOpen(why)) => return Err(why),
+                Err(NotNow::Impossible(_)) => return Ok(false),
+            };
+            let found = self.storage.stat(&place.dir, &place.name).map_err(|errno| {
+                format!("cannot look at {}: {}", spot.path.display(), errno_name(errno))
+            })?;
+            Ok(found.is_some_and(|found| found.identity.handle == step.identity.handle))
+        };
+        let mut arrival = Arrival::NotYet;
+        for step in record.moves.iter().filter(|step| brings(step)) {
+            if is_at(&step.to, step)? {
+                arrival = Arrival::There;
+            } else if !self.is_past(step.from.branch) && !is_at(&step.from, step)? {
+                let (what, path) = (subject(step), step.to.path.display());
+                return Ok(Arrival::Nowhere(format!("{what} is not at {path}")));
+            }
+        }
+        Ok(arrival)
     }
 
     /// Whether users have written to the copy: then nobody takes it out of the view.
@@ -179,7 +213,8 @@ impl<S: Storage> Mover<S> {
                 Err(NotNow::Impossible(_)) => continue,
             };
             let at = self.where_is(&ends)?;
-            if self.is_written(&ends, at).map_err(|error| error.to_string())? {
+            let seen = matches!(at, Whereabouts::To | Whereabouts::Both);
+            if seen && self.is_written(&ends, at).map_err(|error| error.to_string())? {
                 return Ok(true);
             }
         }
@@ -292,13 +327,6 @@ impl<S: Storage> Mover<S> {
 /// Whether a move brings what moves to its target.
 fn brings(step: &Move) -> bool {
     matches!(step.act, Act::Apply | Act::Rename)
-}
-
-fn is_at_target(at: Whereabouts) -> bool {
-    match at {
-        Whereabouts::To | Whereabouts::Both | Whereabouts::MovedOn => true,
-        Whereabouts::From | Whereabouts::Doubt => false,
-    }
 }
 
 /// Why a transaction becomes a dead letter whose branch `uuid` left.

@@ -323,6 +323,30 @@ fn nothing_is_taken_back_while_the_targets_branch_cannot_be_looked_at() {
     assert_eq!(world.state(txid), Some(TransactionState::Dead));
 }
 
+/// A source goes to hold only where the copy is seen: not where the target's branch is offline, nor where it has
+/// been restored from a backup without it.
+#[test]
+fn a_source_stays_where_its_copy_is_not_seen() {
+    let made = Made::Crossing { same: false };
+    let (world, txid) = seen_twice(made, 0).swap_remove(0);
+    let world = world.restart(false);
+    world.mover.branch_left(BranchIndex(1));
+    assert_eq!(world.mover.recover(), Recovery::default());
+    assert_eq!(world.get(0, "f"), Some(new_content()));
+    let world = world.restart(false);
+    assert_eq!(world.mover.recover().completed, [txid]);
+
+    let (world, txid) = seen_twice(made, 0).swap_remove(0);
+    world.disk.unlink(&world.dir(1, "sub/g"), OsStr::new("g")).unwrap();
+    world.disk.sync_all();
+    let world = world.restart(false);
+    let dead = world.mover.recover().dead;
+    assert_eq!(dead.first().map(|(dead, _)| *dead), Some(txid), "{dead:?}");
+    assert_eq!(world.get(0, "f"), Some(new_content()));
+    assert_eq!(world.mover.recover(), Recovery::default());
+    assert_eq!(world.get(0, "f"), Some(new_content()));
+}
+
 /// Somebody has used the source meanwhile, elsewhere: both are kept where they are, and a person is asked once.
 #[test]
 fn a_source_that_was_changed_while_its_branch_was_out_is_a_persons() {
