@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::record::{Act, Area, Spot};
-use crate::mover::{Finding, Found, Settle, Settled, Transaction, TransactionState, subject};
+use crate::mover::{Finding, Found, Rest, Settle, Settled, Transaction, TransactionState, subject};
 use crate::types::{Caller, TxId};
 use crate::vfs::Vfs;
 
@@ -63,11 +63,10 @@ pub(super) fn letter(vfs: &Vfs, txid: TxId, found: &Transaction) -> Option<Box<D
     if dead {
         add("retry", retry(&findings));
         add("abort", abort(&findings, at));
-        add("accept", accept(&kept, &findings));
+        add("accept", accept(&kept, &findings, &found.rest));
     }
     if !kept.is_empty() {
-        let all = kept.join(", ");
-        add("accept --discard", format!("as accept, and deletes for good what is kept: {all}"));
+        add("accept --discard", discard(&kept, &findings, &found.rest));
     }
     Some(Box::new(DeadLetter {
         happened: happened(found, dead),
@@ -142,8 +141,9 @@ fn retry(findings: &[Finding]) -> String {
             Found::NotNow(why) => return format!("refused for now: {why}"),
             Found::Past(why) => {
                 return format!(
-                    "refused, for {why}. When the configuration has that branch again, the mount goes on \
-                     with it: what is at its target stays, and what is left elsewhere goes to hold"
+                    "refused, for {why}. When the configuration has that branch again and what moves is at its \
+                     target, the mount goes on with it: that stays, and what is left elsewhere is moved. Where \
+                     nothing has arrived, retry then"
                 );
             }
             Found::NoFolder(why) => {
@@ -196,7 +196,6 @@ fn abort(findings: &[Finding], at: impl Fn(&Spot) -> PathBuf) -> String {
 
 /// As the mover has it, which refuses an abort then.
 fn must_stay(findings: &[Finding]) -> bool {
-    let is_past = |found: &Finding| matches!(found.found, Found::Past(_));
     let homeless = |found: &Finding| found.step.act == Act::Retire && is_past(found);
     let arrived = |found: &Finding| {
         found.step.act == Act::Apply && matches!(found.found, Found::Moved | Found::AtBoth)
@@ -204,18 +203,44 @@ fn must_stay(findings: &[Finding]) -> bool {
     findings.iter().any(homeless) && findings.iter().any(arrived)
 }
 
-fn accept(kept: &[String], findings: &[Finding]) -> String {
-    let begin = "declares right what is there: nothing is moved or deleted";
+fn accept(kept: &[String], findings: &[Finding], rest: &Rest) -> String {
+    let begin = "declares right what is there: nothing is moved or deleted now";
     let end = match kept.is_empty() {
         true => format!("{begin}, and this asks for nobody any more"),
         false => format!("{begin}; {} stays until it is discarded", kept.join(", ")),
     };
-    match must_stay(findings) {
-        true => format!(
+    // As the mover has it: what a person wanted back waits for nothing then.
+    let waits = !rest.back && !rest.moves.is_empty() && findings.iter().any(is_past);
+    match (waits, must_stay(findings)) {
+        (false, _) => end,
+        (true, true) => format!(
             "{end}. Should the branch that it came from be in the view again, what it left there goes to hold"
         ),
-        false => end,
+        (true, false) => format!(
+            "{end}. Should the branch that is gone be in the view again, and what moves be at its target, the \
+             moves that are missing are made"
+        ),
     }
+}
+
+fn discard(kept: &[String], findings: &[Finding], rest: &Rest) -> String {
+    let all = kept.join(", ");
+    if rest.moves.is_empty() {
+        return format!("as accept, and deletes for good what is kept: {all}");
+    }
+    match findings.iter().any(is_past) {
+        true => format!(
+            "refused, for what is on a branch that the view has no more may be seen twice when that is back: \
+             discard then. If it never will be, delete by hand what is kept: {all}"
+        ),
+        false => {
+            "refused, for something of it is not moved yet: retry or accept it first".to_owned()
+        }
+    }
+}
+
+fn is_past(finding: &Finding) -> bool {
+    matches!(finding.found, Found::Past(_))
 }
 
 /// What stage and hold have of it.

@@ -264,7 +264,8 @@ impl<S: Storage> Mover<S> {
                 Found::NotNow(why) => (why.clone(), "try again when the branch is well"),
                 Found::Past(why) => (
                     why.clone(),
-                    "when the configuration has that branch again, the mount goes on with it",
+                    "when the configuration has that branch again, the mount goes on with what has arrived; \
+                     try again then where nothing has",
                 ),
                 Found::NotMoved | Found::Moved | Found::AtBoth | Found::NoFolder(_) => return None,
             };

@@ -107,7 +107,7 @@ mod unrecorded;
 pub use commands::Commands;
 pub use error::CrossingError;
 pub use inspect::{Irregularity, Outlook, inspect};
-pub use journal::{Journal, Transaction, TransactionState};
+pub use journal::{Journal, Rest, Transaction, TransactionState};
 pub use letters::{Finding, Found, LetterError, Settle, Settled, subject};
 pub use prepare::Prepared;
 pub use progress::Progress;
