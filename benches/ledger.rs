@@ -63,6 +63,7 @@ fn record(number: u64) -> Record {
         grown: None,
         count: None,
         shortened: false,
+        open_file: None,
     }))
 }
 

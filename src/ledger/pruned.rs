@@ -171,6 +171,8 @@ impl<S: Storage> Pruner<S> {
         if !self.is_announcement_signed() {
             return Ok(0);
         }
+        // First: it makes room for the records.
+        let gone = self.remove_announced()?;
         let numbers = segment::list(&*self.storage, &self.dir)?;
         self.age_last(&numbers, now)?;
         let candidates = self.candidates(&numbers)?;
@@ -192,13 +194,11 @@ impl<S: Storage> Pruner<S> {
                 kept = Some(Kept::Unsigned);
                 break;
             }
-            if !self.is_announced(candidate) {
-                if let Some(txid) = self.needed_in(candidate, needed)? {
-                    kept = Some(Kept::Needed(txid));
-                    break;
-                }
-                why.get_or_insert(reason);
+            if let Some(txid) = self.needed_in(candidate, needed)? {
+                kept = Some(Kept::Needed(txid));
+                break;
             }
+            why.get_or_insert(reason);
             total = total.saturating_sub(candidate.size);
             leaving = leaving.saturating_add(1);
         }
@@ -206,23 +206,24 @@ impl<S: Storage> Pruner<S> {
         let unsigned = Some(Kept::Unsigned).filter(|_| is_too_large(all));
         self.kept = kept.filter(|_| is_too_large(total));
         let leaving = candidates.get(..leaving).unwrap_or_default();
-        let announced = leaving.partition_point(|candidate| self.is_announced(candidate));
-        let (before, rest) = leaving.split_at_checked(announced).unwrap_or((leaving, &[]));
-        // First: it makes room for the record.
-        self.remove_all(before)?;
-        if let (Some(reason), Some(last)) = (why, rest.last()) {
-            self.announce(rest, last.next.0, reason, needed)?;
+        if let (Some(reason), Some(last)) = (why, leaving.last()) {
+            self.announce(leaving, last.next.0, reason, needed)?;
             if !self.is_announcement_signed() {
                 self.kept = unsigned;
-                return Ok(before.len());
+                return Ok(gone);
             }
-            self.remove_all(rest)?;
+            self.remove_all(leaving)?;
         }
-        Ok(leaving.len())
+        Ok(gone.saturating_add(leaving.len()))
     }
 
-    fn is_announced(&self, candidate: &Candidate) -> bool {
-        candidate.next.0 <= self.announced
+    /// What the newest record says, which is signed.
+    fn remove_announced(&self) -> Result<usize, Errno> {
+        let numbers = segment::list(&*self.storage, &self.dir)?;
+        let mut leaving = self.candidates(&numbers)?;
+        leaving.retain(|candidate| candidate.next.0 <= self.announced);
+        self.remove_all(&leaving)?;
+        Ok(leaving.len())
     }
 
     /// Has the newest record signed, if it is not. A record that no checkpoint covers excuses nothing: after a
@@ -244,9 +245,6 @@ impl<S: Storage> Pruner<S> {
 
     /// Why a segment leaves, if it does.
     fn reason(&self, candidate: &Candidate, total: u64, now: jiff::Timestamp) -> Option<String> {
-        if self.is_announced(candidate) {
-            return Some(String::new());
-        }
         if let Some(size) = self.keep.size.filter(|size| total > *size) {
             let [total, size] = [total, size].map(binary_size);
             return Some(format!("the ledger has {total}, and may have {size}"));

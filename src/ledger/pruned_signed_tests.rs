@@ -181,3 +181,43 @@ fn segments_leave_a_full_disk() {
     ledger.close().unwrap();
     machine.open_to(None, &mut Vec::new()).unwrap().close().unwrap();
 }
+
+/// What is announced leaves by itself, whatever a full disk refuses: its room is what helps.
+#[test]
+fn what_was_announced_leaves_though_the_ledger_takes_no_record() {
+    let machine = Machine::new(Names::Journal);
+    let storage = &machine.storage;
+    let ledger = machine.open_to(None, &mut Vec::new()).unwrap();
+    for path in ["/a", "/b", "/c"] {
+        ledger.append(operation(path, true), Durability::Sync).unwrap();
+        ledger.rotate().unwrap();
+    }
+    ledger.append(operation("/d", true), Durability::Sync).unwrap();
+    let end = ledger.end().unwrap();
+    assert!(ledger.covers(end, Duration::from_secs(20)));
+    let full = DeviceOptions { capacity: 0, ..DeviceOptions::default() };
+    storage.set_options(0, full);
+    let long = format!("/{}", "x".repeat(8000));
+    let is_full = |_| {
+        let refused = ledger.append(operation(&long, true), Durability::Group).is_err();
+        let _ = ledger.flush();
+        refused
+    };
+    assert!((0..1000).any(is_full));
+    let age = Some(Duration::from_secs(60));
+    let keep = Keep { age, size: None };
+    // As after a start that found a signed record of the two first segments.
+    let dir = machine.ledger.clone();
+    let first = {
+        let file = storage.open_read(&dir, &segment::file_name(3)).unwrap();
+        let mut bytes = vec![0; 4096];
+        let read = storage.read_at(&file, &mut bytes, 0).unwrap();
+        let line = bytes[..read].split(|byte| *byte == b'\n').next().unwrap();
+        decode_line(line).unwrap().seq
+    };
+    let mut pruner = Pruner::new(Arc::clone(storage), dir, Arc::clone(&ledger), keep, first);
+    let later = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(30);
+    let needed = Needed { transaction: &nobody, ids: Default::default() };
+    assert!(pruner.prune(later, &needed).is_err(), "the newest cannot be followed by another");
+    assert_eq!(segment::list(&**storage, &machine.ledger).unwrap(), [3, 4]);
+}

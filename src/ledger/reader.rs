@@ -100,6 +100,11 @@ impl Reader {
         let names: Vec<std::ffi::OsString> = listed;
         let mut numbers: Vec<u64> = names.iter().filter_map(|n| segment::number_of(n)).collect();
         numbers.sort_unstable();
+        self.take_all(&numbers)
+    }
+
+    /// Takes in the segments that were listed.
+    fn take_all(&mut self, numbers: &[u64]) -> Result<(), LedgerError> {
         let mut start = self.parts.first().map_or(0, |part| part.start);
         let mut known = std::mem::take(&mut self.parts).into_iter().peekable();
         for number in numbers.iter().copied() {
@@ -124,6 +129,7 @@ impl Reader {
         let name = segment::file_name(number).to_string_lossy().into_owned();
         let read = |error: io::Error| failed("read", &name, &error);
         let shown = same.as_ref().map_or(0, |part| part.length);
+        let end = same.as_ref().map(Part::end);
         // After a failed sync it may have been removed and begun anew.
         let same = same.filter(|part| is_linked(&part.file));
         let is_new = same.is_none();
@@ -136,7 +142,10 @@ impl Reader {
             None => match File::open(self.dir.join(&name)) {
                 Ok(file) => file,
                 // It left since the folder was listed.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    *start = end.unwrap_or(*start);
+                    return Ok(());
+                }
                 Err(error) => return Err(failed("open", &name, &error)),
             },
         };
@@ -401,4 +410,27 @@ fn from_start(mut file: &File) -> io::Result<BufReader<&File>> {
 
 fn failed(attempted: &'static str, name: &str, error: &io::Error) -> LedgerError {
     LedgerError::Io { attempted, segment: name.to_owned(), errno: errno_of(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Between the listing of the folder and the opening of what is in it.
+    #[test]
+    fn offsets_stay_when_a_segment_leaves_while_it_is_looked_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |number| folder.path().join(segment::file_name(number));
+        for (number, text) in [(1, "first\n"), (2, "second\n"), (3, "third\n")] {
+            std::fs::write(path(number), text).unwrap();
+        }
+        let mut reader = Reader::open(folder.path()).unwrap();
+        let second = reader.parts[1].start;
+        std::fs::remove_file(path(1)).unwrap();
+        reader.take_all(&[1, 2, 3]).unwrap();
+        assert_eq!((reader.first(), reader.len()), (6, 19));
+        assert_eq!(second, 6);
+        let read: Vec<_> = reader.lines(second).map(|line| line.unwrap()).collect();
+        assert_eq!(read, [(6, b"second\n".to_vec()), (13, b"third\n".to_vec())]);
+    }
 }

@@ -26,6 +26,7 @@ pub(super) fn operation(path: &str, allowed: bool) -> Record {
         grown: None,
         count: None,
         shortened: false,
+        open_file: None,
     }))
 }
 

@@ -227,6 +227,10 @@ impl<S: Storage> Writer<S> {
         self.tell_refused();
         let (last, reply) = closing.unzip();
         if let Some((time, content)) = last.flatten() {
+            if self.full {
+                // With room again, what was refused is told before the last record.
+                self.commit(true);
+            }
             self.accept(time, content, false, None);
         }
         self.commit(true);
@@ -248,8 +252,9 @@ impl<S: Storage> Writer<S> {
 
     fn deadline(&self) -> Option<Instant> {
         let retry = ((self.reserve_spent || self.void) && !self.dead).then_some(self.retry_at);
-        // What waits for room waits for no fsync.
-        let group_due = self.group_due.filter(|_| !self.full && !self.void);
+        // What waits for room waits for no fsync; what had its room does.
+        let synced = self.unsynced.is_empty();
+        let group_due = self.group_due.filter(|_| !(self.void || self.full && synced));
         [group_due, self.denials.next_end(), retry].into_iter().flatten().min()
     }
 

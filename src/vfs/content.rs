@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::branch::{Branch, FallocateMode, Whence};
 use crate::error::Errno;
+use crate::ledger::Record;
 use crate::sys::process::{exe_of, groups_of_thread};
 use crate::types::{Caller, Operation};
 use crate::view::{Invalidation, OpenFile, UNSETTLED, in_epoch};
@@ -13,6 +14,7 @@ use crate::view::{Invalidation, OpenFile, UNSETTLED, in_epoch};
 use super::Vfs;
 use super::facts::{About, Asked, Size};
 use super::permit::Question;
+use super::totals::number_of;
 
 /// The most that one read gives, in bytes: what the kernel asks for at most.
 const READ_MAX: usize = 1 << 20;
@@ -174,13 +176,14 @@ impl Vfs {
         let caller = if caller.pid == 0 { file.opener } else { caller };
         let branch = Some(file.branch());
         let question = Question { caller, path: &path, branch, is_directory: false, target: None };
-        self.record_by(operation, &question, result, || {
-            let exe = exe_of(caller.pid);
-            if caller.pid == file.opener.pid {
-                let _ = file.exe.set(exe.clone());
-            }
-            exe
-        });
+        let Some(durability) = self.is_recorded(operation, &question, result) else { return };
+        let exe = exe_of(caller.pid);
+        if caller.pid == file.opener.pid {
+            let _ = file.exe.set(exe.clone());
+        }
+        let mut record = self.operation_record(operation, &question, result, exe);
+        record.open_file = Some(number_of(file));
+        self.append(Record::Operation(Box::new(record)), durability);
     }
 
     /// Reserves, punches or zeroes a range.

@@ -37,17 +37,20 @@ impl Vfs {
         question: &Question<'_>,
         result: Result<(), Errno>,
     ) {
-        self.record_by(operation, question, result, || exe_of(question.caller.pid));
+        if let Some(durability) = self.is_recorded(operation, question, result) {
+            let exe = exe_of(question.caller.pid);
+            let record = self.operation_record(operation, question, result, exe);
+            self.append(Record::Operation(Box::new(record)), durability);
+        }
     }
 
-    /// As [`Vfs::record`], by an executable that is asked for if a record is made.
-    pub(super) fn record_by(
+    /// Whether an allowed operation that ended is recorded, and how. To be asked once.
+    pub(super) fn is_recorded(
         &self,
         operation: Operation,
         question: &Question<'_>,
         result: Result<(), Errno>,
-        exe: impl FnOnce() -> Option<String>,
-    ) {
+    ) -> Option<Durability> {
         let (needed, durability) = match operation.verb() {
             Verb::Read => (RecordLevel::Everything, Durability::Async),
             Verb::Write | Verb::Add | Verb::Remove | Verb::Attrs => {
@@ -59,10 +62,7 @@ impl Vfs {
         {
             self.was_refused(branch);
         }
-        if self.record >= needed {
-            let record = self.operation_record(operation, question, result, exe());
-            self.append(Record::Operation(Box::new(record)), durability);
-        }
+        (self.record >= needed).then_some(durability)
     }
 
     /// The source of a rename or move comes first, whichever side was asked about.
@@ -98,6 +98,7 @@ impl Vfs {
             grown: None,
             count: None,
             shortened: false,
+            open_file: None,
         }
     }
 

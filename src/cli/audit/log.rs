@@ -187,7 +187,9 @@ impl Log {
             let mut at = lines.len();
             for line in lines.split_inclusive(|byte| *byte == b'\n').rev() {
                 at = at.saturating_sub(line.len());
-                if filter.fits(line.strip_suffix(b"\n").unwrap_or(line)) {
+                let line = line.strip_suffix(b"\n").unwrap_or(line);
+                // An empty one fills the place of what a failed sync made void.
+                if !line.is_empty() && filter.fits(line) {
                     left = left.saturating_sub(1);
                 }
                 if left == 0 {
@@ -237,6 +239,15 @@ mod tests {
         check(&log, &lines, usize::MAX, 60_000);
         let file = std::fs::File::open(dir.path().join("00000001.jsonl")).expect("open");
         check(&Log::File(file), &lines, 40_000, 40_000);
+    }
+
+    #[test]
+    fn what_a_failed_sync_made_void_counts_as_no_line() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("log.jsonl");
+        std::fs::write(&path, "{1}\n{2}\n\n\n\n{3}\n").expect("write");
+        let log = Log::File(std::fs::File::open(&path).expect("open"));
+        assert_eq!(log.last_matches(&Filter::default(), 2).expect("read"), 4);
     }
 
     #[test]

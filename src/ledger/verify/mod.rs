@@ -3,6 +3,7 @@
 //! each crossing. One line is in memory at a time.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 
 use crate::error::Errno;
 use crate::storage::Storage;
@@ -76,7 +77,7 @@ pub fn verify<'a, S: Storage>(
         }
     }
     match check.has_more_left() {
-        true => Err(std::io::ErrorKind::NotFound.into()),
+        true => Err(ErrorKind::NotFound.into()),
         false => Ok(check.finish()),
     }
 }
@@ -85,7 +86,12 @@ pub fn verify<'a, S: Storage>(
 pub fn steadily<T>(mut attempt: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
     for _ in 1..ATTEMPTS {
         match attempt() {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            // The second where its lines are read through `.audit`.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::NotFound | ErrorKind::StaleNetworkFileHandle
+                ) => {}
             ended => return ended,
         }
     }

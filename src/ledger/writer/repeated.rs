@@ -43,7 +43,7 @@ fn pairs(batch: &[Message]) -> Vec<(usize, usize)> {
         if record.op != Operation::WriteData || record.decision != Verdict::Allowed {
             continue;
         }
-        let key = (record.pid, record.path.as_bytes());
+        let Some(key) = record.open_file else { continue };
         match record.written {
             None if record.grown.is_none() && record.result == "ok" => {
                 open.insert(key, (at, time, record));
@@ -60,10 +60,11 @@ fn pairs(batch: &[Message]) -> Vec<(usize, usize)> {
     pairs
 }
 
-/// Whether totals, of the same thread and path, say what a first write does.
+/// Whether totals, of the same open file, say what a first write does.
 fn says(totals: &OperationRecord, first: &OperationRecord) -> bool {
-    let who = |record: &OperationRecord| (record.uid, record.gid);
+    let who = |record: &OperationRecord| (record.uid, record.gid, record.pid);
     who(totals) == who(first)
+        && totals.path == first.path
         && (&totals.rule, &totals.gate, &totals.reason) == (&first.rule, &first.gate, &first.reason)
         && (&totals.exe, &totals.branch) == (&first.exe, &first.branch)
 }

@@ -1,5 +1,6 @@
 //! What the writer owes to others, step by step.
 
+use super::super::queue::LINGER;
 use super::super::tests::operation;
 use super::super::{Entry, Ledger};
 use super::*;
@@ -129,6 +130,7 @@ fn a_first_write_is_left_out_where_totals_that_follow_say_the_same() {
         let Record::Operation(mut record) = operation(path, true) else { unreachable!() };
         (record.op, record.pid, record.written) =
             (crate::types::Operation::WriteData, pid, written);
+        record.open_file = Some(usize::from(path.as_bytes()[1]));
         record
     };
     let append = |record, milliseconds, waits: bool| Message::Append {
@@ -165,6 +167,13 @@ fn a_first_write_is_left_out_where_totals_that_follow_say_the_same() {
     assert_eq!(both(&OperationRecord { result: "EIO".into(), ..*first.clone() }), [0; 0]);
     assert_eq!(both(&OperationRecord { grown: Some(3), ..*first.clone() }), [0; 0]);
     assert_eq!(both(&OperationRecord { rule: Some("x".into()), ..*first.clone() }), [0; 0]);
+    // Of the same name, opened twice; of another name since.
+    let path = write(1, "/b", None).path;
+    assert_eq!(both(&OperationRecord { path, ..*first.clone() }), [0; 0]);
+    let other = |record: &OperationRecord| OperationRecord { open_file: Some(8), ..record.clone() };
+    assert_eq!(both(&other(&first)), [0; 0]);
+    let second = [first.clone(), Box::new(other(&first)), Box::new(other(&totals)), totals.clone()];
+    assert_eq!(left_out(second.into()), [0, 1]);
     // Later, or after what somebody waits for.
     let told = |milliseconds, waits| {
         merged(vec![
@@ -224,6 +233,50 @@ fn what_waited_for_room_is_synced_when_it_is_time() {
     writer.commit(false);
     assert!(writer.pending.is_empty() && writer.unsynced.is_empty());
     assert_eq!(writer.synced_length, writer.length);
+}
+
+/// There is room for another segment when it is closed, sooner than it would have been tried.
+#[test]
+fn what_was_refused_is_told_before_the_last_record() {
+    let (storage, dir, mut writer) = simulated();
+    (writer.full, writer.void, writer.reserve_spent) = (true, true, true);
+    writer.retry_at = after(Instant::now(), Duration::from_secs(60));
+    writer.health.refuse(jiff::Timestamp::now(), 3);
+    let (sender, receiver) = super::super::queue::queue();
+    let time = jiff::Timestamp::now();
+    let last = Some((time, Content::of(operation("/last", true)).unwrap()));
+    let (reply, answer) = crossbeam_channel::bounded(1);
+    sender.close_with(Message::Close { last, reply }, after(Instant::now(), LINGER)).unwrap();
+    writer.run(receiver);
+    assert_eq!(answer.recv(), Ok(Ok(())));
+    let mut found = Vec::new();
+    read(storage.crash(1), &dir, &mut |entry| match &entry.record {
+        Record::Gap(gap) => found.push(format!("{:?}", gap.unrecorded)),
+        Record::Operation(operation) => found.push(operation.path.to_string()),
+        _ => {}
+    });
+    assert_eq!(found, ["Some(3)", "/last"]);
+}
+
+/// It was acknowledged and has its place on the disk.
+#[test]
+fn what_is_written_is_synced_in_time_though_the_disk_is_full() {
+    let (storage, _, mut writer) = simulated();
+    put(&mut writer, "/a");
+    writer.commit(false);
+    let due = writer.group_due.unwrap();
+    assert!(!writer.unsynced.is_empty());
+    storage.set_options(0, DeviceOptions { capacity: 0, ..DeviceOptions::default() });
+    writer.reserve_spent = true;
+    writer.retry_at = after(Instant::now(), Duration::from_secs(60));
+    put(&mut writer, &format!("/{}", "x".repeat(8000)));
+    writer.commit(false);
+    assert!(writer.full && !writer.unsynced.is_empty());
+    assert_eq!(writer.deadline(), Some(due));
+    writer.group_due = Some(Instant::now());
+    writer.commit(false);
+    assert!(writer.unsynced.is_empty());
+    assert!(writer.deadline().is_some_and(|at| at > Instant::now()), "it is tried all the time");
 }
 
 #[test]

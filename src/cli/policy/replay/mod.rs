@@ -215,7 +215,8 @@ impl Replay {
         if is_told || self.is_second(record) {
             return;
         }
-        if cut && record.path.as_bytes().len() >= CUT_MIN {
+        let is_long = |path: &ViewPath| path.as_bytes().len() >= CUT_MIN;
+        if cut && (is_long(&record.path) || record.target.as_ref().is_some_and(is_long)) {
             return self.tally.untold(Untold::Shortened, times, seq);
         }
         let decided = self.judge.operation(time, record);
