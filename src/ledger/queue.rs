@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 
 use crate::error::Errno;
 
-/// Messages that may wait before those who send do.
-const QUEUE: usize = 8192;
+/// Messages that may wait before those who send do. The memory is taken at once: few in tests, which open many ledgers.
+const QUEUE: usize = if cfg!(test) { 512 } else { 8192 };
 /// How long a message that nobody waits for may lie while others come.
 pub const LINGER: Duration = Duration::from_millis(20);
 
