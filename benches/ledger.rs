@@ -50,13 +50,13 @@ fn record(number: u64) -> Record {
         uid: 1000,
         gid: 1000,
         pid: 4321,
-        exe: Some("/usr/bin/rsync".to_owned()),
+        exe: Some("/usr/bin/rsync".into()),
         path: ViewPath::root()
             .join("inbox".as_ref())
             .join("measurements".as_ref())
             .join(format!("sample-{number:08}.csv").as_ref()),
         target: None,
-        branch: Some("inbox".to_owned()),
+        branch: Some("inbox".into()),
         result: "ok".into(),
         written: None,
         first_write: false,

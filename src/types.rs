@@ -383,6 +383,9 @@ impl fmt::Display for Operation {
     }
 }
 
+/// Bytes that most paths have room in.
+const PATH_USUAL: usize = 64;
+
 /// An absolute path of the view: `/` or `/a/b`, any bytes but NUL, no `.`, `..`, empty component
 /// or trailing slash.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -413,7 +416,8 @@ impl ViewPath {
 
     /// The path of names from the root down; in one go, for folders can lie thousands deep.
     pub fn of_names<'a>(names: impl IntoIterator<Item = &'a OsStr>) -> Self {
-        let mut path = PathBuf::from("/");
+        let mut path = PathBuf::with_capacity(PATH_USUAL);
+        path.push("/");
         path.extend(names);
         Self(path)
     }

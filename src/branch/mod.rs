@@ -134,6 +134,7 @@ pub struct Creator<'a> {
 #[derive(Debug)]
 pub struct Branch {
     spec: BranchSpec,
+    name: Arc<str>,
     online: ArcSwapOption<Online>,
     /// Counts the changes of `online`.
     epoch: AtomicU64,
@@ -179,7 +180,12 @@ struct Private {
 impl Branch {
     /// Name in the configuration.
     pub fn name(&self) -> &str {
-        &self.spec.name
+        &self.name
+    }
+
+    /// The same, to keep.
+    pub fn shared_name(&self) -> Arc<str> {
+        Arc::clone(&self.name)
     }
 
     /// How open files are read and written.

@@ -130,6 +130,7 @@ impl Branch {
 
     fn new(spec: BranchSpec, online: Option<Arc<Online>>, condition: Condition) -> Self {
         Self {
+            name: spec.name.as_str().into(),
             spec,
             online: ArcSwapOption::new(online),
             epoch: AtomicU64::new(0),

@@ -241,7 +241,7 @@ fn show(found: &TransactionReport) -> String {
         ("target", Some(format!("{} ({})", found.target, found.branches[1]))),
         ("gate", found.gate.clone()),
         ("user", Some(user(found.uid))),
-        ("program", found.exe.clone()),
+        ("program", found.exe.as_deref().map(str::to_owned)),
         ("began", Some(local_time(&found.started))),
         ("ended", Some(local_time(&found.changed)).filter(|_| found.state != "active")),
         ("size", found.size.map(size)),

@@ -1,6 +1,7 @@
 //! Transactions in answers: those that run, and those that have ended.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
@@ -86,7 +87,7 @@ pub struct TransactionReport {
     /// User of the caller.
     pub uid: u32,
     /// The caller's executable, a hint.
-    pub exe: Option<String>,
+    pub exe: Option<Arc<str>>,
     /// From where.
     pub source: ViewPath,
     /// To where.

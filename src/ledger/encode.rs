@@ -49,8 +49,12 @@ pub fn fits(record: &Record) -> Result<(), Errno> {
     body(record).map(drop)
 }
 
+/// Bytes that most bodies have room in.
+const BODY_USUAL: usize = 512;
+
 pub(super) fn whole_body(record: &Record) -> Result<Vec<u8>, Errno> {
-    let mut body = serde_json::to_vec(record).map_err(|_| Errno::INVAL)?;
+    let mut body = Vec::with_capacity(BODY_USUAL);
+    serde_json::to_writer(&mut body, record).map_err(|_| Errno::INVAL)?;
     // In a JSON string the quotation marks would be escaped, so this finds objects only.
     if contains(&body, br#"{"b64":"#) {
         let mut value: Value = serde_json::from_slice(&body).map_err(|_| Errno::INVAL)?;
@@ -60,9 +64,14 @@ pub(super) fn whole_body(record: &Record) -> Result<Vec<u8>, Errno> {
     Ok(body)
 }
 
+/// Bytes that the line of a body has at most.
+pub fn line_max(body: &[u8]) -> usize {
+    body.len().saturating_add(ENVELOPE_MAX)
+}
+
 /// The whole line with its newline.
 pub fn line(seq: u64, time: jiff::Timestamp, synced: Option<u64>, body: &[u8]) -> Vec<u8> {
-    let mut line = Vec::with_capacity(body.len().saturating_add(ENVELOPE_MAX));
+    let mut line = Vec::with_capacity(line_max(body));
     append_line(&mut line, seq, time, synced, body);
     line
 }
@@ -362,7 +371,12 @@ mod tests {
 
     fn with_paths(path: ViewPath, target: Option<ViewPath>, exe: String) -> Record {
         let Record::Operation(record) = operation("/", false) else { unreachable!() };
-        Record::Operation(Box::new(OperationRecord { path, target, exe: Some(exe), ..*record }))
+        Record::Operation(Box::new(OperationRecord {
+            path,
+            target,
+            exe: Some(exe.into()),
+            ..*record
+        }))
     }
 
     #[test]

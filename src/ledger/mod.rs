@@ -404,7 +404,7 @@ impl<S: Storage> Ledger<S> {
         let (reply, answer) = crossbeam_channel::bounded(1);
         let closed = self
             .messages
-            .close_with(Message::Close { last, reply }, deadline)
+            .close_with(Message::Close { last, reply })
             .and_then(|()| answer.recv_deadline(deadline).unwrap_or(Err(Errno::IO)));
         self.stop(deadline);
         closed

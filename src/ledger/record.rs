@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -150,7 +151,7 @@ pub struct OperationRecord {
     pub pid: u32,
     /// The caller's executable, a hint only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exe: Option<String>,
+    pub exe: Option<Arc<str>>,
     /// The object, as users see it; of a rename, move or link the source, whichever side was denied.
     pub path: ViewPath,
     /// The target of a rename, move or link.
@@ -158,7 +159,7 @@ pub struct OperationRecord {
     pub target: Option<ViewPath>,
     /// Name of the branch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub branch: Option<String>,
+    pub branch: Option<Arc<str>>,
     /// Name of the errno, or `ok`.
     pub result: Cow<'static, str>,
     /// Bytes written through the handle so far, in records of a handle's totals.
@@ -293,7 +294,7 @@ pub struct CrossingRecord {
     pub pid: u32,
     /// The caller's executable, a hint only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exe: Option<String>,
+    pub exe: Option<Arc<str>>,
     /// View path of the source.
     pub source: ViewPath,
     /// View path of the target.

@@ -1,5 +1,7 @@
 //! Texts of records that are too long for a line, or for memory. Paths are cut between two names.
 
+use std::sync::Arc;
+
 use super::Record;
 use super::encode::{BODY_MAX, SHORTENED, is_shortened, whole_body};
 use super::record::{CrossingRecord, OperationRecord, Step};
@@ -53,8 +55,8 @@ fn cut(operation: &OperationRecord, keep: usize) -> OperationRecord {
     cut.path = cut_path(&cut.path, keep);
     cut.target = cut.target.map(|target| cut_path(&target, keep));
     let OperationRecord { rule, gate, reason, exe, branch, .. } = &mut cut;
-    let texts = [rule, gate, reason, exe, branch].into_iter().flatten();
-    texts.for_each(|text| cut_text(text, keep));
+    [rule, gate, reason].into_iter().flatten().for_each(|text| cut_text(text, keep));
+    [exe, branch].into_iter().flatten().for_each(|text| cut_shared(text, keep));
     cut
 }
 
@@ -62,7 +64,8 @@ fn cut_step(step: &CrossingRecord, keep: usize) -> CrossingRecord {
     let mut cut = step.clone();
     (cut.source, cut.target) = (cut_path(&cut.source, keep), cut_path(&cut.target, keep));
     let CrossingRecord { gate, exe, reason, .. } = &mut cut;
-    [gate, exe, reason].into_iter().flatten().for_each(|text| cut_text(text, keep));
+    [gate, reason].into_iter().flatten().for_each(|text| cut_text(text, keep));
+    exe.iter_mut().for_each(|text| cut_shared(text, keep));
     cut.lost.clear();
     cut
 }
@@ -78,4 +81,12 @@ fn cut_path(path: &ViewPath, keep: usize) -> ViewPath {
 
 fn cut_text(text: &mut String, keep: usize) {
     text.truncate(text.floor_char_boundary(keep));
+}
+
+fn cut_shared(text: &mut Arc<str>, keep: usize) {
+    if let Some(cut) =
+        text.get(..text.floor_char_boundary(keep)).filter(|cut| cut.len() < text.len())
+    {
+        *text = cut.into();
+    }
 }

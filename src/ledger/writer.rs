@@ -43,8 +43,6 @@ use full::is_full;
 const GROUP_DELAY: Duration = Duration::from_millis(100).saturating_sub(LINGER);
 /// Bytes written since the last fsync that cause one.
 const UNSYNCED_MAX: u64 = 1 << 20;
-/// Messages taken in one go.
-const BATCH_MAX: usize = 4096;
 
 type Reply = Sender<Result<(), Errno>>;
 
@@ -192,12 +190,11 @@ impl<S: Storage> Writer<S> {
     /// Serves until closed, or until all senders are gone.
     pub fn run(mut self, mut messages: Receiver<Message>) {
         let mut closing = None;
-        while let Ok(message) = messages.first(self.deadline()) {
+        let mut batch = Vec::new();
+        while messages.take(&mut batch, self.deadline()).is_ok() {
             let mut flushes = Vec::new();
-            let mut batch: Vec<Message> =
-                message.into_iter().chain(messages.more().take(BATCH_MAX)).collect();
             let repeated = repeated::merge(&mut batch);
-            for (at, message) in batch.into_iter().enumerate() {
+            for (at, message) in batch.drain(..).enumerate() {
                 match message {
                     _ if repeated.contains(&at) => {}
                     Message::Append { time, content, group, reply } => {
@@ -350,7 +347,8 @@ impl<S: Storage> Writer<S> {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let mut bytes = Vec::new();
+        let length = self.pending.iter().map(|waiting| encode::line_max(&waiting.body)).sum();
+        let mut bytes = Vec::with_capacity(length);
         let mut synced = self.synced_seq;
         for (seq, waiting) in (self.next_seq..).zip(&self.pending) {
             encode::append_line(&mut bytes, seq, waiting.time, synced.take(), &waiting.body);

@@ -42,7 +42,7 @@ impl<S: Storage> Mover<S> {
             moves: ends.into_iter().map(longest).collect(),
             replaced: Some(identity.handle.clone()),
             // That of whoever takes it back may be so long that it is left out.
-            exe: Some("x".repeat(ledger::LINE_MAX)),
+            exe: Some("x".repeat(ledger::LINE_MAX).into()),
             ..prepare.clone()
         };
         ledger::fits(&Record::Crossing(Box::new(commit)))

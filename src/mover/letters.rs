@@ -6,6 +6,8 @@
 //! as a dead letter again. [`Step::Accept`] moves nothing. Nothing that a dead letter keeps is deleted
 //! but by [`Settle::Discard`].
 
+use std::sync::Arc;
+
 use super::error::CrossingError;
 use super::journal::{Transaction, TransactionState};
 use super::moves::{self, Place, PlacedMove, Whereabouts};
@@ -186,7 +188,7 @@ impl<S: Storage> Mover<S> {
     pub fn settle(
         &self,
         caller: Caller,
-        exe: Option<String>,
+        exe: Option<Arc<str>>,
         txid: TxId,
         settle: Settle,
     ) -> Result<Settled, LetterError> {

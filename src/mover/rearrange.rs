@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::error::CrossingError;
 use super::moves::{self, Place, PlacedMove};
@@ -24,7 +25,7 @@ pub struct RearrangeRequest<S: Storage> {
     /// Who asks.
     pub caller: Caller,
     /// The caller's executable, a hint.
-    pub exe: Option<String>,
+    pub exe: Option<Arc<str>>,
     /// View path of what moves.
     pub source: ViewPath,
     /// View path where it goes.

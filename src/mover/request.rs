@@ -87,7 +87,7 @@ pub struct CrossingRequest<S: Storage> {
     /// Who asks.
     pub caller: Caller,
     /// The caller's executable, a hint.
-    pub exe: Option<String>,
+    pub exe: Option<Arc<str>>,
     /// From where, in order of precedence, at least one. Users see the first; directories of the
     /// others are merged into it, everything else of theirs is hidden by it. All leave together.
     pub sources: Vec<SourcePart<S>>,

@@ -48,7 +48,7 @@ impl<S: Storage> Mover<S> {
     pub fn prepare_undo(
         self: &Arc<Self>,
         caller: Caller,
-        exe: Option<String>,
+        exe: Option<Arc<str>>,
         may_any: bool,
         undone: TxId,
         admit: &Admit,
@@ -60,7 +60,7 @@ impl<S: Storage> Mover<S> {
     pub fn prepare_undo_watched(
         self: &Arc<Self>,
         caller: Caller,
-        exe: Option<String>,
+        exe: Option<Arc<str>>,
         may_any: bool,
         undone: TxId,
         admit: &Admit,

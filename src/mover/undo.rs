@@ -165,7 +165,7 @@ impl<S: Storage> Mover<S> {
     pub(super) fn undo_record(
         &self,
         caller: Caller,
-        exe: Option<String>,
+        exe: Option<Arc<str>>,
         original: &CrossingRecord,
     ) -> CrossingRecord {
         let [from, to] = &original.branches;

@@ -1,5 +1,6 @@
 //! What /proc tells of a caller. Hints: the caller may be gone, or somebody else by now.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -15,26 +16,53 @@ const EXE_HOLDS: Duration = Duration::from_micros(200);
 /// that starts goes on by the same number.
 const EXE_HOLDS_MAX: Duration = Duration::from_millis(5);
 
-/// The executable of a thread, lossy where it is not UTF-8; `None` if it cannot be told.
-pub fn exe_of(pid: u32) -> Option<String> {
-    /// Of whom it was asked last, when it was looked for, when it was asked, and what was found.
-    static LAST: Mutex<Option<(u32, Instant, Instant, String)>> = Mutex::new(None);
+/// What was found of the thread that asked last.
+struct Found {
+    pid: u32,
+    at: Instant,
+    /// When it asked last.
+    asked: Instant,
+    exe: Arc<str>,
+}
+
+static LAST: Mutex<Option<Found>> = Mutex::new(None);
+
+impl Found {
+    /// Whether it holds for a thread that asks now.
+    fn holds(&mut self, pid: u32, now: Instant) -> bool {
+        let holds = self.pid == pid
+            && now.saturating_duration_since(self.at) < EXE_HOLDS_MAX
+            && now.saturating_duration_since(self.asked) < EXE_HOLDS;
+        if holds {
+            self.asked = now;
+        }
+        holds
+    }
+}
+
+/// The executable of a thread that asks for something now, lossy where it is not UTF-8; `None` if it cannot be
+/// told.
+pub fn exe_of(pid: u32) -> Option<Arc<str>> {
     if pid == 0 {
         return None;
     }
     let now = Instant::now();
-    if let Some((last, found, then, exe)) = &mut *LAST.lock()
-        && *last == pid
-        && now.saturating_duration_since(*found) < EXE_HOLDS_MAX
-        && now.saturating_duration_since(*then) < EXE_HOLDS
+    if let Some(found) = &mut *LAST.lock()
+        && found.holds(pid, now)
     {
-        *then = now;
-        return Some(exe.clone());
+        return Some(Arc::clone(&found.exe));
     }
     let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
-    let exe = path.to_string_lossy().into_owned();
-    *LAST.lock() = Some((pid, now, now, exe.clone()));
+    let exe: Arc<str> = path.to_string_lossy().into();
+    *LAST.lock() = Some(Found { pid, at: now, asked: now, exe: Arc::clone(&exe) });
     Some(exe)
+}
+
+/// A thread asks for something of which its executable is not recorded: what was found of it holds on.
+pub fn asks(pid: u32) {
+    if let Some(found) = &mut *LAST.lock() {
+        found.holds(pid, Instant::now());
+    }
 }
 
 /// The supplementary groups that a thread holds now. ESRCH if it cannot be told.

@@ -143,7 +143,7 @@ impl Vfs {
         request: &AttributeRequest,
         result: Result<(), Errno>,
     ) {
-        let Some(path) = inode.paths().pop() else { return };
+        let Some(path) = inode.last_path() else { return };
         let branch = inode.place().branch();
         let is_directory = inode.kind == FileKind::Directory;
         let question = Question { caller, path: &path, branch, is_directory, target: None };

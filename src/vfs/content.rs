@@ -172,7 +172,7 @@ impl Vfs {
         operation: Operation,
         result: Result<(), Errno>,
     ) {
-        let Some(path) = file.inode.paths().pop() else { return };
+        let Some(path) = file.inode.last_path() else { return };
         let caller = if caller.pid == 0 { file.opener } else { caller };
         let branch = Some(file.branch());
         let question = Question { caller, path: &path, branch, is_directory: false, target: None };

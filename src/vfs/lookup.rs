@@ -8,11 +8,14 @@ use std::time::Duration;
 
 use crate::branch::{FileKind, SpaceStat, Stat};
 use crate::error::Errno;
+use crate::sys::process;
 use crate::types::Caller;
 use crate::view::{Domain, Inode, LayoutIndex, Parts, Place};
 
 use super::site::{Node, OpenPart, directories};
-use super::{AUDIT_NAME, Attributes, PRIVATE_NAME, TTL, Vfs, check_name, virtual_stat};
+use super::{
+    AUDIT_NAME, Attributes, PRIVATE_NAME, RecordLevel, TTL, Vfs, check_name, virtual_stat,
+};
 
 /// A child that was found; it holds one reference for the kernel.
 pub(super) struct Child {
@@ -28,6 +31,10 @@ impl Vfs {
             Errno::INVAL => Errno::NOENT,
             other => other,
         })?;
+        if self.record > RecordLevel::Crossings {
+            // What it does next is likely to be recorded.
+            process::asks(caller.pid);
+        }
         let parent = self.inode(parent)?;
         let in_audit = matches!(*parent.place(), Place::Audit);
         if in_audit || (parent.number == LayoutIndex::ROOT.number() && name == AUDIT_NAME) {

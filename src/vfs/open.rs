@@ -143,7 +143,7 @@ impl Vfs {
         // makes by itself are never seen here.
         let unseen = access.write && self.kernel_io_in(part.branch);
         if (unseen || self.record == RecordLevel::Everything)
-            && let Some(path) = &inode.paths().pop()
+            && let Some(path) = &inode.last_path()
         {
             let branch = Some(part.index);
             let question = Question { caller, path, branch, is_directory: false, target: None };

@@ -1,5 +1,7 @@
 //! What is written to the ledger of operations that were allowed.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Errno, errno_name};
@@ -71,7 +73,7 @@ impl Vfs {
         operation: Operation,
         question: &Question<'_>,
         result: Result<(), Errno>,
-        exe: Option<String>,
+        exe: Option<Arc<str>>,
     ) -> OperationRecord {
         let (path, target) = operation.sides(question.path, question.target);
         let index = match question.branch {
@@ -91,7 +93,7 @@ impl Vfs {
             exe,
             path: path.clone(),
             target: target.cloned(),
-            branch: branch.map(|branch| branch.name().to_owned()),
+            branch: branch.map(|branch| branch.shared_name()),
             result: result.map_or_else(errno_name, |()| "ok").into(),
             written: None,
             first_write: false,

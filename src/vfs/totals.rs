@@ -40,7 +40,7 @@ impl Vfs {
         if !wrote && grown.is_none() {
             return;
         }
-        let Some(path) = file.inode.paths().pop() else { return };
+        let Some(path) = file.inode.last_path() else { return };
         let branch = Some(file.branch());
         let caller = file.opener;
         let question = Question { caller, path: &path, branch, is_directory: false, target: None };

@@ -120,7 +120,7 @@ impl Vfs {
         self.ready_to_record()?;
         let node = self.node(inode)?;
         let result = act(&node);
-        if let Some(path) = node.inode.paths().pop() {
+        if let Some(path) = node.inode.last_path() {
             let is_directory = node.inode.kind == FileKind::Directory;
             let branch = Some(node.first.index);
             let question = Question { caller, path: &path, branch, is_directory, target: None };

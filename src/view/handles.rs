@@ -33,7 +33,7 @@ pub struct OpenFile {
     /// Who opened it.
     pub opener: Caller,
     /// The executable of the opener when it first changed something through this.
-    pub exe: OnceLock<Option<String>>,
+    pub exe: OnceLock<Option<Arc<str>>>,
     /// Generation of the policy that last allowed writing; 0 for none.
     pub generation: AtomicU64,
     /// Whether the first write was recorded.

@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -22,6 +23,10 @@ use crate::types::{BranchIndex, Handle, ViewPath};
 use super::epoch::{UNSETTLED, renew_classes};
 use super::handles::OpenFile;
 use super::layout::LayoutIndex;
+
+/// Bytes and names that most paths have room in.
+const PATH_USUAL: usize = 256;
+const DEPTH_USUAL: usize = 16;
 
 /// An inode of a branch.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -328,29 +333,35 @@ impl Inode {
         self.chain(|inode| inode.number == LayoutIndex::ROOT.number()).map(|names| join(&names))
     }
 
-    /// Its path, or the last that it had: a directory has none for a moment while it is renamed.
-    fn last_path(&self) -> Option<ViewPath> {
-        let mut names = Vec::new();
+    /// Its newest path, or the last that it had: an unlinked one has none any more, a directory for a moment
+    /// while it is renamed.
+    pub fn last_path(&self) -> Option<ViewPath> {
+        // Each name from here up, in one piece of memory.
+        let mut bytes = Vec::with_capacity(PATH_USUAL);
+        let mut ends = Vec::with_capacity(DEPTH_USUAL);
         let mut at = None::<Arc<Self>>;
-        loop {
+        let top = loop {
             let here = at.as_deref().unwrap_or(self);
-            let (name, unlinked) = {
+            if here.number == LayoutIndex::ROOT.number() {
+                break ViewPath::root();
+            }
+            let parent = {
                 let ties = here.ties.lock();
-                let unlinked = ties.rare.as_ref().and_then(|rare| rare.unlinked.clone());
-                (ties.name.clone(), unlinked)
-            };
-            let top = match name {
-                _ if here.number == LayoutIndex::ROOT.number() => ViewPath::root(),
-                Some(link) => {
-                    names.push(link.name);
-                    at = Some(link.parent);
-                    continue;
+                match &ties.name {
+                    Some(link) => {
+                        bytes.extend_from_slice(link.name.as_bytes());
+                        ends.push(bytes.len());
+                        Arc::clone(&link.parent)
+                    }
+                    None => break ties.rare.as_ref()?.unlinked.clone()?,
                 }
-                None => unlinked?,
             };
-            let below = names.iter().rev().map(|name| &**name);
-            return Some(ViewPath::of_names(top.components().chain(below)));
-        }
+            at = Some(parent);
+        };
+        let begins = [0].into_iter().chain(ends.iter().copied());
+        let spans: Vec<_> = begins.zip(ends.iter().copied()).collect();
+        let below = spans.iter().rev().filter_map(|(begin, end)| bytes.get(*begin..*end));
+        Some(ViewPath::of_names(top.components().chain(below.map(OsStr::from_bytes))))
     }
 
     /// All paths by which it is known: one for each hard link that was looked up; for an unlinked

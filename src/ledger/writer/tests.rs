@@ -1,6 +1,5 @@
 //! What the writer owes to others, step by step.
 
-use super::super::queue::LINGER;
 use super::super::tests::operation;
 use super::super::{Entry, Ledger};
 use super::*;
@@ -246,7 +245,7 @@ fn what_was_refused_is_told_before_the_last_record() {
     let time = jiff::Timestamp::now();
     let last = Some((time, Content::of(operation("/last", true)).unwrap()));
     let (reply, answer) = crossbeam_channel::bounded(1);
-    sender.close_with(Message::Close { last, reply }, after(Instant::now(), LINGER)).unwrap();
+    sender.close_with(Message::Close { last, reply }).unwrap();
     writer.run(receiver);
     assert_eq!(answer.recv(), Ok(Ok(())));
     let mut found = Vec::new();

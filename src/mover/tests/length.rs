@@ -69,11 +69,11 @@ fn a_crossing_that_can_be_begun_can_be_ended_and_taken_back() {
     let steps = [Step::Abort, Step::Done, Step::Reverted, Step::Dead, Step::Retry, Step::Withdraw];
     for step in steps.into_iter().chain([Step::Accept]) {
         let mut later = later_step(&commit, step, Some(WIDE.repeat(30_000)), "EIO".to_owned());
-        later.exe = Some(WIDE.repeat(4096));
+        later.exe = Some(WIDE.repeat(4096).into());
         let record = Record::Crossing(Box::new(later));
         assert_eq!(ledger::fits(&record), Ok(()), "{step:?}");
     }
-    let exe = Some("x".repeat(4096));
+    let exe = Some("x".repeat(4096).into());
     let prepared = world.mover.prepare_undo(AUTHOR, exe, false, txid, &any()).unwrap();
     world.mover.commit(prepared).unwrap();
     assert_eq!(world.get(1, "g").unwrap(), b"old");
