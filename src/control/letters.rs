@@ -66,7 +66,7 @@ pub(super) fn letter(vfs: &Vfs, txid: TxId, found: &Transaction) -> Option<Box<D
         add("accept", accept(&kept, &findings, &found.rest));
     }
     if !kept.is_empty() {
-        add("accept --discard", discard(&kept, &findings, &found.rest));
+        add("accept --discard", discard(&kept, &findings, &found.rest, dead));
     }
     Some(Box::new(DeadLetter {
         happened: happened(found, dead),
@@ -197,10 +197,13 @@ fn abort(findings: &[Finding], at: impl Fn(&Spot) -> PathBuf) -> String {
 /// As the mover has it, which refuses an abort then.
 fn must_stay(findings: &[Finding]) -> bool {
     let homeless = |found: &Finding| found.step.act == Act::Retire && is_past(found);
-    let arrived = |found: &Finding| {
+    findings.iter().any(homeless) && has_arrived(findings)
+}
+
+fn has_arrived(findings: &[Finding]) -> bool {
+    findings.iter().any(|found| {
         found.step.act == Act::Apply && matches!(found.found, Found::Moved | Found::AtBoth)
-    };
-    findings.iter().any(homeless) && findings.iter().any(arrived)
+    })
 }
 
 fn accept(kept: &[String], findings: &[Finding], rest: &Rest) -> String {
@@ -209,33 +212,58 @@ fn accept(kept: &[String], findings: &[Finding], rest: &Rest) -> String {
         true => format!("{begin}, and this asks for nobody any more"),
         false => format!("{begin}; {} stays until it is discarded", kept.join(", ")),
     };
-    // As the mover has it: what a person wanted back waits for nothing then.
-    let waits = !rest.back && !rest.moves.is_empty() && findings.iter().any(is_past);
-    match (waits, must_stay(findings)) {
-        (false, _) => end,
-        (true, true) => format!(
-            "{end}. Should the branch that it came from be in the view again, what it left there goes to hold"
+    // As the mover has it.
+    let waits = findings
+        .iter()
+        .filter(|found| waits(rest, found))
+        .any(|found| matches!(found.found, Found::Past(_) | Found::NotNow(_)));
+    let stands = |found: &Finding| {
+        found.step.act == Act::Retire && matches!(found.found, Found::NotMoved | Found::AtBoth)
+    };
+    match waits {
+        false if has_arrived(findings) && findings.iter().any(stands) => {
+            format!("{end}. What crossed is seen at its source and at its target, and stays so")
+        }
+        false => end,
+        true if rest.back => end,
+        true if has_arrived(findings) => format!(
+            "{end}. Should the branch that is missing be in the view again, what it left there goes to hold"
         ),
-        (true, false) => format!(
-            "{end}. Should the branch that is gone be in the view again, and what moves be at its target, the \
+        true => format!(
+            "{end}. Should the branch that is missing be in the view again, and what moves be at its target, the \
              moves that are missing are made"
         ),
     }
 }
 
-fn discard(kept: &[String], findings: &[Finding], rest: &Rest) -> String {
+/// As [`Transaction::waits_for`] has it.
+fn waits(rest: &Rest, found: &Finding) -> bool {
+    rest.moves.contains(&found.step) || rest.back && !rest.moves.is_empty()
+}
+
+fn discard(kept: &[String], findings: &[Finding], rest: &Rest, dead: bool) -> String {
     let all = kept.join(", ");
     if rest.moves.is_empty() {
         return format!("as accept, and deletes for good what is kept: {all}");
     }
-    match findings.iter().any(is_past) {
-        true => format!(
+    let waiting = || findings.iter().filter(|found| waits(rest, found));
+    if waiting().any(is_past) {
+        return format!(
             "refused, for what is on a branch that the view has no more may be seen twice when that is back: \
              discard then. If it never will be, delete by hand what is kept: {all}"
-        ),
-        false => {
+        );
+    }
+    for found in waiting() {
+        if let Found::NotNow(why) = &found.found {
+            return format!("refused for now: {why}");
+        }
+    }
+    match dead {
+        true => {
             "refused, for something of it is not moved yet: retry or accept it first".to_owned()
         }
+        false => "refused, for something of it is not moved yet: the next mount goes on with it"
+            .to_owned(),
     }
 }
 
@@ -287,4 +315,53 @@ pub(super) fn settle(vfs: &Vfs, peer: Caller, txid: TxId, wish: Wish) -> Result<
         Settled::Waits(why) => (false, format!("waits for a disk: {why}")),
     };
     Ok(Answer::Settled { done, now })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::record::Move;
+    use crate::types::{BranchUuid, Handle, Identity, Time};
+
+    fn finding(act: Act, found: Found) -> Finding {
+        let time = Time { seconds: 0, nanos: 0 };
+        let handle = Handle { kind: 1, bytes: Box::new([act as u8]) };
+        let place = |area: Area, path: &str| Spot {
+            branch: BranchUuid(ulid::Ulid(1)),
+            area,
+            path: path.into(),
+        };
+        let (from, to) = match act {
+            Act::Retire => (place(Area::Tree, "f"), place(Area::Hold, "hold")),
+            _ => (place(Area::Stage, "stage"), place(Area::Tree, "g")),
+        };
+        let identity = Identity { handle, size: 0, mtime: time, ctime: time };
+        let step = Move { act, from, to, identity, below: None };
+        Finding { step, found, written: false }
+    }
+
+    /// The source is as said, what crossed has arrived, and the move of the source waits.
+    #[track_caller]
+    fn check(source: Found, back: bool, dead: bool, accepted: &str, discarded: &str) {
+        let findings = [finding(Act::Retire, source), finding(Act::Apply, Found::Moved)];
+        let rest = Rest { moves: vec![findings[0].step.clone()], back };
+        let kept = ["kept".to_owned()];
+        let told = accept(&kept, &findings, &rest);
+        assert!(told.contains(accepted), "{told}");
+        let told = discard(&kept, &findings, &rest, dead);
+        assert!(told.starts_with("refused") && told.contains(discarded), "{told}");
+    }
+
+    #[test]
+    fn what_waits_for_a_branch_is_told_before_it_is_accepted_or_discarded() {
+        for away in [Found::Past("gone".to_owned()), Found::NotNow("offline".to_owned())] {
+            let refused =
+                if away == Found::NotNow("offline".to_owned()) { "offline" } else { "twice" };
+            check(away.clone(), false, true, "what it left there goes to hold", refused);
+            check(away, true, true, "", refused);
+        }
+        let twice = "seen at its source and at its target";
+        check(Found::NotMoved, false, true, twice, "retry or accept it first");
+        check(Found::NotMoved, false, false, twice, "the next mount goes on with it");
+    }
 }

@@ -325,6 +325,9 @@ pub(super) fn tell(recovery: &Recovery, notices: &mut Vec<String>) {
     for (txid, why) in &recovery.dead {
         notices.push(format!("crossing {txid} needs a person; all of it is kept: {why}"));
     }
+    for (txid, why) in &recovery.accepted {
+        notices.push(format!("crossing {txid}, which was accepted, waits no more: {why}"));
+    }
     for (txid, why) in &recovery.left_open {
         notices.push(format!("crossing {txid} waits for its branch: {why}"));
     }

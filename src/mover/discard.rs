@@ -5,35 +5,55 @@ use parking_lot::MutexGuard;
 use super::Mover;
 use super::error::CrossingError;
 use super::inspect::owner_of;
-use super::journal::{Rest, TransactionState};
+use super::journal::{Transaction, TransactionState};
 use super::letters::{LetterError, subject};
 use super::sabotage::sabotaged;
 use crate::error::Errno;
 use crate::ledger::record::{Area, CrossingRecord, Move, Spot};
 use crate::storage::{Metadata, Storage};
-use crate::types::{Caller, TxId};
+use crate::types::{BranchUuid, Caller, TxId};
 
 impl<S: Storage> Mover<S> {
     /// What waits for a branch is gone on with when that is in the view again: nobody would know of it after a
     /// discard, and a file that the branch still has be seen twice.
-    pub(super) fn check_waits_for_nothing(&self, rest: &Rest) -> Result<(), LetterError> {
-        if rest.moves.is_empty() {
+    pub(super) fn check_waits_for_nothing(&self, letter: &Transaction) -> Result<(), LetterError> {
+        if letter.rest.moves.is_empty() {
             return Ok(());
         }
-        let past = rest.moves.iter().find(|step| self.is_past_move(step));
-        let Some(past) = past else {
-            let why = "something of it is not moved yet".to_owned();
-            let hint = "retry it, or accept it, before you discard what it keeps";
-            return Err(LetterError::InVain { why, hint });
+        let mut ends = letter
+            .waits_for()
+            .iter()
+            .flat_map(|step| [&step.from, &step.to].map(|spot| (step, spot.branch)));
+        let away = |(_, uuid): &(&Move, BranchUuid)| self.branch_by_uuid(*uuid).is_none();
+        let past = ends.clone().find(|(_, uuid)| self.is_past(*uuid));
+        let accepted = letter.state == TransactionState::Accepted;
+        let (why, hint) = match past.or_else(|| ends.find(away)) {
+            Some((step, uuid)) if self.is_past(uuid) => (
+                format!(
+                    "{} may still stand on a branch that left, and a file be seen twice: {}",
+                    subject(step),
+                    CrossingError::NoBranch { uuid }
+                ),
+                match accepted {
+                    true => {
+                        "discard when the configuration has that branch again; if it never will, delete by hand \
+                         what octroi tx show names"
+                    }
+                    false => {
+                        "accept it without --discard, and discard when the configuration has that branch again; \
+                         if it never will, delete by hand what octroi tx show names"
+                    }
+                },
+            ),
+            Some((_, uuid)) => (format!("branch {uuid} is offline"), "discard when it is back"),
+            None => {
+                let hint = match accepted {
+                    true => "the next mount goes on with it: discard then",
+                    false => "retry it, or accept it, before you discard what it keeps",
+                };
+                ("something of it is not moved yet".to_owned(), hint)
+            }
         };
-        let uuid = if self.is_past(past.from.branch) { past.from.branch } else { past.to.branch };
-        let why = format!(
-            "{} may still stand on a branch that left, and would be seen twice: {}",
-            subject(past),
-            CrossingError::NoBranch { uuid }
-        );
-        let hint = "accept it without --discard, and discard when the configuration has that branch again; if it \
-                    never will, delete by hand what octroi tx show names";
         Err(LetterError::InVain { why, hint })
     }
 

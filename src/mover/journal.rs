@@ -82,6 +82,14 @@ pub struct Rest {
 }
 
 impl Transaction {
+    /// The moves whose ends must be in the view before it waits no more.
+    pub fn waits_for(&self) -> &[Move] {
+        match self.rest.back && !self.rest.moves.is_empty() {
+            true => &self.record.moves,
+            false => &self.rest.moves,
+        }
+    }
+
     /// Whether the decision was recorded.
     pub fn committed(&self) -> bool {
         self.record.step == Step::Commit

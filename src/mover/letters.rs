@@ -196,7 +196,7 @@ impl<S: Storage> Mover<S> {
             let recovering = self.recovering.lock();
             let letter = self.letter(txid, settle)?;
             if settle == Settle::Discard {
-                self.check_waits_for_nothing(&letter.rest)?;
+                self.check_waits_for_nothing(&letter)?;
                 self.check_own(&letter.record)?;
             }
             let wish = |step| CrossingRecord {
@@ -219,7 +219,7 @@ impl<S: Storage> Mover<S> {
                     self.go_on(&letter.record, wish(Step::Withdraw))?
                 }
                 Settle::Accept => {
-                    let moves = self.rest_of_accepted(&letter.rest);
+                    let moves = self.rest_of_accepted(&letter);
                     self.write_wish(CrossingRecord { moves, ..wish(Step::Accept) })?;
                     Settled::Accepted
                 }

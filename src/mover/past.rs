@@ -2,12 +2,13 @@
 //!
 //! A decided transaction that has a part on such a branch becomes a dead letter, for nobody can tell how far
 //! that part came: after a power loss the source may stand on a disk that left, beside what has arrived.
-//! The letter's record has the moves that are not known to be made ([`Rest`]). When their branch is in the view
-//! again, and what crosses is at its target, they are made before users reach the branch: a file is seen once.
-//! What has arrived is never taken out of the view for that; where a move fails, a person is asked.
+//! The letter's record has the moves that are not known to be made ([`Rest`](super::Rest)). When their branch is in
+//! the view again, and what crosses is at its target, they are made before users reach the branch: a file is seen once.
+//! What has arrived is never taken out of the view for that; where a move fails, a person is asked. None of it is
+//! forgotten while one of its branches cannot be looked at.
 
 use super::error::CrossingError;
-use super::journal::{Rest, Transaction, TransactionState};
+use super::journal::{Transaction, TransactionState};
 use super::letters::subject;
 use super::moves::{self, PlacedMove, Whereabouts};
 use super::recover::{NotNow, is_disk_trouble};
@@ -76,12 +77,24 @@ impl<S: Storage> Mover<S> {
         record.moves.iter().filter(|step| self.is_past_move(step)).cloned().collect()
     }
 
-    /// What of a rest waits on when a person declares right what is there.
-    pub(super) fn rest_of_accepted(&self, rest: &Rest) -> Vec<Move> {
-        match !rest.back && rest.moves.iter().any(|step| self.is_past_move(step)) {
-            true => rest.moves.clone(),
-            false => Vec::new(),
+    /// What of a rest waits on when a person declares right what is there: all of it, while a part of it cannot be
+    /// looked at.
+    pub(super) fn rest_of_accepted(&self, letter: &Transaction) -> Vec<Move> {
+        match letter.rest.back || letter.waits_for().iter().all(|step| self.is_in_sight(step)) {
+            true => Vec::new(),
+            false => letter.rest.moves.clone(),
         }
+    }
+
+    /// Whether both ends of a move can be looked at.
+    fn is_in_sight(&self, step: &Move) -> bool {
+        let online = |spot: &Spot| self.branch_by_uuid(spot.branch).is_some();
+        [&step.from, &step.to].into_iter().all(online)
+            && match self.open_ends(step) {
+                Ok(ends) => self.where_is(&ends).is_ok(),
+                Err(NotNow::LeftOpen(_)) => false,
+                Err(NotNow::Impossible(_)) => true,
+            }
     }
 
     /// Goes on with what waited for branches that are in the view again: with all of it at start, when nobody
@@ -95,7 +108,7 @@ impl<S: Storage> Mover<S> {
         let waits = |found: &Transaction| {
             let state = found.state;
             let kept = matches!(state, TransactionState::Dead | TransactionState::Accepted);
-            kept && found.rest.moves.iter().any(concerned)
+            kept && found.waits_for().iter().any(concerned)
         };
         let letters: Vec<Transaction> = self.with_journal(|journal| {
             journal
@@ -120,7 +133,7 @@ impl<S: Storage> Mover<S> {
                 Err(why) => Err(why),
             };
             if let Err(why) = gone_on {
-                log::warn!("dead letter {txid} waits: {why}");
+                log::warn!("transaction {txid} waits: {why}");
             }
         }
     }
@@ -299,22 +312,24 @@ impl<S: Storage> Mover<S> {
         Ok(())
     }
 
-    /// It waits no more: a person must look.
+    /// It waits no more: a person must look. But not while a part of it is missing, for that would be forgotten then.
     fn ask(
         &self,
         letter: &Transaction,
         why: String,
         recovery: &mut Recovery,
     ) -> Result<(), String> {
+        if !letter.waits_for().iter().all(|step| self.is_in_sight(step)) {
+            return Err(why);
+        }
         let why =
             format!("its branch is in the view again, but not everything can be moved: {why}");
         // What somebody has declared right stays so.
         let accepted = letter.state == TransactionState::Accepted;
         let step = if accepted { Step::Accept } else { Step::Dead };
         self.end_rest(&letter.record, step, why.clone())?;
-        if !accepted {
-            recovery.dead.push((letter.record.txid, why));
-        }
+        let told = if accepted { &mut recovery.accepted } else { &mut recovery.dead };
+        told.push((letter.record.txid, why));
         Ok(())
     }
 

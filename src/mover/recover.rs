@@ -32,6 +32,8 @@ pub struct Recovery {
     pub reverted: Vec<(TxId, String)>,
     /// Need a person; with the reason. Those of earlier runs are not repeated.
     pub dead: Vec<(TxId, String)>,
+    /// A person had accepted them, and what waited for a branch could not be moved when it was back; with the reason.
+    pub accepted: Vec<(TxId, String)>,
     /// Still open because a branch is offline or fails; with the reason.
     pub left_open: Vec<(TxId, String)>,
     /// Names that must stay locked: source and target of what is still open.
@@ -407,6 +409,7 @@ impl Recovery {
         self.aborted.append(&mut other.aborted);
         self.reverted.append(&mut other.reverted);
         self.dead.append(&mut other.dead);
+        self.accepted.append(&mut other.accepted);
         self.left_open.append(&mut other.left_open);
         self.locked.append(&mut other.locked);
     }

@@ -61,11 +61,11 @@ fn causes() -> impl Iterator<Item = Cause> {
 type Places = Vec<Vec<Vec<u8>>>;
 
 impl World {
-    fn settle(&self, txid: TxId, what: Settle) -> Result<Settled, LetterError> {
+    pub(super) fn settle(&self, txid: TxId, what: Settle) -> Result<Settled, LetterError> {
         self.mover.settle(PERSON, None, txid, what)
     }
 
-    fn ends(&self) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
+    pub(super) fn ends(&self) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
         (self.get(0, "f"), self.get(1, "sub/g"))
     }
 

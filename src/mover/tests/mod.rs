@@ -32,6 +32,7 @@ mod real;
 mod real_trees;
 mod rearranging;
 mod rearranging_past;
+mod rests;
 mod returning;
 mod room;
 pub(super) mod sabotage;

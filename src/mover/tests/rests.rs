@@ -1,0 +1,106 @@
+//! What waits for a branch that left is thrown away by nothing, and ends when the branch is back.
+
+use super::past::{Made, seen_twice};
+use super::*;
+
+const CROSSING: Made = Made::Crossing { same: false };
+
+impl World {
+    /// How many moves wait.
+    fn rest(&self, txid: TxId) -> usize {
+        self.mover.with_journal(|journal| journal.get(txid).unwrap().rest.moves.len())
+    }
+
+    /// Somebody writes to a file.
+    fn work_on(&self, branch: usize, path: &str) -> Option<Vec<u8>> {
+        let name = Path::new(path).file_name().unwrap();
+        let file = self.disk.open_write(&self.dir(branch, path), name).unwrap();
+        self.disk.write_at(&file, b"work", 0).unwrap();
+        self.disk.sync_all();
+        self.get(branch, path)
+    }
+
+    /// Somebody asks for it to be taken back, and a branch leaves before it is.
+    fn ask_back(&self, txid: TxId) {
+        let record = self.mover.with_journal(|journal| journal.get(txid).unwrap().record.clone());
+        let asked = later_step(&record, Step::Withdraw, None, String::new());
+        self.mover.record(asked, Durability::Sync).unwrap();
+        let recovery = self.mover.recover();
+        assert_eq!(recovery.dead.len(), 1, "{recovery:?}");
+        assert_eq!(self.get(1, "sub/g"), Some(new_content()), "it was taken out of the view");
+    }
+
+    fn leave(&self, branch: usize) -> MoverBranch<Disk> {
+        let left = self.mover.branches[branch].swap(None).unwrap();
+        Arc::try_unwrap(left).ok().unwrap()
+    }
+}
+
+/// What crossed was moved on or replaced while the source's branch is out, or offline: nobody knows yet whether the
+/// source stands there.
+#[test]
+fn what_waits_is_asked_about_only_when_its_branch_is_back() {
+    for (accepted, offline) in [(false, false), (false, true), (true, false), (true, true)] {
+        let context = format!("accepted: {accepted}, offline: {offline}");
+        let (world, txid) = seen_twice(CROSSING, 0).swap_remove(0);
+        if accepted {
+            world.settle(txid, Settle::Accept).unwrap();
+        }
+        let folder = world.dir(1, "sub/g");
+        world.disk.rename(&folder, OsStr::new("g"), &folder, OsStr::new("h")).unwrap();
+        world.disk.sync_all();
+        let state = world.state(txid);
+        let mut world = world;
+        for _ in 0..2 {
+            world = world.restart(false);
+            match offline {
+                true => drop(world.leave(0)),
+                false => world = world.without(&[0]),
+            }
+            assert_eq!(world.mover.recover(), Recovery::default(), "{context}");
+            assert_eq!((world.state(txid), world.rest(txid)), (state, 1), "{context}");
+            let refused = world.settle(txid, Settle::Discard);
+            assert!(matches!(refused, Err(LetterError::InVain { .. })), "{context}: {refused:?}");
+        }
+        let world = world.restart(false);
+        let recovery = world.mover.recover();
+        assert_eq!((world.state(txid), world.rest(txid)), (state, 0), "{context}");
+        let told = if accepted { recovery.accepted } else { recovery.dead };
+        assert_eq!(told.len(), 1, "{context}: {told:?}");
+        assert_eq!(world.get(0, "f"), Some(new_content()), "{context}");
+        assert_eq!(world.get(1, "sub/h"), Some(new_content()), "{context}");
+        assert_eq!(world.mover.recover(), Recovery::default(), "{context}");
+    }
+}
+
+/// Users have written to what arrived, and somebody has asked for it to be taken back before the branch left: the
+/// work stays, and its source goes to hold.
+#[test]
+fn work_stays_and_its_source_is_not_shown_beside_it() {
+    for (world, txid) in seen_twice(CROSSING, 0) {
+        world.ask_back(txid);
+        let work = world.work_on(1, "sub/g");
+        let world = world.restart(false);
+        world.mover.recover();
+        assert_eq!(world.ends(), (None, work));
+        assert_eq!(world.private(0, "hold"), [new_content()]);
+    }
+}
+
+/// It is accepted while its source's branch is in the configuration again, and not there yet.
+#[test]
+fn what_is_accepted_waits_for_a_branch_that_is_offline() {
+    for (world, txid) in seen_twice(CROSSING, 0) {
+        let world = world.restart(false);
+        let source = world.leave(0);
+        assert_eq!(world.mover.recover(), Recovery::default());
+        assert_eq!(world.settle(txid, Settle::Accept), Ok(Settled::Accepted));
+        let refused = world.settle(txid, Settle::Discard);
+        assert!(matches!(refused, Err(LetterError::InVain { .. })), "{refused:?}");
+        world.mover.branch_returned(source);
+        assert_eq!(world.ends(), (None, Some(new_content())));
+        assert_eq!(world.private(0, "hold"), [new_content()]);
+        assert_eq!(world.state(txid), Some(TransactionState::Accepted));
+        assert_eq!(world.settle(txid, Settle::Discard), Ok(Settled::Accepted));
+    }
+}
