@@ -151,8 +151,13 @@ impl<S: Storage> Mover<S> {
         }
         match self.arrival(record)? {
             Arrival::There => {}
-            // It is at its source, or out of the view: in one place at most.
-            Arrival::NotYet => return Ok(Plan::Wait),
+            // It is at its source, or out of the view: in one place at most. What was accepted so needs nobody.
+            Arrival::NotYet => {
+                return Ok(match letter.state {
+                    TransactionState::Accepted => Plan::Ask("nothing has arrived".to_owned()),
+                    _ => Plan::Wait,
+                });
+            }
             Arrival::Nowhere(why) => return Ok(Plan::Ask(why)),
         }
         let (mut placed, mut all, mut gone) = (Vec::new(), true, None);

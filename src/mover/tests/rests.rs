@@ -1,6 +1,6 @@
 //! What waits for a branch that left is thrown away by nothing, and ends when the branch is back.
 
-use super::past::{Made, seen_twice};
+use super::past::{Made, dead_after, seen_twice};
 use super::*;
 
 const CROSSING: Made = Made::Crossing { same: false };
@@ -101,6 +101,21 @@ fn what_is_accepted_waits_for_a_branch_that_is_offline() {
         assert_eq!(world.ends(), (None, Some(new_content())));
         assert_eq!(world.private(0, "hold"), [new_content()]);
         assert_eq!(world.state(txid), Some(TransactionState::Accepted));
+        assert_eq!(world.settle(txid, Settle::Discard), Ok(Settled::Accepted));
+    }
+}
+
+/// Nothing had arrived when it was accepted: all its branches are back, and it waits for nothing.
+#[test]
+fn what_was_accepted_ends_where_nothing_has_arrived() {
+    let not_arrived = |world: &World| world.get(1, "sub/g") != Some(new_content());
+    for (world, txid) in dead_after(CROSSING, 0, not_arrived) {
+        world.settle(txid, Settle::Accept).unwrap();
+        let world = world.restart(false);
+        assert_eq!(world.mover.recover().accepted.len(), 1);
+        assert_eq!((world.state(txid), world.rest(txid)), (Some(TransactionState::Accepted), 0));
+        assert_eq!(world.private(1, "stage"), [new_content()], "it is kept");
+        assert_eq!(world.mover.recover(), Recovery::default());
         assert_eq!(world.settle(txid, Settle::Discard), Ok(Settled::Accepted));
     }
 }
