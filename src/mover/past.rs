@@ -160,21 +160,49 @@ impl<S: Storage> Mover<S> {
             }
             Arrival::Nowhere(why) => return Ok(Plan::Ask(why)),
         }
-        let (mut placed, mut all, mut gone) = (Vec::new(), true, None);
-        for step in &rest.moves {
+        if rest.back && !self.is_worked_on(record)? {
+            // Else names of other branches would change; and what was accepted is as a person wants it.
+            let goes = record.moves.iter().all(|step| self.is_in_sight(step))
+                && returned.is_none()
+                && letter.state == TransactionState::Dead;
+            return Ok(if goes { Plan::TakeBack } else { Plan::Wait });
+        }
+        self.plan_arrived(letter, returned)
+    }
+
+    /// What is to be made where what crosses is seen at its target.
+    fn plan_arrived(
+        &self,
+        letter: &Transaction,
+        returned: Option<BranchUuid>,
+    ) -> Result<Plan<S>, String> {
+        let (mut placed, mut all, mut ask) = (Vec::new(), true, None);
+        for step in &letter.record.moves {
+            let waits = letter.rest.moves.contains(step);
             if self.is_past_move(step) {
                 all = false;
                 continue;
             }
             let ends = match self.open_ends(step) {
                 Ok(ends) => ends,
-                Err(NotNow::LeftOpen(why)) => return Err(why),
+                Err(NotNow::LeftOpen(why)) if waits => return Err(why),
+                Err(NotNow::LeftOpen(_)) => {
+                    all = false;
+                    continue;
+                }
                 Err(NotNow::Impossible(error)) => {
-                    gone = Some(error.to_string());
+                    ask = waits.then(|| error.to_string()).or(ask);
                     continue;
                 }
             };
             let at = self.where_is(&ends)?;
+            let stands = matches!(at, Whereabouts::From | Whereabouts::Both);
+            if !waits {
+                // It was made, and was given back since.
+                let path = step.from.path.display();
+                ask = stands.then(|| format!("{} is at {path} again", subject(step))).or(ask);
+                continue;
+            }
             let here = returned.is_none_or(|uuid| uuid == step.from.branch);
             // Of what is made elsewhere nothing is compared, and so nothing moved.
             let made = at == Whereabouts::To && !matches!(step.act, Act::Retire | Act::Displace);
@@ -182,18 +210,13 @@ impl<S: Storage> Mover<S> {
                 placed.push(ends);
                 continue;
             }
-            if matches!(at, Whereabouts::From | Whereabouts::Both) {
+            if stands {
                 return Ok(Plan::Wait);
             }
             // The next start looks at it.
             all = false;
         }
-        if rest.back && !self.is_worked_on(record)? {
-            // Else names of other branches would change; and what was accepted is as a person wants it.
-            let goes = all && returned.is_none() && letter.state == TransactionState::Dead;
-            return Ok(if goes { Plan::TakeBack } else { Plan::Wait });
-        }
-        Ok(gone.map_or(Plan::Make(placed, all), Plan::Ask))
+        Ok(ask.map_or(Plan::Make(placed, all), Plan::Ask))
     }
 
     /// Looks whether what crosses is at its target, whatever the record says: a disk may have been put back to an

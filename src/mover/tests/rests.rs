@@ -1,6 +1,6 @@
 //! What waits for a branch that left is thrown away by nothing, and ends when the branch is back.
 
-use super::past::{Made, dead_after, seen_twice};
+use super::past::{Made, OLD, dead_after, seen_twice};
 use super::*;
 
 const CROSSING: Made = Made::Crossing { same: false };
@@ -34,6 +34,11 @@ impl World {
         let left = self.mover.branches[branch].swap(None).unwrap();
         Arc::try_unwrap(left).ok().unwrap()
     }
+}
+
+/// All is made, and the branch of the target is out.
+fn made_and_out() -> Vec<(World, TxId)> {
+    dead_after(CROSSING, 1, |world| world.ends() == (None, Some(new_content())))
 }
 
 /// What crossed was moved on or replaced while the source's branch is out, or offline: nobody knows yet whether the
@@ -84,6 +89,23 @@ fn work_stays_and_its_source_is_not_shown_beside_it() {
         world.mover.recover();
         assert_eq!(world.ends(), (None, work));
         assert_eq!(world.private(0, "hold"), [new_content()]);
+    }
+}
+
+/// The source was given back while the target's branch was out, and its copy was worked on elsewhere.
+#[test]
+fn what_was_given_back_is_not_called_done() {
+    for (world, txid) in made_and_out() {
+        world.settle(txid, Settle::Withdraw).unwrap();
+        let work = world.work_on(1, "sub/g");
+        let world = world.restart(false);
+        let recovery = world.mover.recover();
+        assert!(recovery.completed.is_empty(), "{recovery:?}");
+        assert_eq!((world.state(txid), world.rest(txid)), (Some(TransactionState::Dead), 0));
+        assert_eq!(recovery.dead.len(), 1, "{recovery:?}");
+        assert_eq!(world.ends(), (Some(new_content()), work));
+        assert!(world.private(1, "hold").contains(&OLD.to_vec()));
+        assert_eq!(world.mover.recover(), Recovery::default());
     }
 }
 
