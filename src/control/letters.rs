@@ -225,7 +225,10 @@ fn accept(kept: &[String], findings: &[Finding], rest: &Rest) -> String {
             format!("{end}. What crossed is seen at its source and at its target, and stays so")
         }
         false => end,
-        true if rest.back => end,
+        true if rest.back => format!(
+            "{end}. Should the branch that is missing be in the view again, what it still has is taken back; where \
+             somebody has worked on that, or has moved it, it stays and you are told"
+        ),
         true if has_arrived(findings) => format!(
             "{end}. Should the branch that is missing be in the view again, what it left there goes to hold"
         ),
@@ -358,7 +361,7 @@ mod tests {
             let refused =
                 if away == Found::NotNow("offline".to_owned()) { "offline" } else { "twice" };
             check(away.clone(), false, true, "what it left there goes to hold", refused);
-            check(away, true, true, "", refused);
+            check(away, true, true, "what it still has is taken back", refused);
         }
         let twice = "seen at its source and at its target";
         check(Found::NotMoved, false, true, twice, "retry or accept it first");

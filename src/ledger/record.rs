@@ -204,7 +204,8 @@ pub enum Step {
     /// A person has mended what was in the way of a dead letter: from here recovery completes or puts back
     /// once more. User, group and process are the person's in this and the next two.
     Retry,
-    /// A person wants a dead letter taken back: from here recovery puts back what can be.
+    /// A person wants a dead letter taken back: from here recovery puts back what can be. Where a branch that is
+    /// missing keeps that from being done, recovery repeats the wish when it is there, with the ids of COMMIT.
     Withdraw,
     /// A person declares what is there right: the end of a dead letter. What it keeps stays.
     Accept,

@@ -209,8 +209,10 @@ impl Journal {
             Step::Accept => TransactionState::Accepted,
         };
         transaction.rest = match record.step {
-            Step::Dead => Rest { moves: record.moves.clone(), back: transaction.withdrawn },
-            Step::Accept => Rest { moves: record.moves.clone(), back: false },
+            Step::Dead | Step::Accept => Rest {
+                moves: record.moves.clone(),
+                back: transaction.withdrawn || transaction.rest.back,
+            },
             _ => Rest::default(),
         };
         transaction.withdrawn = record.step == Step::Withdraw;

@@ -51,8 +51,9 @@
 //! with the way back either. The transaction then stays open without DONE, and the next recovery
 //! finds each inode and completes. So does one that a disk lets neither complete nor put back.
 //! Recovery runs at start, and for a branch that comes back while mounted ([`returning`]). Dead letters whose
-//! branch left the view for good are gone on with when it is in the view again ([`past`]). An end that a full
-//! ledger refuses is recorded when it has space ([`unrecorded`]).
+//! branch left the view for good are gone on with when it is in the view again ([`past`]), accepted ones too: those
+//! end by another ACCEPT, or by WITHDRAW where a person had wanted that before. An end that a full ledger refuses
+//! is recorded when it has space ([`unrecorded`]).
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;

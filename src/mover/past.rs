@@ -4,8 +4,8 @@
 //! that part came: after a power loss the source may stand on a disk that left, beside what has arrived.
 //! The letter's record has the moves that are not known to be made ([`Rest`](super::Rest)). When their branch is in
 //! the view again, and what crosses is at its target, they are made before users reach the branch: a file is seen once.
-//! What has arrived is never taken out of the view for that; where a move fails, a person is asked. None of it is
-//! forgotten while one of its branches cannot be looked at.
+//! What has arrived is never taken out of the view for that, unless a person wanted it back ([`back`](super::Rest::back));
+//! where a move fails, a person is asked. None of it is forgotten while one of its branches cannot be looked at.
 
 use super::error::CrossingError;
 use super::journal::{Transaction, TransactionState};
@@ -80,7 +80,7 @@ impl<S: Storage> Mover<S> {
     /// What of a rest waits on when a person declares right what is there: all of it, while a part of it cannot be
     /// looked at.
     pub(super) fn rest_of_accepted(&self, letter: &Transaction) -> Vec<Move> {
-        match letter.rest.back || letter.waits_for().iter().all(|step| self.is_in_sight(step)) {
+        match letter.waits_for().iter().all(|step| self.is_in_sight(step)) {
             true => Vec::new(),
             false => letter.rest.moves.clone(),
         }
@@ -125,10 +125,7 @@ impl<S: Storage> Mover<S> {
             let gone_on = match self.plan_rest(&letter, returned) {
                 Ok(Plan::Wait) => continue,
                 Ok(Plan::Make(moves, all)) => self.make_rest(&letter, &moves, all, recovery),
-                Ok(Plan::TakeBack) => {
-                    self.take_back(&letter.record, recovery);
-                    Ok(())
-                }
+                Ok(Plan::TakeBack) => self.take_rest_back(&letter, recovery),
                 Ok(Plan::Ask(why)) => self.ask(&letter, why, recovery),
                 Err(why) => Err(why),
             };
@@ -149,23 +146,26 @@ impl<S: Storage> Mover<S> {
         if record.moves.iter().any(|step| brings(step) && self.is_past(step.to.branch)) {
             return Ok(Plan::Wait);
         }
-        match self.arrival(record)? {
-            Arrival::There => {}
-            // It is at its source, or out of the view: in one place at most. What was accepted so needs nobody.
-            Arrival::NotYet => {
-                return Ok(match letter.state {
-                    TransactionState::Accepted => Plan::Ask("nothing has arrived".to_owned()),
-                    _ => Plan::Wait,
-                });
-            }
+        let arrived = match self.arrival(record)? {
+            Arrival::There => true,
+            Arrival::NotYet => false,
             Arrival::Nowhere(why) => return Ok(Plan::Ask(why)),
+        };
+        if rest.back && !(arrived && self.is_worked_on(record)?) {
+            return match self.may_go_back(record, returned)? {
+                true => Ok(Plan::TakeBack),
+                false if arrived => {
+                    Err("it is taken back by a mount that has all its branches".into())
+                }
+                false => Ok(Plan::Wait),
+            };
         }
-        if rest.back && !self.is_worked_on(record)? {
-            // Else names of other branches would change; and what was accepted is as a person wants it.
-            let goes = record.moves.iter().all(|step| self.is_in_sight(step))
-                && returned.is_none()
-                && letter.state == TransactionState::Dead;
-            return Ok(if goes { Plan::TakeBack } else { Plan::Wait });
+        if !arrived {
+            // It is at its source, or out of the view: in one place at most. What was accepted so needs nobody.
+            return Ok(match letter.state {
+                TransactionState::Accepted => Plan::Ask("nothing has arrived".to_owned()),
+                _ => Plan::Wait,
+            });
         }
         self.plan_arrived(letter, returned)
     }
@@ -217,6 +217,41 @@ impl<S: Storage> Mover<S> {
             all = false;
         }
         Ok(ask.map_or(Plan::Make(placed, all), Plan::Ask))
+    }
+
+    /// Whether all can be taken back now: no part of it is missing, and where a branch has `returned`, no name of
+    /// another one changes.
+    fn may_go_back(
+        &self,
+        record: &CrossingRecord,
+        returned: Option<BranchUuid>,
+    ) -> Result<bool, String> {
+        for step in &record.moves {
+            if !self.is_in_sight(step) {
+                return Ok(false);
+            }
+            let is_here = |spot: &Spot| returned.is_none_or(|uuid| uuid == spot.branch);
+            if is_here(&step.from) && is_here(&step.to) {
+                continue;
+            }
+            let Ok(ends) = self.open_ends(step) else { return Ok(false) };
+            if self.where_is(&ends)? != Whereabouts::From {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The wish comes first, as when a person has it: cut off, the next recovery goes on with it.
+    fn take_rest_back(&self, letter: &Transaction, recovery: &mut Recovery) -> Result<(), String> {
+        let record = &letter.record;
+        let wish = later_step(record, Step::Withdraw, letter.reason.clone(), String::new());
+        let wish = CrossingRecord { result: None, ..wish };
+        if !sabotaged("past: the wish comes first") {
+            self.record(wish, Durability::Sync).map_err(|error| error.to_string())?;
+        }
+        self.take_back(record, recovery);
+        Ok(())
     }
 
     /// Looks whether what crosses is at its target, whatever the record says: a disk may have been put back to an

@@ -15,8 +15,10 @@ enum State {
     Dead(Option<Box<CrossingRecord>>, bool),
     /// A dead letter that is being taken back.
     Withdrawn(Option<Box<CrossingRecord>>),
-    /// A dead letter that a person has taken as it is; and whether it still waits for a branch.
-    Accepted(bool),
+    /// A dead letter that a person has taken as it is.
+    Accepted,
+    /// Such a one that still waits for a branch, with what was decided, where it was.
+    AcceptedWaiting(Option<Box<CrossingRecord>>),
     /// Done and still to be taken back.
     Done,
 }
@@ -90,14 +92,21 @@ impl Story {
                 self.open.insert(txid, State::Withdrawn(commit));
                 Ok(None)
             }
-            (Step::Accept, Some(State::Dead(..))) => {
+            (Step::Accept, Some(State::Dead(commit, _))) => {
                 self.accepted = self.accepted.saturating_add(1);
-                self.open.insert(txid, State::Accepted(!record.moves.is_empty()));
+                let waits = !record.moves.is_empty();
+                let next = if waits { State::AcceptedWaiting(commit) } else { State::Accepted };
+                self.open.insert(txid, next);
                 Ok(None)
             }
-            // What it waited for has come.
-            (Step::Accept, Some(State::Accepted(true))) => {
-                self.open.insert(txid, State::Accepted(false));
+            // What it waited for has come: it ends, or goes back as the person had wanted before.
+            (Step::Accept, Some(State::AcceptedWaiting(_))) => {
+                self.open.insert(txid, State::Accepted);
+                Ok(None)
+            }
+            (Step::Withdraw, Some(State::AcceptedWaiting(commit))) => {
+                self.accepted = self.accepted.saturating_sub(1);
+                self.open.insert(txid, State::Withdrawn(commit));
                 Ok(None)
             }
             (Step::Retry, _) => wrong("RETRY of what is no dead letter"),
@@ -144,7 +153,10 @@ impl Story {
 
     /// It can no longer be taken back.
     pub fn purged(&mut self, txid: TxId) {
-        if matches!(self.open.get(&txid), Some(State::Done | State::Accepted(_))) {
+        let over = |state: &State| {
+            matches!(state, State::Done | State::Accepted | State::AcceptedWaiting(_))
+        };
+        if self.open.get(&txid).is_some_and(over) {
             self.open.remove(&txid);
         }
     }

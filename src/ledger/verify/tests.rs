@@ -77,7 +77,7 @@ fn each_step_needs_the_one_before() {
 /// What a branch that left the view keeps from being moved is in the record of a dead letter.
 #[test]
 fn what_waits_for_a_branch_ends_by_itself() {
-    use Step::{Accept, Commit, Dead, Done, Prepare, Retry, Reverted};
+    use Step::{Accept, Commit, Dead, Done, Prepare, Retry, Reverted, Withdraw};
     let place = |name: &str| Spot {
         branch: BranchUuid(ulid::Ulid(1)),
         area: Area::Tree,
@@ -108,6 +108,13 @@ fn what_waits_for_a_branch_ends_by_itself() {
     assert_eq!(after(&[(Accept, true), (Accept, false)]), None);
     let again = after(&[(Accept, true), (Accept, false), (Accept, false)]);
     assert!(again.is_some_and(|why| why.contains("ACCEPT of what is no dead letter")));
+    for end in [Reverted, Dead] {
+        assert_eq!(after(&[(Accept, true), (Withdraw, false), (end, false)]), None, "{end:?}");
+    }
+    let asked = [(Accept, true), (Withdraw, false), (Dead, false), (Retry, false), (Done, false)];
+    assert_eq!(after(&asked), None);
+    let again = after(&[(Accept, false), (Withdraw, false)]);
+    assert!(again.is_some_and(|why| why.contains("WITHDRAW of what is no dead letter")));
     let again = after(&[(Dead, false), (Done, false)]);
     assert!(again.is_some_and(|why| why.contains("DONE without COMMIT")), "it waits no more");
 }

@@ -1,6 +1,6 @@
 //! What waits for a branch that left is thrown away by nothing, and ends when the branch is back.
 
-use super::past::{Made, OLD, dead_after, seen_twice};
+use super::past::{Made, OLD, STEPS_MAX, dead_after, seen_twice};
 use super::*;
 
 const CROSSING: Made = Made::Crossing { same: false };
@@ -95,17 +95,117 @@ fn work_stays_and_its_source_is_not_shown_beside_it() {
 /// The source was given back while the target's branch was out, and its copy was worked on elsewhere.
 #[test]
 fn what_was_given_back_is_not_called_done() {
-    for (world, txid) in made_and_out() {
-        world.settle(txid, Settle::Withdraw).unwrap();
-        let work = world.work_on(1, "sub/g");
-        let world = world.restart(false);
-        let recovery = world.mover.recover();
-        assert!(recovery.completed.is_empty(), "{recovery:?}");
-        assert_eq!((world.state(txid), world.rest(txid)), (Some(TransactionState::Dead), 0));
-        assert_eq!(recovery.dead.len(), 1, "{recovery:?}");
-        assert_eq!(world.ends(), (Some(new_content()), work));
-        assert!(world.private(1, "hold").contains(&OLD.to_vec()));
-        assert_eq!(world.mover.recover(), Recovery::default());
+    for accepted in [false, true] {
+        for (world, txid) in made_and_out() {
+            world.settle(txid, Settle::Withdraw).unwrap();
+            if accepted {
+                world.settle(txid, Settle::Accept).unwrap();
+            }
+            let work = world.work_on(1, "sub/g");
+            let world = world.restart(false);
+            let recovery = world.mover.recover();
+            assert!(recovery.completed.is_empty(), "{recovery:?}");
+            let waits = if accepted { TransactionState::Accepted } else { TransactionState::Dead };
+            assert_eq!((world.state(txid), world.rest(txid)), (Some(waits), 0));
+            let told = if accepted { recovery.accepted } else { recovery.dead };
+            assert_eq!(told.len(), 1, "{told:?}");
+            assert_eq!(world.ends(), (Some(new_content()), work));
+            assert!(world.private(1, "hold").contains(&OLD.to_vec()));
+            assert_eq!(world.mover.recover(), Recovery::default());
+        }
+    }
+}
+
+/// How something came to wait for being taken back, and who wants what else of it.
+#[derive(Debug, Clone, Copy)]
+enum Wanted {
+    /// Before its source's branch left.
+    Before,
+    /// While its target's branch was out; and it was accepted then, or not.
+    Without { accepted: bool },
+}
+
+impl Wanted {
+    fn waiting(self) -> Vec<(World, TxId)> {
+        let found = match self {
+            Self::Before => seen_twice(CROSSING, 0),
+            Self::Without { .. } => made_and_out(),
+        };
+        for (world, txid) in &found {
+            match self {
+                Self::Before => world.ask_back(*txid),
+                Self::Without { accepted } => {
+                    let settled = world.settle(*txid, Settle::Withdraw);
+                    assert!(matches!(settled, Ok(Settled::Dead(_))), "{settled:?}");
+                    if accepted {
+                        assert_eq!(world.settle(*txid, Settle::Accept), Ok(Settled::Accepted));
+                    }
+                    let refused = world.settle(*txid, Settle::Discard);
+                    assert!(matches!(refused, Err(LetterError::InVain { .. })), "{refused:?}");
+                }
+            }
+            world.disk.sync_all();
+        }
+        found
+    }
+}
+
+/// What was to be taken back goes back when all is in the view again; also where that is cut off by a loss of power, or
+/// by a disk that fails.
+#[test]
+fn taking_back_is_gone_on_with_wherever_it_was_cut_off() {
+    for wanted in
+        [Wanted::Before, Wanted::Without { accepted: false }, Wanted::Without { accepted: true }]
+    {
+        let (world, txid) = wanted.waiting().swap_remove(0);
+        let untouched = world.places();
+        for fault in [Fault::Crash, Fault::Errno(Errno::IO)] {
+            for step in 0..STEPS_MAX {
+                let found = world.disk.crash(step).shared();
+                found.fail_at(step, fault);
+                let begun = start(Arc::clone(&found), false);
+                if let Some(world) = &begun {
+                    world.mover.recover();
+                }
+                let ended = found.steps() <= step;
+                drop(begun);
+                let world = World::on(found.crash(step), false);
+                let context = format!("{wanted:?} {fault:?} step {step}");
+                let waits = [Some(TransactionState::Dead), Some(TransactionState::Accepted)];
+                if waits.contains(&world.state(txid)) {
+                    assert_eq!(
+                        world.places(),
+                        untouched,
+                        "{context}: moved before the wish was durable"
+                    );
+                }
+                world.mover.recover();
+                assert_eq!(world.state(txid), Some(TransactionState::Reverted), "{context}");
+                assert_eq!(world.ends(), (Some(new_content()), Some(OLD.to_vec())), "{context}");
+                assert_eq!(world.private(1, "stage"), [] as [Vec<u8>; 0], "{context}");
+                assert_eq!(world.private(0, "hold"), [] as [Vec<u8>; 0], "{context}");
+                assert_eq!(world.mover.recover(), Recovery::default(), "{context}");
+                if ended {
+                    assert!(step > 3, "{context}: it ends too soon");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// The branch of the copy that was given back comes while the view is mounted: its part goes before anybody sees it.
+#[test]
+fn a_copy_that_was_given_back_is_gone_before_its_branch_is_seen() {
+    for accepted in [false, true] {
+        for (world, txid) in (Wanted::Without { accepted }).waiting() {
+            let world = world.restart(false);
+            let target = world.leave(1);
+            assert_eq!(world.mover.recover(), Recovery::default(), "it is only offline");
+            let recovery = world.mover.branch_returned(target);
+            assert_eq!(world.ends(), (Some(new_content()), Some(OLD.to_vec())), "{recovery:?}");
+            assert_eq!(world.state(txid), Some(TransactionState::Reverted));
+        }
     }
 }
 
