@@ -164,18 +164,14 @@ fn abort(findings: &[Finding], at: impl Fn(&Spot) -> PathBuf) -> String {
             .to_owned();
     }
     let mut parts: Vec<String> = Vec::new();
-    let mut stands = false;
+    let works = |found: &Finding| found.written && found.found != Found::NotMoved;
+    let stands = findings.iter().any(works);
     for finding in findings.iter().rev() {
         let (step, what) = (&finding.step, subject(&finding.step));
         match &finding.found {
             Found::NotMoved => {}
-            _ if finding.written => {
-                stands = true;
-                parts.push(format!("{what} stays, for it was written to"));
-            }
-            Found::Moved | Found::AtBoth
-                if stands && matches!(step.act, Act::Retire | Act::Displace) =>
-            {
+            _ if finding.written => parts.push(format!("{what} stays, for it was written to")),
+            Found::Moved | Found::AtBoth if stands => {
                 parts.push(format!("{what} stays at {}", at(&step.to).display()));
             }
             Found::Moved | Found::AtBoth => {

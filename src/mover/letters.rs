@@ -17,7 +17,7 @@ use super::{Mover, Recovery, later_step};
 use crate::error::{Errno, errno_name};
 use crate::ledger::Durability;
 use crate::ledger::record::{Act, Area, CrossingRecord, Move, Spot, Step};
-use crate::storage::{Kind, Storage};
+use crate::storage::Storage;
 use crate::types::{Caller, TxId};
 
 /// What a person wants of a dead letter.
@@ -155,32 +155,6 @@ impl<S: Storage> Mover<S> {
     pub(super) fn open_ends(&self, step: &Move) -> Result<PlacedMove<S>, NotNow> {
         let (from, to) = (self.open_spot(&step.from)?, self.open_spot(&step.to)?);
         Ok(PlacedMove { step: step.clone(), from, to })
-    }
-
-    /// Whether the copy that crossed was written to, in stage or under its name.
-    pub(super) fn is_written(
-        &self,
-        placed: &PlacedMove<S>,
-        at: Whereabouts,
-    ) -> Result<bool, CrossingError> {
-        if placed.step.from.area != Area::Stage {
-            return Ok(false);
-        }
-        let place = match at {
-            Whereabouts::From => &placed.from,
-            Whereabouts::To | Whereabouts::Both => &placed.to,
-            Whereabouts::MovedOn | Whereabouts::Doubt => return Ok(false),
-        };
-        let found = self
-            .storage
-            .stat(&place.dir, &place.name)
-            .map_err(CrossingError::io("look at", "the copy"))?;
-        let Some(found) = found else { return Ok(false) };
-        Ok(match found.kind {
-            Kind::Directory => !moves::is_same_below(&*self.storage, placed, place)?,
-            _ if sabotaged("letters: the copy was written to") => false,
-            _ => !placed.step.identity.same_content(&found.identity),
-        })
     }
 
     /// Does what a person, `caller`, wants of a dead letter. The caller of this holds locks on both names
@@ -339,7 +313,11 @@ impl<S: Storage> Mover<S> {
         }
         let mut placed = Vec::new();
         let mut left = Vec::new();
-        let mut stands = false;
+        // Work on one part keeps all where it is, and nothing of it goes to where it may be deleted.
+        let mut stands = match self.is_worked_on(commit) {
+            Ok(worked_on) => worked_on && !sabotaged("letters: work keeps all in place"),
+            Err(why) => return recovery.leave_open(commit, why),
+        };
         for step in commit.moves.iter().rev() {
             match self.take_back_one(step, stands, &mut placed) {
                 Ok(Back::Home) => {}
@@ -423,12 +401,15 @@ impl<S: Storage> Mover<S> {
         match at {
             Whereabouts::From => Ok(Back::Home),
             // Work of users, which nobody takes out of the view.
-            _ if written => Ok(Back::Stands(format!("the copy at {to} was written to, and stays"))),
-            _ if stands && matches!(step.act, Act::Retire | Act::Displace) => {
+            _ if written => {
+                Ok(Back::Stands(format!("{} at {to} was written to, and stays", subject(step))))
+            }
+            _ if stands => {
                 let branch = self.branch_by_uuid(step.to.branch);
                 let branch = branch.map_or_else(String::new, |found| found.name.clone());
-                let (what, hold) = (subject(step), format!(".octroi/hold/{to} of branch {branch}"));
-                Ok(Back::Left(format!("{what} stays at {hold}, for the copy is in place")))
+                let hold = if step.to.area == Area::Hold { ".octroi/hold/" } else { "" };
+                let (what, at) = (subject(step), format!("{hold}{to} of branch {branch}"));
+                Ok(Back::Left(format!("{what} stays at {at}, for what was written to is in place")))
             }
             Whereabouts::To => storage
                 .rename(&ends.to.dir, &ends.to.name, &ends.from.dir, &ends.from.name)

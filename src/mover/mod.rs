@@ -104,6 +104,7 @@ mod tests;
 mod tree;
 mod undo;
 mod unrecorded;
+mod work;
 
 pub use commands::Commands;
 pub use error::CrossingError;

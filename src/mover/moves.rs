@@ -273,14 +273,19 @@ pub(super) fn check_empty<S: Storage>(
     if found.kind != Kind::Directory {
         return Ok(());
     }
+    match is_empty(storage, place)? {
+        true => Ok(()),
+        false => Err(CrossingError::io("replace", place.name.display())(Errno::NOTEMPTY)),
+    }
+}
+
+/// Whether nothing is in a directory.
+pub(super) fn is_empty<S: Storage>(storage: &S, place: &Place<S>) -> Result<bool, CrossingError> {
     let names = storage
         .open_dir(&place.dir, Path::new(&place.name))
         .and_then(|dir| storage.list(&dir))
         .map_err(CrossingError::io("list", place.name.display()))?;
-    match names.is_empty() {
-        true => Ok(()),
-        false => Err(CrossingError::io("replace", place.name.display())(Errno::NOTEMPTY)),
-    }
+    Ok(names.is_empty())
 }
 
 /// What came out of the tree with a directory must be what the record says. Others cannot reach

@@ -280,24 +280,7 @@ impl<S: Storage> Mover<S> {
         Ok(arrival)
     }
 
-    /// Whether users have written to the copy: then nobody takes it out of the view.
-    fn is_worked_on(&self, record: &CrossingRecord) -> Result<bool, String> {
-        for step in record.moves.iter().filter(|step| brings(step)) {
-            let ends = match self.open_ends(step) {
-                Ok(ends) => ends,
-                Err(NotNow::LeftOpen(why)) => return Err(why),
-                Err(NotNow::Impossible(_)) => continue,
-            };
-            let at = self.where_is(&ends)?;
-            let seen = matches!(at, Whereabouts::To | Whereabouts::Both);
-            if seen && self.is_written(&ends, at).map_err(|error| error.to_string())? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    fn where_is(&self, ends: &PlacedMove<S>) -> Result<Whereabouts, String> {
+    pub(super) fn where_is(&self, ends: &PlacedMove<S>) -> Result<Whereabouts, String> {
         moves::whereabouts(&*self.storage, ends).map_err(|error| error.to_string())
     }
 

@@ -116,6 +116,81 @@ fn what_was_given_back_is_not_called_done() {
     }
 }
 
+/// An undo brought the source home, was to be taken back while its branch was out, and somebody has worked on it.
+#[test]
+fn what_came_back_and_was_worked_on_is_not_taken_away() {
+    let home = |world: &World| world.get(0, "f") == Some(new_content());
+    for (world, txid) in dead_after(Made::Undo, 0, home) {
+        let _ = world.settle(txid, Settle::Withdraw);
+        let work = world.work_on(0, "f");
+        let world = world.restart(false);
+        let recovery = world.mover.recover();
+        assert_eq!(recovery.dead.len(), 1, "{recovery:?}");
+        assert_eq!(world.get(0, "f"), work);
+        let keep = std::time::Duration::from_secs(1);
+        world.mover.purge(jiff::Timestamp::now() + 2 * keep, keep);
+        assert_eq!(world.get(0, "f"), work);
+        assert_eq!(world.mover.recover(), Recovery::default());
+    }
+}
+
+/// A person wants an undo taken back of which all was made, and its files were worked on, or its folder was used: what
+/// it would keep for the crossing is deleted one day.
+#[test]
+fn an_undo_is_not_taken_back_from_under_work() {
+    for folder in [false, true] {
+        for worked_on in [0, 1] {
+            let (world, txid) = undone_and_dead(folder);
+            let all = world.places();
+            match (worked_on, folder) {
+                (1, true) => world.put(1, "sub/g/new", b"work"),
+                (1, false) => drop(world.work_on(1, "sub/g")),
+                _ if folder => world.put(0, "f/new", b"work"),
+                _ => drop(world.work_on(0, "f")),
+            }
+            let ends = world.ends();
+            let settled = world.settle(txid, Settle::Withdraw).unwrap();
+            assert!(matches!(settled, Settled::Dead(_)), "{folder} {worked_on}: {settled:?}");
+            assert_eq!(world.ends(), ends, "{folder} {worked_on}");
+            assert_eq!(world.places().concat().len(), all.concat().len());
+            assert_eq!(world.settle(txid, Settle::Retry), Ok(Settled::Done));
+            assert_eq!(world.ends(), ends, "{folder} {worked_on}");
+        }
+    }
+}
+
+/// An undo that has made all its moves, of a file or of a folder, and is a dead letter.
+fn undone_and_dead(folder: bool) -> (World, TxId) {
+    for step in 0..STEPS_MAX {
+        let world = new_world(Names::Journal, false);
+        match folder {
+            true => {
+                world.make_dirs(0, &["f"]);
+                world.make_dirs(1, &["sub/g"]);
+                world.put(0, "f/inside", &new_content());
+            }
+            false => {
+                world.put(0, "f", &new_content());
+                world.put(1, "sub/g", OLD);
+            }
+        }
+        let before = world.ends();
+        let crossed = world.cross("f", "sub/g").unwrap().txid;
+        world.mover.ledger.flush().unwrap();
+        world.disk.sync_all();
+        world.disk.fail_at(world.disk.steps() + step, Fault::Crash);
+        let _ = world.undo(crossed);
+        let world = World::on(world.disk.crash(0), false);
+        let open = world.mover.left_open();
+        if let Some(record) = open.first().filter(|_| world.ends() == before) {
+            let dead = later_step(record, Step::Dead, None, "EIO".to_owned());
+            world.mover.record(dead, Durability::Sync).unwrap();
+            return (world, record.txid);
+        }
+    }
+    panic!("no power loss leaves it open");
+}
+
 /// How something came to wait for being taken back, and who wants what else of it.
 #[derive(Debug, Clone, Copy)]
 enum Wanted {

@@ -138,6 +138,7 @@ sources! {
     "tree.rs",
     "undo.rs",
     "unrecorded.rs",
+    "work.rs",
 }
 
 fn text_of(file: &str) -> &'static str {
