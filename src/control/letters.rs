@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::record::{Act, Area, Spot};
-use crate::mover::{Finding, Found, Rest, Settle, Settled, Transaction, TransactionState, subject};
+use crate::mover::{
+    Finding, Found, LetterError, Rest, Settle, Settled, Transaction, TransactionState, subject,
+};
 use crate::types::{Caller, TxId};
 use crate::vfs::Vfs;
 
@@ -62,7 +64,8 @@ pub(super) fn letter(vfs: &Vfs, txid: TxId, found: &Transaction) -> Option<Box<D
     let kept = kept(&findings, at);
     if dead {
         add("retry", retry(&findings));
-        add("abort", abort(&findings, at));
+        let refused = refused(vfs.check_settle(txid, Settle::Withdraw));
+        add("abort", abort(&findings, refused, at));
         add("accept", accept(&kept, &findings, &found.rest));
     }
     if !kept.is_empty() {
@@ -157,11 +160,26 @@ fn retry(findings: &[Finding]) -> String {
         .to_owned()
 }
 
-fn abort(findings: &[Finding], at: impl Fn(&Spot) -> PathBuf) -> String {
+/// Why a wish would be refused.
+fn refused(checked: Result<(), LetterError>) -> Option<String> {
+    Some(match checked.err()? {
+        LetterError::InVain { why, hint } => format!("refused, for {why}: {hint}"),
+        LetterError::NotIts { at } => {
+            format!("refused, for {at} is not what the transaction put there")
+        }
+        other => format!("refused: {other}"),
+    })
+}
+
+/// `refused`: why the mover would not do it.
+fn abort(findings: &[Finding], refused: Option<String>, at: impl Fn(&Spot) -> PathBuf) -> String {
     if must_stay(findings) {
         return "refused, for what crossed is at its target, and what it came from is on a branch that the \
                 view has no more: it would be nowhere. Have that branch in the configuration again, and undo"
             .to_owned();
+    }
+    if let Some(refused) = refused {
+        return refused;
     }
     let mut parts: Vec<String> = Vec::new();
     let works = |found: &Finding| found.written && found.found != Found::NotMoved;

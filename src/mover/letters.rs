@@ -169,10 +169,7 @@ impl<S: Storage> Mover<S> {
         let settled = {
             let recovering = self.recovering.lock();
             let letter = self.letter(txid, settle)?;
-            if settle == Settle::Discard {
-                self.check_waits_for_nothing(&letter)?;
-                self.check_own(&letter.record)?;
-            }
+            self.check_wish(&letter, settle)?;
             let wish = |step| CrossingRecord {
                 uid: caller.uid,
                 gid: caller.gid,
@@ -182,16 +179,8 @@ impl<S: Storage> Mover<S> {
                 ..later_step(&letter.record, step, letter.reason.clone(), String::new())
             };
             match settle {
-                Settle::Retry => {
-                    if !sabotaged("letters: worth trying") {
-                        self.check_worth_trying(txid)?;
-                    }
-                    self.go_on(&letter.record, wish(Step::Retry))?
-                }
-                Settle::Withdraw => {
-                    self.check_may_leave(&letter.record)?;
-                    self.go_on(&letter.record, wish(Step::Withdraw))?
-                }
+                Settle::Retry => self.go_on(&letter.record, wish(Step::Retry))?,
+                Settle::Withdraw => self.go_on(&letter.record, wish(Step::Withdraw))?,
                 Settle::Accept => {
                     let moves = self.rest_of_accepted(&letter);
                     self.write_wish(CrossingRecord { moves, ..wish(Step::Accept) })?;
@@ -229,7 +218,7 @@ impl<S: Storage> Mover<S> {
 
     /// What is at neither end is not found by trying again; and what has left stage or hold, which nobody
     /// but a person with rights over the branch can reach, may be gone.
-    fn check_worth_trying(&self, txid: TxId) -> Result<(), LetterError> {
+    pub(super) fn check_worth_trying(&self, txid: TxId) -> Result<(), LetterError> {
         let in_vain = |finding: &Finding| {
             let what = subject(&finding.step);
             let (why, hint) = match &finding.found {
@@ -251,7 +240,7 @@ impl<S: Storage> Mover<S> {
     }
 
     /// What has arrived is not taken out of the view while its source cannot come back to it.
-    fn check_may_leave(&self, record: &CrossingRecord) -> Result<(), LetterError> {
+    pub(super) fn check_may_leave(&self, record: &CrossingRecord) -> Result<(), LetterError> {
         let Some(uuid) = self.past_of(record) else { return Ok(()) };
         match self.must_stay(record) {
             Ok(false) => return Ok(()),
@@ -310,6 +299,9 @@ impl<S: Storage> Mover<S> {
                 return self.give_up(commit, why.to_owned(), self.past_moves(commit), recovery);
             }
             Err(why) => return recovery.leave_open(commit, why),
+        }
+        if let Err(why) = self.check_all_can_move(commit) {
+            return recovery.leave_open(commit, why);
         }
         let mut placed = Vec::new();
         let mut left = Vec::new();

@@ -79,6 +79,7 @@ mod journal;
 mod length;
 mod letters;
 mod look;
+mod may_settle;
 mod merge;
 mod moves;
 mod pace;

@@ -43,6 +43,11 @@ impl Vfs {
         self.mover.check_hold(txid)
     }
 
+    /// Whether what root or the mounting user may want of a dead letter would be refused now.
+    pub fn check_settle(&self, txid: TxId, settle: Settle) -> Result<(), LetterError> {
+        self.mover.check_settle(txid, settle)
+    }
+
     /// Does what root or the mounting user wants of a dead letter.
     pub fn settle_letter(
         &self,

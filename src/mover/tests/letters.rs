@@ -10,14 +10,14 @@ const STEPS_MAX: u64 = 300;
 
 /// A dead letter: how many of its moves are made.
 #[derive(Debug, Clone, Copy)]
-struct Cause {
-    made: usize,
-    same: bool,
+pub(super) struct Cause {
+    pub(super) made: usize,
+    pub(super) same: bool,
 }
 
 /// A crossing of `f` onto `sub/g` that stopped after some of its moves, as a daemon leaves one that it can
 /// neither complete nor put back. What was in the way is gone. All of it is durable.
-fn letter(cause: Cause) -> (World, TxId) {
+pub(super) fn letter(cause: Cause) -> (World, TxId) {
     letter_on(Names::Independent, cause)
 }
 
@@ -92,7 +92,7 @@ impl World {
     }
 }
 
-fn before() -> (Option<Vec<u8>>, Option<Vec<u8>>) {
+pub(super) fn before() -> (Option<Vec<u8>>, Option<Vec<u8>>) {
     (Some(new_content()), Some(OLD.to_vec()))
 }
 
@@ -383,7 +383,7 @@ fn what_cannot_go_home_stays_and_is_said_where() {
     assert!(why.contains("the source is not found"), "{why}");
 }
 
-const WORK: &[u8] = b"work of users";
+pub(super) const WORK: &[u8] = b"work of users";
 
 /// The copy arrived, the source's hold entry was meddled with, DONE was lost, and a user has written to
 /// what arrived: putting back must not take the user's work out of the view, nor show beside it what it

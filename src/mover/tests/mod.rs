@@ -36,6 +36,7 @@ mod rests;
 mod returning;
 mod room;
 pub(super) mod sabotage;
+mod settling;
 mod trees;
 mod undoing;
 mod unrecorded;

@@ -1,0 +1,74 @@
+//! What a wish about a dead letter is refused for before it is recorded: nothing has changed then.
+
+use super::Mover;
+use super::error::CrossingError;
+use super::journal::Transaction;
+use super::letters::{LetterError, Settle};
+use super::moves::{self, PlacedMove, Whereabouts};
+use super::recover::NotNow;
+use super::sabotage::sabotaged;
+use crate::ledger::record::{Act, CrossingRecord};
+use crate::storage::Storage;
+use crate::types::TxId;
+
+impl<S: Storage> Mover<S> {
+    /// Whether a wish would be gone on with now. Changes nothing.
+    pub fn check_settle(&self, txid: TxId, settle: Settle) -> Result<(), LetterError> {
+        self.check_wish(&self.letter(txid, settle)?, settle)
+    }
+
+    pub(super) fn check_wish(
+        &self,
+        letter: &Transaction,
+        settle: Settle,
+    ) -> Result<(), LetterError> {
+        let record = &letter.record;
+        match settle {
+            Settle::Retry if sabotaged("letters: worth trying") => Ok(()),
+            Settle::Retry => self.check_worth_trying(record.txid),
+            Settle::Withdraw => {
+                self.check_may_leave(record)?;
+                self.check_all_can_move(record).map_err(|why| {
+                    let hint = "try again when the branch is well";
+                    LetterError::InVain { why, hint }
+                })
+            }
+            Settle::Accept => Ok(()),
+            Settle::Discard => {
+                self.check_waits_for_nothing(letter)?;
+                self.check_own(record)
+            }
+        }
+    }
+
+    /// Whether all can be moved that is taken back: by halves, what crossed would be at neither end. An error, in
+    /// words, says nothing.
+    pub(super) fn check_all_can_move(&self, record: &CrossingRecord) -> Result<(), String> {
+        let mut stands = false;
+        for step in record.moves.iter().rev() {
+            let (from, to) = match (self.open_spot(&step.from), self.open_spot(&step.to)) {
+                (Err(NotNow::LeftOpen(why)), _) | (_, Err(NotNow::LeftOpen(why))) => {
+                    return Err(why);
+                }
+                // What has a folder that is gone stays where it is.
+                (Err(NotNow::Impossible(_)), _) | (_, Err(NotNow::Impossible(_))) => continue,
+                (Ok(from), Ok(to)) => (from, to),
+            };
+            let placed = PlacedMove { step: step.clone(), from, to };
+            let mut look = || {
+                let at = moves::whereabouts(&*self.storage, &placed)?;
+                let written = self.is_written(&placed, at)?;
+                stands |= written;
+                let stays = written || stands && matches!(step.act, Act::Retire | Act::Displace);
+                if stays || !matches!(at, Whereabouts::To | Whereabouts::Both) {
+                    return Ok(());
+                }
+                let ends = [step.from.branch, step.to.branch];
+                let mut branches = ends.iter().filter_map(|uuid| self.branch_by_uuid(*uuid));
+                branches.try_for_each(|branch| self.check_writable(branch.index))
+            };
+            look().map_err(|error: CrossingError| error.to_string())?;
+        }
+        Ok(())
+    }
+}

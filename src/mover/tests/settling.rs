@@ -1,0 +1,77 @@
+//! Dead letters whose branches cannot be looked at, or whose source is not what it was: what is refused then, and
+//! what stays where it is.
+
+use super::letters::{Cause, WORK, before, letter};
+use super::*;
+
+/// What crossed is at its target.
+const ARRIVED: Cause = Cause { made: 3, same: false };
+
+/// What the mover has of a branch, after it went offline.
+fn leave(world: &World, index: u16) -> MoverBranch<Disk> {
+    let branch = world.mover.branch(BranchIndex(index)).unwrap();
+    world.mover.branch_left(BranchIndex(index));
+    Arc::try_unwrap(branch).ok().expect("nobody else has it")
+}
+
+fn set_read_only(world: &World, branch: usize, read_only: bool) {
+    let options = DeviceOptions { read_only, ..DeviceOptions::default() };
+    world.disk.set_options(device(branch, false), options);
+}
+
+fn write(world: &World, branch: usize, path: &str, content: &[u8]) {
+    let name = Path::new(path).file_name().unwrap();
+    let file = world.disk.open_write(&world.dir(branch, path), name).unwrap();
+    world.disk.write_at(&file, content, 0).unwrap();
+    world.disk.sync_all();
+}
+
+/// The copy is all that can be had.
+#[test]
+fn nothing_is_taken_back_while_the_sources_branch_is_offline() {
+    let (world, txid) = letter(ARRIVED);
+    let places = world.places();
+    let away = leave(&world, 0);
+    let refused = world.settle(txid, Settle::Withdraw);
+    assert!(matches!(refused, Err(LetterError::InVain { .. })), "{refused:?}");
+    assert_eq!((world.state(txid), world.places()), (Some(TransactionState::Dead), places));
+    world.mover.branch_returned(away);
+    assert_eq!(world.settle(txid, Settle::Withdraw), Ok(Settled::Reverted(None)));
+    assert_eq!(world.ends(), before());
+}
+
+/// Nor where its file system takes no changes.
+#[test]
+fn nothing_is_taken_back_while_the_sources_branch_is_read_only() {
+    let (world, txid) = letter(ARRIVED);
+    let places = world.places();
+    set_read_only(&world, 0, true);
+    let refused = world.settle(txid, Settle::Withdraw);
+    assert!(matches!(refused, Err(LetterError::InVain { .. })), "{refused:?}");
+    assert_eq!((world.state(txid), world.places()), (Some(TransactionState::Dead), places));
+    // Of what users have worked on nothing is to be moved.
+    write(&world, 1, "sub/g", WORK);
+    let places = world.places();
+    let asked = world.settle(txid, Settle::Withdraw);
+    assert!(matches!(asked, Ok(Settled::Dead(_))), "{asked:?}");
+    assert_eq!(world.places(), places);
+}
+
+/// Somebody has asked for it before: it waits, and is gone on with when all of it can be moved.
+#[test]
+fn what_is_to_be_taken_back_waits_for_all_of_its_branches() {
+    for away in [0, 1] {
+        let (world, txid) = letter(ARRIVED);
+        let record = world.mover.with_journal(|journal| journal.get(txid).unwrap().record.clone());
+        let asked = later_step(&record, Step::Withdraw, None, String::new());
+        world.mover.record(asked, Durability::Sync).unwrap();
+        let places = world.places();
+        let world = world.restart(false);
+        let branch = leave(&world, away);
+        assert_eq!(world.mover.recover().left_open.len(), 1);
+        assert_eq!(world.places(), places, "some of it was moved without branch {away}");
+        let recovery = world.mover.branch_returned(branch);
+        assert_eq!(recovery.reverted.len(), 1, "{recovery:?}");
+        assert_eq!(world.ends(), before());
+    }
+}
