@@ -69,7 +69,8 @@ pub(super) fn letter(vfs: &Vfs, txid: TxId, found: &Transaction) -> Option<Box<D
         add("accept", accept(&kept, &findings, &found.rest));
     }
     if !kept.is_empty() {
-        add("accept --discard", discard(&kept, &findings, &found.rest, dead));
+        let refused = refused(vfs.check_settle(txid, Settle::Discard));
+        add("accept --discard", discard(&kept, &findings, &found.rest, dead, refused));
     }
     Some(Box::new(DeadLetter {
         happened: happened(found, dead),
@@ -258,10 +259,18 @@ fn waits(rest: &Rest, found: &Finding) -> bool {
     rest.moves.contains(&found.step) || rest.back && !rest.moves.is_empty()
 }
 
-fn discard(kept: &[String], findings: &[Finding], rest: &Rest, dead: bool) -> String {
+/// `refused`: why the mover would not do it.
+fn discard(
+    kept: &[String],
+    findings: &[Finding],
+    rest: &Rest,
+    dead: bool,
+    refused: Option<String>,
+) -> String {
     let all = kept.join(", ");
     if rest.moves.is_empty() {
-        return format!("as accept, and deletes for good what is kept: {all}");
+        return refused
+            .unwrap_or_else(|| format!("as accept, and deletes for good what is kept: {all}"));
     }
     let waiting = || findings.iter().filter(|found| waits(rest, found));
     if waiting().any(is_past) {
@@ -365,7 +374,7 @@ mod tests {
         let kept = ["kept".to_owned()];
         let told = accept(&kept, &findings, &rest);
         assert!(told.contains(accepted), "{told}");
-        let told = discard(&kept, &findings, &rest, dead);
+        let told = discard(&kept, &findings, &rest, dead, None);
         assert!(told.starts_with("refused") && told.contains(discarded), "{told}");
     }
 

@@ -13,6 +13,10 @@ use crate::ledger::record::{Area, CrossingRecord, Move, Spot};
 use crate::storage::{Metadata, Storage};
 use crate::types::{BranchUuid, Caller, TxId};
 
+/// What may be done where some of it may be on a branch that left the view.
+const BRANCH_LEFT: &str = "accept it without --discard, and discard when the configuration has that branch again; if it \
+                           never will, delete by hand what octroi tx show names";
+
 impl<S: Storage> Mover<S> {
     /// What waits for a branch is gone on with when that is in the view again: nobody would know of it after a
     /// discard, and a file that the branch still has be seen twice.
@@ -57,15 +61,20 @@ impl<S: Storage> Mover<S> {
         Err(LetterError::InVain { why, hint })
     }
 
-    /// What is deleted must be what the transaction put there: somebody may have brought a copy back.
+    /// What is deleted must be what the transaction put there: somebody may have brought a copy back. And all of it
+    /// must be there to be told: what came back later would be deleted with no word.
     pub(super) fn check_own(&self, record: &CrossingRecord) -> Result<(), LetterError> {
         for spot in own_spots(record) {
             let Some(branch) = self.branch_by_uuid(spot.branch) else {
-                if self.is_past(spot.branch) {
-                    continue;
-                }
-                let why = format!("branch {} is offline", spot.branch);
-                return Err(LetterError::InVain { why, hint: "discard when it is back" });
+                let uuid = spot.branch;
+                let (why, hint) = match self.is_past(uuid) {
+                    true => {
+                        let left = CrossingError::NoBranch { uuid };
+                        (format!("a branch that left may keep some of it: {left}"), BRANCH_LEFT)
+                    }
+                    false => (format!("branch {uuid} is offline"), "discard when it is back"),
+                };
+                return Err(LetterError::InVain { why, hint });
             };
             let (area, dir) = match spot.area {
                 Area::Stage => ("stage", &branch.stage),

@@ -1,7 +1,7 @@
 //! Dead letters whose branches cannot be looked at, or whose source is not what it was: what is refused then, and
 //! what stays where it is.
 
-use super::letters::{Cause, WORK, before, letter};
+use super::letters::{Cause, OLD, WORK, before, letter};
 use super::*;
 
 /// What crossed is at its target.
@@ -73,5 +73,33 @@ fn what_is_to_be_taken_back_waits_for_all_of_its_branches() {
         let recovery = world.mover.branch_returned(branch);
         assert_eq!(recovery.reverted.len(), 1, "{recovery:?}");
         assert_eq!(world.ends(), before());
+    }
+}
+
+/// What such a branch keeps is named to nobody, and may be the last copy.
+#[test]
+fn nothing_is_discarded_while_a_branch_is_out_that_may_keep_some_of_it() {
+    for out in [0, 1] {
+        for accepted in [false, true] {
+            // The source is in hold, its copy in stage.
+            let (world, txid) = letter(Cause { made: 1, same: false });
+            world.mover.branch_left(BranchIndex(out));
+            let left = UUIDS.into_iter().filter(|uuid| *uuid != UUIDS[usize::from(out)]);
+            world.mover.set_configured(left.collect());
+            if accepted {
+                world.settle(txid, Settle::Accept).unwrap();
+            }
+            let (state, places) = (world.state(txid), world.places());
+            let refused = world.settle(txid, Settle::Discard);
+            assert!(matches!(refused, Err(LetterError::InVain { .. })), "{refused:?}");
+            assert_eq!((world.state(txid), world.places()), (state, places.clone()));
+            let world = world.restart(false);
+            assert_eq!(world.mover.recover(), Recovery::default());
+            assert_eq!(world.places(), places);
+            assert_eq!(world.settle(txid, Settle::Discard), Ok(Settled::Accepted));
+            assert_eq!(world.ends(), (None, Some(OLD.to_vec())));
+            let private = |branch| [world.private(branch, "stage"), world.private(branch, "hold")];
+            assert_eq!([private(0), private(1)].concat().concat(), [] as [Vec<u8>; 0]);
+        }
     }
 }
