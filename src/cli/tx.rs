@@ -23,7 +23,7 @@ use super::unexpected;
     A dead letter, step by step:\n  \
     octroi tx list --dead\n  \
     octroi tx show 01JD8Z6Q1M4T0V2W3X4Y5Z6A7B    what happened, where everything is, the choices\n  \
-    octroi tx retry 01JD8Z6Q1M4T0V2W3X4Y5Z6A7B   once the cause is mended: complete it, or put it back\n  \
+    octroi tx retry 01JD8Z6Q1M4T0V2W3X4Y5Z6A7B   once the cause is mended: complete it, or put back what has not arrived\n  \
     octroi tx abort 01JD8Z6Q1M4T0V2W3X4Y5Z6A7B   put back to the source what can be\n  \
     octroi tx accept 01JD8Z6Q1M4T0V2W3X4Y5Z6A7B  it is right as it is; what is kept stays")]
 pub struct Args {
@@ -58,7 +58,7 @@ enum Command {
         #[command(flatten)]
         view: ViewOption,
     },
-    /// Try once more to complete a dead letter; where that fails, put it back
+    /// Try once more to complete a dead letter; where that fails, put back what has not arrived
     ///
     /// After the cause is mended: a full disk, a folder that is gone, a name that is taken. Refused, with
     /// nothing changed, where something of it is nowhere to be found.

@@ -156,9 +156,14 @@ fn retry(findings: &[Finding]) -> String {
             _ => {}
         }
     }
-    "makes the moves that are missing, so that the crossing is done; where one fails, puts all back. \
-     Mend first what the reason says was in the way"
-        .to_owned()
+    let fails = match has_arrived(findings) {
+        true => "what has arrived stays, and this asks for you again",
+        false => "puts all back",
+    };
+    format!(
+        "makes the moves that are missing, so that the crossing is done; where one fails, {fails}. Mend first \
+         what the reason says was in the way"
+    )
 }
 
 /// Why a wish would be refused.

@@ -317,7 +317,7 @@ pub struct CrossingRecord {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lost: Vec<String>,
     /// What is (PREPARE) or will be (COMMIT) moved, in order. PREPARE names only the stage entry; DEAD and ACCEPT
-    /// what waits for a branch that left the view.
+    /// what waits for a branch that left the view; RETRY what has arrived and stays.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub moves: Vec<Move>,
     /// The target's inode before, when one is replaced.

@@ -65,6 +65,8 @@ pub struct Transaction {
     pub undone_by: Option<TxId>,
     /// A person wants it taken back: recovery goes that way only.
     pub withdrawn: bool,
+    /// What crosses had arrived when a person asked for another try: it stays, whatever fails.
+    pub arrived: bool,
     /// Lines of the ledger were lost after its last record: how it went on is not known.
     pub doubtful: bool,
     /// What waits for branches that left the view for good.
@@ -188,6 +190,7 @@ impl Journal {
                 lost: false,
                 undone_by: None,
                 withdrawn: false,
+                arrived: false,
                 doubtful: false,
                 rest: Rest::default(),
             }
@@ -216,6 +219,7 @@ impl Journal {
             _ => Rest::default(),
         };
         transaction.withdrawn = record.step == Step::Withdraw;
+        transaction.arrived = record.step == Step::Retry && !record.moves.is_empty();
         transaction.doubtful = false;
         let undoes = transaction.record.undoes;
         match transaction.state {

@@ -23,7 +23,7 @@ use crate::types::{Caller, TxId};
 /// What a person wants of a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settle {
-    /// Try once more to complete it, and where that fails to put it back.
+    /// Try once more to complete it, and where that fails to put it back; what has arrived stays.
     Retry,
     /// Put back what can be; keep everything else.
     Withdraw,
@@ -179,7 +179,11 @@ impl<S: Storage> Mover<S> {
                 ..later_step(&letter.record, step, letter.reason.clone(), String::new())
             };
             match settle {
-                Settle::Retry => self.go_on(&letter.record, wish(Step::Retry))?,
+                Settle::Retry => {
+                    let moves = self.arrived(&letter.record);
+                    let wish = CrossingRecord { moves, ..wish(Step::Retry) };
+                    self.go_on(&letter.record, wish)?
+                }
                 Settle::Withdraw => self.go_on(&letter.record, wish(Step::Withdraw))?,
                 Settle::Accept => {
                     let moves = self.rest_of_accepted(&letter);

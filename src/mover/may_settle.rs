@@ -7,7 +7,7 @@ use super::letters::{LetterError, Settle};
 use super::moves::{self, PlacedMove, Whereabouts};
 use super::recover::NotNow;
 use super::sabotage::sabotaged;
-use crate::ledger::record::{Act, CrossingRecord};
+use crate::ledger::record::{Act, CrossingRecord, Move};
 use crate::storage::Storage;
 use crate::types::TxId;
 
@@ -39,6 +39,16 @@ impl<S: Storage> Mover<S> {
                 self.check_own(record)
             }
         }
+    }
+
+    /// The moves of what has arrived: users may have worked on it, or be at it.
+    pub(super) fn arrived(&self, record: &CrossingRecord) -> Vec<Move> {
+        let has_arrived = |step: &&Move| {
+            let at = self.open_ends(step).ok();
+            let at = at.and_then(|placed| moves::whereabouts(&*self.storage, &placed).ok());
+            step.act == Act::Apply && matches!(at, Some(Whereabouts::To | Whereabouts::Both))
+        };
+        record.moves.iter().filter(has_arrived).cloned().collect()
     }
 
     /// Whether all can be moved that is taken back: by halves, what crossed would be at neither end. An error, in

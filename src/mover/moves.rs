@@ -57,7 +57,8 @@ pub(super) enum Whereabouts {
 #[derive(Debug)]
 pub(super) struct Stopped {
     pub(super) why: CrossingError,
-    /// An inode is at neither end: nobody may delete anything of this transaction.
+    /// An inode is at neither end, or what has arrived must stay: nobody may delete or take back anything of this
+    /// transaction.
     pub(super) doubt: bool,
 }
 
@@ -286,6 +287,20 @@ pub(super) fn is_empty<S: Storage>(storage: &S, place: &Place<S>) -> Result<bool
         .and_then(|dir| storage.list(&dir))
         .map_err(CrossingError::io("list", place.name.display()))?;
     Ok(names.is_empty())
+}
+
+/// Sources that RETIRE has not moved yet must be what the record says, also below: else they stay where they are.
+pub(super) fn check_sources_below<S: Storage>(
+    storage: &S,
+    moves: &[PlacedMove<S>],
+) -> Result<(), CrossingError> {
+    for placed in moves.iter().filter(|placed| placed.step.act == Act::Retire) {
+        let stands = whereabouts(storage, placed)? == Whereabouts::From;
+        if stands && !is_same_below(storage, placed, &placed.from)? {
+            return Err(CrossingError::SourceChanged);
+        }
+    }
+    Ok(())
 }
 
 /// What came out of the tree with a directory must be what the record says. Others cannot reach

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::error::CrossingError;
 use super::inspect;
 use super::journal::TransactionState;
-use super::moves::{self, HalfOpen, Place, PlacedMove};
+use super::moves::{self, HalfOpen, Place, PlacedMove, Stopped};
 use super::parallel::{Pieces, in_parallel};
 use super::past::why_past;
 use super::remove::remove;
@@ -165,16 +165,27 @@ impl<S: Storage> Mover<S> {
                 return self.complete_half_open(commit, &error, recovery);
             }
         };
-        match moves::forward(&*self.storage, &placed, None) {
+        let arrived =
+            self.with_journal(|journal| journal.get(txid).is_some_and(|found| found.arrived));
+        let forward = || {
+            if arrived {
+                moves::check_sources_below(&*self.storage, &placed)?;
+            }
+            moves::forward(&*self.storage, &placed, None)
+        };
+        match forward() {
             Ok(()) => self.end(commit, self.confirm(commit, &placed), recovery),
             Err(stopped) if !stopped.doubt && is_disk_trouble(&stopped.why) => {
                 recovery.leave_open(commit, stopped.why.to_string());
             }
-            Err(stopped) => match self.put_back(commit, &placed, stopped) {
-                CrossingError::Dead { why, .. } => recovery.dead.push((txid, why)),
-                other if self.is_open(txid) => recovery.leave_open(commit, other.to_string()),
-                other => recovery.reverted.push((txid, other.to_string())),
-            },
+            Err(Stopped { why, doubt }) => {
+                let stopped = Stopped { why, doubt: doubt || arrived };
+                match self.put_back(commit, &placed, stopped) {
+                    CrossingError::Dead { why, .. } => recovery.dead.push((txid, why)),
+                    other if self.is_open(txid) => recovery.leave_open(commit, other.to_string()),
+                    other => recovery.reverted.push((txid, other.to_string())),
+                }
+            }
         }
     }
 

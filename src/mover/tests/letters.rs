@@ -44,7 +44,7 @@ fn letter_on(names: Names, cause: Cause) -> (World, TxId) {
     (world, txid)
 }
 
-fn declare_dead(world: &World, txid: TxId) -> CrossingRecord {
+pub(super) fn declare_dead(world: &World, txid: TxId) -> CrossingRecord {
     let commit = world.mover.with_journal(|journal| journal.get(txid).unwrap().record.clone());
     assert!(!commit.moves.is_empty());
     let dead = later_step(&commit, Step::Dead, Some("a test says so".to_owned()), "EIO".to_owned());

@@ -1,8 +1,11 @@
 //! Dead letters whose branches cannot be looked at, or whose source is not what it was: what is refused then, and
 //! what stays where it is.
 
-use super::letters::{Cause, OLD, WORK, before, letter};
+use super::letters::{Cause, OLD, WORK, before, declare_dead, letter};
 use super::*;
+
+/// No wish takes more steps; a test that gets here hangs.
+const STEPS_MAX: u64 = 300;
 
 /// What crossed is at its target.
 const ARRIVED: Cause = Cause { made: 3, same: false };
@@ -74,6 +77,104 @@ fn what_is_to_be_taken_back_waits_for_all_of_its_branches() {
         assert_eq!(recovery.reverted.len(), 1, "{recovery:?}");
         assert_eq!(world.ends(), before());
     }
+}
+
+/// What hold has of the source stands at its name again.
+fn take_out(world: &World, txid: TxId, name: &str) {
+    let hold = world.disk.open_dir(&world.roots[0], Path::new(".octroi/hold")).unwrap();
+    let held = txid.to_string();
+    world.disk.rename(&hold, OsStr::new(&held), &world.roots[0], OsStr::new(name)).unwrap();
+    world.disk.sync_all();
+}
+
+/// What crossed is at its target, and the source, which somebody has changed elsewhere, at its own name.
+fn letter_with_changed_source() -> (World, TxId) {
+    let (world, txid) = letter(ARRIVED);
+    take_out(&world, txid, "f");
+    write(&world, 0, "f", b"changed");
+    (world, txid)
+}
+
+/// Users may have worked on it, or be at it.
+#[test]
+fn what_has_arrived_stays_where_another_try_fails() {
+    for worked_on in [false, true] {
+        let (world, txid) = letter_with_changed_source();
+        if worked_on {
+            write(&world, 1, "sub/g", WORK);
+        }
+        let places = world.places();
+        for _ in 0..2 {
+            let tried = world.settle(txid, Settle::Retry);
+            assert!(matches!(tried, Ok(Settled::Dead(_))), "{tried:?}");
+            assert_eq!(world.places(), places, "worked on: {worked_on}");
+        }
+        assert_eq!(world.settle(txid, Settle::Accept), Ok(Settled::Accepted));
+    }
+}
+
+/// A directory is found to be another only when it is in hold.
+#[test]
+fn a_tree_that_has_arrived_stays_and_its_changed_source_too() {
+    let world = new_world(Names::Independent, false);
+    world.make_dirs(0, &["d"]);
+    world.put(0, "d/f", &new_content());
+    let txid = world.cross("d", "sub/t").unwrap().txid;
+    declare_dead(&world, txid);
+    take_out(&world, txid, "d");
+    world.put(0, "d/new", b"new");
+    let ends = || (world.get(0, "d"), world.get(1, "sub/t"));
+    let before = ends();
+    let tried = world.settle(txid, Settle::Retry);
+    assert!(matches!(tried, Ok(Settled::Dead(_))), "{tried:?}");
+    assert_eq!(ends(), before);
+    assert!(before.0.is_some() && before.1.is_some());
+}
+
+/// Something else has its name by now.
+#[test]
+fn what_an_undo_brought_back_stays_where_the_rest_of_it_fails() {
+    let world = new_world(Names::Independent, false);
+    world.put(0, "f", &new_content());
+    world.put(1, "sub/g", OLD);
+    let crossed = world.cross("f", "sub/g").unwrap().txid;
+    let undo = world.undo(crossed).unwrap().txid;
+    declare_dead(&world, undo);
+    let hold = world.disk.open_dir(&world.roots[1], Path::new(".octroi/hold")).unwrap();
+    let (sub, held) = (world.dir(1, "sub/g"), crossed.to_string());
+    world.disk.rename(&sub, OsStr::new("g"), &hold, OsStr::new(&held)).unwrap();
+    world.put(1, "sub/g", b"another's");
+    let places = world.places();
+    let tried = world.settle(undo, Settle::Retry);
+    assert!(matches!(tried, Ok(Settled::Dead(_))), "{tried:?}");
+    assert_eq!(world.places(), places);
+    // Whoever makes way has it completed.
+    world.disk.rename(&sub, OsStr::new("g"), &sub, OsStr::new("mine")).unwrap();
+    assert_eq!(world.settle(undo, Settle::Retry), Ok(Settled::Done));
+    assert_eq!(world.ends(), before());
+}
+
+/// It comes to the same when the power goes at any step of it.
+#[test]
+fn what_has_arrived_stays_whenever_the_power_goes() {
+    for step in 0..STEPS_MAX {
+        let (world, txid) = letter_with_changed_source();
+        let places = world.places();
+        let first = world.disk.steps() + step;
+        world.disk.fail_at(first, Fault::Crash);
+        let _ = world.settle(txid, Settle::Retry);
+        for seed in 0..3 {
+            let world = start(world.disk.crash(seed).shared(), false).expect("starts");
+            world.mover.recover();
+            assert_eq!(world.places(), places, "step {step} seed {seed}");
+            assert_eq!(world.state(txid), Some(TransactionState::Dead), "step {step} seed {seed}");
+        }
+        if world.disk.steps() <= first {
+            assert!(step > 4, "it took {step} steps only");
+            return;
+        }
+    }
+    panic!("it does not end");
 }
 
 /// What such a branch keeps is named to nobody, and may be the last copy.
