@@ -149,6 +149,11 @@ impl Vfs {
         source.inode = Some(Arc::clone(&inode));
         let locks = self.lock_crossing(&inode, &source.site, &target);
         let locks = locks.map_err(name_error(&plan.source))?;
+        // Somebody may have taken it before it was locked, in a part of the folder that was made then.
+        let (folder, name) = &request.target;
+        let target = self.site(*folder, name, Purpose::Remove);
+        let target = target.map_err(name_error(&plan.target))?;
+        self.check_free(&target)?;
         self.check_whole(&source).map_err(|errno| match errno {
             // Something new in it went to another member.
             Errno::STALE => changed(txid),
@@ -334,6 +339,11 @@ impl Vfs {
         if undo.generation != self.policy().generation() {
             undo.prepared.note_stop(POLICY_CHANGED);
             return Err(self.gone_meanwhile(caller, source, target, POLICY_CHANGED));
+        }
+        // Its rename need not ask for it, and the mover looks at one member of a pool.
+        if !self.standings(&target.parent, &target.name)?.is_empty() {
+            let taken = CrossingError::TargetExists;
+            return Err(self.crossing_failed(caller, source, target, None, &taken).errno);
         }
         let inode = self.source_inode(source)?;
         let PreparedUndo { prepared, _locks, .. } = undo;

@@ -117,8 +117,8 @@ fn folders_that_are_not_those_of_the_crossing_are_refused() {
     assert_eq!(transactions(&fixture), 1);
 }
 
-/// `/pool` over `one` and `two`, and `/inbox`, with gates both ways: a directory has crossed to the first member.
-fn crossed_to_pool() -> Fixture {
+/// `/pool` over `one` and `two`, and `/inbox`, with gates both ways.
+fn pool_and_inbox() -> Fixture {
     let modes = ["one", "two", "inbox"].map(|name| (name, BranchMode::Rw));
     let members: Vec<_> = (0..2).map(BranchIndex).collect();
     let any = || PathPatterns::new(vec!["**".to_owned()]).expect("a glob");
@@ -128,7 +128,12 @@ fn crossed_to_pool() -> Fixture {
     let recall = crate::policy::Gate { from, paths: any(), ..gate("recall", 0, 2) };
     let at = ViewPath::root().join(OsStr::new("pool"));
     let pool = Pool { name: "pool".to_owned(), at, members, place: Placement::First };
-    let fixture = Fixture::build(&modes, vec![pool], vec![], vec![submit, recall]);
+    Fixture::build(&modes, vec![pool], vec![], vec![submit, recall])
+}
+
+/// As [`pool_and_inbox`]; a directory has crossed to the first member.
+fn crossed_to_pool() -> Fixture {
+    let fixture = pool_and_inbox();
     fixture.mkdir("inbox", "d").expect("made");
     fixture.put("inbox/d", "a.csv", "1\n");
     fixture.rename(("inbox", "d"), ("pool", "d")).expect("crossed");
@@ -180,4 +185,63 @@ fn a_part_that_is_made_while_it_is_prepared_is_not_left_behind() {
         assert!(why.contains("changed since"), "{why}");
     });
     assert_eq!(transactions(&fixture), 1, "nothing was begun");
+}
+
+/// As [`pool_and_inbox`]; a directory has crossed from below the first member.
+fn crossed_from_pool() -> Fixture {
+    let fixture = pool_and_inbox();
+    fixture.mkdir("pool", "sub").expect("made");
+    fixture.mkdir("pool/sub", "d").expect("made");
+    fixture.put("pool/sub/d", "a.csv", "1\n");
+    fixture.rename(("pool/sub", "d"), ("inbox", "d")).expect("crossed");
+    fixture
+}
+
+/// Somebody makes something of the name that it goes back to, on another member, which has its folder only then.
+fn take_its_name(fixture: &Fixture) {
+    let folder = fixture.vfs.inode(fixture.number("pool/sub")).expect("known");
+    fixture.vfs.make_part(&folder, BranchIndex(1), &mut Vec::new()).expect("made");
+    fixture.plant("two/sub/d", "another's\n");
+}
+
+#[test]
+fn a_name_that_is_taken_while_it_is_prepared_is_not_taken_over() {
+    let fixture = crossed_from_pool();
+    let number = fixture.number("inbox/d");
+    let vfs = &fixture.vfs;
+    let inode = vfs.inode(number).expect("known");
+    // It waits for this.
+    let new = vec![Lock::Name(number, "new.csv".into())];
+    let held = vfs.view.locks.operation(&[&inode], new, vec![]).expect("free");
+    std::thread::scope(|scope| {
+        let undoing = scope.spawn(|| fixture.prepare_undo().err().map(|error| error.errno));
+        let is_locked = || {
+            let look = vfs.view.locks.take(Holder::Operation, &[&inode], vec![], vec![]);
+            look.err() == Some(Errno::BUSY)
+        };
+        while !is_locked() && !undoing.is_finished() {
+            std::thread::yield_now();
+        }
+        take_its_name(&fixture);
+        drop(held);
+        assert_eq!(undoing.join().expect("no panic"), Some(Errno::EXIST));
+    });
+    assert_eq!(transactions(&fixture), 1, "nothing was begun");
+}
+
+/// The client may rename without NOREPLACE, and the other may come from outside the mount.
+#[test]
+fn a_name_that_is_taken_before_its_rename_is_not_taken_over() {
+    let fixture = crossed_from_pool();
+    let undo = fixture.prepare_undo().expect("prepared");
+    take_its_name(&fixture);
+    let finish = || fixture.rename(("inbox", "d"), ("pool/sub", "d"));
+    assert_eq!(finish(), Err(Errno::EXIST));
+    assert!(fixture.has("inbox/d/a.csv") && !fixture.has("one/sub/d"));
+    drop(undo);
+    std::fs::remove_file(fixture.backing("two/sub/d")).expect("removed");
+    let undo = fixture.prepare_undo().expect("prepared again");
+    assert_eq!(finish(), Ok(()));
+    assert!(fixture.has("one/sub/d/a.csv"));
+    drop(undo);
 }
