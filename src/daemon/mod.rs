@@ -32,6 +32,7 @@ mod difference;
 pub mod fsck;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod last_ends;
 mod loss;
 mod mountpoint;
 mod presence;
@@ -171,8 +172,7 @@ pub fn serve(launch: &Launch, live: impl FnOnce(&Live)) -> Result<(), DaemonErro
     drop((watching, server, tending, retaining, presence));
     vfs.shut_down();
     finish_crossings(&vfs);
-    // Else the next mount would complete what its caller was told is put back.
-    assembled.mover.record_ends();
+    last_ends::record_last_ends(&assembled.mover);
     close(&ledger, &mountpoint, uid)?;
     drop(copies);
     log::info!("view {} is unmounted, its ledger closed", loaded.config.view);

@@ -148,8 +148,9 @@ pub struct MoverBranch<S: Storage> {
 /// A transaction is in `active` before its first record and until after its last, so that recovery can
 /// tell what is left open from what is under way.
 ///
-/// Lock order: `recovering`, which keeps two recoveries apart, and then `purging`, which keeps an undo from
-/// beginning while what it needs is purged; they are held over steps; then `journal`, `active`, `unsynced`,
+/// Lock order: `recovering`, which keeps two recoveries apart; then `recording`, which keeps an end that was refused from
+/// being recorded twice, or where a dead letter is opened again; and then `purging`, which keeps an undo from
+/// beginning while what it needs is purged; they are held over steps, `recording` over those of the ledger only; then `journal`, `active`, `unsynced`,
 /// `unrecorded`, `swept`, `same_filesystem`, `going` and those of `room`, which are leaves, never held
 /// together or over a step of storage or ledger.
 pub struct Mover<S: Storage> {
@@ -170,6 +171,7 @@ pub struct Mover<S: Storage> {
     swept: Mutex<Vec<(String, OsString)>>,
     purging: Mutex<()>,
     recovering: Mutex<()>,
+    recording: Mutex<()>,
     room: Room,
     /// What hold has of those whose purge is recorded, where those who purged could not wait for its disk. After
     /// a crash recovery removes it.
@@ -203,6 +205,7 @@ impl<S: Storage> Mover<S> {
             swept: Mutex::default(),
             purging: Mutex::default(),
             recovering: Mutex::default(),
+            recording: Mutex::default(),
             turns: Turns::new(usize::MAX),
             limiter: Arc::default(),
             commands: OnceLock::new(),
@@ -254,6 +257,8 @@ impl<S: Storage> Mover<S> {
 
     /// Appends a step and takes it into the journal.
     fn record(&self, record: CrossingRecord, durability: Durability) -> Result<(), CrossingError> {
+        let opens_again = matches!(record.step, Step::Retry | Step::Withdraw);
+        let _recording = opens_again.then(|| self.recording.lock());
         let outcome = self.append(Record::Crossing(Box::new(record.clone())), durability);
         self.note_recorded(&record, &outcome);
         outcome

@@ -98,11 +98,12 @@ impl<S: Storage> Mover<S> {
         ended.into_inner().into_values().for_each(|one| recovery.take_in(one));
     }
 
-    fn recover_one(&self, record: &CrossingRecord, recovery: &mut Recovery) {
+    pub(super) fn recover_one(&self, record: &CrossingRecord, recovery: &mut Recovery) {
         if let Some(end) = self.unrecorded_end(record.txid) {
             // What was done after its decision may have been taken back, or been made.
             let (txid, why) = (end.txid, end.reason.clone().unwrap_or_default());
             let step = end.step;
+            let _recording = self.recording.lock();
             match (self.record_end(end), step) {
                 (Err(error), _) => recovery.leave_open(record, error.to_string()),
                 (Ok(()), Step::Abort) => recovery.aborted.push(txid),
@@ -110,6 +111,8 @@ impl<S: Storage> Mover<S> {
                 (Ok(()), Step::Dead) => recovery.dead.push((txid, why)),
                 (Ok(()), _) => recovery.completed.push(txid),
             }
+        } else if !self.is_open(record.txid) {
+            // Its end was recorded since it was found open.
         } else if self.unsynced.lock().contains(&record.txid) {
             recovery.leave_open(record, "it could not be synced".to_owned());
         } else if self.is_doubtful(record.txid) {

@@ -45,17 +45,45 @@ impl<S: Storage> Mover<S> {
     }
 
     /// To be called about once a second: records the ends that a full ledger has refused, and stops at the first
-    /// that it refuses again. Waits for the ledger's disk only, and for no other call of this or recovery.
+    /// that it refuses again. Waits for the ledger's disk only: where a recovery is under way, which may hang, dead
+    /// letters wait for another call.
     pub fn record_ends(&self) {
         if self.unrecorded.lock().is_empty() {
             return;
         }
-        let Some(_recovering) = self.recovering.try_lock() else { return };
-        let ends: Vec<CrossingRecord> = self.unrecorded.lock().values().cloned().collect();
-        let _ = ends.into_iter().try_for_each(|end| self.record_end(end));
+        if let Some(_recording) = self.recording.try_lock() {
+            self.record_refused();
+        }
     }
 
-    /// Records an end that is known. The caller has `recovering`, or is the only one to recover.
+    /// As [`Mover::record_ends`], where no other call will come: waits for one that is under way.
+    pub fn record_last_ends(&self) {
+        let _recording = self.recording.lock();
+        self.record_refused();
+    }
+
+    /// The caller has `recording`.
+    fn record_refused(&self) {
+        let ends: Vec<CrossingRecord> = self.unrecorded.lock().values().cloned().collect();
+        // Nobody is at one that is open and has an end: whoever comes to it looks for that first.
+        let is_letter = |end: &CrossingRecord| {
+            self.with_journal(|journal| {
+                let found = journal.get(end.txid);
+                found.is_some_and(|found| found.state == TransactionState::Dead)
+            })
+        };
+        let (letters, open): (Vec<_>, Vec<_>) = ends.into_iter().partition(is_letter);
+        let record_all = |ends: Vec<CrossingRecord>| {
+            ends.into_iter().try_for_each(|end| self.record_end(end)).is_ok()
+        };
+        if record_all(open)
+            && let Some(_recovering) = self.recovering.try_lock()
+        {
+            record_all(letters);
+        }
+    }
+
+    /// Records an end that is known. The caller has `recording`; of a dead letter `recovering`, too.
     pub(super) fn record_end(&self, end: CrossingRecord) -> Result<(), CrossingError> {
         let txid = end.txid;
         // COMMIT may be on the disk though nobody was told so. A dead letter ends again where its rest was made.

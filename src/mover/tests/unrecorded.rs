@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::letters::letter_between;
 use super::past::{Made, seen_twice};
 use super::*;
 use crate::branch::SpaceLimit;
@@ -177,6 +178,41 @@ fn a_branch_that_returns_first_records_the_end_that_is_known() {
     }
 }
 
+/// A recovery hangs on the disk of another branch.
+#[test]
+fn an_end_is_recorded_while_a_recovery_hangs() {
+    for end in ENDS {
+        let (world, txid) = end.refused();
+        world.empty_ledger();
+        let hangs = world.mover.recovering.lock();
+        world.mover.record_ends();
+        assert_eq!(world.state(txid), Some(end.state()), "{end:?}");
+        assert!(world.mover.left_open().is_empty(), "{end:?}: its names are locked");
+        drop(hangs);
+        let (world, txid) = end.refused();
+        world.empty_ledger();
+        let _hangs = world.mover.recovering.lock();
+        world.mover.record_last_ends();
+        assert_eq!(world.state(txid), Some(end.state()), "{end:?}");
+    }
+}
+
+/// A recovery that had found it open comes to it when it has ended.
+#[test]
+fn what_has_ended_since_it_was_found_open_is_left_alone() {
+    for end in ENDS {
+        let (world, txid) = end.refused();
+        let open = world.mover.left_open().swap_remove(0);
+        world.empty_ledger();
+        world.mover.record_ends();
+        let places = world.places();
+        let mut recovery = Recovery::default();
+        world.mover.recover_one(&open, &mut recovery);
+        assert_eq!(recovery, Recovery::default(), "{end:?}");
+        assert_eq!((world.state(txid), world.places()), (Some(end.state()), places), "{end:?}");
+    }
+}
+
 /// The power goes while it is recorded: it has ended as it did, and nothing is lost.
 #[test]
 fn power_loss_while_a_late_end_is_recorded() {
@@ -258,10 +294,34 @@ fn the_end_of_what_waited_for_a_branch_is_recorded_late() {
         world.mover.record_ends();
         assert_eq!((world.state(txid), rest(&world)), (Some(TransactionState::Dead), 1));
         world.empty_ledger();
+        let settling = world.mover.recovering.lock();
+        world.mover.record_ends();
+        assert_eq!((world.state(txid), rest(&world)), (Some(TransactionState::Dead), 1));
+        drop(settling);
         world.mover.record_ends();
         let ended = if changed { TransactionState::Dead } else { TransactionState::Done };
         assert_eq!((world.state(txid), rest(&world)), (Some(ended), 0), "changed: {changed}");
         let world = world.restart(false);
         assert_eq!(world.mover.recover(), Recovery::default());
+    }
+}
+
+/// Else an end of an earlier try would be recorded of one that is under way.
+#[test]
+fn no_dead_letter_is_opened_again_while_ends_are_recorded() {
+    for wish in [Settle::Retry, Settle::Withdraw] {
+        let (world, txid) = letter_between(Names::Journal);
+        let recording = world.mover.recording.lock();
+        std::thread::scope(|scope| {
+            let settling = scope.spawn(|| world.settle(txid, wish));
+            while world.mover.active().is_empty() {
+                std::thread::yield_now();
+            }
+            std::thread::sleep(Duration::from_millis(50));
+            assert_eq!(world.state(txid), Some(TransactionState::Dead), "{wish:?}");
+            drop(recording);
+            assert!(settling.join().expect("no panic").is_ok(), "{wish:?}");
+        });
+        assert_ne!(world.state(txid), Some(TransactionState::Dead), "{wish:?}");
     }
 }
