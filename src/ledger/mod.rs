@@ -354,10 +354,19 @@ impl<S: Storage> Ledger<S> {
             }
             return Err(errno);
         }
+        let count = match &record {
+            Record::Operation(operation) => operation.count.unwrap_or(1),
+            _ => 0,
+        };
         let content = Content::of(record)?;
         if !waits {
             let message = Message::Append { time, content, group, reply: None };
-            return self.messages.send(message, false);
+            // It is closed, perhaps while this waited for room.
+            return self.messages.send(message, false).inspect_err(|_| {
+                if count > 0 {
+                    self.health.refuse(time, count);
+                }
+            });
         }
         self.ask(|reply| Message::Append { time, content, group, reply: Some(reply) })
     }

@@ -172,12 +172,12 @@ impl<S: Storage> Pruner<S> {
             return Ok(0);
         }
         // First: it makes room for the records.
-        let gone = self.remove_announced()?;
+        let signed = self.ledger.checkpoint().and_then(|note| Checkpoint::unverified(&note));
+        let signed = signed.map_or(0, |checkpoint| checkpoint.size);
+        let gone = self.remove_announced(signed)?;
         let numbers = segment::list(&*self.storage, &self.dir)?;
         self.age_last(&numbers, now)?;
         let candidates = self.candidates(&numbers)?;
-        let signed = self.ledger.checkpoint().and_then(|note| Checkpoint::unverified(&note));
-        let signed = signed.map_or(0, |checkpoint| checkpoint.size);
         let last = numbers.last().map_or(Ok(0), |number| self.size_of(*number))?;
         let all = candidates.iter().fold(last, |sum, one| sum.saturating_add(one.size));
         let mut total = all;
@@ -217,11 +217,12 @@ impl<S: Storage> Pruner<S> {
         Ok(gone.saturating_add(leaving.len()))
     }
 
-    /// What the newest record says, which is signed.
-    fn remove_announced(&self) -> Result<usize, Errno> {
+    /// What the newest record says, which is signed, of the lines that the newest checkpoint covers: where that is
+    /// gone with its tiles, the lines are what both are made from again.
+    fn remove_announced(&self, signed: u64) -> Result<usize, Errno> {
         let numbers = segment::list(&*self.storage, &self.dir)?;
         let mut leaving = self.candidates(&numbers)?;
-        leaving.retain(|candidate| candidate.next.0 <= self.announced);
+        leaving.retain(|candidate| candidate.next.0 <= self.announced.min(signed));
         self.remove_all(&leaving)?;
         Ok(leaving.len())
     }

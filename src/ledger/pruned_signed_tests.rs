@@ -10,11 +10,11 @@ use super::pruned_tests::{
 use super::signed_crash_tests::Machine;
 use super::signed_tests::State;
 use super::store::TreeStore;
-use super::tests::operation;
+use super::tests::{open, operation};
 use super::verify::{Against, Source, verify};
 use super::*;
 use crate::storage::real::{RealDir, RealStorage};
-use crate::storage::simulated::{DeviceOptions, Names};
+use crate::storage::simulated::{DeviceOptions, Names, SimulatedStorage};
 
 /// Adds a line to the last segment, as somebody without the key can.
 fn forge(state: &State, name: &str, seq: u64, record: &Record) {
@@ -220,4 +220,23 @@ fn what_was_announced_leaves_though_the_ledger_takes_no_record() {
     let needed = Needed { transaction: &nobody, ids: Default::default() };
     assert!(pruner.prune(later, &needed).is_err(), "the newest cannot be followed by another");
     assert_eq!(segment::list(&**storage, &machine.ledger).unwrap(), [3, 4]);
+}
+
+/// As after a start that found neither checkpoint nor tiles: both are made again from the lines.
+#[test]
+fn what_was_announced_stays_while_no_checkpoint_covers_it() {
+    let storage = SimulatedStorage::new(Names::Journal);
+    let dir = storage.add_device(DeviceOptions::default());
+    let storage = storage.shared();
+    let (ledger, ..) = open(&storage, &dir).unwrap();
+    for path in ["/a", "/b", "/c"] {
+        ledger.append(operation(path, true), Durability::Sync).unwrap();
+        ledger.rotate().unwrap();
+    }
+    let keep = Keep { age: None, size: Some(1) };
+    let mut pruner = Pruner::new(Arc::clone(&storage), dir.clone(), Arc::clone(&ledger), keep, 5);
+    let needed = Needed { transaction: &nobody, ids: Default::default() };
+    assert_eq!(pruner.prune(jiff::Timestamp::now(), &needed), Ok(0));
+    assert_eq!(segment::list(&*storage, &dir).unwrap(), [1, 2, 3, 4]);
+    ledger.close().unwrap();
 }

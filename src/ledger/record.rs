@@ -179,9 +179,9 @@ pub struct OperationRecord {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     #[schemars(skip)]
     pub shortened: bool,
-    /// Of a write: another number for each file that is open at the time. It is not in the line.
+    /// Of a write: another number for each file that was opened. It is not in the line.
     #[serde(skip)]
-    pub open_file: Option<usize>,
+    pub open_file: Option<u64>,
 }
 
 /// Steps of a crossing that leave a record. Between them the crossing stages, checks and verifies

@@ -16,6 +16,13 @@ use crate::types::{BranchUuid, Caller, TxId};
 /// What may be done where some of it may be on a branch that left the view.
 const BRANCH_LEFT: &str = "accept it without --discard, and discard when the configuration has that branch again; if it \
                            never will, delete by hand what octroi tx show names";
+/// The same of one that is accepted.
+const BRANCH_LEFT_ACCEPTED: &str = "discard when the configuration has that branch again; if it never will, delete by hand \
+                                    what octroi tx show names";
+
+fn branch_left(accepted: bool) -> &'static str {
+    if accepted { BRANCH_LEFT_ACCEPTED } else { BRANCH_LEFT }
+}
 
 impl<S: Storage> Mover<S> {
     /// What waits for a branch is gone on with when that is in the view again: nobody would know of it after a
@@ -38,18 +45,11 @@ impl<S: Storage> Mover<S> {
                     subject(step),
                     CrossingError::NoBranch { uuid }
                 ),
-                match accepted {
-                    true => {
-                        "discard when the configuration has that branch again; if it never will, delete by hand \
-                         what octroi tx show names"
-                    }
-                    false => {
-                        "accept it without --discard, and discard when the configuration has that branch again; \
-                         if it never will, delete by hand what octroi tx show names"
-                    }
-                },
+                branch_left(accepted),
             ),
-            Some((_, uuid)) => (format!("branch {uuid} is offline"), "discard when it is back"),
+            Some((_, uuid)) => {
+                (format!("branch {uuid} is offline or read-only"), "discard when it is not")
+            }
             None => {
                 let hint = match accepted {
                     true => "the next mount goes on with it: discard then",
@@ -63,16 +63,22 @@ impl<S: Storage> Mover<S> {
 
     /// What is deleted must be what the transaction put there: somebody may have brought a copy back. And all of it
     /// must be there to be told: what came back later would be deleted with no word.
-    pub(super) fn check_own(&self, record: &CrossingRecord) -> Result<(), LetterError> {
+    pub(super) fn check_own(&self, letter: &Transaction) -> Result<(), LetterError> {
+        let (record, accepted) = (&letter.record, letter.state == TransactionState::Accepted);
         for spot in own_spots(record) {
             let Some(branch) = self.branch_by_uuid(spot.branch) else {
                 let uuid = spot.branch;
                 let (why, hint) = match self.is_past(uuid) {
                     true => {
                         let left = CrossingError::NoBranch { uuid };
-                        (format!("a branch that left may keep some of it: {left}"), BRANCH_LEFT)
+                        (
+                            format!("a branch that left may keep some of it: {left}"),
+                            branch_left(accepted),
+                        )
                     }
-                    false => (format!("branch {uuid} is offline"), "discard when it is back"),
+                    false => {
+                        (format!("branch {uuid} is offline or read-only"), "discard when it is not")
+                    }
                 };
                 return Err(LetterError::InVain { why, hint });
             };

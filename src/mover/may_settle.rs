@@ -1,7 +1,6 @@
 //! What a wish about a dead letter is refused for before it is recorded: nothing has changed then.
 
 use super::Mover;
-use super::error::CrossingError;
 use super::journal::Transaction;
 use super::letters::{LetterError, Settle};
 use super::moves::{self, PlacedMove, Whereabouts};
@@ -36,7 +35,7 @@ impl<S: Storage> Mover<S> {
             Settle::Accept => Ok(()),
             Settle::Discard => {
                 self.check_waits_for_nothing(letter)?;
-                self.check_own(record)
+                self.check_own(letter)
             }
         }
     }
@@ -54,30 +53,30 @@ impl<S: Storage> Mover<S> {
     /// Whether all can be moved that is taken back: by halves, what crossed would be at neither end. An error, in
     /// words, says nothing.
     pub(super) fn check_all_can_move(&self, record: &CrossingRecord) -> Result<(), String> {
-        let mut stands = false;
-        for step in record.moves.iter().rev() {
-            let (from, to) = match (self.open_spot(&step.from), self.open_spot(&step.to)) {
+        let mut placed = Vec::new();
+        for step in &record.moves {
+            match (self.open_spot(&step.from), self.open_spot(&step.to)) {
                 (Err(NotNow::LeftOpen(why)), _) | (_, Err(NotNow::LeftOpen(why))) => {
                     return Err(why);
                 }
                 // What has a folder that is gone stays where it is.
-                (Err(NotNow::Impossible(_)), _) | (_, Err(NotNow::Impossible(_))) => continue,
-                (Ok(from), Ok(to)) => (from, to),
-            };
-            let placed = PlacedMove { step: step.clone(), from, to };
-            let mut look = || {
-                let at = moves::whereabouts(&*self.storage, &placed)?;
-                let written = self.is_written(&placed, at)?;
-                stands |= written;
-                let stays = written || stands && matches!(step.act, Act::Retire | Act::Displace);
-                if stays || !matches!(at, Whereabouts::To | Whereabouts::Both) {
-                    return Ok(());
+                (Err(NotNow::Impossible(_)), _) | (_, Err(NotNow::Impossible(_))) => {}
+                (Ok(from), Ok(to)) => placed.push(PlacedMove { step: step.clone(), from, to }),
+            }
+        }
+        // Then all stays where it is.
+        if self.is_worked_on(record)? {
+            return Ok(());
+        }
+        for placed in &placed {
+            if !matches!(self.where_is(placed)?, Whereabouts::To | Whereabouts::Both) {
+                continue;
+            }
+            for spot in [&placed.step.from, &placed.step.to] {
+                if let Some(branch) = self.branch_by_uuid(spot.branch) {
+                    self.check_writable(branch.index).map_err(|error| error.to_string())?;
                 }
-                let ends = [step.from.branch, step.to.branch];
-                let mut branches = ends.iter().filter_map(|uuid| self.branch_by_uuid(*uuid));
-                branches.try_for_each(|branch| self.check_writable(branch.index))
-            };
-            look().map_err(|error: CrossingError| error.to_string())?;
+            }
         }
         Ok(())
     }

@@ -191,21 +191,23 @@ impl<S: Storage> Mover<S> {
                     continue;
                 }
                 Err(NotNow::Impossible(error)) => {
-                    ask = waits.then(|| error.to_string()).or(ask);
+                    ask = (waits || leaves(step)).then(|| error.to_string()).or(ask);
                     continue;
                 }
             };
             let at = self.where_is(&ends)?;
             let stands = matches!(at, Whereabouts::From | Whereabouts::Both);
             if !waits {
-                // It was made, and was given back since.
+                // It was made, and was given back since; and users may have moved on with it.
                 let path = step.from.path.display();
+                let gone = at == Whereabouts::Doubt && leaves(step);
+                ask = gone.then(|| format!("{} is no longer kept", subject(step))).or(ask);
                 ask = stands.then(|| format!("{} is at {path} again", subject(step))).or(ask);
                 continue;
             }
             let here = returned.is_none_or(|uuid| uuid == step.from.branch);
             // Of what is made elsewhere nothing is compared, and so nothing moved.
-            let made = at == Whereabouts::To && !matches!(step.act, Act::Retire | Act::Displace);
+            let made = at == Whereabouts::To && !leaves(step);
             if here || made {
                 placed.push(ends);
                 continue;
@@ -383,6 +385,11 @@ impl<S: Storage> Mover<S> {
         let record = later_step(record, step, Some(why), "EIO".to_owned());
         self.record(record, Durability::Sync).map_err(|error| error.to_string())
     }
+}
+
+/// Whether a move takes something out of the view.
+fn leaves(step: &Move) -> bool {
+    matches!(step.act, Act::Retire | Act::Displace)
 }
 
 /// Whether a move brings what moves to its target.

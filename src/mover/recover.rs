@@ -99,11 +99,13 @@ impl<S: Storage> Mover<S> {
     }
 
     pub(super) fn recover_one(&self, record: &CrossingRecord, recovery: &mut Recovery) {
-        if let Some(end) = self.unrecorded_end(record.txid) {
+        if self.unrecorded_end(record.txid).is_some() {
+            let _recording = self.recording.lock();
+            // Else it was recorded meanwhile.
+            let Some(end) = self.unrecorded_end(record.txid) else { return };
             // What was done after its decision may have been taken back, or been made.
             let (txid, why) = (end.txid, end.reason.clone().unwrap_or_default());
             let step = end.step;
-            let _recording = self.recording.lock();
             match (self.record_end(end), step) {
                 (Err(error), _) => recovery.leave_open(record, error.to_string()),
                 (Ok(()), Step::Abort) => recovery.aborted.push(txid),

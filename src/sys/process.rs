@@ -65,6 +65,11 @@ pub fn asks(pid: u32) {
     }
 }
 
+/// A thread is about to become another program.
+pub fn forget(pid: u32) {
+    LAST.lock().take_if(|found| found.pid == pid);
+}
+
 /// The supplementary groups that a thread holds now. ESRCH if it cannot be told.
 pub fn groups_of_thread(pid: u32) -> Result<Vec<u32>, Errno> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(|_| Errno::SRCH)?;

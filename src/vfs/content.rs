@@ -14,7 +14,6 @@ use crate::view::{Invalidation, OpenFile, UNSETTLED, in_epoch};
 use super::Vfs;
 use super::facts::{About, Asked, Size};
 use super::permit::Question;
-use super::totals::number_of;
 
 /// The most that one read gives, in bytes: what the kernel asks for at most.
 const READ_MAX: usize = 1 << 20;
@@ -182,7 +181,7 @@ impl Vfs {
             let _ = file.exe.set(exe.clone());
         }
         let mut record = self.operation_record(operation, &question, result, exe);
-        record.open_file = Some(number_of(file));
+        record.open_file = Some(file.number);
         self.append(Record::Operation(Box::new(record)), durability);
     }
 

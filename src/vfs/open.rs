@@ -11,6 +11,7 @@ use rustix::fs::OFlags;
 use crate::branch::{Branch, FileKind, Stat};
 use crate::error::Errno;
 use crate::policy::WriteWatch;
+use crate::sys::process;
 use crate::types::{BranchIndex, BranchIo, Caller, Operation, Time};
 use crate::view::handles::UNKNOWN;
 use crate::view::locks::Lock;
@@ -173,6 +174,9 @@ impl Vfs {
         let now = inode.place();
         if *now != place {
             return Err(Errno::STALE);
+        }
+        if access.exec {
+            process::forget(caller.pid);
         }
         Ok(self.opened(opening))
     }

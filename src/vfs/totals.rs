@@ -49,7 +49,7 @@ impl Vfs {
         let mut record = self.operation_record(Operation::WriteData, &question, Ok(()), exe);
         record.written = wrote.then_some(written);
         record.grown = grown;
-        record.open_file = Some(number_of(file));
+        record.open_file = Some(file.number);
         self.append(Record::Operation(Box::new(record)), Durability::Group);
     }
 
@@ -67,11 +67,6 @@ impl Vfs {
     pub(super) fn length_of(&self, file: &OpenFile) -> Result<u64, Errno> {
         Ok(self.branch(file.branch())?.stat(file.descriptor().as_fd())?.size)
     }
-}
-
-/// A number that no other file has which is open now.
-pub(super) fn number_of(file: &OpenFile) -> usize {
-    std::ptr::from_ref(file).addr()
 }
 
 #[cfg(test)]

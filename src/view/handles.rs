@@ -20,6 +20,8 @@ pub const UNKNOWN: u64 = u64::MAX;
 /// An open regular file.
 #[derive(Debug)]
 pub struct OpenFile {
+    /// Another one for each that was ever opened.
+    pub number: u64,
     /// What is open.
     pub inode: Arc<Inode>,
     /// Where it lies and what to read and write; a crossing changes both.
@@ -67,7 +69,9 @@ impl OpenFile {
         opener: Caller,
         generation: u64,
     ) -> Self {
+        static OPENED: AtomicU64 = AtomicU64::new(0);
         Self {
+            number: OPENED.fetch_add(1, Ordering::Relaxed),
             inode,
             backing: RwLock::new((branch, Arc::new(descriptor))),
             readable,

@@ -129,7 +129,7 @@ fn a_first_write_is_left_out_where_totals_that_follow_say_the_same() {
         let Record::Operation(mut record) = operation(path, true) else { unreachable!() };
         (record.op, record.pid, record.written) =
             (crate::types::Operation::WriteData, pid, written);
-        record.open_file = Some(usize::from(path.as_bytes()[1]));
+        record.open_file = Some(u64::from(path.as_bytes()[1]));
         record
     };
     let append = |record, milliseconds, waits: bool| Message::Append {

@@ -92,16 +92,22 @@ fn work_stays_and_its_source_is_not_shown_beside_it() {
     }
 }
 
-/// The source was given back while the target's branch was out, and its copy was worked on elsewhere.
+/// The source was given back while the target's branch was out, and its copy was worked on elsewhere. What was given
+/// back may have another name by then.
 #[test]
 fn what_was_given_back_is_not_called_done() {
-    for accepted in [false, true] {
+    for (accepted, moved_on) in [(false, false), (true, false), (false, true), (true, true)] {
         for (world, txid) in made_and_out() {
             world.settle(txid, Settle::Withdraw).unwrap();
             if accepted {
                 world.settle(txid, Settle::Accept).unwrap();
             }
             let work = world.work_on(1, "sub/g");
+            let top = world.dir(0, "f");
+            if moved_on {
+                world.disk.rename(&top, "f".as_ref(), &top, "h".as_ref()).unwrap();
+                world.disk.sync_dir(&top).unwrap();
+            }
             let world = world.restart(false);
             let recovery = world.mover.recover();
             assert!(recovery.completed.is_empty(), "{recovery:?}");
@@ -109,7 +115,8 @@ fn what_was_given_back_is_not_called_done() {
             assert_eq!((world.state(txid), world.rest(txid)), (Some(waits), 0));
             let told = if accepted { recovery.accepted } else { recovery.dead };
             assert_eq!(told.len(), 1, "{told:?}");
-            assert_eq!(world.ends(), (Some(new_content()), work));
+            let source = Some(new_content()).filter(|_| !moved_on);
+            assert_eq!(world.ends(), (source, work));
             assert!(world.private(1, "hold").contains(&OLD.to_vec()));
             assert_eq!(world.mover.recover(), Recovery::default());
         }
