@@ -424,3 +424,35 @@ fn a_witness_remembers_what_the_ledger_was() {
     let said = sh(scene.base(), &format!("{witness} --to seen")).fails(1);
     assert!(said.contains("lines were witnessed"), "{said}");
 }
+
+/// Another view is mounted while it runs. In a table of mounts of its own, where no other view is.
+#[test]
+fn a_witness_stays_with_the_view_that_it_began_with() {
+    let scene = Scene::lab();
+    let mount = scene.mount();
+    let script = r#"
+        mkdir -p elsewhere
+        mine=$(realpath .)
+        findmnt -rn -t fuse.octroi -o TARGET | grep -v "^$mine/" | xargs -r -d '\n' umount -l
+        $OCTROI audit witness --to seen 2>said &
+        witness=$!
+        trap 'kill $witness' EXIT
+        grows() { for _ in $(seq 200); do [ "$(wc -l <seen)" -gt "$1" ] && return; sleep 0.1; done; false; } 2>/dev/null
+        grows 0 || { echo nothing was witnessed; exit 1; }
+        mount --bind "$1" elsewhere
+        ! $OCTROI status 2>/dev/null || { echo one view alone is mounted; exit 1; }
+        before=$(wc -l <seen)
+        echo more >"$1/inbox/more"
+        grows "$before" || { echo nothing more was witnessed; cat said; exit 1; }
+        cat said
+    "#;
+    let path = scene.base().join("script");
+    fs::write(&path, script).expect("a script");
+    let said = sh(
+        scene.base(),
+        &format!("unshare -m bash {} {}", path.display(), scene.mountpoint().display()),
+    )
+    .ok();
+    assert!(!said.contains("cannot"), "{said}");
+    mount.unmount();
+}

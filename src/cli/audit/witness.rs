@@ -86,11 +86,12 @@ pub fn run(args: &WitnessArgs) -> Result<(), Failure> {
         }
         _ => None,
     };
+    let mut view = args.view.clone();
     let mut said = None;
     let mut warned = false;
     let mut missing = 0_u32;
     loop {
-        let looked = look(args, given.as_ref(), &mut last, &mut warned);
+        let looked = look(args, &mut view, given.as_ref(), &mut last, &mut warned);
         let gives_up = gives_up(&looked, &mut missing);
         match looked {
             Ok(()) => said = None,
@@ -137,11 +138,14 @@ enum Trouble {
 
 fn look(
     args: &WitnessArgs,
+    view: &mut ViewOption,
     given: Option<&VerifierKey>,
     last: &mut Option<Vec<u8>>,
     warned: &mut bool,
 ) -> Result<(), Trouble> {
-    let signed = Signed::find(&args.view).map_err(Trouble::NotNow)?;
+    let signed = Signed::find(view).map_err(Trouble::NotNow)?;
+    // Others may be mounted later, or instead.
+    view.view = view.view.take().or_else(|| signed.mountpoint.clone());
     if let Some(to) = args.to.as_deref().filter(|_| !std::mem::replace(warned, true))
         && let Some(what) = near(to, &signed)
     {
