@@ -34,6 +34,19 @@ fn lived_in() -> (Scene, Mount) {
 }
 
 #[test]
+fn what_was_done_just_before_is_found() {
+    let scene = Scene::lab();
+    let mount = scene.mount();
+    for form in [".".to_owned(), scene.config().display().to_string()] {
+        let script = format!(
+            "for at in $(seq 20); do : >inbox/$at; $OCTROI audit query --view {form} --op create | tail -n 1 | \
+             grep -q \"\\\"/inbox/$at\\\"\" || echo $at is missing; rm inbox/$at; done"
+        );
+        assert_eq!(mount.sh(&script).ok(), "");
+    }
+}
+
+#[test]
 fn query_finds_what_is_asked_for() {
     let (_scene, mount) = lived_in();
     let query = |arguments: &str| mount.sh(&format!("$OCTROI audit query {arguments}")).ok();

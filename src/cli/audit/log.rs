@@ -3,22 +3,26 @@
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::config;
 use crate::control::protocol::{Answer, Request};
 use crate::ledger::Reader;
 use crate::sys::limits;
-use crate::types::TxId;
+use crate::types::{TxId, within};
 
 use super::super::failure::{Failure, cannot};
 use super::super::output::is_terminal;
-use super::super::target::ViewOption;
+use super::super::target::{ViewOption, mount_of_config};
 use super::super::unexpected;
 use super::filter::Filter;
 use super::scope::Scope;
 
 /// Bytes that are read at once; longer than any line.
 pub(super) const PIECE: usize = 256 * 1024;
+
+/// How long the daemon may take to write what it has.
+const WRITE_WAIT: Duration = Duration::from_secs(2);
 
 /// Where the lines come from.
 pub(in crate::cli) enum Log {
@@ -39,6 +43,9 @@ impl Log {
         if let Some(config) = option.view.as_deref().filter(|path| path.is_file()) {
             let loaded = config::load(config)
                 .map_err(|errors| Failure::diagnostics(errors.render(is_terminal())))?;
+            if let Some(mount) = mount_of_config(config, &loaded.config.view) {
+                have_written(&mount.mountpoint);
+            }
             let log = Self::of_state(&loaded.config.state)?;
             return Ok((log, Scope::of_config(config, &loaded.config)));
         }
@@ -46,6 +53,7 @@ impl Log {
         let mountpoint = &view.mount.mountpoint;
         match view.client.ask(&Request::Status) {
             Ok(Answer::Status(status)) => {
+                have_written(mountpoint);
                 let log = Self::of_state(&status.state)?;
                 Ok((log, Scope::of_status(&status, mountpoint)))
             }
@@ -202,6 +210,13 @@ impl Log {
         }
         Ok(first)
     }
+}
+
+/// Has the daemon write what it has recorded, which it does within some milliseconds by itself: who looks at the log
+/// in `.audit` sees all. Not waited for when it hangs: what is in the segments can be read.
+fn have_written(mountpoint: &Path) {
+    let log = mountpoint.join(".audit/log.jsonl");
+    let _ = within(WRITE_WAIT, move || std::fs::metadata(log).map(drop));
 }
 
 /// The lines of a transaction, by the index of the segments.
