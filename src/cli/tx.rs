@@ -79,6 +79,12 @@ enum Command {
         /// Delete for good what stage and hold keep of it
         #[arg(long)]
         discard: bool,
+        /// A branch that it waits for, which the configuration has no more, never comes back
+        ///
+        /// What the other branches keep of it is deleted, also where that is the last copy. What the missing branch
+        /// has of it is given up: should it come back, it is kept, and a source that stands there is seen again.
+        #[arg(long, requires = "discard")]
+        branch_gone: bool,
     },
 }
 
@@ -131,8 +137,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
                 _ => Err(unexpected()),
             }
         }
-        Command::Accept { one, discard: false } => settle("accept", one, Wish::Accept),
-        Command::Accept { one, discard: true } => settle("discard", one, Wish::Discard),
+        Command::Accept { one, discard, branch_gone } => match (discard, branch_gone) {
+            (false, _) => settle("accept", one, Wish::Accept),
+            (true, false) => settle("discard", one, Wish::Discard),
+            (true, true) => settle("give up", one, Wish::GiveUp),
+        },
     }
 }
 

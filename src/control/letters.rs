@@ -26,6 +26,8 @@ pub enum Wish {
     Accept,
     /// It is right as it is, and what is kept can go.
     Discard,
+    /// The same, where a branch that left never comes back.
+    GiveUp,
 }
 
 /// What there is of a dead letter, and the choices.
@@ -70,7 +72,11 @@ pub(super) fn letter(vfs: &Vfs, txid: TxId, found: &Transaction) -> Option<Box<D
     }
     if !kept.is_empty() {
         let refused = refused(vfs.check_settle(txid, Settle::Discard));
-        add("accept --discard", discard(&kept, &findings, &found.rest, dead, refused));
+        add("accept --discard", refused.unwrap_or_else(|| discard(&kept)));
+    }
+    if findings.iter().any(is_past) {
+        let refused = refused(vfs.check_settle(txid, Settle::GiveUp));
+        add("accept --discard --branch-gone", refused.unwrap_or_else(|| give_up(&kept)));
     }
     Some(Box::new(DeadLetter {
         happened: happened(found, dead),
@@ -264,38 +270,22 @@ fn waits(rest: &Rest, found: &Finding) -> bool {
     rest.moves.contains(&found.step) || rest.back && !rest.moves.is_empty()
 }
 
-/// `refused`: why the mover would not do it.
-fn discard(
-    kept: &[String],
-    findings: &[Finding],
-    rest: &Rest,
-    dead: bool,
-    refused: Option<String>,
-) -> String {
-    let all = kept.join(", ");
-    if rest.moves.is_empty() {
-        return refused
-            .unwrap_or_else(|| format!("as accept, and deletes for good what is kept: {all}"));
-    }
-    let waiting = || findings.iter().filter(|found| waits(rest, found));
-    if waiting().any(is_past) {
-        return format!(
-            "refused, for what is on a branch that the view has no more may be seen twice when that is back: \
-             discard then. If it never will be, delete by hand what is kept: {all}"
-        );
-    }
-    for found in waiting() {
-        if let Found::NotNow(why) = &found.found {
-            return format!("refused for now: {why}");
-        }
-    }
-    match dead {
-        true => {
-            "refused, for something of it is not moved yet: retry or accept it first".to_owned()
-        }
-        false => "refused, for something of it is not moved yet: the next mount goes on with it"
-            .to_owned(),
-    }
+fn discard(kept: &[String]) -> String {
+    format!("as accept, and deletes for good what is kept: {}", kept.join(", "))
+}
+
+fn give_up(kept: &[String]) -> String {
+    let deletes = match kept.is_empty() {
+        true => "nothing is deleted".to_owned(),
+        false => format!(
+            "what is kept is deleted for good, also where it is the last copy: {}",
+            kept.join(", ")
+        ),
+    };
+    format!(
+        "for a branch that never comes back: {deletes}; what the missing branch has of it is given up. Should it come \
+         back all the same, that is kept, and a source that stands there is seen again"
+    )
 }
 
 fn is_past(finding: &Finding) -> bool {
@@ -330,6 +320,7 @@ pub(super) fn settle(vfs: &Vfs, peer: Caller, txid: TxId, wish: Wish) -> Result<
         Wish::Abort => Settle::Withdraw,
         Wish::Accept => Settle::Accept,
         Wish::Discard => Settle::Discard,
+        Wish::GiveUp => Settle::GiveUp,
     };
     let settled = vfs.settle_letter(peer, txid, settle).map_err(|error| error.to_string())?;
     let (done, now) = match settled {
@@ -338,7 +329,7 @@ pub(super) fn settle(vfs: &Vfs, peer: Caller, txid: TxId, wish: Wish) -> Result<
         Settled::Reverted(Some(why)) => {
             (true, format!("could not be completed and is put back: {why}"))
         }
-        Settled::Accepted if wish == Wish::Discard => {
+        Settled::Accepted if matches!(wish, Wish::Discard | Wish::GiveUp) => {
             (true, "is accepted, and what it kept is deleted".to_owned())
         }
         Settled::Accepted => (true, "is accepted as it is".to_owned()),
@@ -373,26 +364,20 @@ mod tests {
 
     /// The source is as said, what crossed has arrived, and the move of the source waits.
     #[track_caller]
-    fn check(source: Found, back: bool, dead: bool, accepted: &str, discarded: &str) {
+    fn check(source: Found, back: bool, accepted: &str) {
         let findings = [finding(Act::Retire, source), finding(Act::Apply, Found::Moved)];
         let rest = Rest { moves: vec![findings[0].step.clone()], back };
         let kept = ["kept".to_owned()];
         let told = accept(&kept, &findings, &rest);
         assert!(told.contains(accepted), "{told}");
-        let told = discard(&kept, &findings, &rest, dead, None);
-        assert!(told.starts_with("refused") && told.contains(discarded), "{told}");
     }
 
     #[test]
-    fn what_waits_for_a_branch_is_told_before_it_is_accepted_or_discarded() {
+    fn what_waits_for_a_branch_is_told_before_it_is_accepted() {
         for away in [Found::Past("gone".to_owned()), Found::NotNow("offline".to_owned())] {
-            let refused =
-                if away == Found::NotNow("offline".to_owned()) { "offline" } else { "twice" };
-            check(away.clone(), false, true, "what it left there goes to hold", refused);
-            check(away, true, true, "what it still has is taken back", refused);
+            check(away.clone(), false, "what it left there goes to hold");
+            check(away, true, "what it still has is taken back");
         }
-        let twice = "seen at its source and at its target";
-        check(Found::NotMoved, false, true, twice, "retry or accept it first");
-        check(Found::NotMoved, false, false, twice, "the next mount goes on with it");
+        check(Found::NotMoved, false, "seen at its source and at its target");
     }
 }

@@ -336,9 +336,10 @@ pub(super) fn tell(recovery: &Recovery, notices: &mut Vec<String>) {
         notices
             .push(format!("branch {branch} holds {name}, which no transaction knows; it is kept"));
     }
-    for (branch, name) in &recovery.returned_hold {
-        let name = name.display();
-        notices
-            .push(format!("branch {branch} holds {name}, which was recorded as lost; it is kept"));
+    for (branch, at) in &recovery.returned {
+        let at = at.display();
+        notices.push(format!(
+            "branch {branch} has .octroi/{at}, which was recorded as lost; it is kept"
+        ));
     }
 }

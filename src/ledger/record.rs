@@ -392,7 +392,8 @@ pub struct PurgeRecord {
     pub txid: TxId,
     /// Why, in words.
     pub reason: String,
-    /// Nothing was removed: what hold should have had was found gone. What reappears of it is kept.
+    /// Some of what it should have was found gone from hold, or is on a branch that left the view and was given up.
+    /// What reappears of it is kept.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lost: bool,
 }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::ops::Deref;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::journal::{Journal, Transaction, TransactionState};
 use super::moves::{Place, PlacedMove, Whereabouts, whereabouts};
@@ -26,8 +26,8 @@ pub enum Irregularity {
     Stage(String, OsString),
     /// An entry of hold that no transaction knows: branch and name. It is kept.
     Hold(String, OsString),
-    /// An entry of hold that was recorded as lost: branch and name. It is kept.
-    Returned(String, OsString),
+    /// Something that was recorded as lost: branch, and where it is in the private folder. It is kept.
+    Returned(String, PathBuf),
     /// An entry of hold whose purge is recorded: branch and name. Recovery removes it.
     Purged(String, OsString),
     /// What a completed crossing should have in hold is not there, or is something else: it cannot be
@@ -88,7 +88,13 @@ pub fn inspect<S: Storage, B: Deref<Target = MoverBranch<S>>>(
             Ok(names) => {
                 let needed: HashSet<OsString> = needed(journal);
                 let idle = names.into_iter().filter(|name| !needed.contains(name));
-                found.extend(idle.map(|name| Irregularity::Stage(branch.name.clone(), name)));
+                found.extend(idle.map(|name| match is_lost(journal, &name) {
+                    true => {
+                        let at = Path::new("stage").join(name);
+                        Irregularity::Returned(branch.name.clone(), at)
+                    }
+                    false => Irregularity::Stage(branch.name.clone(), name),
+                }));
             }
             Err(error) => found.push(error),
         }
@@ -127,15 +133,20 @@ pub(super) fn owner_of(name: &OsStr) -> Option<TxId> {
     number.bytes().all(|byte| byte.is_ascii_digit()).then(|| txid.parse().ok())?
 }
 
+/// Whether what has this name in stage or hold was recorded as lost: should it reappear, nobody deletes it.
+pub(super) fn is_lost(journal: &Journal, name: &OsStr) -> bool {
+    owner_of(name).and_then(|txid| journal.get(txid)).is_some_and(|found| found.lost)
+}
+
 fn stray<S: Storage>(
     journal: &Journal,
     branch: &MoverBranch<S>,
     name: OsString,
 ) -> Option<Irregularity> {
-    let known = owner_of(&name).and_then(|txid| journal.get(txid));
-    if known.is_some_and(|found| found.lost) {
-        return Some(Irregularity::Returned(branch.name.clone(), name));
+    if is_lost(journal, &name) {
+        return Some(Irregularity::Returned(branch.name.clone(), Path::new("hold").join(name)));
     }
+    let known = owner_of(&name).and_then(|txid| journal.get(txid));
     match known.map(|found| (found.state, found.purged)) {
         Some((TransactionState::Done | TransactionState::Accepted, true)) => {
             Some(Irregularity::Purged(branch.name.clone(), name))

@@ -4,7 +4,7 @@
 //! other: cut off anywhere, the next recovery goes on with it ([`Step::Retry`] by the way of a
 //! decided crossing, [`Step::Withdraw`] by [`Mover::take_back`]). It ends as DONE, as REVERTED, or
 //! as a dead letter again. [`Step::Accept`] moves nothing. Nothing that a dead letter keeps is deleted
-//! but by [`Settle::Discard`].
+//! but by [`Settle::Discard`] and [`Settle::GiveUp`].
 
 use std::sync::Arc;
 
@@ -32,6 +32,8 @@ pub enum Settle {
     /// As [`Settle::Accept`], also of one that was accepted before; and what stage and hold have of it is
     /// deleted.
     Discard,
+    /// As [`Settle::Discard`], where branches of it that left the view never come back.
+    GiveUp,
 }
 
 /// How it ended.
@@ -190,7 +192,7 @@ impl<S: Storage> Mover<S> {
                     self.write_wish(CrossingRecord { moves, ..wish(Step::Accept) })?;
                     Settled::Accepted
                 }
-                Settle::Discard => {
+                Settle::Discard | Settle::GiveUp => {
                     if letter.state == TransactionState::Dead {
                         self.write_wish(wish(Step::Accept))?;
                     }
@@ -209,7 +211,9 @@ impl<S: Storage> Mover<S> {
         let found = found.ok_or(LetterError::Unknown)?;
         let fits = match found.state {
             TransactionState::Dead => true,
-            TransactionState::Accepted => settle == Settle::Discard && !found.purged,
+            TransactionState::Accepted => {
+                matches!(settle, Settle::Discard | Settle::GiveUp) && !found.purged
+            }
             _ => false,
         };
         if fits { Ok(found) } else { Err(LetterError::NotDead { state: found.state.word() }) }

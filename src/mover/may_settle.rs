@@ -33,10 +33,8 @@ impl<S: Storage> Mover<S> {
                 })
             }
             Settle::Accept => Ok(()),
-            Settle::Discard => {
-                self.check_waits_for_nothing(letter)?;
-                self.check_own(letter)
-            }
+            Settle::Discard => self.check_discard(letter, false),
+            Settle::GiveUp => self.check_discard(letter, true),
         }
     }
 

@@ -153,7 +153,10 @@ impl<S: Storage> Mover<S> {
         };
         if rest.back && !(arrived && self.is_worked_on(record)?) {
             return match self.may_go_back(record, returned)? {
-                true => Ok(Plan::TakeBack),
+                true => Ok(match self.taken_home(record)? {
+                    Some(path) => Plan::Ask(format!("{path} is taken")),
+                    None => Plan::TakeBack,
+                }),
                 false if arrived => {
                     Err("it is taken back by a mount that has all its branches".into())
                 }
@@ -242,6 +245,25 @@ impl<S: Storage> Mover<S> {
             }
         }
         Ok(true)
+    }
+
+    /// The name of a source that is to come back, and that something else has: then what crosses would be at neither
+    /// of its names.
+    fn taken_home(&self, record: &CrossingRecord) -> Result<Option<String>, String> {
+        for step in record.moves.iter().filter(|step| step.act == Act::Retire) {
+            let Ok(ends) = self.open_ends(step) else { continue };
+            if self.where_is(&ends)? != Whereabouts::To {
+                continue;
+            }
+            let found = self.storage.stat(&ends.from.dir, &ends.from.name);
+            let path = step.from.path.display();
+            match found {
+                Ok(None) => {}
+                Ok(Some(_)) => return Ok(Some(path.to_string())),
+                Err(errno) => return Err(format!("cannot look at {path}: {}", errno_name(errno))),
+            }
+        }
+        Ok(None)
     }
 
     /// The wish comes first, as when a person has it: cut off, the next recovery goes on with it.

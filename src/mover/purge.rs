@@ -116,7 +116,7 @@ impl<S: Storage> Mover<S> {
             if sabotaged("purge: the record comes first") {
                 self.remove_purged(held);
             }
-            self.record_purge(txid, reason)
+            self.record_purge(PurgeRecord { txid, reason, lost: false })
         };
         // From here on nobody offers it for undo: a large tree keeps no other purge waiting.
         match recorded {
@@ -155,8 +155,7 @@ impl<S: Storage> Mover<S> {
             return false;
         }
         let reason = "what it kept is gone".to_owned();
-        let record = Record::Purge(PurgeRecord { txid, reason, lost: true });
-        let recorded = self.append(record, Durability::Sync);
+        let recorded = self.record_purge(PurgeRecord { txid, reason, lost: true });
         if let Err(error) = &recorded {
             log::warn!("crossing {txid}: its loss is not recorded: {error}");
         }
@@ -165,8 +164,8 @@ impl<S: Storage> Mover<S> {
     }
 
     /// Records that what a transaction moved to hold goes. The caller has `purging`.
-    pub(super) fn record_purge(&self, txid: TxId, reason: String) -> Result<(), CrossingError> {
-        self.append(Record::Purge(PurgeRecord { txid, reason, lost: false }), Durability::Sync)
+    pub(super) fn record_purge(&self, purge: PurgeRecord) -> Result<(), CrossingError> {
+        self.append(Record::Purge(purge), Durability::Sync)
     }
 
     /// Removes what was recorded to go, from stage or hold.

@@ -15,7 +15,7 @@ use super::sabotage::sabotaged;
 use super::{Mover, MoverBranch, Name, later_step};
 use crate::error::{Errno, errno_name};
 use crate::ledger::Durability;
-use crate::ledger::record::{Act, Area, CrossingRecord, Spot, Step};
+use crate::ledger::record::{Act, Area, CrossingRecord, PurgeRecord, Spot, Step};
 use crate::storage::{Metadata, Storage};
 use crate::types::{BranchIndex, Caller, Handle, TxId, ViewPath};
 
@@ -234,7 +234,8 @@ impl<S: Storage> Mover<S> {
             Some(ends.filter(|to| to.area == Area::Hold).cloned().collect())
         });
         let Some(held) = held else { return Vec::new() };
-        match self.record_purge(txid, PURGE_REASON.to_owned()) {
+        match self.record_purge(PurgeRecord { txid, reason: PURGE_REASON.to_owned(), lost: false })
+        {
             Ok(()) => held,
             Err(error) => {
                 log::warn!("rename {txid}: what it displaced stays in hold: {error}");

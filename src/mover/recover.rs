@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 
@@ -44,8 +44,8 @@ pub struct Recovery {
     pub purged_left: u64,
     /// Entries of hold that no transaction knows: branch and name. They are kept.
     pub unknown_hold: Vec<(String, OsString)>,
-    /// Entries of hold that were recorded as lost: branch and name. They are kept.
-    pub returned_hold: Vec<(String, OsString)>,
+    /// What was recorded as lost: branch, and where it is in the private folder. It is kept.
+    pub returned: Vec<(String, PathBuf)>,
 }
 
 /// Why a transaction could not be looked into now.
@@ -355,6 +355,10 @@ impl<S: Storage> Mover<S> {
         };
         let needed = self.with_journal(inspect::needed);
         for name in names.iter().filter(|name| !needed.contains(*name)) {
+            if self.with_journal(|journal| inspect::is_lost(journal, name)) {
+                recovery.returned.push((branch.name.clone(), Path::new("stage").join(name)));
+                continue;
+            }
             match remove(&*self.storage, &branch.stage, name) {
                 Ok(()) => recovery.swept = recovery.swept.saturating_add(1),
                 Err(error) => {
@@ -374,18 +378,14 @@ impl<S: Storage> Mover<S> {
             }
         };
         for name in names {
-            let txid = inspect::owner_of(&name);
+            if self.with_journal(|journal| inspect::is_lost(journal, &name)) {
+                recovery.returned.push((branch.name.clone(), Path::new("hold").join(name)));
+                continue;
+            }
             let known = self.with_journal(|journal| {
-                txid.and_then(|txid| journal.get(txid))
-                    .map(|found| (found.state, found.purged, found.lost))
+                let known = inspect::owner_of(&name).and_then(|txid| journal.get(txid));
+                known.map(|found| (found.state, found.purged))
             });
-            let known = match known {
-                Some((.., true)) => {
-                    recovery.returned_hold.push((branch.name.clone(), name));
-                    continue;
-                }
-                known => known.map(|(state, purged, _)| (state, purged)),
-            };
             match known {
                 Some((TransactionState::Done | TransactionState::Accepted, true)) => {
                     self.remove_held(branch, &name);

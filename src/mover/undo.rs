@@ -18,7 +18,7 @@ use super::tree::Tree;
 use super::{Admit, Moved, Mover, MoverBranch, Progress, stage};
 use crate::ledger::Durability;
 use crate::ledger::record::{Act, Area, CrossingRecord, Move, Spot, Step};
-use crate::storage::{Kind, Storage};
+use crate::storage::{Kind, Metadata, Storage};
 use crate::types::{BranchIndex, Caller, Handle, TxId};
 
 impl<S: Storage> Mover<S> {
@@ -87,7 +87,7 @@ impl<S: Storage> Mover<S> {
             self.with_journal(|journal| journal.get(txid).map(|found| found.record.clone()));
         let record = found.ok_or(CrossingError::UndoUnknown { txid })?;
         let held = all(&record, Act::Retire).chain(all(&record, Act::Displace));
-        held.into_iter().try_for_each(|held| self.check_held(txid, held))
+        held.into_iter().try_for_each(|held| self.check_held(txid, held).map(drop))
     }
 
     /// The COMMIT record of a transaction that may be taken back.
@@ -140,7 +140,7 @@ impl<S: Storage> Mover<S> {
     }
 
     /// What hold should keep must be there, as it was when it came.
-    fn check_held(&self, undone: TxId, held: &Move) -> Result<(), CrossingError> {
+    fn check_held(&self, undone: TxId, held: &Move) -> Result<Metadata, CrossingError> {
         if held.to.area != Area::Hold {
             return Err(impossible(undone, "its record is not understood"));
         }
@@ -157,7 +157,7 @@ impl<S: Storage> Mover<S> {
             }
         };
         match same || sabotaged("undo: what is held") {
-            true => Ok(()),
+            true => Ok(found),
             false => Err(impossible(undone, "what it moved to hold has changed")),
         }
     }
@@ -303,8 +303,10 @@ impl<S: Storage> Mover<S> {
             moves.push(apply);
         }
         for step in all(original, Act::Displace) {
+            // Who had it open when it made way may have written to it since.
+            let as_held = self.check_held(original.txid, step)?.identity;
             let (held, home) = (self.spot(&step.to)?, self.spot(&step.from)?);
-            moves.push(place(Act::Restore, &held, &home, &step.identity));
+            moves.push(place(Act::Restore, &held, &home, &as_held));
         }
         prepared.moves = moves;
         prepared.moved = moved;

@@ -60,7 +60,7 @@ impl Vfs {
         }
         self.ready_to_record().map_err(SettleError::Ledger)?;
         let exe = exe_of(caller.pid);
-        if matches!(settle, Settle::Accept | Settle::Discard) {
+        if matches!(settle, Settle::Accept | Settle::Discard | Settle::GiveUp) {
             return Ok(self.mover.settle(caller, exe, txid, settle)?);
         }
         let record = self.mover.letter(txid, settle)?.record;

@@ -264,11 +264,10 @@ fn finding(found: Irregularity, ids: &HashMap<String, BranchUuid>) -> Finding {
             "it is kept; look at it in .octroi/hold, and remove it by hand if nobody wants it"
                 .to_owned(),
         ),
-        Irregularity::Returned(branch, name) => (
+        Irregularity::Returned(branch, at) => (
             "hold",
-            format!("branch {branch} holds {}, which was recorded as lost", shown(&name)),
-            "it is kept; take what you want of it from .octroi/hold, and remove it by hand"
-                .to_owned(),
+            format!("branch {branch} has .octroi/{}, which was recorded as lost", at.display()),
+            "it is kept; take what you want of it, and remove it by hand".to_owned(),
         ),
         Irregularity::Purged(branch, name) => (
             "hold",

@@ -141,7 +141,7 @@ fn check_after_crash(
     let ended = match wish {
         Settle::Retry => (TransactionState::Done, after()),
         Settle::Withdraw => (TransactionState::Reverted, before()),
-        Settle::Accept | Settle::Discard => unreachable!("they move nothing"),
+        Settle::Accept | Settle::Discard | Settle::GiveUp => unreachable!("they move nothing"),
     };
     let state = world.state(txid).unwrap();
     if state != TransactionState::Dead {

@@ -273,7 +273,7 @@ fn what_was_recorded_as_lost_is_kept_when_it_reappears() {
     world.disk.sync_all();
     let world = world.restart(false);
     let recovery = world.mover.recover();
-    assert_eq!(recovery.returned_hold, [("a".to_owned(), held.into())]);
+    assert_eq!(recovery.returned, [("a".to_owned(), Path::new("hold").join(&held))]);
     let later = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1000);
     assert_eq!(world.mover.purge(later, std::time::Duration::ZERO), Purged::default());
     assert_eq!(world.private(0, "hold"), [b"the original"]);

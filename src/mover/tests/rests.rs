@@ -147,7 +147,7 @@ fn what_came_back_and_was_worked_on_is_not_taken_away() {
 fn an_undo_is_not_taken_back_from_under_work() {
     for folder in [false, true] {
         for worked_on in [0, 1] {
-            let (world, txid) = undone_and_dead(folder);
+            let (world, txid) = undone_and_dead(folder, |_, _| ());
             let all = world.places();
             match (worked_on, folder) {
                 (1, true) => world.put(1, "sub/g/new", b"work"),
@@ -166,8 +166,8 @@ fn an_undo_is_not_taken_back_from_under_work() {
     }
 }
 
-/// An undo that has made all its moves, of a file or of a folder, and is a dead letter.
-fn undone_and_dead(folder: bool) -> (World, TxId) {
+/// An undo that has made all its moves, of a file or of a folder, and is a dead letter; with what happens before it.
+pub(super) fn undone_and_dead(folder: bool, before_it: impl Fn(&World, TxId)) -> (World, TxId) {
     for step in 0..STEPS_MAX {
         let world = new_world(Names::Journal, false);
         match folder {
@@ -183,13 +183,20 @@ fn undone_and_dead(folder: bool) -> (World, TxId) {
         }
         let before = world.ends();
         let crossed = world.cross("f", "sub/g").unwrap().txid;
+        let arrived = world.ends();
+        before_it(&world, crossed);
         world.mover.ledger.flush().unwrap();
         world.disk.sync_all();
         world.disk.fail_at(world.disk.steps() + step, Fault::Crash);
         let _ = world.undo(crossed);
         let world = World::on(world.disk.crash(0), false);
         let open = world.mover.left_open();
-        if let Some(record) = open.first().filter(|_| world.ends() == before) {
+        let ends = world.ends();
+        let made = match folder {
+            true => ends == before,
+            false => ends.0 == before.0 && ends.1 != arrived.1,
+        };
+        if let Some(record) = open.first().filter(|_| made) {
             let dead = later_step(record, Step::Dead, None, "EIO".to_owned());
             world.mover.record(dead, Durability::Sync).unwrap();
             return (world, record.txid);
@@ -322,4 +329,65 @@ fn what_was_accepted_ends_where_nothing_has_arrived() {
         assert_eq!(world.mover.recover(), Recovery::default());
         assert_eq!(world.settle(txid, Settle::Discard), Ok(Settled::Accepted));
     }
+}
+
+/// What is to be taken back stays where it is when its old name is somebody else's by then: it would be seen nowhere.
+#[test]
+fn what_cannot_go_home_stays_where_it_is_seen() {
+    let made = |world: &World| world.ends() == (None, Some(new_content()));
+    for (world, txid) in dead_after(CROSSING, 0, made) {
+        world.ask_back(txid);
+        let folder = world.dir(0, "f");
+        world.put(0, "f", b"somebody's");
+        let world = world.restart(false);
+        let recovery = world.mover.recover();
+        assert_eq!(recovery.dead.len(), 1, "{recovery:?}");
+        assert_eq!(world.ends(), (Some(b"somebody's".to_vec()), Some(new_content())));
+        world.disk.unlink(&folder, "f".as_ref()).unwrap();
+        assert!(matches!(world.settle(txid, Settle::Withdraw), Ok(Settled::Reverted(_))));
+        assert_eq!(world.ends(), (Some(new_content()), Some(OLD.to_vec())));
+    }
+}
+
+/// A branch never comes back: who says so ends what waits for it. What it has is kept should it come back all the same.
+#[test]
+fn what_waits_for_a_branch_that_never_comes_back_is_given_up() {
+    for (out, accepted) in [(0, false), (0, true), (1, false), (1, true)] {
+        let found = if out == 0 { seen_twice(CROSSING, 0) } else { made_and_out() };
+        for (world, txid) in found {
+            if accepted {
+                world.settle(txid, Settle::Accept).unwrap();
+            }
+            assert!(world.settle(txid, Settle::Discard).is_err());
+            let ends = world.ends();
+            assert_eq!(world.settle(txid, Settle::GiveUp), Ok(Settled::Accepted));
+            assert_eq!(world.ends(), ends, "what users see is not touched");
+            let there = 1 - out;
+            let private =
+                |world: &World, at| [world.private(at, "stage"), world.private(at, "hold")];
+            assert_eq!(private(&world, there).concat(), [] as [Vec<u8>; 0]);
+            assert!(world.settle(txid, Settle::GiveUp).is_err(), "it has ended");
+            let kept = private(&world, out);
+            let world = world.restart(false);
+            for _ in 0..2 {
+                let recovery = world.mover.recover();
+                assert_eq!(recovery.returned.len(), kept.concat().len(), "{recovery:?}");
+                assert!(recovery.completed.is_empty() && recovery.dead.is_empty(), "{recovery:?}");
+                assert_eq!(private(&world, out), kept);
+                assert_eq!(world.ends(), ends);
+            }
+        }
+    }
+}
+
+/// What is only offline is not given up.
+#[test]
+fn what_waits_for_a_branch_that_is_offline_is_not_given_up() {
+    let (world, txid) = seen_twice(CROSSING, 0).swap_remove(0);
+    let world = world.restart(false);
+    let source = world.leave(0);
+    let refused = world.settle(txid, Settle::GiveUp);
+    assert!(matches!(refused, Err(LetterError::InVain { .. })), "{refused:?}");
+    world.mover.branch_returned(source);
+    assert_eq!(world.ends(), (None, Some(new_content())));
 }

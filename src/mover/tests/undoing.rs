@@ -1,6 +1,8 @@
 //! Undo, with the power on.
 
+use super::rests::undone_and_dead;
 use super::*;
+use crate::ledger::record::PurgeRecord;
 
 #[test]
 fn an_undo_restores_both_ends() {
@@ -36,7 +38,8 @@ fn what_cannot_be_taken_back_any_more_is_still_the_last() {
     let last = world.cross("g", "g").unwrap().txid;
     let last_of = |world: &World| world.mover.with_journal(|journal| journal.last_of(1000));
     assert_eq!(last_of(&world), Some(last));
-    world.mover.record_purge(last, "a test says so".to_owned()).unwrap();
+    let purge = PurgeRecord { txid: last, reason: "a test says so".to_owned(), lost: false };
+    world.mover.record_purge(purge).unwrap();
     assert_eq!(last_of(&world), Some(last), "{first} would be taken back, which nobody asked for");
     assert!(world.undo(last).unwrap_err().to_string().contains("purged"));
 }
@@ -53,6 +56,21 @@ fn what_hold_lacks_is_known_before_an_undo_is_tried() {
     }
     let error = world.mover.check_hold(crossed).unwrap_err();
     assert!(error.to_string().contains("what it moved to hold is gone"), "{error}");
+}
+
+/// Who had what was replaced open when it made way wrote to it afterwards: the undo takes it as it is, and may itself
+/// be taken back.
+#[test]
+fn what_was_replaced_is_restored_as_its_last_writer_left_it() {
+    let (world, txid) = undone_and_dead(false, |world, crossed| {
+        let hold = world.disk.open_dir(&world.roots[1], Path::new(".octroi/hold")).unwrap();
+        let file = world.disk.open_write(&hold, crossed.to_string().as_ref()).unwrap();
+        world.disk.write_at(&file, b"written afterwards", 0).unwrap();
+        world.disk.sync_all();
+    });
+    assert!(world.mover.examine(txid).iter().all(|finding| !finding.written));
+    assert!(matches!(world.settle(txid, Settle::Withdraw), Ok(Settled::Reverted(_))));
+    assert_eq!(world.ends(), (None, Some(new_content())));
 }
 
 #[test]
