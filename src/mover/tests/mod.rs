@@ -9,7 +9,7 @@ use super::*;
 use crate::error::Errno;
 use crate::policy::{GateTerms, Verify};
 use crate::storage::Kind;
-use crate::storage::simulated::{DeviceOptions, Fault, Names, SimulatedDir};
+use crate::storage::simulated::{DeviceOptions, Fault, Names, SimulatedDir, sum_of};
 use crate::types::{Caller, Time, ViewPath};
 
 mod commands;
@@ -307,9 +307,7 @@ fn describe(disk: &Disk, dir: &SimulatedDir, name: &OsStr, path: &Path, lines: &
     let xattrs = disk.xattrs(dir, name).unwrap();
     let directory = found.kind == Kind::Directory;
     let bytes = (!directory).then(|| match found.kind {
-        Kind::File => {
-            stage::hex(&stage::hash_text(OsStr::from_bytes(&content(disk, dir, name).unwrap())))
-        }
+        Kind::File => sum_of(&content(disk, dir, name).unwrap()).to_string(),
         _ => String::new(),
     });
     lines.push(format!(

@@ -43,7 +43,7 @@ impl World {
                 for name in self.disk.list(&dir).unwrap() {
                     let found = self.disk.stat(&dir, &name).unwrap();
                     let content = content(&self.disk, &dir, &name).unwrap();
-                    let hash = stage::hex(&stage::hash_text(OsStr::from_bytes(&content)));
+                    let hash = sum_of(&content);
                     image.push(format!("{at} {folder} {name:?} {found:?} {hash}"));
                 }
             }

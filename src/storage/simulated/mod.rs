@@ -27,6 +27,8 @@ mod content;
 mod faults;
 #[cfg(test)]
 mod image;
+#[cfg(test)]
+pub(crate) use image::sum_of;
 mod names;
 mod random;
 mod state;
