@@ -138,7 +138,7 @@ fn a_crossing_whose_hold_is_gone_is_not_offered_for_undo() {
     assert!(hold.join("aside").exists(), "what is in doubt was removed");
     // Whoever brings it back later, from lost+found for one, keeps it, and is told.
     fs::rename(hold.join("aside"), &held).expect("mv");
-    let lost = format!("branch inbox holds {txid}, which was recorded as lost");
+    let lost = format!("branch inbox has .octroi/hold/{txid}, which was recorded as lost");
     finds(&scene, &[&lost]);
     let mount = scene.mount();
     let said = mount.sh(&format!("$OCTROI undo {txid}")).fails(1);
