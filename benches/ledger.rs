@@ -158,6 +158,7 @@ fn fill(state: &Path, count: u64) -> io::Result<String> {
                 txid: transaction(number),
                 reason: "kept for 3600 s".to_owned(),
                 lost: false,
+                given_up: Vec::new(),
             }),
             _ => record(number),
         };

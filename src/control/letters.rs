@@ -63,7 +63,8 @@ pub(super) fn letter(vfs: &Vfs, txid: TxId, found: &Transaction) -> Option<Box<D
     let mut add = |command: &str, effect: String| {
         choices.push(Choice { command: format!("octroi tx {command} {txid}"), effect });
     };
-    let kept = kept(&findings, at);
+    let kept: Vec<String> =
+        vfs.kept_of(txid).iter().map(|spot| at(spot).display().to_string()).collect();
     if dead {
         add("retry", retry(&findings));
         let refused = refused(vfs.check_settle(txid, Settle::Withdraw));
@@ -290,27 +291,6 @@ fn give_up(kept: &[String]) -> String {
 
 fn is_past(finding: &Finding) -> bool {
     matches!(finding.found, Found::Past(_))
-}
-
-/// What stage and hold have of it.
-fn kept(findings: &[Finding], at: impl Fn(&Spot) -> PathBuf) -> Vec<String> {
-    let mut kept = Vec::new();
-    for finding in findings {
-        let step = &finding.step;
-        let spot = match finding.found {
-            Found::NotMoved => &step.from,
-            Found::Moved | Found::AtBoth => &step.to,
-            Found::Left
-            | Found::Nowhere
-            | Found::NoFolder(_)
-            | Found::Past(_)
-            | Found::NotNow(_) => continue,
-        };
-        if spot.area != Area::Tree {
-            kept.push(at(spot).display().to_string());
-        }
-    }
-    kept
 }
 
 /// Does what is wanted, and says what came of it.

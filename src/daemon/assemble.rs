@@ -331,10 +331,11 @@ pub(super) fn tell(recovery: &Recovery, notices: &mut Vec<String>) {
     for (txid, why) in &recovery.left_open {
         notices.push(format!("crossing {txid} waits for its branch: {why}"));
     }
-    for (branch, name) in &recovery.unknown_hold {
-        let name = name.display();
-        notices
-            .push(format!("branch {branch} holds {name}, which no transaction knows; it is kept"));
+    for (branch, at) in &recovery.unknown {
+        let at = at.display();
+        notices.push(format!(
+            "branch {branch} has .octroi/{at}, which no transaction knows; it is kept"
+        ));
     }
     for (branch, at) in &recovery.returned {
         let at = at.display();

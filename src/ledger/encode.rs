@@ -346,6 +346,7 @@ mod tests {
             txid: crate::types::TxId(ulid::Ulid::nil()),
             reason: long,
             lost: false,
+            given_up: Vec::new(),
         });
         assert_eq!(super::body(&purge), Err(Errno::NAMETOOLONG));
     }

@@ -20,7 +20,12 @@ pub(super) fn nobody(_: TxId) -> bool {
 }
 
 fn purge(txid: TxId) -> Record {
-    Record::Purge(PurgeRecord { txid, reason: "for a test".into(), lost: false })
+    Record::Purge(PurgeRecord {
+        txid,
+        reason: "for a test".into(),
+        lost: false,
+        given_up: Vec::new(),
+    })
 }
 
 fn step(txid: TxId, step: Step) -> Record {

@@ -392,10 +392,14 @@ pub struct PurgeRecord {
     pub txid: TxId,
     /// Why, in words.
     pub reason: String,
-    /// Some of what it should have was found gone from hold, or is on a branch that left the view and was given up.
-    /// What reappears of it is kept.
+    /// Nothing was removed: what hold should have is gone, or on a branch that was given up. What reappears of it is
+    /// kept.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lost: bool,
+    /// Branches that left the view and never come back, as somebody said. What they have of it is kept should they
+    /// come back all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub given_up: Vec<BranchUuid>,
 }
 
 /// See [`Record::Loss`].

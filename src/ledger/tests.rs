@@ -89,7 +89,12 @@ fn what_does_not_fit_in_a_line_is_refused_however_soon_it_must_be_durable() {
     let (ledger, ..) = open(&storage, &dir).unwrap();
     let purge = || {
         let txid = crate::types::TxId(ulid::Ulid::nil());
-        Record::Purge(record::PurgeRecord { txid, reason: "x".repeat(70_000), lost: false })
+        Record::Purge(record::PurgeRecord {
+            txid,
+            reason: "x".repeat(70_000),
+            lost: false,
+            given_up: Vec::new(),
+        })
     };
     for durability in [Durability::Async, Durability::Group, Durability::Sync] {
         assert_eq!(ledger.append(purge(), durability), Err(Errno::NAMETOOLONG));

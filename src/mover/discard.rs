@@ -11,7 +11,7 @@ use super::sabotage::sabotaged;
 use crate::error::Errno;
 use crate::ledger::record::{Area, CrossingRecord, PurgeRecord, Spot};
 use crate::storage::{Metadata, Storage};
-use crate::types::{Caller, TxId};
+use crate::types::{BranchUuid, Caller, TxId};
 
 impl<S: Storage> Mover<S> {
     /// Whether what a dead letter keeps may be deleted: nothing of it waits to be moved, for nobody would know of that
@@ -24,9 +24,10 @@ impl<S: Storage> Mover<S> {
         given_up: bool,
     ) -> Result<(), LetterError> {
         let (record, waits) = (&letter.record, !letter.rest.moves.is_empty());
+        let accepted = letter.state == TransactionState::Accepted;
         let refused = |why: String, hint| Err(LetterError::InVain { why, hint });
         let mut without = false;
-        for spot in ends(record).filter(|spot| waits || is_own(record, spot)) {
+        for spot in ends(record).filter(|spot| waits || given_up || is_own(record, spot)) {
             let uuid = spot.branch;
             if !self.is_past(uuid) {
                 if self.branch_by_uuid(uuid).is_none() {
@@ -40,16 +41,27 @@ impl<S: Storage> Mover<S> {
                     "a branch that left may keep some of it, or have a file that would be seen twice: {}",
                     CrossingError::NoBranch { uuid }
                 );
-                let hint = "accept it, and discard when the configuration has that branch again; if it never will, \
-                            add --branch-gone";
+                let hint = match accepted {
+                    true => {
+                        "discard when the configuration has that branch again; if it never will, add --branch-gone"
+                    }
+                    false => {
+                        "accept it, and discard when the configuration has that branch again; if it never will, \
+                              add --branch-gone"
+                    }
+                };
                 return refused(why, hint);
             }
             without = true;
         }
+        if given_up && !without {
+            let hint = "leave out --branch-gone";
+            return refused("none of its branches has left the view".to_owned(), hint);
+        }
         if waits && !without {
-            let hint = match letter.state {
-                TransactionState::Accepted => "the next mount goes on with it: discard then",
-                _ => "retry it, or accept it, before you discard what it keeps",
+            let hint = match accepted {
+                true => "the next mount goes on with it: discard then",
+                false => "retry it, or accept it, before you discard what it keeps",
             };
             return refused("something of it is not moved yet".to_owned(), hint);
         }
@@ -82,8 +94,8 @@ impl<S: Storage> Mover<S> {
 
     /// Deletes what stage and hold have of one that was accepted, once that is recorded. What has another
     /// transaction's name, such as what an undo would have restored, is that one's. No recovery may come between: it
-    /// might move something to hold that goes then. Where a branch that left has a part in it, the record says
-    /// that this is lost: should it come back, it is kept.
+    /// might move something to hold that goes then. What branches that left have of it is kept should they come
+    /// back.
     pub(super) fn discard(
         &self,
         caller: Caller,
@@ -98,19 +110,33 @@ impl<S: Storage> Mover<S> {
             found.map(|found| found.record.clone())
         });
         let Some(record) = record else { return Ok(()) };
-        let lost = self.past_of(&record).is_some();
-        let reason = match lost {
-            true => {
-                format!("given up by user {}, with what a branch that left has of it", caller.uid)
-            }
-            false => format!("discarded by user {}", caller.uid),
-        };
         let own = || ends(&record).filter(|spot| is_own(&record, spot));
+        let past = |spot: &&Spot| self.is_past(spot.branch);
+        let mut given_up: Vec<BranchUuid> = own().filter(past).map(|spot| spot.branch).collect();
+        given_up.sort_unstable();
+        given_up.dedup();
+        let reason = match self.past_of(&record) {
+            Some(_) => format!("given up by user {}, for its branch never comes back", caller.uid),
+            None => format!("discarded by user {}", caller.uid),
+        };
         if sabotaged("letters: the record of a discard comes first") {
             own().for_each(|spot| self.remove_private(spot));
         }
-        self.record_purge(PurgeRecord { txid, reason, lost })
-            .map_err(|error| LetterError::Ledger { errno: error.errno() })?;
+        let record_purge = |purge| {
+            let recorded = self.record_purge(purge);
+            recorded.map_err(|error| LetterError::Ledger { errno: error.errno() })
+        };
+        // An undo keeps what the branch has of the crossing that it takes back.
+        let of_another = |spot: &Spot| spot.area == Area::Hold && !is_own(&record, spot);
+        let keeps = ends(&record).filter(past).any(of_another);
+        let is_kept =
+            |txid| self.with_journal(|journal| journal.get(txid).is_some_and(Transaction::is_kept));
+        if let Some(undone) = record.undoes.filter(|undone| keeps && is_kept(*undone)) {
+            let (reason, given_up) = (reason.clone(), Vec::new());
+            record_purge(PurgeRecord { txid: undone, reason, lost: true, given_up })?;
+            self.released(undone);
+        }
+        record_purge(PurgeRecord { txid, reason, lost: false, given_up })?;
         // From here on nobody needs it: a disk that hangs keeps no other purge waiting.
         drop((purging, recovering));
         own().for_each(|spot| self.remove_private(spot));
@@ -121,6 +147,22 @@ impl<S: Storage> Mover<S> {
 /// The ends of all its moves.
 fn ends(record: &CrossingRecord) -> impl Iterator<Item = &Spot> {
     record.moves.iter().flat_map(|step| [&step.from, &step.to])
+}
+
+impl<S: Storage> Mover<S> {
+    /// What stage and hold have of a transaction that is its own, on branches in the view: a discard deletes that.
+    pub fn kept_of(&self, txid: TxId) -> Vec<Spot> {
+        let record =
+            self.with_journal(|journal| journal.get(txid).map(|found| found.record.clone()));
+        let Some(record) = record else { return Vec::new() };
+        let is_there = |spot: &&Spot| {
+            let Some(branch) = self.branch_by_uuid(spot.branch) else { return false };
+            let dir = if spot.area == Area::Stage { &branch.stage } else { &branch.hold };
+            !matches!(self.storage.stat(dir, spot.path.as_os_str()), Err(Errno::NOENT) | Ok(None))
+        };
+        let own = ends(&record).filter(|spot| is_own(&record, spot));
+        own.filter(is_there).cloned().collect()
+    }
 }
 
 /// Whether a transaction keeps something of its own there, in stage or hold.

@@ -24,8 +24,8 @@ pub enum Irregularity {
     Dead(TxId, String),
     /// An entry of stage that no open transaction needs: branch and name. Recovery removes it.
     Stage(String, OsString),
-    /// An entry of hold that no transaction knows: branch and name. It is kept.
-    Hold(String, OsString),
+    /// Something that no transaction knows: branch, and where it is in the private folder. It is kept.
+    Unknown(String, PathBuf),
     /// Something that was recorded as lost: branch, and where it is in the private folder. It is kept.
     Returned(String, PathBuf),
     /// An entry of hold whose purge is recorded: branch and name. Recovery removes it.
@@ -88,12 +88,13 @@ pub fn inspect<S: Storage, B: Deref<Target = MoverBranch<S>>>(
             Ok(names) => {
                 let needed: HashSet<OsString> = needed(journal);
                 let idle = names.into_iter().filter(|name| !needed.contains(name));
-                found.extend(idle.map(|name| match is_lost(journal, &name) {
-                    true => {
-                        let at = Path::new("stage").join(name);
-                        Irregularity::Returned(branch.name.clone(), at)
+                found.extend(idle.map(|name| {
+                    let at = Path::new("stage").join(&name);
+                    match idle_in_stage(journal, branch.uuid, &name) {
+                        Idle::Goes => Irregularity::Stage(branch.name.clone(), name),
+                        Idle::Lost => Irregularity::Returned(branch.name.clone(), at),
+                        Idle::Unknown => Irregularity::Unknown(branch.name.clone(), at),
                     }
-                    false => Irregularity::Stage(branch.name.clone(), name),
                 }));
             }
             Err(error) => found.push(error),
@@ -133,9 +134,29 @@ pub(super) fn owner_of(name: &OsStr) -> Option<TxId> {
     number.bytes().all(|byte| byte.is_ascii_digit()).then(|| txid.parse().ok())?
 }
 
-/// Whether what has this name in stage or hold was recorded as lost: should it reappear, nobody deletes it.
-pub(super) fn is_lost(journal: &Journal, name: &OsStr) -> bool {
-    owner_of(name).and_then(|txid| journal.get(txid)).is_some_and(|found| found.lost)
+/// What becomes of an entry of stage that no open transaction needs.
+pub(super) enum Idle {
+    /// It is removed: a probe, or the copy of a transaction that has ended, or whose announcement a power loss took.
+    Goes,
+    /// It was recorded as lost, and is kept.
+    Lost,
+    /// It is from before the ledger's first line, and is kept.
+    Unknown,
+}
+
+pub(super) fn idle_in_stage(journal: &Journal, branch: BranchUuid, name: &OsStr) -> Idle {
+    let Some(txid) = owner_of(name) else { return Idle::Goes };
+    match is_lost(journal, branch, name) {
+        true => Idle::Lost,
+        false if journal.get(txid).is_none() && journal.is_before(txid) => Idle::Unknown,
+        false => Idle::Goes,
+    }
+}
+
+/// Whether what has this name in stage or hold of a branch was recorded as lost: nobody deletes it.
+pub(super) fn is_lost(journal: &Journal, branch: BranchUuid, name: &OsStr) -> bool {
+    let known = owner_of(name).and_then(|txid| journal.get(txid));
+    known.is_some_and(|found| found.lost || found.given_up.contains(&branch))
 }
 
 fn stray<S: Storage>(
@@ -143,7 +164,7 @@ fn stray<S: Storage>(
     branch: &MoverBranch<S>,
     name: OsString,
 ) -> Option<Irregularity> {
-    if is_lost(journal, &name) {
+    if is_lost(journal, branch.uuid, &name) {
         return Some(Irregularity::Returned(branch.name.clone(), Path::new("hold").join(name)));
     }
     let known = owner_of(&name).and_then(|txid| journal.get(txid));
@@ -152,7 +173,7 @@ fn stray<S: Storage>(
             Some(Irregularity::Purged(branch.name.clone(), name))
         }
         Some((TransactionState::Aborted | TransactionState::Reverted, _)) | None => {
-            Some(Irregularity::Hold(branch.name.clone(), name))
+            Some(Irregularity::Unknown(branch.name.clone(), Path::new("hold").join(name)))
         }
         Some(_) => None,
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::ledger::Entry;
 use crate::ledger::record::{CrossingRecord, Move, Record, Step, StoppedBy};
-use crate::types::{TxId, ViewPath};
+use crate::types::{BranchUuid, TxId, ViewPath};
 
 /// How far a transaction is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -61,6 +61,8 @@ pub struct Transaction {
     pub purged: bool,
     /// What it kept in hold was found gone. Should it reappear, nobody deletes it.
     pub lost: bool,
+    /// Branches that never come back, as somebody said. What they have of it nobody deletes.
+    pub given_up: Vec<BranchUuid>,
     /// The transaction that took it back.
     pub undone_by: Option<TxId>,
     /// A person wants it taken back: recovery goes that way only.
@@ -140,17 +142,21 @@ pub struct Journal {
     order: BTreeMap<u64, TxId>,
     begun: u64,
     ended: usize,
+    /// Time of the first entry.
+    begins: Option<jiff::Timestamp>,
 }
 
 impl Journal {
-    /// Takes in an entry of the ledger; all but crossings, purges and losses are ignored.
+    /// Takes in an entry of the ledger; all but crossings, purges and losses only tell how far back it goes.
     pub fn apply(&mut self, entry: &Entry) {
+        self.begins.get_or_insert(entry.time);
         match &entry.record {
             Record::Crossing(record) => self.apply_crossing(record, entry.time),
             Record::Purge(record) => {
                 if let Some(transaction) = self.transactions.get_mut(&record.txid) {
                     transaction.purged = true;
                     transaction.lost = record.lost;
+                    transaction.given_up.clone_from(&record.given_up);
                     transaction.record.moves = Vec::new();
                     transaction.rest = Rest::default();
                     self.forget_oldest();
@@ -188,6 +194,7 @@ impl Journal {
                 result: None,
                 purged: false,
                 lost: false,
+                given_up: Vec::new(),
                 undone_by: None,
                 withdrawn: false,
                 arrived: false,
@@ -246,7 +253,10 @@ impl Journal {
         if self.ended <= ENDED_MAX {
             return;
         }
-        let ended = |transaction: &Transaction| !transaction.keeps_all() && !transaction.is_kept();
+        let ended = |transaction: &Transaction| {
+            let is_lost = transaction.lost || !transaction.given_up.is_empty();
+            !transaction.keeps_all() && !transaction.is_kept() && !is_lost
+        };
         let oldest = self
             .order
             .iter()
@@ -262,6 +272,12 @@ impl Journal {
     /// One transaction.
     pub fn get(&self, txid: TxId) -> Option<&Transaction> {
         self.transactions.get(&txid)
+    }
+
+    /// Whether a transaction is from before the first entry: what is there of it, nobody can tell.
+    pub fn is_before(&self, txid: TxId) -> bool {
+        let begins = self.begins.and_then(|begins| u64::try_from(begins.as_millisecond()).ok());
+        begins.is_some_and(|begins| txid.0.timestamp_ms() < begins)
     }
 
     /// All that are remembered, oldest first.

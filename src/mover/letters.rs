@@ -194,7 +194,9 @@ impl<S: Storage> Mover<S> {
                 }
                 Settle::Discard | Settle::GiveUp => {
                     if letter.state == TransactionState::Dead {
-                        self.write_wish(wish(Step::Accept))?;
+                        // Until the purge is recorded too, it waits as before.
+                        let moves = letter.rest.moves.clone();
+                        self.write_wish(CrossingRecord { moves, ..wish(Step::Accept) })?;
                     }
                     self.discard(caller, txid, recovering)?;
                     return Ok(Settled::Accepted);

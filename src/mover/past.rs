@@ -17,7 +17,7 @@ use super::{Mover, Recovery, later_step};
 use crate::error::{Errno, errno_name};
 use crate::ledger::Durability;
 use crate::ledger::record::{Act, CrossingRecord, Move, Spot, Step};
-use crate::storage::{Kind, Storage};
+use crate::storage::{Kind, Metadata, Storage};
 use crate::types::BranchUuid;
 
 /// What is to be done with a rest.
@@ -153,10 +153,7 @@ impl<S: Storage> Mover<S> {
         };
         if rest.back && !(arrived && self.is_worked_on(record)?) {
             return match self.may_go_back(record, returned)? {
-                true => Ok(match self.taken_home(record)? {
-                    Some(path) => Plan::Ask(format!("{path} is taken")),
-                    None => Plan::TakeBack,
-                }),
+                true => Ok(self.is_shut_out(record)?.map_or(Plan::TakeBack, Plan::Ask)),
                 false if arrived => {
                     Err("it is taken back by a mount that has all its branches".into())
                 }
@@ -247,20 +244,28 @@ impl<S: Storage> Mover<S> {
         Ok(true)
     }
 
-    /// The name of a source that is to come back, and that something else has: then what crosses would be at neither
-    /// of its names.
-    fn taken_home(&self, record: &CrossingRecord) -> Result<Option<String>, String> {
+    /// Why a source cannot come back to its name, in words, if so: what crosses would be at neither of its names then.
+    fn is_shut_out(&self, record: &CrossingRecord) -> Result<Option<String>, String> {
         for step in record.moves.iter().filter(|step| step.act == Act::Retire) {
-            let Ok(ends) = self.open_ends(step) else { continue };
+            let path = step.from.path.display();
+            let ends = match self.open_ends(step) {
+                Ok(ends) => ends,
+                Err(NotNow::LeftOpen(why)) => return Err(why),
+                Err(NotNow::Impossible(error)) => return Ok(Some(error.to_string())),
+            };
             if self.where_is(&ends)? != Whereabouts::To {
                 continue;
             }
             let found = self.storage.stat(&ends.from.dir, &ends.from.name);
-            let path = step.from.path.display();
-            match found {
-                Ok(None) => {}
-                Ok(Some(_)) => return Ok(Some(path.to_string())),
-                Err(errno) => return Err(format!("cannot look at {path}: {}", errno_name(errno))),
+            let found =
+                found.map_err(|errno| format!("cannot look at {path}: {}", errno_name(errno)))?;
+            // What another move brought there goes first.
+            let brought = |found: &Metadata| {
+                let mut others = record.moves.iter().filter(|other| other.to == step.from);
+                others.any(|other| other.identity.handle == found.identity.handle)
+            };
+            if found.is_some_and(|found| !brought(&found)) {
+                return Ok(Some(format!("{path} is taken")));
             }
         }
         Ok(None)

@@ -116,7 +116,7 @@ impl<S: Storage> Mover<S> {
             if sabotaged("purge: the record comes first") {
                 self.remove_purged(held);
             }
-            self.record_purge(PurgeRecord { txid, reason, lost: false })
+            self.record_purge(PurgeRecord { txid, reason, lost: false, given_up: Vec::new() })
         };
         // From here on nobody offers it for undo: a large tree keeps no other purge waiting.
         match recorded {
@@ -155,7 +155,8 @@ impl<S: Storage> Mover<S> {
             return false;
         }
         let reason = "what it kept is gone".to_owned();
-        let recorded = self.record_purge(PurgeRecord { txid, reason, lost: true });
+        let recorded =
+            self.record_purge(PurgeRecord { txid, reason, lost: true, given_up: Vec::new() });
         if let Err(error) = &recorded {
             log::warn!("crossing {txid}: its loss is not recorded: {error}");
         }

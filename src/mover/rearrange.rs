@@ -234,8 +234,12 @@ impl<S: Storage> Mover<S> {
             Some(ends.filter(|to| to.area == Area::Hold).cloned().collect())
         });
         let Some(held) = held else { return Vec::new() };
-        match self.record_purge(PurgeRecord { txid, reason: PURGE_REASON.to_owned(), lost: false })
-        {
+        match self.record_purge(PurgeRecord {
+            txid,
+            reason: PURGE_REASON.to_owned(),
+            lost: false,
+            given_up: Vec::new(),
+        }) {
             Ok(()) => held,
             Err(error) => {
                 log::warn!("rename {txid}: what it displaced stays in hold: {error}");

@@ -1,13 +1,12 @@
 //! Recovery: what a crash left open is completed, undone or put back before anybody looks.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 
 use super::error::CrossingError;
-use super::inspect;
+use super::inspect::{self, Idle, idle_in_stage};
 use super::journal::TransactionState;
 use super::moves::{self, HalfOpen, Place, PlacedMove, Stopped};
 use super::parallel::{Pieces, in_parallel};
@@ -42,8 +41,8 @@ pub struct Recovery {
     pub swept: u64,
     /// Entries of hold whose purge was recorded, and that were removed.
     pub purged_left: u64,
-    /// Entries of hold that no transaction knows: branch and name. They are kept.
-    pub unknown_hold: Vec<(String, OsString)>,
+    /// What no transaction knows: branch, and where it is in the private folder. It is kept.
+    pub unknown: Vec<(String, PathBuf)>,
     /// What was recorded as lost: branch, and where it is in the private folder. It is kept.
     pub returned: Vec<(String, PathBuf)>,
 }
@@ -355,8 +354,14 @@ impl<S: Storage> Mover<S> {
         };
         let needed = self.with_journal(inspect::needed);
         for name in names.iter().filter(|name| !needed.contains(*name)) {
-            if self.with_journal(|journal| inspect::is_lost(journal, name)) {
-                recovery.returned.push((branch.name.clone(), Path::new("stage").join(name)));
+            let kept = match self.with_journal(|journal| idle_in_stage(journal, branch.uuid, name))
+            {
+                Idle::Goes => None,
+                Idle::Lost => Some(&mut recovery.returned),
+                Idle::Unknown => Some(&mut recovery.unknown),
+            };
+            if let Some(kept) = kept {
+                kept.push((branch.name.clone(), Path::new("stage").join(name)));
                 continue;
             }
             match remove(&*self.storage, &branch.stage, name) {
@@ -378,7 +383,7 @@ impl<S: Storage> Mover<S> {
             }
         };
         for name in names {
-            if self.with_journal(|journal| inspect::is_lost(journal, &name)) {
+            if self.with_journal(|journal| inspect::is_lost(journal, branch.uuid, &name)) {
                 recovery.returned.push((branch.name.clone(), Path::new("hold").join(name)));
                 continue;
             }
@@ -399,7 +404,7 @@ impl<S: Storage> Mover<S> {
                     _,
                 )) => {}
                 Some((TransactionState::Aborted | TransactionState::Reverted, _)) | None => {
-                    recovery.unknown_hold.push((branch.name.clone(), name));
+                    recovery.unknown.push((branch.name.clone(), Path::new("hold").join(name)));
                 }
             }
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::branch::FileKind;
 use crate::error::{Errno, errno_name};
+use crate::ledger::record::Spot;
 use crate::mover::{CrossingError, Finding, LetterError, Settle, Settled};
 use crate::sys::process::exe_of;
 use crate::types::{BranchIndex, BranchUuid, Caller, TxId, ViewPath};
@@ -36,6 +37,11 @@ impl Vfs {
     /// Everything that a transaction has moved or would have, and where it is now; for the privileged.
     pub fn examine(&self, txid: TxId) -> Vec<Finding> {
         self.mover.examine(txid)
+    }
+
+    /// What stage and hold have of a transaction that a discard would delete.
+    pub fn kept_of(&self, txid: TxId) -> Vec<Spot> {
+        self.mover.kept_of(txid)
     }
 
     /// Whether hold has what taking back a crossing needs.

@@ -102,7 +102,7 @@ fn what_stage_and_hold_have_and_lack_is_found() {
 
     let strange = private(&scene, "inbox", "hold").join("01JD8Z6Q1M4T0V2W3X4Y5Z6A7B");
     fs::write(&strange, "the last copy?").expect("write");
-    finds(&scene, &["hold: branch inbox holds 01JD8Z6Q1M4T0V2W3X4Y5Z6A7B"]);
+    finds(&scene, &["hold: branch inbox has .octroi/hold/01JD8Z6Q1M4T0V2W3X4Y5Z6A7B"]);
     assert_eq!(fsck(&scene, &["--repair"]).code, Some(1), "it is still there");
     assert_eq!(fs::read(&strange).expect("kept"), b"the last copy?");
     fs::remove_file(&strange).expect("rm");

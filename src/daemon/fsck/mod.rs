@@ -258,15 +258,14 @@ fn finding(found: Irregularity, ids: &HashMap<String, BranchUuid>) -> Finding {
             format!("branch {branch} has {} in stage, which no transaction needs", shown(&name)),
             "--repair removes it, as the next mount does".to_owned(),
         ),
-        Irregularity::Hold(branch, name) => (
-            "hold",
-            format!("branch {branch} holds {}, which no transaction knows", shown(&name)),
-            "it is kept; look at it in .octroi/hold, and remove it by hand if nobody wants it"
-                .to_owned(),
+        Irregularity::Unknown(branch, at) => (
+            area(&at),
+            format!("branch {branch} has .octroi/{}, which no transaction knows", shown(at.as_os_str())),
+            "it is kept; look at it, and remove it by hand if nobody wants it".to_owned(),
         ),
         Irregularity::Returned(branch, at) => (
-            "hold",
-            format!("branch {branch} has .octroi/{}, which was recorded as lost", at.display()),
+            area(&at),
+            format!("branch {branch} has .octroi/{}, which was recorded as lost", shown(at.as_os_str())),
             "it is kept; take what you want of it, and remove it by hand".to_owned(),
         ),
         Irregularity::Purged(branch, name) => (
@@ -294,6 +293,11 @@ fn finding(found: Irregularity, ids: &HashMap<String, BranchUuid>) -> Finding {
 }
 
 /// Branches as the configuration calls them.
+/// Which of the private folders a place is in.
+fn area(at: &Path) -> &'static str {
+    if at.starts_with("stage") { "stage" } else { "hold" }
+}
+
 fn named(branches: &[BranchUuid], ids: &HashMap<String, BranchUuid>) -> String {
     let name = |uuid: &BranchUuid| {
         let known = ids.iter().find(|(_, id)| *id == uuid);

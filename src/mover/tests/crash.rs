@@ -144,7 +144,7 @@ fn recover_and_check(found: Disk, stage: &Stage, outcome: Option<&Outcome>, cont
     let world = start(found.shared(), stage.same).expect("starts");
     let recovery = world.mover.recover();
     assert!(recovery.left_open.is_empty(), "{context}: {recovery:?}");
-    assert!(recovery.unknown_hold.is_empty(), "{context}: {recovery:?}");
+    assert!(recovery.unknown.is_empty(), "{context}: {recovery:?}");
     stage.check(&world, outcome, context);
     let before = picture(&world);
     let world = world.restart(stage.same);

@@ -168,7 +168,7 @@ fn recover_and_check(
     let world = start(found.shared(), stage.same).expect("starts");
     let recovery = world.mover.recover();
     assert!(recovery.left_open.is_empty(), "{context}: {recovery:?}");
-    assert!(recovery.unknown_hold.is_empty(), "{context}: {recovery:?}");
+    assert!(recovery.unknown.is_empty(), "{context}: {recovery:?}");
     check(stage, &world, ends, outcome, context);
     let before = whole(&world);
     let world = world.restart(stage.same);

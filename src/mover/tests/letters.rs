@@ -137,7 +137,7 @@ fn check_after_crash(
     }
     let recovery = world.mover.recover();
     assert!(recovery.left_open.is_empty(), "{context}: {recovery:?}");
-    assert!(recovery.unknown_hold.is_empty(), "{context}: {recovery:?}");
+    assert!(recovery.unknown.is_empty(), "{context}: {recovery:?}");
     let ended = match wish {
         Settle::Retry => (TransactionState::Done, after()),
         Settle::Withdraw => (TransactionState::Reverted, before()),

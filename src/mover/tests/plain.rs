@@ -239,16 +239,19 @@ fn one_device_that_turns_out_to_be_two_gets_a_copy() {
 }
 
 #[test]
-fn stage_is_swept_and_unknown_hold_is_kept() {
+fn stage_is_swept_and_unknown_is_kept() {
     let world = new_world(Names::Journal, false);
     for area in ["stage", "hold"] {
         world.put(0, &format!(".octroi/{area}/{}", ulid::Ulid::generate()), b"whose?");
     }
     let strays = world.mover.inspect();
-    assert!(matches!(strays[..], [Irregularity::Stage(..), Irregularity::Hold(..)]), "{strays:?}");
+    assert!(
+        matches!(strays[..], [Irregularity::Stage(..), Irregularity::Unknown(..)]),
+        "{strays:?}"
+    );
     let recovery = world.mover.recover();
     assert_eq!(recovery.swept, 1);
-    assert_eq!(recovery.unknown_hold.len(), 1);
+    assert_eq!(recovery.unknown.len(), 1);
     assert!(world.private(0, "stage").is_empty());
     assert_eq!(world.private(0, "hold"), [b"whose?"]);
 }

@@ -32,7 +32,7 @@ fn a_crossing_that_is_put_back_is_back_whenever_the_power_goes() {
                 let recovery = world.mover.recover();
                 assert!(recovery.completed.is_empty(), "{context}: {recovery:?}");
                 assert!(recovery.dead.is_empty(), "{context}: {recovery:?}");
-                assert!(recovery.unknown_hold.is_empty(), "{context}: {recovery:?}");
+                assert!(recovery.unknown.is_empty(), "{context}: {recovery:?}");
                 assert_eq!(world.get(0, "f"), Some(new_content()), "{context}: {recovery:?}");
                 assert!(world.private(1, "stage").is_empty(), "{context}: a copy was left");
             }

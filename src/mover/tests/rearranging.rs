@@ -111,9 +111,9 @@ pub(super) fn trees(lab: &Lab) -> Vec<Picture> {
 #[track_caller]
 fn recover_and_check(lab: Lab, scenario: &Scenario, made: Option<bool>, context: &str) {
     let recovery = lab.mover.recover();
-    let untold = (&recovery.left_open, &recovery.dead, &recovery.unknown_hold);
+    let untold = (&recovery.left_open, &recovery.dead, &recovery.unknown);
     assert!(recovery.left_open.is_empty() && recovery.dead.is_empty(), "{context}: {untold:?}");
-    assert!(recovery.unknown_hold.is_empty(), "{context}: {untold:?}");
+    assert!(recovery.unknown.is_empty(), "{context}: {untold:?}");
     let [before, after] = before_and_after(scenario);
     let found = trees(&lab);
     assert!(found == before || found == after, "{context}: half made: {found:#?}");

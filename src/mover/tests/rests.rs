@@ -331,7 +331,8 @@ fn what_was_accepted_ends_where_nothing_has_arrived() {
     }
 }
 
-/// What is to be taken back stays where it is when its old name is somebody else's by then: it would be seen nowhere.
+/// What is to be taken back stays where it is when its old name is somebody else's by then, or has no folder: it would
+/// be seen nowhere.
 #[test]
 fn what_cannot_go_home_stays_where_it_is_seen() {
     let made = |world: &World| world.ends() == (None, Some(new_content()));
@@ -349,35 +350,143 @@ fn what_cannot_go_home_stays_where_it_is_seen() {
     }
 }
 
+#[test]
+fn what_has_no_folder_to_go_home_to_stays_where_it_is_seen() {
+    let world = new_world(Names::Journal, false);
+    world.make_dirs(0, &["gone"]);
+    world.put(0, "gone/f", &new_content());
+    let txid = world.cross("gone/f", "sub/g").unwrap().txid;
+    let record = world.mover.with_journal(|journal| journal.get(txid).unwrap().record.clone());
+    for step in [Step::Withdraw, Step::Dead] {
+        let moves = if step == Step::Dead { record.moves.clone() } else { Vec::new() };
+        let asked = CrossingRecord { moves, ..later_step(&record, step, None, String::new()) };
+        world.mover.record(asked, Durability::Sync).unwrap();
+    }
+    world.disk.remove_dir(&world.roots[0], OsStr::new("gone")).unwrap();
+    let recovery = world.mover.recover();
+    assert_eq!(recovery.dead.len(), 1, "{recovery:?}");
+    assert_eq!(world.get(1, "sub/g"), Some(new_content()));
+    assert_eq!((world.state(txid), world.rest(txid)), (Some(TransactionState::Dead), 0));
+}
+
+/// What an undo has put at the name that its own source is to come back to is in nobody's way.
+#[test]
+fn an_undo_that_restored_something_is_taken_back_when_its_branch_is_back() {
+    let (world, txid) = undone_and_dead(false, |_, _| ());
+    let record = world.mover.with_journal(|journal| journal.get(txid).unwrap().record.clone());
+    let world = world.without(&[1]);
+    let asked = later_step(&record, Step::Withdraw, None, String::new());
+    world.mover.record(asked, Durability::Sync).unwrap();
+    assert_eq!(world.mover.recover().dead.len(), 1);
+    let world = world.restart(false);
+    let recovery = world.mover.recover();
+    assert_eq!(world.state(txid), Some(TransactionState::Reverted), "{recovery:?}");
+    assert_eq!(world.ends(), (None, Some(new_content())));
+}
+
+fn private(world: &World, branch: usize) -> Vec<Vec<u8>> {
+    [world.private(branch, "stage"), world.private(branch, "hold")].concat()
+}
+
 /// A branch never comes back: who says so ends what waits for it. What it has is kept should it come back all the same.
 #[test]
 fn what_waits_for_a_branch_that_never_comes_back_is_given_up() {
+    let mut staged = 0;
     for (out, accepted) in [(0, false), (0, true), (1, false), (1, true)] {
-        let found = if out == 0 { seen_twice(CROSSING, 0) } else { made_and_out() };
-        for (world, txid) in found {
+        let context = format!("out: {out}, accepted: {accepted}");
+        for (world, txid) in dead_after(CROSSING, out, |_| true) {
             if accepted {
                 world.settle(txid, Settle::Accept).unwrap();
             }
-            assert!(world.settle(txid, Settle::Discard).is_err());
-            let ends = world.ends();
-            assert_eq!(world.settle(txid, Settle::GiveUp), Ok(Settled::Accepted));
-            assert_eq!(world.ends(), ends, "what users see is not touched");
-            let there = 1 - out;
-            let private =
-                |world: &World, at| [world.private(at, "stage"), world.private(at, "hold")];
-            assert_eq!(private(&world, there).concat(), [] as [Vec<u8>; 0]);
-            assert!(world.settle(txid, Settle::GiveUp).is_err(), "it has ended");
-            let kept = private(&world, out);
+            assert!(world.settle(txid, Settle::Discard).is_err(), "{context}");
+            let (ends, kept) = (world.ends(), private(&world, out));
+            staged += world.private(out, "stage").len();
+            assert_eq!(world.settle(txid, Settle::GiveUp), Ok(Settled::Accepted), "{context}");
+            assert_eq!(world.ends(), ends, "{context}: users see another thing");
+            assert_eq!(private(&world, 1 - out), [] as [Vec<u8>; 0], "{context}");
+            assert!(world.mover.kept_of(txid).is_empty(), "{context}");
+            assert!(world.settle(txid, Settle::GiveUp).is_err(), "{context}: it has ended");
             let world = world.restart(false);
             for _ in 0..2 {
-                let recovery = world.mover.recover();
-                assert_eq!(recovery.returned.len(), kept.concat().len(), "{recovery:?}");
-                assert!(recovery.completed.is_empty() && recovery.dead.is_empty(), "{recovery:?}");
-                assert_eq!(private(&world, out), kept);
-                assert_eq!(world.ends(), ends);
+                let returned = world.mover.recover().returned.len();
+                assert_eq!(
+                    (returned, private(&world, out)),
+                    (kept.len(), kept.clone()),
+                    "{context}"
+                );
+                assert_eq!(world.mover.inspect().len(), kept.len(), "{context}");
+                assert_eq!(world.ends(), ends, "{context}");
             }
         }
     }
+    assert!(staged > 0, "no copy was in stage of a branch that was given up");
+}
+
+/// It goes on waiting until its end is recorded; then all goes that the branches in the view have of it, and nothing else.
+#[test]
+fn power_loss_at_every_step_of_giving_up() {
+    for step in 0..STEPS_MAX {
+        let (world, txid) = dead_after(CROSSING, 1, |world| !world.private(0, "hold").is_empty())
+            .into_iter()
+            .find(|(world, _)| !world.private(1, "stage").is_empty())
+            .unwrap();
+        let (here, there) = (private(&world, 0), private(&world, 1));
+        let waits = world.rest(txid);
+        let first = world.disk.steps();
+        world.disk.fail_at(first + step, Fault::Crash);
+        let _ = world.settle(txid, Settle::GiveUp);
+        for seed in 0..6 {
+            let context = format!("step {step} seed {seed}");
+            let world = World::on(world.disk.crash(seed), false).without(&[1]);
+            world.mover.recover();
+            assert_eq!(private(&world, 1), there, "{context}");
+            match world.mover.with_journal(|journal| journal.get(txid).unwrap().purged) {
+                true => assert!(private(&world, 0).is_empty(), "{context}: something was left"),
+                false => {
+                    assert_eq!(private(&world, 0), here, "{context}: gone without a record");
+                    assert_eq!(world.rest(txid), waits, "{context}: it waits no more");
+                }
+            }
+        }
+        if world.disk.steps() <= first + step {
+            assert!(step > 4, "it took {step} steps only");
+            return;
+        }
+    }
+    panic!("it does not end");
+}
+
+/// What an undo would bring back from a branch that is given up is the crossing's that it undoes.
+#[test]
+fn what_an_undo_needs_of_a_branch_that_is_given_up_is_kept() {
+    let mut held = 0;
+    for (world, txid) in dead_after(Made::Undo, 0, |_| true) {
+        let kept = private(&world, 0);
+        held += kept.len();
+        assert_eq!(world.settle(txid, Settle::GiveUp), Ok(Settled::Accepted));
+        let keep = std::time::Duration::from_secs(1);
+        world.mover.purge(jiff::Timestamp::now() + 2 * keep, keep);
+        let world = world.restart(false);
+        let recovery = world.mover.recover();
+        world.mover.purge(jiff::Timestamp::now() + 2 * keep, keep);
+        assert_eq!(private(&world, 0), kept);
+        assert_eq!(recovery.returned.len(), kept.len(), "{recovery:?}");
+    }
+    assert!(held > 0, "nothing was in hold");
+}
+
+/// What has been forgotten since may be the last copy all the same.
+#[test]
+fn what_is_older_than_the_ledger_stays_in_stage() {
+    let world = new_world(Names::Journal, false);
+    world.put(0, "f", b"text");
+    world.cross("f", "f").unwrap();
+    let old = ulid::Ulid::from_parts(1_000_000_000_000, 7);
+    world.put(0, &format!(".octroi/stage/{old}"), b"the last copy");
+    let told = [Irregularity::Unknown("a".to_owned(), Path::new("stage").join(old.to_string()))];
+    assert_eq!(world.mover.inspect(), told);
+    assert_eq!(world.mover.recover().unknown.len(), 1);
+    assert_eq!(world.private(0, "stage"), [b"the last copy"]);
 }
 
 /// What is only offline is not given up.

@@ -324,7 +324,7 @@ fn power_loss_at_every_step_of_a_purge() {
             let context = format!("step {step} seed {seed}");
             let world = start(world.disk.crash(seed).shared(), false).unwrap();
             let recovery = world.mover.recover();
-            assert!(recovery.unknown_hold.is_empty(), "{context}: {recovery:?}");
+            assert!(recovery.unknown.is_empty(), "{context}: {recovery:?}");
             let held = world.private(0, "hold").len();
             let purged = txids.iter().filter(|txid| {
                 world.mover.with_journal(|journal| journal.get(**txid).unwrap().purged)

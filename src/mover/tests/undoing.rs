@@ -38,7 +38,12 @@ fn what_cannot_be_taken_back_any_more_is_still_the_last() {
     let last = world.cross("g", "g").unwrap().txid;
     let last_of = |world: &World| world.mover.with_journal(|journal| journal.last_of(1000));
     assert_eq!(last_of(&world), Some(last));
-    let purge = PurgeRecord { txid: last, reason: "a test says so".to_owned(), lost: false };
+    let purge = PurgeRecord {
+        txid: last,
+        reason: "a test says so".to_owned(),
+        lost: false,
+        given_up: Vec::new(),
+    };
     world.mover.record_purge(purge).unwrap();
     assert_eq!(last_of(&world), Some(last), "{first} would be taken back, which nobody asked for");
     assert!(world.undo(last).unwrap_err().to_string().contains("purged"));

@@ -15,7 +15,12 @@ impl World {
         self.disk.set_options(0, DeviceOptions { capacity: 0, ..DeviceOptions::default() });
         let fill = || {
             let reason = "x".repeat(30_000);
-            let record = PurgeRecord { txid: TxId(ulid::Ulid(5)), reason, lost: false };
+            let record = PurgeRecord {
+                txid: TxId(ulid::Ulid(5)),
+                reason,
+                lost: false,
+                given_up: Vec::new(),
+            };
             self.mover.ledger.append(Record::Purge(record), Durability::Sync)
         };
         let full = (0..2000).find_map(|_| fill().err());

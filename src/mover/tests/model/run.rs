@@ -256,9 +256,9 @@ impl Run {
     fn recover(&mut self) {
         let recovery = self.lab().mover.recover();
         self.note(format!("  {recovery:?}"));
-        let Recovery { dead, left_open, unknown_hold, .. } = &recovery;
+        let Recovery { dead, left_open, unknown, .. } = &recovery;
         assert!(dead.is_empty() && left_open.is_empty(), "{recovery:?}");
-        assert!(unknown_hold.is_empty(), "{recovery:?}");
+        assert!(unknown.is_empty(), "{recovery:?}");
         self.untidy = false;
         if self.random.one_in(4) {
             let before = self.pictures();

@@ -347,7 +347,7 @@ impl<'a> Play<'a> {
         let world = start(found.shared(), self.scene.same()).expect("starts");
         let recovery = world.mover.recover();
         assert!(recovery.left_open.is_empty(), "{context}: {recovery:?}");
-        assert!(recovery.unknown_hold.is_empty(), "{context}: {recovery:?}");
+        assert!(recovery.unknown.is_empty(), "{context}: {recovery:?}");
         assert!(recovery.dead.is_empty(), "{context}: {recovery:?}");
         let before = (self.check(&world, done, context), private(&world));
         let world = world.restart(self.scene.same());
