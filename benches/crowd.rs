@@ -6,7 +6,12 @@
 //! FOLDER, between which rename(2) must lead, and `work/shared`. It prints a line of JSON: the nanoseconds
 //! of all calls by their kind. What is lost, torn, at both places or listed wrongly ends it with 1.
 
-#![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::print_stdout
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;

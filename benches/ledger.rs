@@ -6,6 +6,8 @@
     clippy::arithmetic_side_effects,
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::print_stdout,
     reason = "a benchmark that cannot go on may panic"
 )]
 

@@ -4,6 +4,8 @@
 //! `operations FOLDER ROW COUNT` prints the seconds that COUNT operations took. Rows build on each other:
 //! `create`, then `stat`, `read`, `rename`, then `unlink`.
 
+#![allow(clippy::print_stderr, clippy::print_stdout, reason = "a benchmark prints")]
+
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};

@@ -9,6 +9,8 @@
     clippy::arithmetic_side_effects,
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::print_stdout,
     clippy::manual_is_multiple_of,
     reason = "nobody's data depends on it"
 )]

@@ -9,7 +9,7 @@ fn main() -> ExitCode {
     match octroi::cli::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{failure}");
+            octroi::cli::say(&failure);
             failure.code.into()
         }
     }

@@ -3,7 +3,7 @@
 //!
 //! Not a part of `it`: the helper that shuts commands in must have one thread, and is this program again.
 
-#![allow(clippy::expect_used, clippy::panic, reason = "a test")]
+#![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "a test")]
 
 use std::fs::{self, File};
 use std::net::TcpListener;

@@ -25,6 +25,7 @@ mod r#where;
 mod why;
 
 pub use failure::{ExitCode, Failure};
+pub use output::say;
 
 /// One tree over isolated directories: every operation checked, every crossing recorded.
 ///

@@ -7,7 +7,7 @@ use crate::daemon::{self, DaemonError, Launch, detach};
 use crate::fuse::{self, MountOptions};
 
 use super::failure::{ExitCode, Failure};
-use super::output::plain;
+use super::output::{plain, say};
 
 /// Mount a view.
 ///
@@ -67,7 +67,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let loaded = daemon::load(&launch.config).map_err(failure)?;
     let live = detach::start(&again(), &loaded.config, &launch).map_err(failure)?;
     for notice in &live.notices {
-        eprintln!("octroi: note: {}", plain(&notice.replace('\n', " ")));
+        say(format_args!("octroi: note: {}", plain(&notice.replace('\n', " "))));
     }
     Ok(())
 }

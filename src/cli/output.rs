@@ -1,5 +1,6 @@
 //! Printing: tables, sizes, times, and a closed pipe taken for the end.
 
+use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
@@ -9,6 +10,11 @@ use super::failure::{Failure, cannot};
 /// Prints to standard output. A reader that has gone (`octroi tx list | head`) is no error.
 pub fn print(text: &str) -> Result<(), Failure> {
     print_bytes(text.as_bytes()).map(|_there| ())
+}
+
+/// Says something on standard error. Where that is full or closed, what is done goes on.
+pub fn say(what: impl Display) {
+    let _ = writeln!(io::stderr(), "{what}");
 }
 
 /// Prints to standard output and says whether there still is a reader: what goes on without end must

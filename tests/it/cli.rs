@@ -15,6 +15,17 @@ paths = ["/inbox/**/*.sh"]
 reason = "scripts do not belong in the inbox"
 "#;
 
+#[test]
+fn nothing_ends_worse_where_what_is_said_goes_nowhere() {
+    let scene = Scene::new();
+    sh(scene.base(), "$OCTROI init lab").ok();
+    for nowhere in ["2>/dev/full", "2>&-", ">/dev/full 2>/dev/full"] {
+        sh(scene.base(), &format!("$OCTROI check missing.toml {nowhere}")).fails(1);
+        sh(scene.base(), &format!("$OCTROI audit export --view lab/octroi.toml {nowhere}"))
+            .fails(1);
+    }
+}
+
 fn ruled() -> Scene {
     Scene::with(&["inbox", "other", "review"], &format!("{LAB}{WITH_A_RULE}"))
 }

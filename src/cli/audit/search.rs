@@ -1,14 +1,12 @@
 //! A search as it was asked for, in the ledger that was meant.
 
-use std::io::{self, Write as _};
-
 use jiff::Timestamp;
 
 use crate::ledger::check_line;
 use crate::types::counted;
 
 use super::super::failure::Failure;
-use super::super::output::plain;
+use super::super::output::{plain, say};
 use super::super::target::ViewOption;
 use super::filter::{Filter, FilterArgs};
 use super::log::Log;
@@ -79,5 +77,5 @@ impl Search {
 
 /// One line on standard error; a reader that has gone is no reason to stop.
 fn tell(what: &str) {
-    let _ = writeln!(io::stderr(), "octroi: warning: {}", plain(what));
+    say(format_args!("octroi: warning: {}", plain(what)));
 }

@@ -14,7 +14,7 @@ use crate::types::{after, within};
 use parking_lot::Mutex;
 
 use super::super::failure::{Failure, cannot};
-use super::super::output::plain;
+use super::super::output::{plain, say};
 use super::super::target::ViewOption;
 use super::carried::{Carried, Seen};
 use super::signed::{Signed, key_of};
@@ -81,7 +81,7 @@ pub fn run(args: &WitnessArgs) -> Result<(), Failure> {
             let judged = carried.judged()?;
             let wrong = judged.problems.into_iter().map(|(place, what)| format!("{place}: {what}"));
             let said = wrong.chain(judged.notes);
-            said.for_each(|what| eprintln!("octroi: note: {}", plain(&what)));
+            said.for_each(|what| say(format_args!("octroi: note: {}", plain(&what))));
             last
         }
         _ => None,
@@ -105,7 +105,7 @@ pub fn run(args: &WitnessArgs) -> Result<(), Failure> {
             Err(Trouble::NotNow(failure) | Trouble::TilesMissing(failure)) => {
                 let text = failure.to_string();
                 if said.as_ref() != Some(&text) {
-                    eprintln!("{text}");
+                    say(&text);
                     said = Some(text);
                 }
             }
@@ -149,7 +149,7 @@ fn look(
     if let Some(to) = args.to.as_deref().filter(|_| !std::mem::replace(warned, true))
         && let Some(what) = near(to, &signed)
     {
-        eprintln!("octroi: warning: {} {}", plain(&to.to_string_lossy()), plain(&what));
+        say(format_args!("octroi: warning: {} {}", plain(&to.to_string_lossy()), plain(&what)));
     }
     let place = &signed.place;
     let key = match given {
@@ -291,10 +291,10 @@ fn append(path: &Path, line: &[u8], ledger: &str) -> std::io::Result<()> {
     let new = !path.exists();
     let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
     if new && file.metadata()?.dev() == std::fs::metadata(ledger)?.dev() {
-        eprintln!(
+        say(format_args!(
             "octroi: note: {} is on the disk of the ledger itself, and goes where that goes",
             path.display()
-        );
+        ));
     }
     // What a crash or a full disk has left of a line stays, and is none of the next.
     let before = file.metadata()?.len();

@@ -14,7 +14,7 @@ use crate::error::{Errno, errno_name};
 use crate::types::TxId;
 
 use super::failure::{ExitCode, Failure, cannot};
-use super::output::{plain, print, size};
+use super::output::{plain, print, say, size};
 use super::target::ViewOption;
 
 pub(super) mod cross;
@@ -155,7 +155,7 @@ impl Totals {
     fn fail(&mut self, before: Option<Failure>, failure: Failure) -> Failure {
         self.failed = self.failed.saturating_add(1);
         if let Some(before) = before {
-            eprintln!("{before}");
+            say(before);
         }
         failure
     }

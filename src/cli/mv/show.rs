@@ -1,6 +1,6 @@
 //! How far a move is: a bar on a terminal, a line a second elsewhere.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::time::{Duration, Instant};
 
 use console::Term;
@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::control::protocol::{ActiveCrossing, RunningCheck};
 
-use super::super::output::{plain, size};
+use super::super::output::{plain, say, size};
 use super::line::fit;
 
 /// Between two lines.
@@ -65,8 +65,7 @@ impl Show {
                 *last = Instant::now();
                 let (which, name) = (&self.which, &self.name);
                 let text = words().texts.into_iter().next().unwrap_or_default();
-                // A reader that has gone is no reason to stop.
-                let _ = writeln!(io::stderr(), "{which}{name}: {text}");
+                say(format_args!("{which}{name}: {text}"));
             }
             Mode::Lines { .. } => {}
         }
