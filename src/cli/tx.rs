@@ -110,7 +110,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             match view.client.ask(&request).map_err(cannot(attempt))? {
                 Answer::Transactions { transactions } if *json => print_json(&transactions),
                 Answer::Transactions { transactions } if *dead && transactions.is_empty() => {
-                    print("no transaction needs a person\n")
+                    print("none of the transactions that you may see needs a person\n")
                 }
                 Answer::Transactions { transactions } => print(&list(&transactions)),
                 _ => Err(unexpected()),

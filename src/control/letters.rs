@@ -285,7 +285,7 @@ fn give_up(kept: &[String]) -> String {
     };
     format!(
         "for a branch that never comes back: {deletes}; what the missing branch has of it is given up. Should it come \
-         back all the same, that is kept, and a source that stands there is seen again"
+         back all the same, that is kept, and a source or a copy that stands there is seen again"
     )
 }
 
@@ -309,8 +309,13 @@ pub(super) fn settle(vfs: &Vfs, peer: Caller, txid: TxId, wish: Wish) -> Result<
         Settled::Reverted(Some(why)) => {
             (true, format!("could not be completed and is put back: {why}"))
         }
-        Settled::Accepted if matches!(wish, Wish::Discard | Wish::GiveUp) => {
+        Settled::Accepted if wish == Wish::Discard => {
             (true, "is accepted, and what it kept is deleted".to_owned())
+        }
+        Settled::Accepted if wish == Wish::GiveUp => {
+            let now = "is given up: nothing of it is kept on the branches of the view, and what the missing branch \
+                       has is not waited for";
+            (true, now.to_owned())
         }
         Settled::Accepted => (true, "is accepted as it is".to_owned()),
         Settled::Dead(why) => (false, format!("still needs a person: {why}")),

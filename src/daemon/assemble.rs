@@ -174,6 +174,7 @@ pub(super) fn open_ledger(
         memory.journal.apply(entry);
     };
     let (ledger, opened) = open_signed(storage, view, state, copies, None, &mut remember)?;
+    memory.journal.begin(jiff::Timestamp::now());
     memory.pruned = opened.pruned;
     if opened.unclean {
         notices

@@ -392,7 +392,7 @@ pub struct PurgeRecord {
     pub txid: TxId,
     /// Why, in words.
     pub reason: String,
-    /// Nothing was removed: what hold should have is gone, or on a branch that was given up. What reappears of it is
+    /// Nothing was removed: what hold should have is gone, or nobody can tell what that is. What reappears of it is
     /// kept.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lost: bool,

@@ -31,8 +31,10 @@ impl<S: Storage> Mover<S> {
             let uuid = spot.branch;
             if !self.is_past(uuid) {
                 if self.branch_by_uuid(uuid).is_none() {
-                    let why = format!("branch {uuid} is offline or read-only");
-                    return refused(why, "discard when it is not");
+                    let why = format!("branch {uuid} is offline");
+                    let hint = "discard when it is not; if it never comes back, take it out of the configuration, mount, \
+                                and add --branch-gone";
+                    return refused(why, hint);
                 }
                 continue;
             }
@@ -84,7 +86,12 @@ impl<S: Storage> Mover<S> {
         };
         match self.storage.stat(dir, spot.path.as_os_str()) {
             Err(Errno::NOENT) | Ok(None) => Ok(()),
-            Ok(Some(found)) if known(&found) => Ok(()),
+            Ok(Some(found)) if known(&found) => {
+                self.check_writable(branch.index).map_err(|error| LetterError::InVain {
+                    why: error.to_string(),
+                    hint: "discard when it can be written to",
+                })
+            }
             _ => {
                 let at = format!("{} in {area} of branch {}", spot.path.display(), branch.name);
                 Err(LetterError::NotIts { at })
@@ -100,6 +107,7 @@ impl<S: Storage> Mover<S> {
         &self,
         caller: Caller,
         txid: TxId,
+        given_up: bool,
         recovering: MutexGuard<'_, ()>,
     ) -> Result<(), LetterError> {
         let purging = self.purging.lock();
@@ -107,17 +115,15 @@ impl<S: Storage> Mover<S> {
             let found = journal
                 .get(txid)
                 .filter(|found| found.state == TransactionState::Accepted && !found.purged);
-            found.map(|found| found.record.clone())
+            found.map(|found| (found.record.clone(), !found.committed()))
         });
-        let Some(record) = record else { return Ok(()) };
+        // Where no decision is known, nobody can tell what it has: nothing is deleted.
+        let Some((record, lost)) = record else { return Ok(()) };
         let own = || ends(&record).filter(|spot| is_own(&record, spot));
         let past = |spot: &&Spot| self.is_past(spot.branch);
-        let mut given_up: Vec<BranchUuid> = own().filter(past).map(|spot| spot.branch).collect();
-        given_up.sort_unstable();
-        given_up.dedup();
-        let reason = match self.past_of(&record) {
-            Some(_) => format!("given up by user {}, for its branch never comes back", caller.uid),
-            None => format!("discarded by user {}", caller.uid),
+        let reason = match given_up {
+            true => format!("given up by user {}, for its branch never comes back", caller.uid),
+            false => format!("discarded by user {}", caller.uid),
         };
         if sabotaged("letters: the record of a discard comes first") {
             own().for_each(|spot| self.remove_private(spot));
@@ -128,7 +134,7 @@ impl<S: Storage> Mover<S> {
         };
         // An undo keeps what the branch has of the crossing that it takes back.
         let of_another = |spot: &Spot| spot.area == Area::Hold && !is_own(&record, spot);
-        let keeps = ends(&record).filter(past).any(of_another);
+        let keeps = given_up && ends(&record).filter(past).any(of_another);
         let is_kept =
             |txid| self.with_journal(|journal| journal.get(txid).is_some_and(Transaction::is_kept));
         if let Some(undone) = record.undoes.filter(|undone| keeps && is_kept(*undone)) {
@@ -136,7 +142,10 @@ impl<S: Storage> Mover<S> {
             record_purge(PurgeRecord { txid: undone, reason, lost: true, given_up })?;
             self.released(undone);
         }
-        record_purge(PurgeRecord { txid, reason, lost: false, given_up })?;
+        let mut given_up: Vec<BranchUuid> = own().filter(past).map(|spot| spot.branch).collect();
+        given_up.sort_unstable();
+        given_up.dedup();
+        record_purge(PurgeRecord { txid, reason, lost, given_up })?;
         // From here on nobody needs it: a disk that hangs keeps no other purge waiting.
         drop((purging, recovering));
         own().for_each(|spot| self.remove_private(spot));

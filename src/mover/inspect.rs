@@ -156,7 +156,7 @@ pub(super) fn idle_in_stage(journal: &Journal, branch: BranchUuid, name: &OsStr)
 /// Whether what has this name in stage or hold of a branch was recorded as lost: nobody deletes it.
 pub(super) fn is_lost(journal: &Journal, branch: BranchUuid, name: &OsStr) -> bool {
     let known = owner_of(name).and_then(|txid| journal.get(txid));
-    known.is_some_and(|found| found.lost || found.given_up.contains(&branch))
+    known.is_some_and(|found| found.is_lost_on(branch))
 }
 
 fn stray<S: Storage>(

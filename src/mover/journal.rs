@@ -61,8 +61,8 @@ pub struct Transaction {
     pub purged: bool,
     /// What it kept in hold was found gone. Should it reappear, nobody deletes it.
     pub lost: bool,
-    /// Branches that never come back, as somebody said. What they have of it nobody deletes.
-    pub given_up: Vec<BranchUuid>,
+    /// Where what it kept was discarded, if a branch was given up by that: what others have of it nobody deletes.
+    pub discarded_on: Option<Vec<BranchUuid>>,
     /// The transaction that took it back.
     pub undone_by: Option<TxId>,
     /// A person wants it taken back: recovery goes that way only.
@@ -115,6 +115,16 @@ impl Transaction {
         }
     }
 
+    /// Whether what it kept was found gone, or is on a branch that was given up.
+    pub fn is_lost_somewhere(&self) -> bool {
+        self.lost || self.discarded_on.is_some()
+    }
+
+    /// Whether nobody deletes what a branch has of it, should that reappear.
+    pub fn is_lost_on(&self, branch: BranchUuid) -> bool {
+        self.lost || self.discarded_on.as_ref().is_some_and(|there| !there.contains(&branch))
+    }
+
     /// Whether it can be taken back.
     pub fn is_undoable(&self) -> bool {
         self.is_kept() && self.is_crossing_made()
@@ -156,10 +166,17 @@ impl Journal {
                 if let Some(transaction) = self.transactions.get_mut(&record.txid) {
                     transaction.purged = true;
                     transaction.lost = record.lost;
-                    transaction.given_up.clone_from(&record.given_up);
-                    transaction.record.moves = Vec::new();
+                    let moves = std::mem::take(&mut transaction.record.moves);
                     transaction.rest = Rest::default();
-                    self.forget_oldest();
+                    if !record.given_up.is_empty() {
+                        let ends = moves.iter().flat_map(|step| [&step.from, &step.to]);
+                        let there = ends.map(|spot| spot.branch);
+                        let there = there.filter(|uuid| !record.given_up.contains(uuid));
+                        transaction.discarded_on = Some(there.collect());
+                    }
+                    if !transaction.is_lost_somewhere() {
+                        self.forget_oldest();
+                    }
                 }
             }
             Record::Loss(_) => {
@@ -194,7 +211,7 @@ impl Journal {
                 result: None,
                 purged: false,
                 lost: false,
-                given_up: Vec::new(),
+                discarded_on: None,
                 undone_by: None,
                 withdrawn: false,
                 arrived: false,
@@ -254,8 +271,8 @@ impl Journal {
             return;
         }
         let ended = |transaction: &Transaction| {
-            let is_lost = transaction.lost || !transaction.given_up.is_empty();
-            !transaction.keeps_all() && !transaction.is_kept() && !is_lost
+            let is_needed = transaction.keeps_all() || transaction.is_kept();
+            !is_needed && !transaction.is_lost_somewhere()
         };
         let oldest = self
             .order
@@ -274,10 +291,15 @@ impl Journal {
         self.transactions.get(&txid)
     }
 
+    /// The ledger goes back to `at` at least.
+    pub fn begin(&mut self, at: jiff::Timestamp) {
+        self.begins = Some(self.begins.map_or(at, |begins| begins.min(at)));
+    }
+
     /// Whether a transaction is from before the first entry: what is there of it, nobody can tell.
     pub fn is_before(&self, txid: TxId) -> bool {
         let begins = self.begins.and_then(|begins| u64::try_from(begins.as_millisecond()).ok());
-        begins.is_some_and(|begins| txid.0.timestamp_ms() < begins)
+        begins.is_some_and(|begins| txid.0.timestamp_ms() <= begins)
     }
 
     /// All that are remembered, oldest first.

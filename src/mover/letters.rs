@@ -63,8 +63,8 @@ pub enum LetterError {
         /// How it is, as `octroi tx list` says it.
         state: &'static str,
     },
-    /// Trying again could not end well.
-    #[error("it would come to the same: {why}\nhint: nothing was changed; {hint}")]
+    /// It could not end well.
+    #[error("{why}\nhint: nothing was changed; {hint}")]
     InVain {
         /// What is in the way.
         why: String,
@@ -198,7 +198,7 @@ impl<S: Storage> Mover<S> {
                         let moves = letter.rest.moves.clone();
                         self.write_wish(CrossingRecord { moves, ..wish(Step::Accept) })?;
                     }
-                    self.discard(caller, txid, recovering)?;
+                    self.discard(caller, txid, settle == Settle::GiveUp, recovering)?;
                     return Ok(Settled::Accepted);
                 }
             }

@@ -259,12 +259,14 @@ impl<S: Storage> Mover<S> {
             let found = self.storage.stat(&ends.from.dir, &ends.from.name);
             let found =
                 found.map_err(|errno| format!("cannot look at {path}: {}", errno_name(errno)))?;
-            // What another move brought there goes first.
-            let brought = |found: &Metadata| {
+            // What another move brought there goes first, where it can.
+            let goes = |found: &Metadata| {
                 let mut others = record.moves.iter().filter(|other| other.to == step.from);
-                others.any(|other| other.identity.handle == found.identity.handle)
+                let brought = others.find(|other| other.identity.handle == found.identity.handle);
+                let from = brought.and_then(|other| self.open_spot(&other.from).ok());
+                from.is_some_and(|from| self.storage.stat(&from.dir, &from.name) == Ok(None))
             };
-            if found.is_some_and(|found| !brought(&found)) {
+            if found.is_some_and(|found| !goes(&found)) {
                 return Ok(Some(format!("{path} is taken")));
             }
         }

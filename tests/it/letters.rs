@@ -74,7 +74,10 @@ fn a_person_is_told_what_there_is_and_retries() {
     assert_eq!(said, format!("transaction {txid} is done\n"));
     assert_eq!(lab.mount.sh("cat review/f; ls inbox").ok(), "new\n");
     assert_eq!(lab.steps(&txid), ["prepare", "commit", "dead", "retry", "done"]);
-    assert_eq!(lab.mount.sh("$OCTROI tx list --dead").ok(), "no transaction needs a person\n");
+    assert_eq!(
+        lab.mount.sh("$OCTROI tx list --dead").ok(),
+        "none of the transactions that you may see needs a person\n"
+    );
     lab.mount.sh("$OCTROI undo review/f && grep new inbox/f && grep old review/f").ok();
     let refused = lab.mount.sh(&format!("$OCTROI tx retry {txid}")).fails(1);
     assert!(refused.contains("it is done"), "{refused}");

@@ -292,12 +292,12 @@ fn finding(found: Irregularity, ids: &HashMap<String, BranchUuid>) -> Finding {
     Finding { about, text, advice }
 }
 
-/// Branches as the configuration calls them.
 /// Which of the private folders a place is in.
 fn area(at: &Path) -> &'static str {
     if at.starts_with("stage") { "stage" } else { "hold" }
 }
 
+/// Branches as the configuration calls them.
 fn named(branches: &[BranchUuid], ids: &HashMap<String, BranchUuid>) -> String {
     let name = |uuid: &BranchUuid| {
         let known = ids.iter().find(|(_, id)| *id == uuid);
@@ -371,7 +371,10 @@ fn repair_all(
     if let Some(ids) = ids {
         mover.set_configured(ids);
     }
-    let recovery = mover.recover();
+    let mut recovery = mover.recover();
+    // What is kept is a finding.
+    recovery.unknown.clear();
+    recovery.returned.clear();
     tell(&recovery, repaired);
     if recovery.swept > 0 {
         let swept = counted(recovery.swept, "entry", "entries");

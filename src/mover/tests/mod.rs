@@ -100,6 +100,8 @@ fn make_dirs(disk: &Disk, root: &SimulatedDir, paths: &[&str]) {
 /// Starts a daemon on the disks, without recovery; fails where the power does.
 fn start(disk: Arc<Disk>, same: bool) -> Option<World> {
     let mut journal = Journal::default();
+    // The daemon's first line is durable before anything crosses.
+    journal.begin(jiff::Timestamp::UNIX_EPOCH);
     let state = disk.root(0)?;
     let ledger_dir = disk.open_dir(&state, Path::new("ledger")).ok()?;
     let replayed = Ledger::open(Arc::clone(&disk), ledger_dir, "lab", &mut |entry| {

@@ -400,11 +400,15 @@ fn what_waits_for_a_branch_that_never_comes_back_is_given_up() {
             }
             assert!(world.settle(txid, Settle::Discard).is_err(), "{context}");
             let (ends, kept) = (world.ends(), private(&world, out));
+            assert_eq!(
+                world.mover.kept_of(txid).len(),
+                private(&world, 1 - out).len(),
+                "{context}"
+            );
             staged += world.private(out, "stage").len();
             assert_eq!(world.settle(txid, Settle::GiveUp), Ok(Settled::Accepted), "{context}");
             assert_eq!(world.ends(), ends, "{context}: users see another thing");
             assert_eq!(private(&world, 1 - out), [] as [Vec<u8>; 0], "{context}");
-            assert!(world.mover.kept_of(txid).is_empty(), "{context}");
             assert!(world.settle(txid, Settle::GiveUp).is_err(), "{context}: it has ended");
             let world = world.restart(false);
             for _ in 0..2 {
@@ -445,8 +449,12 @@ fn power_loss_at_every_step_of_giving_up() {
                 false => {
                     assert_eq!(private(&world, 0), here, "{context}: gone without a record");
                     assert_eq!(world.rest(txid), waits, "{context}: it waits no more");
+                    continue;
                 }
             }
+            let world = world.restart(false);
+            world.mover.recover();
+            assert_eq!(private(&world, 1), there, "{context}: gone with its branch's return");
         }
         if world.disk.steps() <= first + step {
             assert!(step > 4, "it took {step} steps only");
@@ -479,9 +487,7 @@ fn what_an_undo_needs_of_a_branch_that_is_given_up_is_kept() {
 #[test]
 fn what_is_older_than_the_ledger_stays_in_stage() {
     let world = new_world(Names::Journal, false);
-    world.put(0, "f", b"text");
-    world.cross("f", "f").unwrap();
-    let old = ulid::Ulid::from_parts(1_000_000_000_000, 7);
+    let old = ulid::Ulid::from_parts(0, 7);
     world.put(0, &format!(".octroi/stage/{old}"), b"the last copy");
     let told = [Irregularity::Unknown("a".to_owned(), Path::new("stage").join(old.to_string()))];
     assert_eq!(world.mover.inspect(), told);
@@ -499,4 +505,40 @@ fn what_waits_for_a_branch_that_is_offline_is_not_given_up() {
     assert!(matches!(refused, Err(LetterError::InVain { .. })), "{refused:?}");
     world.mover.branch_returned(source);
     assert_eq!(world.ends(), (None, Some(new_content())));
+}
+
+/// What a plain discard of an undo says nothing of is kept.
+#[test]
+fn a_plain_discard_of_an_undo_leaves_the_crossing_alone() {
+    let (world, txid) = undone_and_dead(false, |_, _| ());
+    let record = world.mover.with_journal(|journal| journal.get(txid).unwrap().record.clone());
+    let undone = record.undoes.unwrap();
+    let world = world.without(&[0]);
+    if world.settle(txid, Settle::Discard).is_ok() {
+        let lost = world.mover.with_journal(|journal| journal.get(undone).unwrap().lost);
+        assert!(!lost, "nobody has given anything up");
+    }
+    let world = world.restart(false);
+    world.mover.recover();
+    assert!(world.mover.with_journal(|journal| journal.get(undone).unwrap().is_kept()));
+}
+
+/// Where the decision was lost nobody knows what there is of it.
+#[test]
+fn nothing_is_deleted_of_what_has_no_known_decision() {
+    let world = new_world(Names::Journal, false);
+    world.put(0, "f", &new_content());
+    let other = world.cross("f", "f").unwrap().txid;
+    let like = world.mover.with_journal(|journal| journal.get(other).unwrap().record.clone());
+    let txid = TxId(ulid::Ulid::generate());
+    let announced = CrossingRecord { txid, step: Step::Prepare, moves: Vec::new(), ..like };
+    let dead = later_step(&announced, Step::Dead, None, "EIO".to_owned());
+    for record in [announced, dead] {
+        world.mover.record(record, Durability::Sync).unwrap();
+    }
+    world.put(0, &format!(".octroi/hold/{txid}"), b"the last copy");
+    assert_eq!(world.settle(txid, Settle::Discard), Ok(Settled::Accepted));
+    let world = world.restart(false);
+    assert_eq!(world.mover.recover().returned.len(), 1);
+    assert!(world.private(0, "hold").contains(&b"the last copy".to_vec()));
 }

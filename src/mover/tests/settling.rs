@@ -204,3 +204,16 @@ fn nothing_is_discarded_while_a_branch_is_out_that_may_keep_some_of_it() {
         }
     }
 }
+
+/// What was said to be deleted would still be there.
+#[test]
+fn nothing_is_discarded_of_a_branch_that_is_read_only() {
+    let (world, txid) = letter(Cause { made: 1, same: false });
+    set_read_only(&world, 1, true);
+    let (state, places) = (world.state(txid), world.places());
+    let refused = world.settle(txid, Settle::Discard).unwrap_err();
+    assert!(refused.to_string().contains("read-only"), "{refused}");
+    assert_eq!((world.state(txid), world.places()), (state, places));
+    set_read_only(&world, 1, false);
+    assert_eq!(world.settle(txid, Settle::Discard), Ok(Settled::Accepted));
+}
