@@ -42,8 +42,7 @@ pub enum Record {
     Gap(GapRecord),
     /// What waited in hold was removed for good.
     Purge(PurgeRecord),
-    /// Lines or keys that a checkpoint vouches for are gone, and a person went on without: from here
-    /// another key signs.
+    /// Lines or keys that a checkpoint vouches for are gone; a person went on without them, by another key.
     Loss(Box<LossRecord>),
     /// A key begins to sign.
     Key(KeyRecord),
@@ -392,12 +391,10 @@ pub struct PurgeRecord {
     pub txid: TxId,
     /// Why, in words.
     pub reason: String,
-    /// Nothing was removed: what hold should have is gone, or nobody can tell what that is. What reappears of it is
-    /// kept.
+    /// Nothing was removed: it is gone, or nobody can tell what there is. What reappears is kept.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lost: bool,
-    /// Branches that left the view and never come back, as somebody said. What they have of it is kept should they
-    /// come back all the same.
+    /// Branches that never come back, as somebody said. What they have of it is kept all the same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub given_up: Vec<BranchUuid>,
 }
@@ -485,8 +482,7 @@ pub struct CheckRecord {
     /// Why not, in words: exit code, signal, limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The last line of the command's output that is not blank, at most 256 bytes of it; without control
-    /// characters.
+    /// The last line of the command's output that is not blank, at most 256 bytes; no control characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub line: Option<String>,
     /// How long it took, in milliseconds.

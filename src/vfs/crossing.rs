@@ -23,7 +23,7 @@ use crate::view::locks::LockGuard;
 use super::Vfs;
 use super::facts::{About, Asked, Size};
 use super::permit::Question;
-use super::place::{MadeGuard, passes_on, takes_nothing};
+use super::place::{MadeGuard, ROOM_TRIES, passes_on, takes_nothing};
 use super::remove::Occupied;
 use super::site::{OpenPart, Site};
 
@@ -146,7 +146,7 @@ impl Vfs {
         let candidates = self.candidates(&target.parent)?;
         // Only where all are full goes what could be undone. What it needs is known once it was tried.
         let all = self.writable_members(&target.parent);
-        let again = std::iter::repeat_n(&all, if candidates.is_empty() { 2 } else { 1 }).flatten();
+        let again = std::iter::repeat_n(&all, ROOM_TRIES).flatten();
         let tries = candidates.iter().map(|branch| (*branch, false));
         for (branch, again) in tries.chain(again.map(|branch| (*branch, true))) {
             if again && !self.make_room_for(branch, full.as_ref(), caller) {

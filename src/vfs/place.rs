@@ -66,6 +66,9 @@ impl Drop for MadeGuard {
     }
 }
 
+/// How often something is tried that takes room: others may take what hold gave up for it.
+pub(super) const ROOM_TRIES: usize = 4;
+
 impl Vfs {
     /// Makes something at a site, where a pool's member cannot take it on the next; where all are full, what
     /// can be undone goes. EEXIST if any member has the name; ENOSPC if all are full, EROFS if they are
@@ -87,7 +90,9 @@ impl Vfs {
         let mut full = Errno::NOSPC;
         let candidates = self.candidates(parent)?;
         let tries = candidates.into_iter().map(|branch| (branch, false));
-        let again = self.writable_members(parent).into_iter().map(|branch| (branch, true));
+        let members = self.writable_members(parent);
+        let again = std::iter::repeat_n(&members, ROOM_TRIES).flatten();
+        let again = again.map(|branch| (*branch, true));
         for (branch, again) in tries.chain(again) {
             let made_room = || self.mover.make_room(branch, NEW_BYTES, caller.uid);
             if again && (full != Errno::NOSPC || !made_room()) {
@@ -102,8 +107,8 @@ impl Vfs {
         Err(full)
     }
 
-    /// Does something that takes room, and once more where the branch was full and hold could make room for
-    /// `bytes`: what can be undone costs space, and goes first.
+    /// Does something that takes room, and again where the branch was full and hold could make room for `bytes`: what
+    /// can be undone costs space, and goes first.
     pub(super) fn with_room<T>(
         &self,
         caller: Caller,
@@ -111,10 +116,13 @@ impl Vfs {
         bytes: u64,
         act: impl Fn() -> Result<T, Errno>,
     ) -> Result<T, Errno> {
-        match act() {
-            Err(Errno::NOSPC) if self.mover.make_room(branch, bytes, caller.uid) => act(),
-            done => done,
+        for _ in 1..ROOM_TRIES {
+            match act() {
+                Err(Errno::NOSPC) if self.mover.make_room(branch, bytes, caller.uid) => {}
+                done => return done,
+            }
         }
+        act()
     }
 
     /// The members that something new in a directory of a pool may go to, in the order to try. One that

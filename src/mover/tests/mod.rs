@@ -16,6 +16,7 @@ mod commands;
 mod crash;
 mod crash_trees;
 mod doubt;
+mod given_up;
 mod lab;
 mod length;
 mod letters;
