@@ -239,7 +239,7 @@ fn one_device_that_turns_out_to_be_two_gets_a_copy() {
 }
 
 #[test]
-fn stage_is_swept_and_unknown_is_kept() {
+fn stage_is_swept_and_unknown_hold_is_kept() {
     let world = new_world(Names::Journal, false);
     for area in ["stage", "hold"] {
         world.put(0, &format!(".octroi/{area}/{}", ulid::Ulid::generate()), b"whose?");
