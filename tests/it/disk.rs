@@ -98,9 +98,10 @@ impl Disk {
     /// Mounts it again.
     #[track_caller]
     pub fn mount(&self) {
-        // Others set up loop devices at the same time.
+        // Others set up loop devices at the same time; and where another's mount namespace still has the same
+        // file system, xfs does not mount it again.
         let mount = format!("mount -o loop {} {}", self.image.display(), self.path.display());
-        let script = format!("for try in 1 2 3 4 5; do {mount} && exit; sleep 0.2; done; exit 1");
+        let script = format!("for try in $(seq 60); do {mount} && exit; sleep 0.2; done; exit 1");
         sh(std::path::Path::new("/"), &script).ok();
     }
 

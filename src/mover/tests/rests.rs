@@ -383,3 +383,19 @@ fn an_undo_that_restored_something_is_taken_back_when_its_branch_is_back() {
     assert_eq!(world.state(txid), Some(TransactionState::Reverted), "{recovery:?}");
     assert_eq!(world.ends(), (None, Some(new_content())));
 }
+
+/// Nor is it taken back where what it restored cannot go back to hold: what crossed would be nowhere.
+#[test]
+fn an_undo_stays_where_what_it_restored_cannot_leave_its_name() {
+    let (world, txid) = undone_and_dead(false, |_, _| ());
+    let record = world.mover.with_journal(|journal| journal.get(txid).unwrap().record.clone());
+    let world = world.without(&[1]);
+    let asked = later_step(&record, Step::Withdraw, None, String::new());
+    world.mover.record(asked, Durability::Sync).unwrap();
+    world.mover.recover();
+    world.put(1, &format!(".octroi/hold/{}", record.undoes.unwrap()), b"a copy of somebody's");
+    let ends = world.ends();
+    let world = world.restart(false);
+    assert_eq!(world.mover.recover().dead.len(), 1);
+    assert_eq!(world.ends(), ends);
+}
