@@ -310,7 +310,7 @@ pub(super) fn settle(vfs: &Vfs, peer: Caller, txid: TxId, wish: Wish) -> Result<
             (true, format!("could not be completed and is put back: {why}"))
         }
         Settled::Accepted if wish == Wish::Discard => {
-            (true, "is accepted, and what it kept is deleted".to_owned())
+            (true, "is accepted, and what it is known to keep is deleted".to_owned())
         }
         Settled::Accepted if wish == Wish::GiveUp => {
             let now = "is given up: nothing of it is kept on the branches of the view, and what the missing branch \

@@ -151,14 +151,7 @@ impl<S: Storage> Mover<S> {
         own().for_each(|spot| self.remove_private(spot));
         Ok(())
     }
-}
 
-/// The ends of all its moves.
-fn ends(record: &CrossingRecord) -> impl Iterator<Item = &Spot> {
-    record.moves.iter().flat_map(|step| [&step.from, &step.to])
-}
-
-impl<S: Storage> Mover<S> {
     /// What stage and hold have of a transaction that is its own, on branches in the view: a discard deletes that.
     pub fn kept_of(&self, txid: TxId) -> Vec<Spot> {
         let record =
@@ -172,6 +165,11 @@ impl<S: Storage> Mover<S> {
         let own = ends(&record).filter(|spot| is_own(&record, spot));
         own.filter(is_there).cloned().collect()
     }
+}
+
+/// The ends of all its moves.
+fn ends(record: &CrossingRecord) -> impl Iterator<Item = &Spot> {
+    record.moves.iter().flat_map(|step| [&step.from, &step.to])
 }
 
 /// Whether a transaction keeps something of its own there, in stage or hold.
