@@ -73,6 +73,7 @@ enum Command {
     ///
     /// Nothing is moved or deleted. What stage and hold keep of it stays, whatever hold.keep and hold.max say,
     /// until you come again with --discard: it could be the last copy.
+    /// Neither retry nor abort is possible after it.
     Accept {
         #[command(flatten)]
         one: One,

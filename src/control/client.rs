@@ -35,6 +35,12 @@ pub enum ClientError {
         /// Why.
         error: io::Error,
     },
+    /// It closed the connection without a whole answer.
+    #[error(
+        "the daemon ended before it answered\n\
+         hint: what was asked for may be done all the same; mount the view again, and look"
+    )]
+    Ended,
     /// The daemon answered something else.
     #[error("the daemon's answer is not understood; is it of another version?")]
     NotUnderstood,
@@ -196,6 +202,38 @@ fn exchange(socket: &Path, request: &Request) -> Result<(Answer, u32), ClientErr
 /// The one answer of a connection.
 pub(super) fn read_answer(stream: UnixStream) -> io::Result<Result<Answer, ClientError>> {
     let mut answer = Vec::new();
-    BufReader::new(stream.take(ANSWER_MAX as u64)).read_until(b'\n', &mut answer)?;
+    let read = BufReader::new(stream.take(ANSWER_MAX as u64)).read_until(b'\n', &mut answer);
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+            return Ok(Err(ClientError::Ended));
+        }
+        read => read?,
+    };
+    if answer.last() != Some(&b'\n') && answer.len() < ANSWER_MAX {
+        return Ok(Err(ClientError::Ended));
+    }
     Ok(serde_json::from_slice(&answer).map_err(|_| ClientError::NotUnderstood))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is read of these bytes, when the daemon ends after them.
+    fn cut(bytes: &[u8]) -> Result<Answer, ClientError> {
+        let (mut daemon, client) = UnixStream::pair().expect("a pair");
+        daemon.write_all(bytes).expect("it is sent");
+        drop(daemon);
+        read_answer(client).expect("it is read")
+    }
+
+    #[test]
+    fn a_daemon_that_ends_while_it_answers_is_not_taken_for_another_version() {
+        let answer = encode(&Answer::Aborted).expect("a line");
+        assert!(matches!(cut(&answer), Ok(Answer::Aborted)));
+        for length in 0..answer.len() {
+            assert!(matches!(cut(&answer[..length]), Err(ClientError::Ended)), "{length} bytes");
+        }
+        assert!(matches!(cut(b"{\"of\":\"tomorrow\"}\n"), Err(ClientError::NotUnderstood)));
+    }
 }

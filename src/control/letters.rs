@@ -54,7 +54,7 @@ pub struct Choice {
 pub(super) fn letter(vfs: &Vfs, txid: TxId, found: &Transaction) -> Option<Box<DeadLetter>> {
     let dead = match found.state {
         TransactionState::Dead => true,
-        TransactionState::Accepted if !found.purged => false,
+        TransactionState::Accepted => false,
         _ => return None,
     };
     let findings = vfs.examine(txid);
@@ -80,13 +80,13 @@ pub(super) fn letter(vfs: &Vfs, txid: TxId, found: &Transaction) -> Option<Box<D
         add("accept --discard --branch-gone", refused.unwrap_or_else(|| give_up(&kept)));
     }
     Some(Box::new(DeadLetter {
-        happened: happened(found, dead),
+        happened: happened(found),
         found: findings.iter().map(|finding| place(finding, at)).collect(),
         choices,
     }))
 }
 
-fn happened(found: &Transaction, dead: bool) -> String {
+fn happened(found: &Transaction) -> String {
     let record = &found.record;
     let what = match (record.undoes, record.rearrangement) {
         (Some(undone), _) => format!("the undo of {undone}"),
@@ -94,9 +94,21 @@ fn happened(found: &Transaction, dead: bool) -> String {
         (None, false) => "the crossing".to_owned(),
     };
     let why = found.reason.as_deref().unwrap_or("no reason is recorded");
-    let end = match dead {
-        true => "Nothing of it was deleted; it waits for you",
-        false => "It was accepted as it is, and what it keeps was not deleted",
+    let end = match found {
+        Transaction { state: TransactionState::Dead, .. } => {
+            "Nothing of it was deleted; it waits for you"
+        }
+        Transaction { purged: false, .. } => {
+            "It was accepted as it is, and what it keeps was not deleted"
+        }
+        Transaction { discarded_on: Some(_), .. } => {
+            "It was given up: what the branches of the view kept of it was deleted, and what a branch that left has of \
+             it is kept, should that be in the view again"
+        }
+        Transaction { lost: true, .. } => {
+            "It was accepted as it is, and keeps nothing that is known"
+        }
+        _ => "It was accepted as it is, and what it kept was deleted",
     };
     format!(
         "{what} from {} to {} was decided, and could neither be completed nor put back: {why}. {end}.",
@@ -109,7 +121,11 @@ fn backing(vfs: &Vfs, spot: &Spot) -> PathBuf {
     let found = vfs.branches().into_iter().find(|(_, branch)| branch.uuid() == Some(spot.branch));
     let root = match found {
         Some((_, branch)) => branch.spec().path.clone(),
-        None => PathBuf::from(format!("(branch {})", spot.branch)),
+        None => {
+            let name =
+                vfs.with_journal(|journal| journal.branch_name(spot.branch).map(str::to_owned));
+            PathBuf::from(format!("(branch {})", name.unwrap_or_else(|| spot.branch.to_string())))
+        }
     };
     match spot.area {
         Area::Tree => root.join(&spot.path),
@@ -234,7 +250,8 @@ fn has_arrived(findings: &[Finding]) -> bool {
 }
 
 fn accept(kept: &[String], findings: &[Finding], rest: &Rest) -> String {
-    let begin = "declares right what is there: nothing is moved or deleted now";
+    let begin = "declares right what is there: nothing is moved or deleted now, and neither retry nor abort is possible \
+                 after it";
     let end = match kept.is_empty() {
         true => format!("{begin}, and this asks for nobody any more"),
         false => format!("{begin}; {} stays until it is discarded", kept.join(", ")),

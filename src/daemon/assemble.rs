@@ -22,7 +22,7 @@ use crate::mover::{Journal, Mover, MoverBranch, Recovery};
 use crate::policy::Policy;
 use crate::stats::Stats;
 use crate::storage::real::{RealDir, RealStorage};
-use crate::types::{BranchMode, BranchUuid, ViewPath, counted};
+use crate::types::{BranchMode, BranchUuid, TxId, ViewPath, counted};
 use crate::vfs::{Parts, RecordLevel, Vfs};
 use crate::view::{Invalidation, Pool};
 
@@ -63,7 +63,7 @@ pub(super) fn assemble(
     }
     let storage = Arc::new(RealStorage);
     let found = copies::find(config, &launch.adopt, notices);
-    let (ledger, memory) = open_ledger(&storage, &config.view, state, found.copies, notices)?;
+    let (ledger, mut memory) = open_ledger(&storage, &config.view, state, found.copies, notices)?;
     for name in found.without.iter().filter(|name| memory.known.contains_key(*name)) {
         notices.push(format!(
             "branch {name} has no copy of the ledger's checkpoint, which it had if it was mounted \
@@ -78,6 +78,9 @@ pub(super) fn assemble(
             refuse_unknown(&entry.spec)?;
         }
         let branch = open_branch(&entry.spec, known, adopt, &ledger, notices)?;
+        if let Some(id) = branch.uuid() {
+            memory.journal.name_branch(id, branch.name());
+        }
         branches.push((place(config, entry), Arc::new(branch)));
     }
     let movable: Vec<_> = branches
@@ -97,6 +100,7 @@ pub(super) fn assemble(
     mover.set_configured(ids);
     let recovery = mover.recover();
     tell(&recovery, notices);
+    tell_waiting(&mover, &recovery, notices);
     let stats = Arc::new(Stats::new());
     let source = DaemonSource {
         branches: branches.clone(),
@@ -311,6 +315,25 @@ pub(super) fn mover_branch(
         hold: RealDir::from_fd(hold)?,
         min_free: branch.spec().min_free,
     }))
+}
+
+/// More dead letters than these are counted.
+const WAITING_TOLD: usize = 5;
+
+/// Dead letters of earlier mounts.
+fn tell_waiting(mover: &Mover<RealStorage>, recovery: &Recovery, notices: &mut Vec<String>) {
+    let waiting: Vec<TxId> = mover.with_journal(|journal| {
+        let of_before = |txid: &TxId| !recovery.dead.iter().any(|(dead, _)| dead == txid);
+        journal.dead().map(|(txid, _)| txid).filter(of_before).collect()
+    });
+    if waiting.len() > WAITING_TOLD {
+        let count = waiting.len();
+        notices.push(format!("{count} transactions need a person; see octroi tx list --dead"));
+        return;
+    }
+    for txid in waiting {
+        notices.push(format!("transaction {txid} still needs a person; see octroi tx show {txid}"));
+    }
 }
 
 pub(super) fn tell(recovery: &Recovery, notices: &mut Vec<String>) {

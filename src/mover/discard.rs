@@ -3,7 +3,6 @@
 use parking_lot::MutexGuard;
 
 use super::Mover;
-use super::error::CrossingError;
 use super::inspect::owner_of;
 use super::journal::{Transaction, TransactionState};
 use super::letters::LetterError;
@@ -31,7 +30,7 @@ impl<S: Storage> Mover<S> {
             let uuid = spot.branch;
             if !self.is_past(uuid) {
                 if self.branch_by_uuid(uuid).is_none() {
-                    let why = format!("branch {uuid} is offline");
+                    let why = format!("branch {} is offline", self.name_of(uuid));
                     let hint = "discard when it is not; if it never comes back, take it out of the configuration, mount, \
                                 and add --branch-gone";
                     return refused(why, hint);
@@ -41,7 +40,7 @@ impl<S: Storage> Mover<S> {
             if !given_up {
                 let why = format!(
                     "a branch that left may keep some of it, or have a file that would be seen twice: {}",
-                    CrossingError::NoBranch { uuid }
+                    self.no_branch(uuid)
                 );
                 let hint = match accepted {
                     true => {

@@ -15,8 +15,11 @@ pub enum CrossingError {
     #[error("branch {branch} is offline")]
     Offline { branch: String },
     /// It was adopted anew, or is in the configuration no more: what a record says of it is past.
-    #[error("no branch of the view has the id {uuid} any more")]
-    NoBranch { uuid: BranchUuid },
+    #[error(
+        "no branch of the view has the id {uuid} any more{}",
+        name.as_ref().map(|name| format!(" (it was {name})")).unwrap_or_default()
+    )]
+    NoBranch { uuid: BranchUuid, name: Option<String> },
     /// Its file system takes no changes, and so it can neither give nor take.
     #[error("branch {branch} is read-only")]
     ReadOnly { branch: String },

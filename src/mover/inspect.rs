@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::journal::{Journal, Transaction, TransactionState};
 use super::moves::{Place, PlacedMove, Whereabouts, whereabouts};
-use super::{CrossingError, Mover, MoverBranch, subject};
+use super::{Mover, MoverBranch, subject};
 use crate::error::errno_name;
 use crate::ledger::record::{Area, Move, Spot, Step};
 use crate::storage::Storage;
@@ -60,7 +60,7 @@ pub fn inspect<S: Storage, B: Deref<Target = MoverBranch<S>>>(
     for (txid, transaction) in journal.iter() {
         match transaction.state {
             TransactionState::Active if transaction.record.step == Step::Commit => {
-                let outlook = outlook(storage, branches, is_past, transaction);
+                let outlook = outlook(storage, journal, branches, is_past, transaction);
                 found.push(Irregularity::Unfinished(txid, outlook));
             }
             TransactionState::Active => found.push(Irregularity::Undecided(txid)),
@@ -182,6 +182,7 @@ fn stray<S: Storage>(
 /// What recovery will make of it, as far as the names of its moves tell.
 fn outlook<S: Storage, B: Deref<Target = MoverBranch<S>>>(
     storage: &S,
+    journal: &Journal,
     branches: &[B],
     is_past: &dyn Fn(BranchUuid) -> bool,
     transaction: &Transaction,
@@ -203,7 +204,7 @@ fn outlook<S: Storage, B: Deref<Target = MoverBranch<S>>>(
     }
     match past {
         _ if !waits.is_empty() => return Outlook::Waits(waits),
-        Some(uuid) => return Outlook::NeedsPerson(CrossingError::NoBranch { uuid }.to_string()),
+        Some(uuid) => return Outlook::NeedsPerson(journal.no_branch(uuid).to_string()),
         None => {}
     }
     let place = |spot: &Spot| {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::error::CrossingError;
 use crate::ledger::Entry;
 use crate::ledger::record::{CrossingRecord, Move, Record, Step, StoppedBy};
 use crate::types::{BranchUuid, TxId, ViewPath};
@@ -154,12 +155,18 @@ pub struct Journal {
     ended: usize,
     /// Time of the first entry.
     begins: Option<jiff::Timestamp>,
+    /// What branches were called when they were last adopted, also those that left.
+    names: HashMap<BranchUuid, String>,
 }
 
 impl Journal {
-    /// Takes in an entry of the ledger; all but crossings, purges and losses only tell how far back it goes.
+    /// Takes in an entry of the ledger; all but crossings, purges and losses only tell how far back it goes, and
+    /// what branches are called.
     pub fn apply(&mut self, entry: &Entry) {
         self.begins.get_or_insert(entry.time);
+        for (name, id) in entry.record.ids() {
+            self.name_branch(id, name);
+        }
         match &entry.record {
             Record::Crossing(record) => self.apply_crossing(record, entry.time),
             Record::Purge(record) => {
@@ -284,6 +291,21 @@ impl Journal {
             self.transactions.remove(&txid);
             self.ended = self.ended.saturating_sub(1);
         }
+    }
+
+    /// For people: a branch that records speak of by its id has this name.
+    pub fn name_branch(&mut self, id: BranchUuid, name: &str) {
+        self.names.insert(id, name.to_owned());
+    }
+
+    /// What a branch is called, or was when it left.
+    pub fn branch_name(&self, id: BranchUuid) -> Option<&str> {
+        self.names.get(&id).map(String::as_str)
+    }
+
+    /// Why nothing is done with what is on a branch that left the view.
+    pub fn no_branch(&self, uuid: BranchUuid) -> CrossingError {
+        CrossingError::NoBranch { uuid, name: self.branch_name(uuid).map(str::to_owned) }
     }
 
     /// One transaction.

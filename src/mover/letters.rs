@@ -262,7 +262,7 @@ impl<S: Storage> Mover<S> {
         }
         let why = format!(
             "what crossed is at its target, and where it came from is gone: {}",
-            CrossingError::NoBranch { uuid }
+            self.no_branch(uuid)
         );
         let hint =
             "accept what has arrived; or have the branch in the configuration again, and undo";

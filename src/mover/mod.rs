@@ -119,6 +119,7 @@ pub use rearrange::{RearrangeRequest, Rearranged};
 pub use recover::Recovery;
 pub use request::{Admit, Crossed, CrossingRequest, Entry, Moved, Name, SourcePart};
 pub use stop::Stop;
+pub use undo::check_done;
 
 use moves::Place;
 use pace::{Limiter, Turns};
@@ -249,6 +250,16 @@ impl<S: Storage> Mover<S> {
 
     fn branch_by_uuid(&self, uuid: BranchUuid) -> Option<Arc<MoverBranch<S>>> {
         self.online().find(|branch| branch.uuid == uuid)
+    }
+
+    /// What people call a branch: its name, or where nobody knows that any more, its id.
+    fn name_of(&self, uuid: BranchUuid) -> String {
+        let name = self.with_journal(|journal| journal.branch_name(uuid).map(str::to_owned));
+        name.unwrap_or_else(|| uuid.to_string())
+    }
+
+    fn no_branch(&self, uuid: BranchUuid) -> CrossingError {
+        self.with_journal(|journal| journal.no_branch(uuid))
     }
 
     fn online(&self) -> impl Iterator<Item = Arc<MoverBranch<S>>> {

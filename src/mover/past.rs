@@ -426,9 +426,8 @@ fn brings(step: &Move) -> bool {
     matches!(step.act, Act::Apply | Act::Rename)
 }
 
-/// Why a transaction becomes a dead letter whose branch `uuid` left.
-pub(super) fn why_past(record: &CrossingRecord, uuid: BranchUuid, rest: &[Move]) -> String {
-    let why = CrossingError::NoBranch { uuid };
+/// Why a transaction becomes a dead letter whose branch left, as `why` says.
+pub(super) fn why_past(record: &CrossingRecord, why: &CrossingError, rest: &[Move]) -> String {
     match record.moves.iter().any(|step| brings(step) && !rest.contains(step)) {
         true => format!(
             "{why}. What crossed is at its target and stays; what may be left of it on that branch is \

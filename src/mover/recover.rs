@@ -221,7 +221,10 @@ impl<S: Storage> Mover<S> {
             }
             None => self.give_up(commit, error.to_string(), Vec::new(), recovery),
             Some(uuid) => match self.sync_half_open(commit, &made) {
-                Ok(()) => self.give_up(commit, why_past(commit, uuid, &rest), rest, recovery),
+                Ok(()) => {
+                    let why = why_past(commit, &self.no_branch(uuid), &rest);
+                    self.give_up(commit, why, rest, recovery);
+                }
                 Err(error) => recovery.leave_open(commit, error.to_string()),
             },
         }
@@ -312,9 +315,9 @@ impl<S: Storage> Mover<S> {
     pub(super) fn open_spot(&self, spot: &Spot) -> Result<Place<S>, NotNow> {
         let branch = self.branch_by_uuid(spot.branch).ok_or_else(|| {
             if self.is_past(spot.branch) {
-                return NotNow::Impossible(CrossingError::NoBranch { uuid: spot.branch });
+                return NotNow::Impossible(self.no_branch(spot.branch));
             }
-            NotNow::LeftOpen(format!("branch {} is offline", spot.branch))
+            NotNow::LeftOpen(format!("branch {} is offline", self.name_of(spot.branch)))
         })?;
         self.open_in(&branch, spot).map_err(|error| match error.errno() {
             Errno::NOENT | Errno::NOTDIR | Errno::LOOP => NotNow::Impossible(error),

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::copy::Work;
 use super::directory::manifest;
 use super::error::CrossingError;
-use super::journal::TransactionState;
+use super::journal::{Transaction, TransactionState};
 use super::merge::Plan;
 use super::moves::Place;
 use super::pass::pass;
@@ -102,9 +102,7 @@ impl<S: Storage> Mover<S> {
         if found.record.uid != caller.uid && !may_any {
             return Err(CrossingError::UndoNotYours { txid });
         }
-        if found.state != TransactionState::Done {
-            return Err(CrossingError::UndoUnknown { txid });
-        }
+        check_done(txid, &found)?;
         if let Some(by) = found.undone_by.filter(|_| !sabotaged("undo: once")) {
             return Err(impossible(txid, &format!("{by} has undone it")));
         }
@@ -129,8 +127,8 @@ impl<S: Storage> Mover<S> {
     fn branch_of(&self, spot: &Spot) -> Result<Arc<MoverBranch<S>>, CrossingError> {
         let uuid = spot.branch;
         self.branch_by_uuid(uuid).ok_or_else(|| match self.is_past(uuid) {
-            true => CrossingError::NoBranch { uuid },
-            false => CrossingError::Offline { branch: uuid.to_string() },
+            true => self.no_branch(uuid),
+            false => CrossingError::Offline { branch: self.name_of(uuid) },
         })
     }
 
@@ -375,6 +373,22 @@ fn all(record: &CrossingRecord, act: Act) -> impl Iterator<Item = &Move> {
 
 fn moved_from([from, to]: [BranchIndex; 2], was: Handle, is: Handle) -> Moved {
     Moved { from: (from, was), to: (to, is) }
+}
+
+/// Only what is done is taken back.
+pub fn check_done(txid: TxId, found: &Transaction) -> Result<(), CrossingError> {
+    let why = match found.state {
+        TransactionState::Done => return Ok(()),
+        TransactionState::Active => "it has not ended",
+        TransactionState::Reverted | TransactionState::Aborted => {
+            "it was put back, so that there is nothing to undo"
+        }
+        TransactionState::Dead => {
+            "it needs root, or the user who mounted the view, first: octroi tx show tells what may be done"
+        }
+        TransactionState::Accepted => "it was left half made, and accepted as it is",
+    };
+    Err(impossible(txid, why))
 }
 
 fn impossible(txid: TxId, why: &str) -> CrossingError {

@@ -67,7 +67,9 @@ impl Vfs {
         self.ready_to_record().map_err(SettleError::Ledger)?;
         let exe = exe_of(caller.pid);
         if matches!(settle, Settle::Accept | Settle::Discard | Settle::GiveUp) {
-            return Ok(self.mover.settle(caller, exe, txid, settle)?);
+            let settled = self.mover.settle(caller, exe, txid, settle);
+            note_settled(caller, txid, settle, &settled);
+            return Ok(settled?);
         }
         let record = self.mover.letter(txid, settle)?.record;
         let known = || {
@@ -96,7 +98,7 @@ impl Vfs {
         for domain in [&record.source, &record.target].map(|path| self.domain_of_path(path)) {
             domain.into_iter().for_each(|domain| self.lock_left_open(domain));
         }
-        log::warn!("user {} asked for {settle:?} of dead letter {txid}: {settled:?}", caller.uid);
+        note_settled(caller, txid, settle, &settled);
         Ok(settled?)
     }
 
@@ -159,4 +161,13 @@ impl Vfs {
         drop(place);
         self.lose_descendants(inode);
     }
+}
+
+fn note_settled(
+    caller: Caller,
+    txid: TxId,
+    settle: Settle,
+    settled: &Result<Settled, LetterError>,
+) {
+    log::warn!("user {} asked for {settle:?} of dead letter {txid}: {settled:?}", caller.uid);
 }

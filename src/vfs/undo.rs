@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::branch::FileKind;
 use crate::error::Errno;
 use crate::ledger::record::{Act, Spot};
-use crate::mover::{CrossingError, Prepared, Progress};
+use crate::mover::{CrossingError, Prepared, Progress, check_done};
 use crate::policy::Basis;
 use crate::storage::real::RealStorage;
 use crate::sys::process::exe_of;
@@ -296,6 +296,7 @@ impl Vfs {
                     None => CrossingError::UndoUnknown { txid }.into(),
                 });
             }
+            check_done(txid, crossing)?;
             Ok(UndoPlan {
                 txid,
                 source: crossing.record.target.clone(),

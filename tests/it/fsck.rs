@@ -246,7 +246,7 @@ fn of_a_branch_that_is_out_of_the_configuration_it_says_and_does_what_the_mount_
     scene.configure(&format!(
         "[branches.other]\n{read_only}[branches.review]\npath = \"branches/review\"\n"
     ));
-    let gone = "no branch of the view has the id";
+    let gone = "any more (it was inbox)";
     let found = findings(&scene, &[]);
     assert!(found.iter().any(|one| one.contains(gone)), "{found:?}");
     let said = fsck(&scene, &["--repair"]).out;

@@ -1,6 +1,8 @@
 //! Dead letters through the mount: made by system calls that fail, listed, explained and settled by the
 //! commands that a person has.
 
+use std::fs;
+
 use serde_json::Value;
 
 use crate::disk::Disk;
@@ -119,12 +121,23 @@ fn what_is_accepted_stays_until_it_is_discarded() {
     let txid = lab.dead(FILES, "f");
     let hold = lab.scene.branch("inbox").join(".octroi/hold").join(&txid);
     let stage = lab.scene.branch("review").join(".octroi/stage").join(&txid);
-    let said = lab.mount.sh(&format!("$OCTROI tx accept {txid}")).ok();
-    assert_eq!(said, format!("transaction {txid} is accepted as it is\n"));
-    assert_eq!(lab.mount.sh("cat review/f; ls inbox").ok(), "old\n");
+    let refused = lab.mount.sh(&format!("$OCTROI undo {txid}")).fails(1);
+    assert!(refused.contains("octroi tx show tells what may be done"), "{refused}");
     let Lab { scene, mount, _disk } = lab;
     mount.unmount();
     let mount = scene.mount();
+    let log = || fs::read_to_string(scene.base().join("daemon.log")).expect("a log");
+    let told = format!("{txid} still needs a person");
+    assert_eq!(log().matches(&told).count(), 1, "{}", log());
+    let shown = mount.sh(&format!("$OCTROI tx show {txid}")).ok();
+    assert!(shown.contains("neither retry nor abort is possible after it"), "{shown}");
+    let said = mount.sh(&format!("$OCTROI tx accept {txid}")).ok();
+    assert_eq!(said, format!("transaction {txid} is accepted as it is\n"));
+    assert!(log().contains(&format!("asked for Accept of dead letter {txid}")), "{}", log());
+    assert_eq!(mount.sh("cat review/f; ls inbox").ok(), "old\n");
+    mount.unmount();
+    let mount = scene.mount();
+    assert_eq!(log().matches(&told).count(), 1, "it needs nobody any more");
     assert!(hold.exists() && stage.exists(), "a mount has swept what was accepted");
     let shown = mount.sh(&format!("$OCTROI tx show {txid}")).ok();
     assert!(shown.contains("accept --discard") && !shown.contains("tx retry"), "{shown}");
@@ -133,6 +146,8 @@ fn what_is_accepted_stays_until_it_is_discarded() {
     let purge = mount.ledger().into_iter().find(|line| line["kind"] == "purge");
     let purge = purge.expect("it is recorded");
     assert_eq!(purge["reason"], "discarded by user 0", "{purge}");
+    let shown = mount.sh(&format!("$OCTROI tx show {txid}")).ok();
+    assert!(shown.contains("what it kept was deleted") && !shown.contains("choices"), "{shown}");
     mount.unmount();
 }
 

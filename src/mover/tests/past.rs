@@ -476,6 +476,6 @@ fn an_undo_that_would_need_it_says_so() {
         let world = world.bereft_of(usize::from(left));
         let undone = world.mover.prepare_undo(AUTHOR, None, false, txid, &any()).map(drop);
         let uuid = UUIDS[usize::from(left)];
-        assert_eq!(undone, Err(CrossingError::NoBranch { uuid }));
+        assert_eq!(undone, Err(CrossingError::NoBranch { uuid, name: None }));
     }
 }

@@ -30,7 +30,7 @@ mod image;
 #[cfg(test)]
 pub(crate) use image::sum_of;
 mod names;
-mod random;
+pub(crate) mod random;
 mod state;
 mod steps;
 #[cfg(test)]

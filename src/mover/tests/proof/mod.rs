@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use super::*;
+use crate::storage::simulated::random::Random;
 
 mod crashes;
 mod points;
@@ -135,22 +136,28 @@ impl Scene {
     }
 }
 
-/// Of many lengths, from the second round on, with blocks that differ.
+/// Of many lengths, from the second round on, with blocks that differ. No two rounds have the same, but
+/// where it is too short for that.
 fn content_of(round: u64) -> Vec<u8> {
-    const LENGTHS: [usize; 8] = [0, 1, 511, 4_096, 5_000, 9_216, 12_289, 20_000];
+    const LENGTHS: [u64; 8] = [0, 1, 511, 4_096, 5_000, 9_216, 12_289, 20_000];
     if round == 0 {
         return new_content();
     }
-    let length = LENGTHS[(round % 8) as usize];
-    (0..length).map(|at| (at / 512) as u8 ^ round as u8 | 1).collect()
+    let mut random = Random::new(round);
+    let any = random.below(20_000);
+    let length = LENGTHS.get(round as usize).copied().unwrap_or(any);
+    (0..length).map(|_| random.below(256) as u8 | 1).collect()
 }
 
 /// Each round has more in it, or other things.
 fn plant_tree(world: &World, scene: Scene, round: u64) {
+    let mut random = Random::new(round);
     world.make_dirs(0, &["f", "f/d"]);
-    for number in 0..round % 6 {
-        let path = if number % 2 == 0 { format!("f/{number}") } else { format!("f/d/{number}") };
-        match (round / 6 + number) % 4 {
+    let more = if round == 0 { 0 } else { random.below(6) };
+    for number in 0..more {
+        let folder = ["f", "f/d"][random.below(2) as usize];
+        let path = format!("{folder}/{number}");
+        match random.below(4) {
             0 => world.make_dirs(0, &[&path]),
             1 => world.special(0, &path, &Kind::Symlink(path.clone().into())),
             _ => world.put(0, &path, &content_of(round + number)),
