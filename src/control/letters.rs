@@ -63,8 +63,11 @@ pub(super) fn letter(vfs: &Vfs, txid: TxId, found: &Transaction) -> Option<Box<D
     let mut add = |command: &str, effect: String| {
         choices.push(Choice { command: format!("octroi tx {command} {txid}"), effect });
     };
-    let kept: Vec<String> =
-        vfs.kept_of(txid).iter().map(|spot| at(spot).display().to_string()).collect();
+    let paths = |spots: Vec<Spot>| -> Vec<String> {
+        spots.iter().map(|spot| at(spot).display().to_string()).collect()
+    };
+    let kept = paths(vfs.kept_of(txid));
+    let undone = paths(vfs.kept_of_undone(txid));
     if dead {
         add("retry", retry(&findings));
         let refused = refused(vfs.check_settle(txid, Settle::Withdraw));
@@ -73,11 +76,11 @@ pub(super) fn letter(vfs: &Vfs, txid: TxId, found: &Transaction) -> Option<Box<D
     }
     if !kept.is_empty() {
         let refused = refused(vfs.check_settle(txid, Settle::Discard));
-        add("accept --discard", refused.unwrap_or_else(|| discard(&kept)));
+        add("accept --discard", refused.unwrap_or_else(|| discard(&kept, &undone)));
     }
     if findings.iter().any(is_past) {
         let refused = refused(vfs.check_settle(txid, Settle::GiveUp));
-        add("accept --discard --branch-gone", refused.unwrap_or_else(|| give_up(&kept)));
+        add("accept --discard --branch-gone", refused.unwrap_or_else(|| give_up(&kept, &undone)));
     }
     Some(Box::new(DeadLetter {
         happened: happened(found),
@@ -288,16 +291,31 @@ fn waits(rest: &Rest, found: &Finding) -> bool {
     rest.moves.contains(&found.step) || rest.back && !rest.moves.is_empty()
 }
 
-fn discard(kept: &[String]) -> String {
-    format!("as accept, and deletes for good what is kept: {}", kept.join(", "))
+/// `undone`: what hold has of the crossing that an undo takes back.
+fn discard(kept: &[String], undone: &[String]) -> String {
+    let deletes = format!("as accept, and deletes for good what is kept: {}", kept.join(", "));
+    match undone.is_empty() {
+        true => deletes,
+        false => format!(
+            "{deletes}. What hold has of the crossing that it takes back is kept for hold.keep only from then on: {}",
+            undone.join(", ")
+        ),
+    }
 }
 
-fn give_up(kept: &[String]) -> String {
+fn give_up(kept: &[String], undone: &[String]) -> String {
     let deletes = match kept.is_empty() {
         true => "nothing is deleted".to_owned(),
         false => format!(
             "what is kept is deleted for good, also where it is the last copy: {}",
             kept.join(", ")
+        ),
+    };
+    let deletes = match undone.is_empty() {
+        true => deletes,
+        false => format!(
+            "{deletes}; what hold has of the crossing that it takes back stays until you remove it: {}",
+            undone.join(", ")
         ),
     };
     format!(
@@ -330,8 +348,8 @@ pub(super) fn settle(vfs: &Vfs, peer: Caller, txid: TxId, wish: Wish) -> Result<
             (true, "is accepted, and what it is known to keep is deleted".to_owned())
         }
         Settled::Accepted if wish == Wish::GiveUp => {
-            let now = "is given up: nothing of it is kept on the branches of the view, and what the missing branch \
-                       has is not waited for";
+            let now = "is given up: what it is known to keep on the branches of the view is deleted, and what the \
+                       missing branch has is not waited for";
             (true, now.to_owned())
         }
         Settled::Accepted => (true, "is accepted as it is".to_owned()),

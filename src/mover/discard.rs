@@ -7,7 +7,7 @@ use super::inspect::owner_of;
 use super::journal::{Transaction, TransactionState};
 use super::letters::LetterError;
 use super::sabotage::sabotaged;
-use crate::error::Errno;
+use crate::error::{Errno, errno_name};
 use crate::ledger::record::{Area, CrossingRecord, PurgeRecord, Spot};
 use crate::storage::{Metadata, Storage};
 use crate::types::{BranchUuid, Caller, TxId};
@@ -30,9 +30,9 @@ impl<S: Storage> Mover<S> {
             let uuid = spot.branch;
             if !self.is_past(uuid) {
                 if self.branch_by_uuid(uuid).is_none() {
-                    let why = format!("branch {} is offline", self.name_of(uuid));
-                    let hint = "discard when it is not; if it never comes back, take it out of the configuration, mount, \
-                                and add --branch-gone";
+                    let why = format!("branch {} is offline or read-only", self.name_of(uuid));
+                    let hint = "discard when it can be written to; if it never comes back, take it out of the \
+                                configuration, mount, and add --branch-gone";
                     return refused(why, hint);
                 }
                 continue;
@@ -83,6 +83,7 @@ impl<S: Storage> Mover<S> {
                 record.moves.iter().filter(|step| step.from == *spot || step.to == *spot);
             steps.any(|step| step.identity.handle == found.identity.handle)
         };
+        let at = || format!("{} in {area} of branch {}", spot.path.display(), branch.name);
         match self.storage.stat(dir, spot.path.as_os_str()) {
             Err(Errno::NOENT) | Ok(None) => Ok(()),
             Ok(Some(found)) if known(&found) => {
@@ -91,10 +92,11 @@ impl<S: Storage> Mover<S> {
                     hint: "discard when it can be written to",
                 })
             }
-            _ => {
-                let at = format!("{} in {area} of branch {}", spot.path.display(), branch.name);
-                Err(LetterError::NotIts { at })
-            }
+            Ok(Some(_)) => Err(LetterError::NotIts { at: at() }),
+            Err(errno) => Err(LetterError::InVain {
+                why: format!("cannot look at {}: {}", at(), errno_name(errno)),
+                hint: "try again when the branch is well",
+            }),
         }
     }
 
@@ -131,9 +133,9 @@ impl<S: Storage> Mover<S> {
             let recorded = self.record_purge(purge);
             recorded.map_err(|error| LetterError::Ledger { errno: error.errno() })
         };
-        // An undo keeps what the branch has of the crossing that it takes back.
+        // The crossing that it takes back cannot be undone any more: what hold has of it may be the last copy.
         let of_another = |spot: &Spot| spot.area == Area::Hold && !is_own(&record, spot);
-        let keeps = given_up && ends(&record).filter(past).any(of_another);
+        let keeps = given_up && ends(&record).any(of_another);
         let is_kept =
             |txid| self.with_journal(|journal| journal.get(txid).is_some_and(Transaction::is_kept));
         if let Some(undone) = record.undoes.filter(|undone| keeps && is_kept(*undone)) {
@@ -153,6 +155,15 @@ impl<S: Storage> Mover<S> {
 
     /// What stage and hold have of a transaction that is its own, on branches in the view: a discard deletes that.
     pub fn kept_of(&self, txid: TxId) -> Vec<Spot> {
+        self.there(txid, is_own)
+    }
+
+    /// What hold has of the crossing that an undo takes back, on branches in the view.
+    pub fn kept_of_undone(&self, txid: TxId) -> Vec<Spot> {
+        self.there(txid, |record, spot| spot.area == Area::Hold && !is_own(record, spot))
+    }
+
+    fn there(&self, txid: TxId, wanted: fn(&CrossingRecord, &Spot) -> bool) -> Vec<Spot> {
         let record =
             self.with_journal(|journal| journal.get(txid).map(|found| found.record.clone()));
         let Some(record) = record else { return Vec::new() };
@@ -161,8 +172,7 @@ impl<S: Storage> Mover<S> {
             let dir = if spot.area == Area::Stage { &branch.stage } else { &branch.hold };
             !matches!(self.storage.stat(dir, spot.path.as_os_str()), Err(Errno::NOENT) | Ok(None))
         };
-        let own = ends(&record).filter(|spot| is_own(&record, spot));
-        own.filter(is_there).cloned().collect()
+        ends(&record).filter(|spot| wanted(&record, spot)).filter(is_there).cloned().collect()
     }
 }
 

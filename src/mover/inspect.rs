@@ -140,7 +140,7 @@ pub(super) enum Idle {
     Goes,
     /// It was recorded as lost, and is kept.
     Lost,
-    /// It is from before the ledger's first line, and is kept.
+    /// It is from before the ledger's first line, or before lines of it were lost, and is kept.
     Unknown,
 }
 

@@ -155,6 +155,8 @@ pub struct Journal {
     ended: usize,
     /// Time of the first entry.
     begins: Option<jiff::Timestamp>,
+    /// When lines were accepted as lost, if some were.
+    lost_until: Option<jiff::Timestamp>,
     /// What branches were called when they were last adopted, also those that left.
     names: HashMap<BranchUuid, String>,
 }
@@ -187,6 +189,7 @@ impl Journal {
                 }
             }
             Record::Loss(_) => {
+                self.lost_until = self.lost_until.max(Some(entry.time));
                 for transaction in self.transactions.values_mut() {
                     transaction.doubtful |= transaction.state == TransactionState::Active;
                     transaction.rest = Rest::default();
@@ -313,14 +316,22 @@ impl Journal {
         self.transactions.get(&txid)
     }
 
-    /// The ledger goes back to `at` at least.
-    pub fn begin(&mut self, at: jiff::Timestamp) {
-        self.begins = Some(self.begins.map_or(at, |begins| begins.min(at)));
+    /// A ledger without an entry begins at `now`.
+    pub fn begin(&mut self, now: jiff::Timestamp) {
+        self.begins.get_or_insert(now);
     }
 
-    /// Whether a transaction is from before the first entry: what is there of it, nobody can tell.
+    /// The ledger has every transaction that ever was.
+    #[cfg(test)]
+    pub fn begin_long_ago(&mut self) {
+        self.begins = Some(jiff::Timestamp::UNIX_EPOCH);
+    }
+
+    /// Whether a transaction is from before the first entry, or before entries were lost: if it is not known, nobody
+    /// can tell what is there of it.
     pub fn is_before(&self, txid: TxId) -> bool {
-        let begins = self.begins.and_then(|begins| u64::try_from(begins.as_millisecond()).ok());
+        let begins = self.begins.max(self.lost_until);
+        let begins = begins.and_then(|begins| u64::try_from(begins.as_millisecond()).ok());
         begins.is_some_and(|begins| txid.0.timestamp_ms() <= begins)
     }
 

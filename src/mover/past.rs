@@ -260,13 +260,23 @@ impl<S: Storage> Mover<S> {
             let found =
                 found.map_err(|errno| format!("cannot look at {path}: {}", errno_name(errno)))?;
             // What another move brought there goes first, where it can.
-            let goes = |found: &Metadata| {
+            let goes = |found: &Metadata| -> Result<bool, String> {
                 let mut others = record.moves.iter().filter(|other| other.to == step.from);
                 let brought = others.find(|other| other.identity.handle == found.identity.handle);
-                let from = brought.and_then(|other| self.open_spot(&other.from).ok());
-                from.is_some_and(|from| self.storage.stat(&from.dir, &from.name) == Ok(None))
+                let from = match brought.map(|other| self.open_spot(&other.from)) {
+                    None | Some(Err(NotNow::Impossible(_))) => return Ok(false),
+                    Some(Err(NotNow::LeftOpen(why))) => return Err(why),
+                    Some(Ok(from)) => from,
+                };
+                let there = self.storage.stat(&from.dir, &from.name);
+                let there = there
+                    .map_err(|errno| format!("cannot look at {path}: {}", errno_name(errno)))?;
+                // A rename that a crash left half done is finished.
+                Ok(there.is_none_or(|there| there.identity.handle == found.identity.handle))
             };
-            if found.is_some_and(|found| !goes(&found)) {
+            if let Some(found) = found
+                && !goes(&found)?
+            {
                 return Ok(Some(format!("{path} is taken")));
             }
         }

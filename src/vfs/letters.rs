@@ -44,6 +44,11 @@ impl Vfs {
         self.mover.kept_of(txid)
     }
 
+    /// What hold has of the crossing that an undo takes back.
+    pub fn kept_of_undone(&self, txid: TxId) -> Vec<Spot> {
+        self.mover.kept_of_undone(txid)
+    }
+
     /// Whether hold has what taking back a crossing needs.
     pub fn check_hold(&self, txid: TxId) -> Result<(), CrossingError> {
         self.mover.check_hold(txid)

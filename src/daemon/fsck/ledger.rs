@@ -71,6 +71,8 @@ pub(super) fn look(config: &Config, state: &Path, report: &mut Report) -> Option
             let records = counted(lines, "record", "records");
             report.notes.push(format!("the ledger has {records}, all of which can be read"));
             tell(inspected, state, &copies, report);
+            // As the mount has it.
+            memory.journal.begin(jiff::Timestamp::now());
             Some(memory)
         }
         Err(why) => {

@@ -3,15 +3,7 @@
 use super::letters::{OLD, letter_between};
 use super::*;
 
-/// A loss of lines has taken what tells how a crossing ended: nothing is moved, least of all what its
-/// author has taken back since.
-#[test]
-fn what_a_loss_makes_doubtful_waits_for_a_person() {
-    let (world, txid) = letter_between(Names::Independent);
-    let commit = world.mover.with_journal(|journal| journal.get(txid).unwrap().record.clone());
-    let retry = later_step(&commit, Step::Retry, None, String::new());
-    world.mover.record(retry, Durability::Sync).unwrap();
-    // What came then is lost.
+fn lose(world: &World) {
     let loss = crate::ledger::record::LossRecord {
         why: "a test says so".to_owned(),
         uid: 0,
@@ -23,6 +15,18 @@ fn what_a_loss_makes_doubtful_waits_for_a_person() {
         kept: None,
     };
     world.mover.append(Record::Loss(Box::new(loss)), Durability::Sync).unwrap();
+}
+
+/// A loss of lines has taken what tells how a crossing ended: nothing is moved, least of all what its
+/// author has taken back since.
+#[test]
+fn what_a_loss_makes_doubtful_waits_for_a_person() {
+    let (world, txid) = letter_between(Names::Independent);
+    let commit = world.mover.with_journal(|journal| journal.get(txid).unwrap().record.clone());
+    let retry = later_step(&commit, Step::Retry, None, String::new());
+    world.mover.record(retry, Durability::Sync).unwrap();
+    // What came then is lost.
+    lose(&world);
     let world = world.restart(false);
     let recovery = world.mover.recover();
     assert!(recovery.completed.is_empty() && recovery.dead.len() == 1, "{recovery:?}");
@@ -84,4 +88,22 @@ fn what_became_a_letter_stays_where_it_is_when_the_power_goes() {
             }
         }
     }
+}
+
+/// Of a transaction whose lines are lost nobody can tell whether its copy is the last one.
+#[test]
+fn a_copy_whose_lines_are_lost_stays_in_stage() {
+    let world = new_world(Names::Journal, false);
+    let (before, later) = (ulid::Ulid::generate(), ulid::Ulid::from_parts(u64::MAX >> 17, 7));
+    for txid in [before, later] {
+        world.put(0, &format!(".octroi/stage/{txid}"), b"perhaps the last copy");
+    }
+    lose(&world);
+    let world = world.restart(false);
+    assert_eq!(world.mover.recover().unknown.len(), 1);
+    assert_eq!(
+        world.private(0, "stage").len(),
+        1,
+        "one that began after the loss is none of those"
+    );
 }

@@ -88,7 +88,7 @@ impl Lab {
             }));
         }
         let mut journal = Journal::default();
-        journal.begin(jiff::Timestamp::UNIX_EPOCH);
+        journal.begin_long_ago();
         let ledger_dir = open(0, "ledger".to_owned())?;
         let (ledger, _) = Ledger::open(Arc::clone(&disk), ledger_dir, "lab", &mut |entry| {
             journal.apply(entry);

@@ -49,7 +49,7 @@ fn start_real(folders: Arc<[tempfile::TempDir; 3]>) -> RealWorld {
     let storage = Arc::new(RealStorage);
     let ledger_dir = RealDir::open(folders[2].path()).unwrap();
     let mut journal = Journal::default();
-    journal.begin(jiff::Timestamp::UNIX_EPOCH);
+    journal.begin_long_ago();
     let (ledger, _) = Ledger::open(Arc::clone(&storage), ledger_dir, "lab", &mut |entry| {
         journal.apply(entry);
     })
