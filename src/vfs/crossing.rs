@@ -148,8 +148,14 @@ impl Vfs {
         let all = self.writable_members(&target.parent);
         let again = std::iter::repeat_n(&all, ROOM_TRIES).flatten();
         let tries = candidates.iter().map(|branch| (*branch, false));
+        // Each is asked once in vain: that may take as long as a purge does.
+        let mut spent = Vec::new();
         for (branch, again) in tries.chain(again.map(|branch| (*branch, true))) {
+            if again && spent.contains(&branch) {
+                continue;
+            }
             if again && !self.make_room_for(branch, full.as_ref(), caller) {
+                spent.push(branch);
                 continue;
             }
             let name = match target.parent.part_on(branch) {

@@ -93,9 +93,14 @@ impl Vfs {
         let members = self.writable_members(parent);
         let again = std::iter::repeat_n(&members, ROOM_TRIES).flatten();
         let again = again.map(|branch| (*branch, true));
+        // Each is asked once in vain: that may take as long as a purge does.
+        let mut spent = Vec::new();
         for (branch, again) in tries.chain(again) {
-            let made_room = || self.mover.make_room(branch, NEW_BYTES, caller.uid);
-            if again && (full != Errno::NOSPC || !made_room()) {
+            if again && (full != Errno::NOSPC || spent.contains(&branch)) {
+                continue;
+            }
+            if again && !self.mover.make_room(branch, NEW_BYTES, caller.uid) {
+                spent.push(branch);
                 continue;
             }
             match self.with_part(parent, branch, &act) {
