@@ -297,7 +297,7 @@ fn discard(kept: &[String], undone: &[String]) -> String {
     match undone.is_empty() {
         true => deletes,
         false => format!(
-            "{deletes}. What hold has of the crossing that it takes back is kept for hold.keep only from then on: {}",
+            "{deletes}. What hold has of the crossing that it takes back goes by its age then, perhaps at once: {}",
             undone.join(", ")
         ),
     }
