@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::thread::{Builder, scope};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
-use sha2::{Digest, Sha256};
+use ring::digest::{Context, SHA256};
 
 use super::Progress;
 use super::error::CrossingError;
@@ -156,15 +156,16 @@ fn read<S: Storage>(
     Ok(())
 }
 
-/// What is made of the bytes in the order they come in.
+/// What is made of the bytes in the order they come in. Contents are hashed with `ring`: on processors
+/// without SHA extensions it is twice as fast as `sha2`, and there a large crossing takes as long as its hash.
 struct Digestion {
-    hash: Sha256,
+    hash: Context,
     sniffer: TypeSniffer,
 }
 
 impl Digestion {
     fn new() -> Self {
-        Self { hash: Sha256::new(), sniffer: TypeSniffer::new() }
+        Self { hash: Context::new(&SHA256), sniffer: TypeSniffer::new() }
     }
 
     fn take(&mut self, bytes: &[u8]) {
@@ -183,7 +184,7 @@ impl Digestion {
     }
 
     fn finish(self) -> Hashed {
-        let sha256 = super::stage::hex(&self.hash.finalize());
+        let sha256 = super::stage::hex(self.hash.finish().as_ref());
         Hashed { sha256, content_type: self.sniffer.finish(), compared: false }
     }
 }

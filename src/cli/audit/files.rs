@@ -6,8 +6,8 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::path::Path;
 
+use ring::digest::{Context, SHA256};
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 
 use crate::branch::BranchSpec;
 use crate::error::Errno;
@@ -156,13 +156,13 @@ fn look(root: &RealDir, commit: &CrossingRecord) -> Result<Outcome, Errno> {
 
 fn hash(folder: &RealDir, name: &OsStr) -> Result<String, Errno> {
     let file = RealStorage.open_read(folder, name)?;
-    let mut hash = Sha256::new();
+    let mut hash = Context::new(&SHA256);
     let mut piece = vec![0; PIECE];
     let mut at = 0_u64;
     loop {
         let read = RealStorage.read_at(&file, &mut piece, at)?;
         if read == 0 {
-            return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
+            return Ok(hash.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect());
         }
         hash.update(piece.get(..read).unwrap_or_default());
         at = at.saturating_add(read as u64);
