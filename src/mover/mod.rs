@@ -79,6 +79,7 @@ mod journal;
 mod length;
 mod letters;
 mod look;
+mod making;
 mod may_settle;
 mod merge;
 mod moves;
@@ -176,7 +177,7 @@ pub struct Mover<S: Storage> {
     room: Room,
     /// What hold has of those whose purge is recorded, where those who purged could not wait for its disk. After
     /// a crash recovery removes it.
-    going: Mutex<Vec<Spot>>,
+    going: Mutex<Vec<(TxId, Spot)>>,
     turns: Turns,
     limiter: Arc<Limiter>,
     commands: OnceLock<Box<dyn Commands<S>>>,

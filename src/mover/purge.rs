@@ -78,10 +78,21 @@ impl<S: Storage> Mover<S> {
 
     /// Removes from the hold of a branch what others have recorded to go.
     pub(super) fn remove_going(&self, branch: &MoverBranch<S>) {
-        let here = |spot: &mut Spot| spot.branch == branch.uuid;
-        let going: Vec<Spot> = self.going.lock().extract_if(.., here).collect();
-        for spot in going {
-            self.remove_held(branch, spot.path.as_os_str());
+        let here: Vec<_> = {
+            let going = self.going.lock();
+            going.iter().filter(|(_, spot)| spot.branch == branch.uuid).cloned().collect()
+        };
+        for one in here {
+            let _removing = self.removing(one.0, std::slice::from_ref(&one.1));
+            // Others may be at it.
+            let ours = {
+                let mut going = self.going.lock();
+                let at = going.iter().position(|other| *other == one);
+                at.map(|at| going.swap_remove(at)).is_some()
+            };
+            if ours {
+                self.remove_held(branch, one.1.path.as_os_str());
+            }
         }
     }
 
@@ -104,6 +115,7 @@ impl<S: Storage> Mover<S> {
         if !held.iter().all(|spot| self.is_online_or_past(spot.branch)) {
             return;
         }
+        let _removing = self.removing(txid, held);
         let recorded = {
             let _purging = self.purging.lock();
             let due = self.with_journal(|journal| {
@@ -124,7 +136,8 @@ impl<S: Storage> Mover<S> {
                 let (here, elsewhere): (Vec<Spot>, Vec<Spot>) =
                     held.iter().cloned().partition(here);
                 let there = |spot: &Spot| !self.is_past(spot.branch);
-                self.going.lock().extend(elsewhere.into_iter().filter(there));
+                let elsewhere = elsewhere.into_iter().filter(there).map(|spot| (txid, spot));
+                self.going.lock().extend(elsewhere);
                 self.remove_purged(&here);
                 self.released(txid);
                 purged.transactions.push(txid);

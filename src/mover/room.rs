@@ -2,6 +2,7 @@
 //! short. Oldest first, recorded before anything is deleted; never what an open transaction, a dead
 //! letter or an undo needs.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::error::CrossingError;
+use super::making::Making;
 use super::purge::{Purged, held};
 use super::tree::{Dirs, Folders};
 use super::{Mover, MoverBranch, Transaction};
@@ -33,7 +35,7 @@ const PURGE_TIME: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(super) struct Room {
     /// Bytes that each transaction keeps, by branch.
-    kept: Mutex<HashMap<TxId, HashMap<BranchUuid, u64>>>,
+    pub(super) kept: Mutex<HashMap<TxId, HashMap<BranchUuid, u64>>>,
     /// Bytes that would be free if all of hold that may go went, by branch.
     freeable: Vec<AtomicU64>,
     /// Bytes that were free in each branch.
@@ -42,21 +44,9 @@ pub(super) struct Room {
     devices: Vec<Mutex<Option<u64>>>,
     /// By file system. Held for choosing only, never over a step of storage or ledger: a disk that hangs
     /// keeps no other waiting.
-    making: Mutex<HashMap<u64, Making>>,
+    pub(super) making: Mutex<HashMap<u64, Making>>,
     /// One of those in `making` has gone on.
-    made: Condvar,
-}
-
-/// Room that is being made on one disk: two that run short of it at a time must not both take what one purge
-/// frees.
-#[derive(Default)]
-struct Making {
-    /// Bytes that those who purge now want to write.
-    wanted: u64,
-    /// What they purge, and the bytes that it gives back.
-    going: HashMap<TxId, u64>,
-    /// How many of these have gone: whoever has measured before that must measure again.
-    gone: u64,
+    pub(super) made: Condvar,
 }
 
 /// What one of them has chosen. Dropped, it wants nothing any more.
@@ -67,6 +57,8 @@ struct Claim<'a> {
     /// What must be given back, beside what others give up.
     short: u64,
     chosen: Vec<(Purgeable, u64)>,
+    /// How many of these, from the first on, were purged, or are not to be.
+    done: Cell<usize>,
 }
 
 enum Claimed<'a> {
@@ -76,12 +68,10 @@ enum Claimed<'a> {
 }
 
 impl Claim<'_> {
-    /// It was purged, or is not to be.
+    /// The next was purged, or is not to be.
     fn gone(&self, txid: TxId) {
-        if let Some(at_it) = self.room.making.lock().get_mut(&self.device) {
-            at_it.going.remove(&txid);
-            at_it.gone = at_it.gone.wrapping_add(1);
-        }
+        self.done.set(self.done.get().saturating_add(1));
+        self.room.making.lock().entry(self.device).or_default().gone(txid);
         self.room.made.notify_all();
     }
 
@@ -95,12 +85,10 @@ impl Claim<'_> {
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
         let mut making = self.room.making.lock();
-        if let Some(at_it) = making.get_mut(&self.device) {
-            at_it.wanted = at_it.wanted.saturating_sub(self.bytes);
-            for (one, _) in &self.chosen {
-                at_it.going.remove(&one.txid);
-            }
-        }
+        let at_it = making.entry(self.device).or_default();
+        at_it.wanted = at_it.wanted.saturating_sub(self.bytes);
+        let left = self.chosen.iter().skip(self.done.get());
+        left.for_each(|(one, _)| at_it.gone(one.txid));
         drop(making);
         self.room.made.notify_all();
     }
@@ -138,9 +126,9 @@ impl<S: Storage> Mover<S> {
         keep: Duration,
     ) -> Purged {
         let Ok(branch) = self.branch(index) else { return Purged::default() };
+        self.device_of(&branch);
         self.remove_going(&branch);
         self.sweep_late(&branch);
-        self.device_of(&branch);
         self.measure(&branch);
         let mut purged = self.purge_old(&branch, now, (keep, PURGE_TIME));
         purged.add(self.keep_below(&branch, max));
@@ -198,6 +186,7 @@ impl<S: Storage> Mover<S> {
             if found >= needed {
                 return Some(purged);
             }
+            self.on_disk(device, branch).iter().for_each(|other| self.remove_going(other));
             let claim = match self.claim(branch, (device, gone), (bytes, needed, found), uid)? {
                 Claimed::Others => continue,
                 Claimed::This(claim) => claim,
@@ -216,9 +205,15 @@ impl<S: Storage> Mover<S> {
                     return Some(purged);
                 }
             }
-            // Others' undos began meanwhile, or the ledger is full.
-            if uid.is_none() || freed == 0 {
-                return uid.is_none().then_some(purged);
+            if uid.is_none() {
+                return Some(purged);
+            }
+            // Undos of all of it began meanwhile, or the ledger is full.
+            let is_kept = |txid| {
+                self.with_journal(|journal| journal.get(txid).is_some_and(Transaction::is_kept))
+            };
+            if claim.chosen.iter().all(|(one, _)| is_kept(one.txid)) {
+                return None;
             }
         }
     }
@@ -256,7 +251,7 @@ impl<S: Storage> Mover<S> {
         if at_it.gone != gone {
             return Some(Claimed::Others);
         }
-        let coming = at_it.going.values().fold(free, |sum, bytes| sum.saturating_add(*bytes));
+        let coming = at_it.going.values().fold(free, |sum, one| sum.saturating_add(one.bytes));
         let short = needed.saturating_add(at_it.wanted).saturating_sub(coming);
         let mut sum = 0_u64;
         let mut chosen = Vec::new();
@@ -277,8 +272,9 @@ impl<S: Storage> Mover<S> {
             return Some(Claimed::Others);
         }
         at_it.wanted = at_it.wanted.saturating_add(bytes);
-        at_it.going.extend(chosen.iter().map(|(one, bytes)| (one.txid, *bytes)));
-        Some(Claimed::This(Claim { room: &self.room, device, bytes, short, chosen }))
+        chosen.iter().for_each(|(one, bytes)| at_it.goes(one.txid, *bytes));
+        let done = Cell::new(0);
+        Some(Claimed::This(Claim { room: &self.room, device, bytes, short, chosen, done }))
     }
 
     /// The number of the file system of a branch, as it tells now.
@@ -300,8 +296,11 @@ impl<S: Storage> Mover<S> {
     }
 
     fn told_device(&self, branch: &MoverBranch<S>) -> Option<u64> {
-        let known = self.room.devices.get(usize::from(branch.index.0));
-        known.and_then(|known| *known.lock()).or_else(|| self.device_of(branch))
+        self.known_device(branch).or_else(|| self.device_of(branch))
+    }
+
+    pub(super) fn known_device(&self, branch: &MoverBranch<S>) -> Option<u64> {
+        *self.room.devices.get(usize::from(branch.index.0))?.lock()
     }
 
     fn is_on_disk(&self, device: u64, uuid: BranchUuid) -> bool {

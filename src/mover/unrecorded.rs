@@ -109,7 +109,7 @@ impl<S: Storage> Mover<S> {
             // Those who look after its branches remove it.
             Step::Done if rearrangement => {
                 let held = self.record_rearranged_purge(txid);
-                self.going.lock().extend(held);
+                self.going.lock().extend(held.into_iter().map(|spot| (txid, spot)));
             }
             _ => {}
         }

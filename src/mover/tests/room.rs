@@ -154,6 +154,39 @@ fn two_that_run_short_at_a_time_do_not_take_the_same_room() {
     assert_eq!(world.disk.free_space(&world.roots[0]).unwrap(), 2 * SIZE as u64);
 }
 
+/// Whatever the reason for which it goes: age, `hold.max`, or another disk that ran short.
+#[test]
+fn who_runs_short_waits_for_any_purge() {
+    let later = jiff::Timestamp::now() + Duration::from_secs(10);
+    let tend = |world: &World, max, now| {
+        world.mover.tend_branch(BranchIndex(0), max, now, Duration::from_secs(1));
+    };
+    for (max, now) in [(SpaceLimit::Percent(0), jiff::Timestamp::UNIX_EPOCH), (ALL, later)] {
+        let (world, _) = crossed(1);
+        world.leave_free(0);
+        world.disk.fail_next("unlink", Fault::Delay(Duration::from_millis(500)));
+        std::thread::scope(|scope| {
+            let slow = scope.spawn(|| tend(&world, max, now));
+            while world.purged() == 0 {
+                std::thread::yield_now();
+            }
+            assert!(world.make_room(0, SIZE as u64), "it found nothing, and did not wait");
+            slow.join().unwrap();
+        });
+    }
+    // The other branch's purge has recorded it, and leaves what is on this disk to who looks after it.
+    let world = new_world(Names::Journal, false);
+    world.put(0, "f", &[1; SIZE]);
+    world.put(1, "sub/g", &[2; SIZE]);
+    world.cross("f", "sub/g").unwrap();
+    world.tend(ALL);
+    tend(&world, ALL, later);
+    assert_eq!((world.private(0, "hold").len(), world.private(1, "hold").len()), (0, 1));
+    world.leave_free_in(1, 0);
+    assert!(world.make_room(1, SIZE as u64 / 2));
+    assert!(world.private(1, "hold").is_empty());
+}
+
 #[test]
 fn who_runs_short_takes_no_more_than_others_leave() {
     let large = || {
