@@ -37,8 +37,8 @@ pub enum ClientError {
     },
     /// It closed the connection without a whole answer.
     #[error(
-        "the daemon ended before it answered\n\
-         hint: what was asked for may be done all the same; mount the view again, and look"
+        "the daemon closed the connection before it answered\n\
+         hint: what was asked for may be done all the same; octroi status tells whether it lives"
     )]
     Ended,
     /// The daemon answered something else.

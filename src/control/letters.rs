@@ -72,9 +72,12 @@ pub(super) fn letter(vfs: &Vfs, txid: TxId, found: &Transaction) -> Option<Box<D
         add("retry", retry(&findings));
         let refused = refused(vfs.check_settle(txid, Settle::Withdraw));
         add("abort", abort(&findings, refused, at));
-        add("accept", accept(&kept, &findings, &found.rest));
+        add(
+            "accept",
+            accept(&[kept.as_slice(), undone.as_slice()].concat(), &findings, &found.rest),
+        );
     }
-    if !kept.is_empty() {
+    if !kept.is_empty() || !undone.is_empty() {
         let refused = refused(vfs.check_settle(txid, Settle::Discard));
         add("accept --discard", refused.unwrap_or_else(|| discard(&kept, &undone)));
     }
@@ -177,7 +180,9 @@ fn retry(findings: &[Finding]) -> String {
                 );
             }
             Found::NoFolder(why) => {
-                return format!("comes to the same until the folder is back: {why}");
+                return format!(
+                    "comes to the same until the folder is there again, also where only a file has left it: {why}"
+                );
             }
             _ => {}
         }
@@ -230,7 +235,12 @@ fn abort(findings: &[Finding], refused: Option<String>, at: impl Fn(&Spot) -> Pa
             }
             Found::Left | Found::Nowhere => parts.push(format!("{what} stays lost")),
             Found::NoFolder(_) | Found::Past(_) | Found::NotNow(_) => {
-                parts.push(format!("{what} stays where it is"))
+                let (from, to) = (at(&step.from), at(&step.to));
+                parts.push(format!(
+                    "{what} stays where it is, at {} or {}",
+                    from.display(),
+                    to.display()
+                ))
             }
         }
     }
@@ -257,7 +267,7 @@ fn accept(kept: &[String], findings: &[Finding], rest: &Rest) -> String {
                  after it";
     let end = match kept.is_empty() {
         true => format!("{begin}, and this asks for nobody any more"),
-        false => format!("{begin}; {} stays until it is discarded", kept.join(", ")),
+        false => format!("{begin}; what is kept stays until it is discarded: {}", kept.join(", ")),
     };
     // As the mover has it.
     let waits = findings
@@ -293,11 +303,19 @@ fn waits(rest: &Rest, found: &Finding) -> bool {
 
 /// `undone`: what hold has of the crossing that an undo takes back.
 fn discard(kept: &[String], undone: &[String]) -> String {
-    let deletes = format!("as accept, and deletes for good what is kept: {}", kept.join(", "));
+    let deletes = match kept.is_empty() {
+        true => "as accept, and deletes nothing".to_owned(),
+        false => format!("as accept, and deletes for good what is kept: {}", kept.join(", ")),
+    };
+    format!("{deletes}{}", stays(undone))
+}
+
+/// What hold has of the crossing that an undo takes back may be the last copy.
+fn stays(undone: &[String]) -> String {
     match undone.is_empty() {
-        true => deletes,
+        true => String::new(),
         false => format!(
-            "{deletes}. What hold has of the crossing that it takes back goes by its age then, perhaps at once: {}",
+            "; what hold has of the crossing that it takes back stays until you remove it: {}",
             undone.join(", ")
         ),
     }
@@ -311,16 +329,10 @@ fn give_up(kept: &[String], undone: &[String]) -> String {
             kept.join(", ")
         ),
     };
-    let deletes = match undone.is_empty() {
-        true => deletes,
-        false => format!(
-            "{deletes}; what hold has of the crossing that it takes back stays until you remove it: {}",
-            undone.join(", ")
-        ),
-    };
+    let stays = stays(undone);
     format!(
-        "for a branch that never comes back: {deletes}; what the missing branch has of it is given up. Should it come \
-         back all the same, that is kept, and a source or a copy that stands there is seen again"
+        "for a branch that never comes back: {deletes}{stays}; what the missing branch has of it is given up. Should it \
+         come back all the same, that is kept, and a source or a copy that stands there is seen again"
     )
 }
 
@@ -344,9 +356,10 @@ pub(super) fn settle(vfs: &Vfs, peer: Caller, txid: TxId, wish: Wish) -> Result<
         Settled::Reverted(Some(why)) => {
             (true, format!("could not be completed and is put back: {why}"))
         }
-        Settled::Accepted if wish == Wish::Discard => {
-            (true, "is accepted, and what it is known to keep is deleted".to_owned())
-        }
+        Settled::Accepted if wish == Wish::Discard => (
+            true,
+            "is accepted, and what is known to be its own in stage and hold is deleted".to_owned(),
+        ),
         Settled::Accepted if wish == Wish::GiveUp => {
             let now = "is given up: what it is known to keep on the branches of the view is deleted, and what the \
                        missing branch has is not waited for";

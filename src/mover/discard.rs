@@ -135,7 +135,7 @@ impl<S: Storage> Mover<S> {
         };
         // The crossing that it takes back cannot be undone any more: what hold has of it may be the last copy.
         let of_another = |spot: &Spot| spot.area == Area::Hold && !is_own(&record, spot);
-        let keeps = given_up && ends(&record).any(of_another);
+        let keeps = ends(&record).any(of_another);
         let is_kept =
             |txid| self.with_journal(|journal| journal.get(txid).is_some_and(Transaction::is_kept));
         if let Some(undone) = record.undoes.filter(|undone| keeps && is_kept(*undone)) {

@@ -75,7 +75,7 @@ pub enum CrossingError {
     #[error("the source changed while it was crossing")]
     SourceChanged,
     /// Somebody wrote to the target before the crossing was put back.
-    #[error("the copy was written to at the target; it is kept in stage")]
+    #[error("what is in stage is not the copy as it was made; it is kept there")]
     CopyChanged,
     /// What was read back is not what was written.
     #[error("the copy read back from {branch} differs from the source")]

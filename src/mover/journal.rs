@@ -133,7 +133,17 @@ impl Transaction {
 
     /// Whether it is a crossing that was made and not taken back: no undo, and no rename within a pool.
     pub fn is_crossing_made(&self) -> bool {
-        self.state == TransactionState::Done
+        self.state == TransactionState::Done && self.is_crossing_decided()
+    }
+
+    /// Whether it is one that was decided and not taken back, though it may not have ended well.
+    fn is_crossing_decided(&self) -> bool {
+        let stands = match self.state {
+            TransactionState::Done | TransactionState::Dead | TransactionState::Accepted => true,
+            TransactionState::Active => self.committed(),
+            TransactionState::Reverted | TransactionState::Aborted => false,
+        };
+        stands
             && self.undone_by.is_none()
             && self.record.undoes.is_none()
             && !self.record.rearrangement
@@ -189,7 +199,7 @@ impl Journal {
                 }
             }
             Record::Loss(_) => {
-                self.lost_until = self.lost_until.max(Some(entry.time));
+                self.lose_until(entry.time);
                 for transaction in self.transactions.values_mut() {
                     transaction.doubtful |= transaction.state == TransactionState::Active;
                     transaction.rest = Rest::default();
@@ -316,6 +326,11 @@ impl Journal {
         self.transactions.get(&txid)
     }
 
+    /// Lines that were written before `now` are missing.
+    pub fn lose_until(&mut self, now: jiff::Timestamp) {
+        self.lost_until = self.lost_until.max(Some(now));
+    }
+
     /// A ledger without an entry begins at `now`.
     pub fn begin(&mut self, now: jiff::Timestamp) {
         self.begins.get_or_insert(now);
@@ -358,16 +373,16 @@ impl Journal {
     }
 
     fn not_taken_back(&self) -> impl Iterator<Item = (TxId, &Transaction)> {
-        self.iter().rev().filter(|(_, transaction)| transaction.is_crossing_made())
+        self.iter().rev().filter(|(_, transaction)| transaction.is_crossing_decided())
     }
 
-    /// The caller's last completed crossing that was not taken back. What it kept may be gone: then it
-    /// cannot be, and no earlier one is meant.
+    /// The caller's last crossing that was decided and not taken back. What it kept may be gone, or it may wait for
+    /// a person: then it cannot be, and no earlier one is meant.
     pub fn last_of(&self, uid: u32) -> Option<TxId> {
         self.not_taken_back().find(|(_, found)| found.record.uid == uid).map(|(txid, _)| txid)
     }
 
-    /// The last completed crossing to a path that was not taken back.
+    /// The last crossing to a path that was decided and not taken back.
     pub fn last_to(&self, target: &ViewPath) -> Option<TxId> {
         self.not_taken_back()
             .find(|(_, found)| found.record.target == *target)

@@ -317,7 +317,10 @@ impl<S: Storage> Mover<S> {
             if self.is_past(spot.branch) {
                 return NotNow::Impossible(self.no_branch(spot.branch));
             }
-            NotNow::LeftOpen(format!("branch {} is offline", self.name_of(spot.branch)))
+            NotNow::LeftOpen(format!(
+                "branch {} is offline or read-only",
+                self.name_of(spot.branch)
+            ))
         })?;
         self.open_in(&branch, spot).map_err(|error| match error.errno() {
             Errno::NOENT | Errno::NOTDIR | Errno::LOOP => NotNow::Impossible(error),

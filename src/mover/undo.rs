@@ -103,9 +103,6 @@ impl<S: Storage> Mover<S> {
             return Err(CrossingError::UndoNotYours { txid });
         }
         check_done(txid, &found)?;
-        if let Some(by) = found.undone_by.filter(|_| !sabotaged("undo: once")) {
-            return Err(impossible(txid, &format!("{by} has undone it")));
-        }
         if found.record.rearrangement {
             return Err(impossible(txid, "it is a rename within a pool; rename back instead"));
         }
@@ -113,7 +110,7 @@ impl<S: Storage> Mover<S> {
             return Err(impossible(txid, "it is an undo itself; cross again instead"));
         }
         if found.purged && !sabotaged("undo: not purged") {
-            let kept = if found.lost { "is lost" } else { "was purged" };
+            let kept = if found.lost { "is lost, or was given up" } else { "was purged" };
             return Err(impossible(txid, &format!("what it kept in hold {kept}")));
         }
         Ok(found.record)
@@ -377,16 +374,19 @@ fn moved_from([from, to]: [BranchIndex; 2], was: Handle, is: Handle) -> Moved {
 
 /// Only what is done is taken back.
 pub fn check_done(txid: TxId, found: &Transaction) -> Result<(), CrossingError> {
+    if let Some(by) = found.undone_by.filter(|_| !sabotaged("undo: once")) {
+        return Err(impossible(txid, &format!("{by} has undone it")));
+    }
     let why = match found.state {
         TransactionState::Done => return Ok(()),
         TransactionState::Active => "it has not ended",
         TransactionState::Reverted | TransactionState::Aborted => {
-            "it was put back, so that there is nothing to undo"
+            "it did not take place, or was put back: there is nothing to undo"
         }
         TransactionState::Dead => {
             "it needs root, or the user who mounted the view, first: octroi tx show tells what may be done"
         }
-        TransactionState::Accepted => "it was left half made, and accepted as it is",
+        TransactionState::Accepted => "it was accepted as it was found",
     };
     Err(impossible(txid, why))
 }

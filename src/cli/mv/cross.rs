@@ -26,6 +26,7 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 const ROLL_BACK_WAIT: Duration = Duration::from_secs(10);
 
 const WENT_AWAY: &str = "the daemon went away; what it had begun is rolled back at the next mount";
+const WENT_AWAY_AT_THE_END: &str = "the daemon went away; the next mount takes it back, or where it was decided completes it: octroi tx list tells";
 
 /// How a move ended.
 #[derive(Debug)]
@@ -132,9 +133,11 @@ pub(in crate::cli) fn cross(
         }
         (Err(errno), _) => Ended::Failed {
             result: Some(errno_name(errno).to_owned()),
-            why: why
-                .filter(|_| errno == Errno::CANCELED)
-                .unwrap_or_else(|| std::io::Error::from(errno).to_string()),
+            why: match (errno, why) {
+                (Errno::CANCELED, Some(why)) => why,
+                (Errno::CONNABORTED | Errno::NOTCONN, _) => WENT_AWAY_AT_THE_END.to_owned(),
+                (errno, _) => std::io::Error::from(errno).to_string(),
+            },
         },
     })
 }

@@ -105,9 +105,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let signals = Signals::catch()?;
     let begun = Instant::now();
     let mut totals = Totals::default();
-    let mut last = None;
     for (number, (source, target)) in (1..).zip(&plan) {
-        let one = Instant::now();
+        let (one, moved) = (Instant::now(), totals.moved);
         let mut show = Show::new(&source.to_string_lossy(), (number, plan.len()), args.quiet);
         let ended = move_one(args, source, target, &signals, &mut show);
         // Its bar goes before anything is said.
@@ -117,7 +116,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         }
         match ended {
             Ok(Ended::Interrupted { rolled_back, .. }) => {
-                return Err(interrupted(source, &signals, rolled_back));
+                return Err(interrupted(source, &signals, rolled_back, &totals.so_far(plan.len())));
             }
             Ok(Ended::Failed { why, result }) => {
                 let failure = cannot_move(source, target, &why);
@@ -127,9 +126,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
                     true => failure.hint("octroi why shows what was considered"),
                     false => failure,
                 };
-                last = Some(totals.fail(last, failure));
+                totals.fail(failure, plan.len())?;
             }
-            Err(failure) => last = Some(totals.fail(last, failure)),
+            Err(failure) => totals.fail(failure, plan.len())?,
             Ok(Ended::Crossed(crossed)) => {
                 totals.moved = totals.moved.saturating_add(1);
                 totals.bytes = totals.bytes.saturating_add(crossed.bytes);
@@ -141,23 +140,37 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             }
         }
         if let Some(signal) = signals.seen() {
-            return Err(stopped(signal, format!("{} was moved", source.display())));
+            let state = if totals.moved > moved { "was moved" } else { "is where it was" };
+            let state = format!("{} {state}{}", source.display(), totals.so_far(plan.len()));
+            return Err(stopped(signal, state));
         }
     }
     if plan.len() > 1 && !args.json && !args.quiet {
         print(&totals.report(begun.elapsed()))?;
     }
-    last.map_or(Ok(()), Err)
+    match totals.failed {
+        0 => Ok(()),
+        failed => Err(Failure::new(format!("{failed} of {} not moved", plan.len()))),
+    }
 }
 
 impl Totals {
-    /// Counts a failure. The one before is printed: the last is left to `main`.
-    fn fail(&mut self, before: Option<Failure>, failure: Failure) -> Failure {
-        self.failed = self.failed.saturating_add(1);
-        if let Some(before) = before {
-            say(before);
+    /// Counts a failure of one of `all`. It is printed at once: a large one may come next.
+    fn fail(&mut self, failure: Failure, all: usize) -> Result<(), Failure> {
+        if all == 1 {
+            return Err(failure);
         }
-        failure
+        self.failed = self.failed.saturating_add(1);
+        say(failure);
+        Ok(())
+    }
+
+    /// What became of the others of `all`, where not all are moved.
+    fn so_far(&self, all: usize) -> String {
+        match all {
+            1 => String::new(),
+            all => format!("; {} of {all} moved, {} failed", self.moved, self.failed),
+        }
     }
 
     fn report(&self, elapsed: Duration) -> String {
@@ -218,11 +231,11 @@ fn with_branch<'a>(failure: Failure, mut paths: impl Iterator<Item = &'a Path>) 
     }
 }
 
-fn interrupted(source: &Path, signals: &Signals, rolled_back: bool) -> Failure {
+fn interrupted(source: &Path, signals: &Signals, rolled_back: bool, so_far: &str) -> Failure {
     let what = source.display();
     let state = match rolled_back {
-        true => format!("{what} is where it was, and its copy is removed"),
-        false => format!("{what} is where it was; its copy is still being removed"),
+        true => format!("{what} is where it was, and its copy is removed{so_far}"),
+        false => format!("{what} is where it was; its copy is still being removed{so_far}"),
     };
     let failure = stopped(signals.seen().unwrap_or_default(), state);
     if rolled_back { failure } else { failure.hint(STILL_ROLLED_BACK) }

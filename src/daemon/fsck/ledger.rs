@@ -70,6 +70,9 @@ pub(super) fn look(config: &Config, state: &Path, report: &mut Report) -> Option
         Ok(inspected) => {
             let records = counted(lines, "record", "records");
             report.notes.push(format!("the ledger has {records}, all of which can be read"));
+            if !inspected.refusals.is_empty() {
+                memory.journal.lose_until(jiff::Timestamp::now());
+            }
             tell(inspected, state, &copies, report);
             // As the mount has it.
             memory.journal.begin(jiff::Timestamp::now());

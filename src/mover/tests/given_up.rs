@@ -132,20 +132,21 @@ fn what_waits_for_a_branch_that_is_offline_is_not_given_up() {
     assert_eq!(world.ends(), (None, Some(new_content())));
 }
 
-/// What a plain discard of an undo says nothing of is kept.
+/// Also by a plain discard, for the branch that is out may have the last copy.
 #[test]
-fn a_plain_discard_of_an_undo_leaves_the_crossing_alone() {
+fn what_hold_has_of_an_undone_crossing_outlives_a_discard() {
     let (world, txid) = undone_and_dead(false, |_, _| ());
-    let record = world.mover.with_journal(|journal| journal.get(txid).unwrap().record.clone());
-    let undone = record.undoes.unwrap();
-    let world = world.without(&[0]);
-    if world.settle(txid, Settle::Discard).is_ok() {
-        let lost = world.mover.with_journal(|journal| journal.get(undone).unwrap().lost);
-        assert!(!lost, "nobody has given anything up");
-    }
-    let world = world.restart(false);
+    let undone =
+        world.mover.with_journal(|journal| journal.get(txid).unwrap().record.undoes.unwrap());
+    let name = format!(".octroi/hold/{undone}");
+    world.put(0, &name, b"the last copy");
+    let away = world.without(&[0]);
+    assert_eq!(away.settle(txid, Settle::Discard), Ok(Settled::Accepted));
+    let world = away.restart(false);
     world.mover.recover();
-    assert!(world.mover.with_journal(|journal| journal.get(undone).unwrap().is_kept()));
+    let keep = std::time::Duration::from_secs(1);
+    world.mover.purge(jiff::Timestamp::now() + 2 * keep, keep);
+    assert!(world.private(0, "hold").contains(&b"the last copy".to_vec()));
 }
 
 /// Where the decision was lost nobody knows what there is of it.

@@ -441,25 +441,3 @@ fn letter_with_work() -> (World, TxId) {
     world.disk.sync_file(&file).unwrap();
     (world, txid)
 }
-
-#[test]
-fn what_an_undo_that_is_dead_needs_is_not_purged() {
-    let world = new_world(Names::Independent, false);
-    world.put(0, "f", &new_content());
-    world.put(1, "sub/g", OLD);
-    let crossed = world.cross("f", "sub/g").unwrap();
-    let mut prepared = world.mover.prepare_undo(AUTHOR, None, false, crossed.txid, &any()).unwrap();
-    let undo = prepared.txid;
-    let mut dead = prepared.record.clone();
-    dead.step = Step::Commit;
-    dead.moves = prepared.moves.iter().map(|placed| placed.step.clone()).collect();
-    prepared.ended = true;
-    drop(prepared);
-    world.mover.record(dead.clone(), Durability::Sync).unwrap();
-    let dead = later_step(&dead, Step::Dead, Some("a test says so".to_owned()), "EIO".to_owned());
-    world.mover.record(dead, Durability::Sync).unwrap();
-    let later = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1000);
-    assert_eq!(world.mover.purge(later, std::time::Duration::ZERO), Purged::default());
-    assert_eq!(world.settle(undo, Settle::Retry), Ok(Settled::Done));
-    assert_eq!(world.ends(), before());
-}

@@ -15,6 +15,7 @@ use crate::types::{Caller, Time, ViewPath};
 mod commands;
 mod crash;
 mod crash_trees;
+mod dead_undo;
 mod doubt;
 mod given_up;
 mod lab;
