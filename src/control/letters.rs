@@ -72,10 +72,7 @@ pub(super) fn letter(vfs: &Vfs, txid: TxId, found: &Transaction) -> Option<Box<D
         add("retry", retry(&findings));
         let refused = refused(vfs.check_settle(txid, Settle::Withdraw));
         add("abort", abort(&findings, refused, at));
-        add(
-            "accept",
-            accept(&[kept.as_slice(), undone.as_slice()].concat(), &findings, &found.rest),
-        );
+        add("accept", accept(&kept, &findings, &found.rest) + &stays(&undone));
     }
     if !kept.is_empty() || !undone.is_empty() {
         let refused = refused(vfs.check_settle(txid, Settle::Discard));

@@ -352,7 +352,11 @@ impl ViewService {
             return;
         }
         if !told.undoable {
-            let gone = if found.lost { "is lost" } else { "was purged" };
+            let gone = if found.lost {
+                "is lost, given up, or no longer kept for an undo"
+            } else {
+                "was purged"
+            };
             told.not_undoable = Some(format!("what it kept in hold {gone}"));
             return;
         }

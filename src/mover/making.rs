@@ -36,14 +36,19 @@ impl Making {
         going.by = going.by.saturating_add(1);
     }
 
-    /// One of those at it is through with it.
-    pub(super) fn gone(&mut self, txid: TxId) {
+    /// One of those at it is through with it, or leaves it to others.
+    pub(super) fn let_go(&mut self, txid: TxId) {
         if let Entry::Occupied(mut going) = self.going.entry(txid) {
             going.get_mut().by = going.get().by.saturating_sub(1);
             if going.get().by == 0 {
                 going.remove();
             }
         }
+    }
+
+    /// One of those at it is through with it.
+    pub(super) fn gone(&mut self, txid: TxId) {
+        self.let_go(txid);
         self.gone = self.gone.wrapping_add(1);
     }
 }
@@ -54,13 +59,33 @@ pub(super) struct Removing<'a> {
     room: &'a Room,
     txid: TxId,
     devices: Vec<u64>,
+    recorded: bool,
+}
+
+impl Removing<'_> {
+    /// The purge is recorded: what is on other disks than these is left to others, who find it in `going`.
+    pub(super) fn recorded(&mut self, here: &HashSet<u64>) {
+        self.recorded = true;
+        let mut making = self.room.making.lock();
+        self.devices.retain(|device| {
+            let stays = here.contains(device);
+            if !stays {
+                making.entry(*device).or_default().gone(self.txid);
+            }
+            stays
+        });
+        drop(making);
+        self.room.made.notify_all();
+    }
 }
 
 impl Drop for Removing<'_> {
     fn drop(&mut self) {
         let mut making = self.room.making.lock();
         for device in &self.devices {
-            making.entry(*device).or_default().gone(self.txid);
+            let at_it = making.entry(*device).or_default();
+            // What was refused has not gone on: who waits for it does not wait longer.
+            if self.recorded { at_it.gone(self.txid) } else { at_it.let_go(self.txid) }
         }
         drop(making);
         self.room.made.notify_all();
@@ -68,6 +93,12 @@ impl Drop for Removing<'_> {
 }
 
 impl<S: Storage> Mover<S> {
+    /// The disks that these are on, as far as they are known.
+    pub(super) fn known_devices(&self, spots: &[Spot]) -> HashSet<u64> {
+        let known = |spot: &Spot| self.known_device(&*self.branch_by_uuid(spot.branch)?);
+        spots.iter().filter_map(known).collect()
+    }
+
     /// To be called before the purge of what a transaction has there is recorded, or taken up.
     pub(super) fn removing(&self, txid: TxId, held: &[Spot]) -> Removing<'_> {
         let branches: HashSet<BranchUuid> = held.iter().map(|spot| spot.branch).collect();
@@ -84,6 +115,6 @@ impl<S: Storage> Mover<S> {
             making.entry(*device).or_default().goes(txid, *bytes);
         }
         drop(making);
-        Removing { room: &self.room, txid, devices: on.into_keys().collect() }
+        Removing { room: &self.room, txid, devices: on.into_keys().collect(), recorded: false }
     }
 }

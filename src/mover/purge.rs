@@ -83,7 +83,7 @@ impl<S: Storage> Mover<S> {
             going.iter().filter(|(_, spot)| spot.branch == branch.uuid).cloned().collect()
         };
         for one in here {
-            let _removing = self.removing(one.0, std::slice::from_ref(&one.1));
+            let mut removing = self.removing(one.0, std::slice::from_ref(&one.1));
             // Others may be at it.
             let ours = {
                 let mut going = self.going.lock();
@@ -91,6 +91,7 @@ impl<S: Storage> Mover<S> {
                 at.map(|at| going.swap_remove(at)).is_some()
             };
             if ours {
+                removing.recorded(&self.known_devices(std::slice::from_ref(&one.1)));
                 self.remove_held(branch, one.1.path.as_os_str());
             }
         }
@@ -115,7 +116,7 @@ impl<S: Storage> Mover<S> {
         if !held.iter().all(|spot| self.is_online_or_past(spot.branch)) {
             return;
         }
-        let _removing = self.removing(txid, held);
+        let mut removing = self.removing(txid, held);
         let recorded = {
             let _purging = self.purging.lock();
             let due = self.with_journal(|journal| {
@@ -138,6 +139,7 @@ impl<S: Storage> Mover<S> {
                 let there = |spot: &Spot| !self.is_past(spot.branch);
                 let elsewhere = elsewhere.into_iter().filter(there).map(|spot| (txid, spot));
                 self.going.lock().extend(elsewhere);
+                removing.recorded(&self.known_devices(&here));
                 self.remove_purged(&here);
                 self.released(txid);
                 purged.transactions.push(txid);

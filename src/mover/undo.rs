@@ -110,7 +110,11 @@ impl<S: Storage> Mover<S> {
             return Err(impossible(txid, "it is an undo itself; cross again instead"));
         }
         if found.purged && !sabotaged("undo: not purged") {
-            let kept = if found.lost { "is lost, or was given up" } else { "was purged" };
+            let kept = if found.lost {
+                "is lost, given up, or no longer kept for an undo"
+            } else {
+                "was purged"
+            };
             return Err(impossible(txid, &format!("what it kept in hold {kept}")));
         }
         Ok(found.record)

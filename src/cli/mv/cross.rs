@@ -135,7 +135,7 @@ pub(in crate::cli) fn cross(
             result: Some(errno_name(errno).to_owned()),
             why: match (errno, why) {
                 (Errno::CANCELED, Some(why)) => why,
-                (Errno::CONNABORTED | Errno::NOTCONN, _) => WENT_AWAY_AT_THE_END.to_owned(),
+                (Errno::CONNABORTED, _) => WENT_AWAY_AT_THE_END.to_owned(),
                 (errno, _) => std::io::Error::from(errno).to_string(),
             },
         },

@@ -140,7 +140,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             }
         }
         if let Some(signal) = signals.seen() {
-            let state = if totals.moved > moved { "was moved" } else { "is where it was" };
+            let state = if totals.moved > moved { "was moved" } else { "failed" };
             let state = format!("{} {state}{}", source.display(), totals.so_far(plan.len()));
             return Err(stopped(signal, state));
         }
