@@ -177,9 +177,7 @@ fn retry(findings: &[Finding]) -> String {
                 );
             }
             Found::NoFolder(why) => {
-                return format!(
-                    "comes to the same until the folder is there again, also where only a file has left it: {why}"
-                );
+                return format!("comes to the same until you make the folder again: {why}");
             }
             _ => {}
         }

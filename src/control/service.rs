@@ -352,12 +352,7 @@ impl ViewService {
             return;
         }
         if !told.undoable {
-            let gone = if found.lost {
-                "is lost, given up, or no longer kept for an undo"
-            } else {
-                "was purged"
-            };
-            told.not_undoable = Some(format!("what it kept in hold {gone}"));
+            told.not_undoable = Some(found.why_not_kept().to_owned());
             return;
         }
         let folders = [found.record.source.parent(), found.record.target.parent()];

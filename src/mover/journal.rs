@@ -121,6 +121,14 @@ impl Transaction {
         self.lost || self.discarded_on.is_some()
     }
 
+    /// Of one that is purged: why hold has nothing for its undo, for people.
+    pub fn why_not_kept(&self) -> &'static str {
+        match self.lost {
+            true => "what it kept in hold is lost, given up, or no longer kept for an undo",
+            false => "what it kept in hold was purged",
+        }
+    }
+
     /// Whether nobody deletes what a branch has of it, should that reappear.
     pub fn is_lost_on(&self, branch: BranchUuid) -> bool {
         self.lost || self.discarded_on.as_ref().is_some_and(|there| !there.contains(&branch))
@@ -139,8 +147,10 @@ impl Transaction {
     /// Whether it is one that was decided and not taken back, though it may not have ended well.
     fn is_crossing_decided(&self) -> bool {
         let stands = match self.state {
-            TransactionState::Done | TransactionState::Dead | TransactionState::Accepted => true,
-            TransactionState::Active => self.committed(),
+            TransactionState::Done => true,
+            TransactionState::Active | TransactionState::Dead | TransactionState::Accepted => {
+                self.committed()
+            }
             TransactionState::Reverted | TransactionState::Aborted => false,
         };
         stands

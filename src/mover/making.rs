@@ -15,7 +15,7 @@ use crate::types::{BranchUuid, TxId};
 pub(super) struct Making {
     /// Bytes that those who purge now want to write.
     pub(super) wanted: u64,
-    /// What is purged now, for whatever reason, or is chosen for it.
+    /// What is purged now, by age, by `hold.max` or to make room, or is chosen for it.
     pub(super) going: HashMap<TxId, Going>,
     /// How often one of these has gone: whoever has measured before that must measure again.
     pub(super) gone: u64,

@@ -110,12 +110,7 @@ impl<S: Storage> Mover<S> {
             return Err(impossible(txid, "it is an undo itself; cross again instead"));
         }
         if found.purged && !sabotaged("undo: not purged") {
-            let kept = if found.lost {
-                "is lost, given up, or no longer kept for an undo"
-            } else {
-                "was purged"
-            };
-            return Err(impossible(txid, &format!("what it kept in hold {kept}")));
+            return Err(impossible(txid, found.why_not_kept()));
         }
         Ok(found.record)
     }

@@ -26,7 +26,8 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 const ROLL_BACK_WAIT: Duration = Duration::from_secs(10);
 
 const WENT_AWAY: &str = "the daemon went away; what it had begun is rolled back at the next mount";
-const WENT_AWAY_AT_THE_END: &str = "the daemon went away; the next mount takes it back, or where it was decided completes it: octroi tx list tells";
+const WENT_AWAY_AT_THE_END: &str = "the daemon went away; the next mount takes it back, or where it was decided \
+                                    completes it: octroi tx list tells";
 
 /// How a move ended.
 #[derive(Debug)]
@@ -131,11 +132,11 @@ pub(in crate::cli) fn cross(
         (Err(Errno::CANCELED), crossed) if signals.seen().is_some() => {
             Ended::Interrupted { rolled_back: true, txid: crossed.map(|crossed| crossed.txid) }
         }
-        (Err(errno), _) => Ended::Failed {
+        (Err(errno), crossed) => Ended::Failed {
             result: Some(errno_name(errno).to_owned()),
             why: match (errno, why) {
                 (Errno::CANCELED, Some(why)) => why,
-                (Errno::CONNABORTED, _) => WENT_AWAY_AT_THE_END.to_owned(),
+                (Errno::CONNABORTED, _) if crossed.is_some() => WENT_AWAY_AT_THE_END.to_owned(),
                 (errno, _) => std::io::Error::from(errno).to_string(),
             },
         },

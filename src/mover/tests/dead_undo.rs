@@ -64,7 +64,6 @@ fn what_is_dead_is_still_the_last() {
     let last = || world.mover.with_journal(|journal| journal.last_of(AUTHOR.uid));
     assert_eq!(last(), decided.undoes);
     // The next one is decided, and then a dead letter.
-    world.put(0, "other", b"other");
     let mut next = decided.clone();
     (next.txid, next.undoes) = (TxId(ulid::Ulid::generate()), None);
     world.mover.record(next.clone(), Durability::Sync).unwrap();
