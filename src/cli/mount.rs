@@ -1,7 +1,7 @@
 //! `octroi mount`
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::daemon::{self, DaemonError, Launch, detach};
 use crate::fuse::{self, MountOptions};
@@ -65,7 +65,13 @@ pub fn run(args: Args) -> Result<(), Failure> {
         return daemon::serve(&launch, |_| ()).map_err(failure);
     }
     let loaded = daemon::load(&launch.config).map_err(failure)?;
-    let live = detach::start(&again(), &loaded.config, &launch).map_err(failure)?;
+    let waiting = |log: &Path| {
+        say(format_args!(
+            "octroi: still mounting: the ledger is read, and interrupted crossings are ended; see {}",
+            plain(&log.to_string_lossy())
+        ));
+    };
+    let live = detach::start(&again(), &loaded.config, &launch, waiting).map_err(failure)?;
     for notice in &live.notices {
         say(format_args!("octroi: note: {}", plain(&notice.replace('\n', " "))));
     }

@@ -6,9 +6,10 @@ use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
@@ -23,12 +24,17 @@ enum Report {
     Failed(DaemonError),
 }
 
+/// How long it takes until whoever waits is told why.
+const PATIENCE: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
+
 /// Starts this program again with `arguments` and waits until its view is mounted, or is not. What can
-/// be refused without having made anything is refused here.
+/// be refused without having made anything is refused here. When it takes long, `waiting` is called once with
+/// the path of the log.
 pub fn start(
     arguments: &[OsString],
     config: &Config,
     launch: &Launch,
+    waiting: impl FnOnce(&Path),
 ) -> Result<Live, DaemonError> {
     let state = &config.state;
     let mut notices = Vec::new();
@@ -50,6 +56,10 @@ pub fn start(
         .map_err(|error| failed("start", error))?;
     let mut line = String::new();
     if let Some(pipe) = child.stdout.take() {
+        let mut said = [PollFd::new(&pipe, PollFlags::IN)];
+        if rustix::event::poll(&mut said, Some(&PATIENCE)) == Ok(0) {
+            waiting(&log_path);
+        }
         BufReader::new(pipe).read_line(&mut line).map_err(|error| failed("hear from", error))?;
     }
     match serde_json::from_str(&line) {

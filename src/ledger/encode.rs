@@ -1,4 +1,4 @@
-//! Records to lines and back. No I/O.
+//! Records to lines; [`super::decode`] reads them. No I/O.
 //!
 //! ```text
 //! {"seq":7,"time":"2026-11-23T13:00:00.000000001Z","synced":7,"kind":"operation",…,"crc":"89abcdef"}
@@ -20,7 +20,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
-use super::{Entry, Record, shorten};
+use super::{Record, shorten};
 use crate::error::Errno;
 
 /// Bytes of a line without its newline.
@@ -32,7 +32,7 @@ pub(super) const BODY_MAX: usize = LINE_MAX - ENVELOPE_MAX;
 /// The end of an object whose texts were cut.
 pub(super) const SHORTENED: &[u8] = br#","shortened":true}"#;
 /// `,"crc":"89abcdef"}`
-const CRC_FIELD: usize = 18;
+pub(super) const CRC_FIELD: usize = 18;
 
 /// A record's JSON object, ready for [`line`]. ENAMETOOLONG if it does not fit and must not be cut;
 /// EINVAL if it has no JSON form.
@@ -97,111 +97,6 @@ pub fn append_line(
     let _ = writeln!(lines, ",\"crc\":\"{crc:08x}\"}}");
 }
 
-/// A line that checked.
-pub struct Decoded {
-    /// What it says.
-    pub entry: Entry,
-    /// All lines before this `seq` were durable when it was written.
-    pub synced: Option<u64>,
-}
-
-/// What a line (without its newline) says; the error says what is wrong with it, in words.
-pub fn decode_line(line: &[u8]) -> Result<Entry, String> {
-    decode(line).map(|decoded| decoded.entry)
-}
-
-/// Whether a line (without its newline) has the checksum that it was written with; the error says what is
-/// wrong, in words.
-pub fn check_line(line: &[u8]) -> Result<(), String> {
-    checked(line).map(|_content| ())
-}
-
-/// The beginning of a line that checked.
-pub struct Head<'a> {
-    /// Its position.
-    pub seq: u64,
-    /// When, as it is written.
-    pub time: &'a str,
-    /// What kind of record it is.
-    pub kind: &'a str,
-}
-
-#[derive(serde::Deserialize)]
-struct Kind<'a> {
-    kind: &'a str,
-}
-
-/// Checks a line (without its newline) and reads no more of it than its beginning, which is a tenth
-/// of the work of [`decode`].
-pub fn head(line: &[u8]) -> Result<Head<'_>, String> {
-    let content = checked(line)?;
-    let wrong = || "the line does not begin as one".to_owned();
-    let text = std::str::from_utf8(content).map_err(|_| "the line is not UTF-8")?;
-    let rest = text.strip_prefix("{\"seq\":").ok_or_else(wrong)?;
-    let (seq, rest) = rest.split_once(",\"time\":\"").ok_or_else(wrong)?;
-    let (time, rest) = rest.split_once("\",").ok_or_else(wrong)?;
-    let rest = match rest.strip_prefix("\"synced\":") {
-        Some(rest) => rest.split_once(',').ok_or_else(wrong)?.1,
-        None => rest,
-    };
-    let kind = match rest.strip_prefix("\"kind\":\"") {
-        Some(rest) => rest.split_once('"').ok_or_else(wrong)?.0,
-        // Of a line that was taken apart for a path that is not UTF-8, or to be cut.
-        None => {
-            let line = std::str::from_utf8(line).map_err(|_| "the line is not UTF-8")?;
-            serde_json::from_str::<Kind<'_>>(line).map_err(|_| wrong())?.kind
-        }
-    };
-    let seq = seq.parse().map_err(|_| wrong())?;
-    Ok(Head { seq, time, kind })
-}
-
-/// Whether texts of a line were cut, so that it is not as its writer had it.
-pub fn is_shortened(line: &[u8]) -> bool {
-    contains(line, SHORTENED.strip_suffix(b"}").unwrap_or(SHORTENED))
-}
-
-/// Checks and reads a line (without its newline); the error says what is wrong, in words.
-pub fn decode(line: &[u8]) -> Result<Decoded, String> {
-    checked(line)?;
-    let unreadable = |error: serde_json::Error| format!("the line cannot be read: {error}");
-    let mut value: Value = serde_json::from_slice(line).map_err(unreadable)?;
-    if contains(line, br#"_b64":"#) {
-        join_paths(&mut value);
-    }
-    let fields = value.as_object_mut().ok_or("the line is not an object")?;
-    fields.remove("crc");
-    if fields.contains_key("shortened") {
-        mend_cut(fields);
-    }
-    let seq = fields.remove("seq").and_then(|seq| seq.as_u64()).ok_or("seq is missing")?;
-    let synced = fields.remove("synced").and_then(|synced| synced.as_u64());
-    let time = fields.remove("time").ok_or("time is missing")?;
-    let time = time.as_str().and_then(|text| text.parse().ok()).ok_or("time cannot be read")?;
-    let record = serde_json::from_value(value).map_err(unreadable)?;
-    Ok(Decoded { entry: Entry { seq, time, record }, synced })
-}
-
-/// The bytes of a line that its checksum is over, if they have it.
-fn checked(line: &[u8]) -> Result<&[u8], String> {
-    if line.len() > LINE_MAX {
-        return Err(format!("the line is longer than {LINE_MAX} bytes"));
-    }
-    let checked = line.len().checked_sub(CRC_FIELD).ok_or("the line is cut short")?;
-    let (content, tail) = line.split_at(checked);
-    let crc = tail
-        .strip_prefix(br#","crc":""#)
-        .and_then(|rest| rest.strip_suffix(br#""}"#))
-        .and_then(|hex| std::str::from_utf8(hex).ok())
-        .filter(|hex| hex.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')))
-        .and_then(|hex| u32::from_str_radix(hex, 16).ok())
-        .ok_or("the line does not end with its checksum")?;
-    if crc != crc32c::crc32c(content) {
-        return Err("the checksum does not match".into());
-    }
-    Ok(content)
-}
-
 fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
     memchr::memmem::find(bytes, wanted).is_some()
 }
@@ -228,47 +123,6 @@ fn split_paths(value: &mut Value) {
     }
 }
 
-/// The reverse of [`split_paths`].
-fn join_paths(value: &mut Value) {
-    match value {
-        Value::Array(items) => items.iter_mut().for_each(join_paths),
-        Value::Object(fields) => {
-            let names: Vec<String> = fields
-                .keys()
-                .filter_map(|key| key.strip_suffix("_b64").map(str::to_owned))
-                .collect();
-            for name in names {
-                if let Some(b64) = fields.remove(&format!("{name}_b64")) {
-                    fields.insert(name, Value::Object(Map::from_iter([("b64".to_owned(), b64)])));
-                }
-            }
-            fields.values_mut().for_each(join_paths);
-        }
-        _ => {}
-    }
-}
-
-/// Paths of lines that are `shortened` were once cut within a name, perhaps after its two dots: such a
-/// path is that of the folder.
-fn mend_cut(fields: &mut Map<String, Value>) {
-    for name in ["path", "target"] {
-        match fields.get_mut(name) {
-            Some(Value::String(path)) if path.ends_with("/..") => {
-                path.truncate(path.len().saturating_sub(3).max(1));
-            }
-            Some(Value::Object(inner)) => {
-                let Some(Value::String(b64)) = inner.get_mut("b64") else { continue };
-                let Ok(mut bytes) = STANDARD.decode(&*b64) else { continue };
-                if bytes.ends_with(b"/..") {
-                    bytes.truncate(bytes.len().saturating_sub(3).max(1));
-                    *b64 = STANDARD.encode(bytes);
-                }
-            }
-            _ => {}
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::ffi::OsStr;
@@ -277,6 +131,8 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::Entry;
+    use super::super::decode::{decode, head, is_shortened};
     use super::super::record::OperationRecord;
     use super::super::tests::operation;
     use super::*;

@@ -14,7 +14,7 @@ use crate::storage::real::{RealDir, RealStorage};
 fn failed_sync(is_mounted: bool) -> (State, VerifierKey) {
     let (mut state, key) = small();
     state.copies.clear();
-    let version = encode::decode(&state.lines()[0]).unwrap().entry.record;
+    let version = decode::decode(&state.lines()[0]).unwrap().entry.record;
     let Record::Version(version) = version else { unreachable!() };
     let version = Record::Version(record::VersionRecord { after_failed_sync: true, ..version });
     state.write("ledger/00000002.jsonl", line(6, &version));

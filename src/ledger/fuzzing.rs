@@ -7,7 +7,7 @@ use super::checkpoint::{Checkpoint, Proof};
 use super::note::{NoteSigner, VerifierKey};
 use super::record::LossRecord;
 use super::tree::{leaf_hash, node_hash};
-use super::{Entry, Reader, encode, replay, segment};
+use super::{Entry, Reader, decode, encode, replay, segment};
 use crate::storage::Storage;
 use crate::storage::simulated::{DeviceOptions, Names, SimulatedStorage};
 
@@ -78,7 +78,7 @@ fn round_trip(found: &Entry) {
     let Ok(body) = encode::body(&found.record) else { return };
     let line = encode::line(found.seq, found.time, None, &body);
     let line = line.strip_suffix(b"\n").expect("a whole line");
-    let again = encode::decode(line).expect("what is written can be read").entry;
+    let again = decode::decode(line).expect("what is written can be read").entry;
     // Of what was too long to be written again, texts are cut.
     assert!(again == *found || line.len() > encode::LINE_MAX / 2, "{again:?}\n{found:?}");
 }

@@ -174,7 +174,7 @@ fn remove(state: &State, name: &str) {
 
 /// A segment that says that all from a position on is void.
 fn plant_void(state: &State, seq: u64) {
-    let version = encode::decode(&lines_of(state, 1)[0]).unwrap().entry.record;
+    let version = decode::decode(&lines_of(state, 1)[0]).unwrap().entry.record;
     let Record::Version(version) = version else { unreachable!() };
     let version = Record::Version(record::VersionRecord { after_failed_sync: true, ..version });
     let time = jiff::Timestamp::UNIX_EPOCH;

@@ -43,6 +43,7 @@ use crate::types::after;
 
 mod accounted;
 pub mod checkpoint;
+mod decode;
 mod denials;
 mod encode;
 mod evidence;
@@ -87,13 +88,14 @@ pub mod store;
 #[cfg(test)]
 mod tamper_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod tree;
 pub mod verify;
 mod writer;
 
 use checkpoint::Checkpoint;
-pub use encode::{LINE_MAX, check_line, decode_line, fits};
+pub use decode::{check_line, decode_line};
+pub use encode::{LINE_MAX, fits};
 use health::Health;
 pub use inspect::Inspected;
 use note::VerifierKey;

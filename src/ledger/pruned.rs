@@ -28,7 +28,7 @@ use super::store::TreeStore;
 use super::tree::Hash;
 use super::tree::proof::is_consistent;
 use super::tree::tile::Builder;
-use super::{Durability, End, Ledger, Record, encode, segment};
+use super::{Durability, End, Ledger, Record, decode, encode, segment};
 use crate::error::Errno;
 use crate::storage::Storage;
 use crate::types::{BranchUuid, TxId, binary_size};
@@ -321,7 +321,7 @@ impl<S: Storage> Pruner<S> {
         let Some(end) = memchr::memchr(b'\n', bytes.get(..read).unwrap_or_default()) else {
             return Ok(None);
         };
-        let head = encode::head(bytes.get(..end).unwrap_or_default()).map_err(|_| Errno::IO)?;
+        let head = decode::head(bytes.get(..end).unwrap_or_default()).map_err(|_| Errno::IO)?;
         let time = head.time.parse().map_err(|_| Errno::IO)?;
         Ok(Some(((end as u64).saturating_add(1), head.seq, time)))
     }

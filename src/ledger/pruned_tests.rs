@@ -4,10 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::pruned::{Keep, Kept, Needed, Pruner};
-use super::record::{CrossingRecord, PurgeRecord, Step};
+use super::record::{PurgeRecord, Step};
 use super::signed_tests::State;
 use super::store::TreeStore;
-use super::tests::operation;
+use super::tests::{operation, step};
 use super::verify::{Against, Report, Source, steadily, verify};
 use super::*;
 use crate::storage::real::{RealDir, RealStorage};
@@ -28,31 +28,8 @@ fn purge(txid: TxId) -> Record {
     })
 }
 
-fn step(txid: TxId, step: Step) -> Record {
-    let path = crate::types::ViewPath::root();
-    Record::Crossing(Box::new(CrossingRecord {
-        txid,
-        step,
-        gate: None,
-        undoes: None,
-        rearrangement: false,
-        uid: 1,
-        gid: 1,
-        pid: 1,
-        exe: None,
-        source: path.clone(),
-        target: path.clone(),
-        branches: ["a".into(), "b".into()],
-        sha256: None,
-        size: None,
-        readback: None,
-        lost: Vec::new(),
-        moves: Vec::new(),
-        replaced: None,
-        reason: None,
-        stopped_by: None,
-        result: None,
-    }))
+fn crossing(txid: TxId, kind: Step) -> Record {
+    Record::Crossing(Box::new(step(txid, kind)))
 }
 
 /// Four segments, of which the last is being written: 700 lines, 300, 300 and two. The first names a
@@ -382,7 +359,7 @@ fn a_story_that_began_in_what_has_left_is_no_problem() {
     std::thread::sleep(Duration::from_millis(2));
     ledger.append(operation("/a", true), Durability::Sync).unwrap();
     ledger.rotate().unwrap();
-    let done = |txid| step(txid, Step::Done);
+    let done = |txid| crossing(txid, Step::Done);
     ledger.append(done(before), Durability::Sync).unwrap();
     wait_signed(&ledger, 5);
     let all = Keep { age: Some(Duration::ZERO), size: None };
@@ -405,7 +382,7 @@ fn segments_that_leave_while_they_are_verified_are_no_damage() {
     let state = State::new();
     let (ledger, _) = state.open_to(None).unwrap();
     for kind in [Step::Prepare, Step::Commit, Step::Done] {
-        ledger.append(step(FIRST, kind), Durability::Sync).unwrap();
+        ledger.append(crossing(FIRST, kind), Durability::Sync).unwrap();
     }
     ledger.rotate().unwrap();
     ledger.append(operation("/a", true), Durability::Sync).unwrap();

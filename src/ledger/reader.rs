@@ -6,8 +6,7 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use super::encode;
-use super::{Entry, LedgerError, segment};
+use super::{Entry, LedgerError, decode, encode, segment};
 use crate::error::{Errno, errno_of};
 
 /// Longest line with its newline: as far as one must look back for the last newline.
@@ -265,7 +264,7 @@ impl Reader {
         self.lines(offset).enumerate().map(move |(at, line)| {
             let (offset, line) = line?;
             let line = line.strip_suffix(b"\n").unwrap_or(&line);
-            encode::decode(line).map(|decoded| decoded.entry).map_err(|why| LedgerError::Damaged {
+            decode::decode(line).map(|decoded| decoded.entry).map_err(|why| LedgerError::Damaged {
                 segment: self.segment_at(offset),
                 line: (at as u64).saturating_add(1),
                 why,

@@ -13,13 +13,15 @@
 use crate::error::Errno;
 use crate::storage::Storage;
 
-use super::encode::{self, Decoded};
+use super::decode::Decoded;
 use super::record::{MountEvent, Record, VersionRecord};
 use super::start::Line;
 use super::{Entry, LedgerError, segment};
 
+mod batch;
 mod lines;
 
+use batch::ReadLine;
 use lines::SegmentLines;
 
 /// The largest `seq`: readers of JSON keep integers exactly up to here.
@@ -400,7 +402,7 @@ fn first_line<S: Storage>(
 ) -> Result<Result<Entry, String>, LedgerError> {
     let mut lines = SegmentLines::open(storage, dir, number)?;
     let line = lines.next()?.unwrap_or_default();
-    Ok(decode(line).and_then(|decoded| admit(decoded, 0, None)))
+    Ok(batch::decode_line(line).and_then(|decoded| admit(decoded, 0, None)))
 }
 
 /// Reads a segment and hands on each line that checks and counts.
@@ -417,43 +419,38 @@ fn scan<S: Storage>(
         Err(error) => return Scanned { failed: Some(error), ..scanned },
     };
     loop {
-        let line = match lines.next() {
-            Ok(Some(line)) => line,
-            Ok(None) => return scanned,
-            Err(error) => return Scanned { failed: Some(error), ..scanned },
-        };
-        scanned.length = scanned.length.saturating_add(line.len() as u64);
-        if scanned.void {
-            continue;
-        }
-        let decoded = decode(line);
-        if scanned.bad.is_some() {
-            let synced = decoded.ok().and_then(|decoded| decoded.synced);
-            scanned.synced_after = scanned.synced_after.max(synced.unwrap_or(0));
-            continue;
-        }
-        match decoded.and_then(|decoded| admit(decoded, scanned.lines, expected)) {
-            Ok(entry) if void_from.is_some_and(|seq| entry.seq >= seq) => scanned.void = true,
-            Ok(entry) if foreign_from.is_some_and(|seq| entry.seq >= seq) => {
-                let why = format!("seq {} is not the line that was signed", entry.seq);
-                scanned.bad = Some((scanned.lines.saturating_add(1), why));
+        let (batch, failed) = batch::take(&mut lines);
+        let is_last = batch.is_empty() || failed.is_some();
+        for (line, ReadLine { decoded, leaf }) in batch.iter().zip(batch::read(&batch)) {
+            scanned.length = scanned.length.saturating_add(line.len() as u64);
+            if scanned.void {
+                continue;
             }
-            Ok(entry) => {
-                scanned.next_seq = entry.seq.saturating_add(1);
-                expected = Some(scanned.next_seq);
-                scanned.lines = scanned.lines.saturating_add(1);
-                scanned.good = scanned.length;
-                let bytes = line.strip_suffix(b"\n").unwrap_or(line);
-                each(&Line { entry: &entry, bytes, segment: number });
+            if scanned.bad.is_some() {
+                let synced = decoded.ok().and_then(|decoded| decoded.synced);
+                scanned.synced_after = scanned.synced_after.max(synced.unwrap_or(0));
+                continue;
             }
-            Err(why) => scanned.bad = Some((scanned.lines.saturating_add(1), why)),
+            match decoded.and_then(|decoded| admit(decoded, scanned.lines, expected)) {
+                Ok(entry) if void_from.is_some_and(|seq| entry.seq >= seq) => scanned.void = true,
+                Ok(entry) if foreign_from.is_some_and(|seq| entry.seq >= seq) => {
+                    let why = format!("seq {} is not the line that was signed", entry.seq);
+                    scanned.bad = Some((scanned.lines.saturating_add(1), why));
+                }
+                Ok(entry) => {
+                    scanned.next_seq = entry.seq.saturating_add(1);
+                    expected = Some(scanned.next_seq);
+                    scanned.lines = scanned.lines.saturating_add(1);
+                    scanned.good = scanned.length;
+                    each(&Line { entry: &entry, length: line.len() as u64, leaf, segment: number });
+                }
+                Err(why) => scanned.bad = Some((scanned.lines.saturating_add(1), why)),
+            }
+        }
+        if is_last {
+            return Scanned { failed, ..scanned };
         }
     }
-}
-
-/// Reads a line with its newline.
-fn decode(line: &[u8]) -> Result<Decoded, String> {
-    encode::decode(line.strip_suffix(b"\n").ok_or("the line has no end")?)
 }
 
 /// Checks a line's place: versions open segments, and positions have no gaps.

@@ -2,8 +2,8 @@
 
 use std::ffi::{OsStr, OsString};
 
-use super::encode;
 use super::record::{Record, VersionRecord};
+use super::{decode, encode};
 use crate::error::Errno;
 use crate::storage::Storage;
 
@@ -74,7 +74,7 @@ pub fn begin<S: Storage>(
 /// The position from which on the segment before is void, by the first line of the one that follows it: after a
 /// failed sync it has the lines again that were never durable there.
 pub fn void_from(first: &[u8]) -> Option<u64> {
-    let entry = encode::decode(first).ok()?.entry;
+    let entry = decode::decode(first).ok()?.entry;
     match entry.record {
         Record::Version(version) if version.after_failed_sync => Some(entry.seq),
         _ => None,
@@ -92,7 +92,7 @@ impl VoidFrom {
     /// Whether a line and all after it are void, if the next segment begins with the position `from`: it has that
     /// one or a later one, or follows the last that counts and does not check. To be asked for each line in order.
     pub fn is_reached(&mut self, line: &[u8], from: u64) -> bool {
-        match encode::head(line) {
+        match decode::head(line) {
             Ok(head) => {
                 self.next = head.seq.checked_add(1);
                 head.seq >= from

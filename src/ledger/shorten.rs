@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::Record;
-use super::encode::{BODY_MAX, SHORTENED, is_shortened, whole_body};
+use super::decode::is_shortened;
+use super::encode::{BODY_MAX, SHORTENED, whole_body};
 use super::record::{CrossingRecord, OperationRecord, Step};
 use crate::error::Errno;
 use crate::types::ViewPath;

@@ -98,7 +98,7 @@ impl Machine {
             let text = read_small(&*self.storage, &self.ledger, &name).unwrap().unwrap();
             for line in text.split_inclusive(|byte| *byte == b'\n') {
                 let Some(line) = line.strip_suffix(b"\n") else { break };
-                let Ok(decoded) = encode::decode(line) else { break };
+                let Ok(decoded) = decode::decode(line) else { break };
                 lines.truncate(decoded.entry.seq as usize);
                 lines.push(line.to_vec());
             }

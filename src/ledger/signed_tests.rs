@@ -444,7 +444,7 @@ fn an_accepted_loss_is_recorded_and_begins_a_new_key() {
     ledger.close().unwrap();
     assert_ne!(state.key().verifier().to_string(), old);
     let last = state.lines();
-    let loss = last.iter().find_map(|line| match encode::decode(line).unwrap().entry.record {
+    let loss = last.iter().find_map(|line| match decode::decode(line).unwrap().entry.record {
         Record::Loss(loss) => Some(loss),
         _ => None,
     });

@@ -15,7 +15,7 @@ use super::record::{LossRecord, Record};
 use super::replay::{Terms, replay};
 use super::store::TreeStore;
 use super::tree::tile::{Builder, TileId};
-use super::tree::{Hash, empty_root, leaf_hash};
+use super::tree::{Hash, empty_root};
 use super::{Entry, LedgerError};
 use crate::storage::Storage;
 
@@ -59,8 +59,10 @@ pub struct CheckpointCopy {
 pub struct Line<'a> {
     /// What it says.
     pub entry: &'a Entry,
-    /// Without its newline.
-    pub bytes: &'a [u8],
+    /// Bytes, its newline included.
+    pub length: u64,
+    /// Its hash in the tree.
+    pub leaf: Hash,
     /// Its segment.
     pub segment: u64,
 }
@@ -197,7 +199,7 @@ impl<S: Storage> Start<S> {
             self.segments.insert(seq, line.segment);
         }
         let length = self.lengths.entry(line.segment).or_default();
-        *length = length.saturating_add(line.bytes.len() as u64).saturating_add(1);
+        *length = length.saturating_add(line.length);
         let signed = self.own_size().unwrap_or(0);
         self.leaving.add(seq, &line.entry.record, signed);
         match &line.entry.record {
@@ -207,7 +209,7 @@ impl<S: Storage> Start<S> {
             _ => {}
         }
         let mut full = Vec::new();
-        self.builder.push(leaf_hash(line.bytes), |id, hashes| full.push((id, hashes.to_vec())));
+        self.builder.push(line.leaf, |id, hashes| full.push((id, hashes.to_vec())));
         for (id, hashes) in full {
             self.compare(id, hashes);
         }

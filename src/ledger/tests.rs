@@ -1,10 +1,12 @@
 use std::path::Path;
 
-use super::record::{MountEvent, MountRecord, OperationRecord, Verdict, VersionRecord};
+use super::record::{
+    CrossingRecord, MountEvent, MountRecord, OperationRecord, Step, Verdict, VersionRecord,
+};
 use super::*;
 use crate::storage::real::{RealDir, RealStorage};
 use crate::storage::simulated::{DeviceOptions, Fault, Names, SimulatedDir, SimulatedStorage};
-use crate::types::{Operation, ViewPath};
+use crate::types::{Operation, TxId, ViewPath};
 
 pub(super) fn operation(path: &str, allowed: bool) -> Record {
     Record::Operation(Box::new(OperationRecord {
@@ -28,6 +30,33 @@ pub(super) fn operation(path: &str, allowed: bool) -> Record {
         shortened: false,
         open_file: None,
     }))
+}
+
+pub(crate) fn step(txid: TxId, step: Step) -> CrossingRecord {
+    let path = |text: &str| ViewPath::parse(Path::new(text)).unwrap();
+    CrossingRecord {
+        txid,
+        step,
+        gate: None,
+        undoes: None,
+        rearrangement: false,
+        uid: 1,
+        gid: 1,
+        pid: 1,
+        exe: None,
+        source: path("/a"),
+        target: path("/b"),
+        branches: ["a".into(), "b".into()],
+        sha256: None,
+        size: None,
+        readback: None,
+        lost: Vec::new(),
+        moves: Vec::new(),
+        replaced: None,
+        reason: None,
+        stopped_by: None,
+        result: None,
+    }
 }
 
 pub(super) fn unmounted() -> Record {
@@ -181,7 +210,7 @@ fn a_position_that_no_ledger_reaches_is_damage() {
     let time = jiff::Timestamp::UNIX_EPOCH;
     let last = encode::line(u64::MAX, time, Some(6), &encode::body(&record).unwrap());
     let version = text.lines().next().unwrap();
-    let version = encode::decode(version.as_bytes()).unwrap().entry.record;
+    let version = decode::decode(version.as_bytes()).unwrap().entry.record;
     let first = encode::line(u64::MAX, time, None, &encode::body(&version).unwrap());
     std::fs::write(&path, [first, last].concat()).unwrap();
     assert!(matches!(open(&storage, &dir).map(drop), Err(LedgerError::Damaged { line: 1, .. })));
@@ -192,7 +221,7 @@ fn a_segment_that_begins_before_the_one_it_follows_voids_nothing() {
     let (folder, storage, dir) = written(true);
     let first = std::fs::read(folder.path().join("00000001.jsonl")).unwrap();
     let version = first.split(|byte| *byte == b'\n').next().unwrap();
-    let Record::Version(version) = encode::decode(version).unwrap().entry.record else {
+    let Record::Version(version) = decode::decode(version).unwrap().entry.record else {
         unreachable!()
     };
     let version = Record::Version(VersionRecord { after_failed_sync: true, ..version });
@@ -418,7 +447,7 @@ fn who_reads_on_after_a_failed_sync_and_a_rotation_misses_nothing_and_reads_whol
     let text = std::fs::read(&first).unwrap();
     let lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
     std::fs::write(&first, lines[..2].concat()).unwrap();
-    let version = encode::decode_line(lines[0].strip_suffix(b"\n").unwrap()).unwrap().record;
+    let version = decode::decode_line(lines[0].strip_suffix(b"\n").unwrap()).unwrap().record;
     let Record::Version(version) = version else { unreachable!() };
     let version = Record::Version(VersionRecord { after_failed_sync: true, ..version });
     let time = jiff::Timestamp::UNIX_EPOCH;
@@ -447,7 +476,7 @@ fn who_has_seen_a_segment_that_was_begun_anew_reads_what_it_has_now() {
     ledger.append(operation("/a", true), Durability::Sync).unwrap();
     ledger.close().unwrap();
     let first = std::fs::read(folder.path().join("00000001.jsonl")).unwrap();
-    let version = encode::decode_line(first.split(|byte| *byte == b'\n').next().unwrap()).unwrap();
+    let version = decode::decode_line(first.split(|byte| *byte == b'\n').next().unwrap()).unwrap();
     let time = jiff::Timestamp::UNIX_EPOCH;
     let line = |seq, record| encode::line(seq, time, None, &encode::body(&record).unwrap());
     let second = folder.path().join("00000002.jsonl");

@@ -1,7 +1,7 @@
 //! The transactions, folded from the ledger's records: what recovery must look at, what hold keeps,
 //! what can be undone, and how a file came where it is. Does no I/O.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::error::CrossingError;
 use crate::ledger::Entry;
@@ -74,6 +74,8 @@ pub struct Transaction {
     pub doubtful: bool,
     /// What waits for branches that left the view for good.
     pub rest: Rest,
+    /// Its place in [`Journal::order`].
+    begun: u64,
 }
 
 /// What branches that left the view for good keep from being known or made. It is gone on with when they are in
@@ -114,6 +116,11 @@ impl Transaction {
                 false
             }
         }
+    }
+
+    /// Whether nothing waits for it and nothing is kept for it.
+    fn is_over(&self) -> bool {
+        !self.keeps_all() && !self.is_kept() && !self.is_lost_somewhere()
     }
 
     /// Whether what it kept was found gone, or is on a branch that was given up.
@@ -162,7 +169,7 @@ impl Transaction {
 
 /// Transactions that ended and keep nothing are forgotten beyond this number, oldest first; the
 /// ledger still has them.
-const ENDED_MAX: usize = 10_000;
+pub(super) const ENDED_MAX: usize = 10_000;
 
 /// All transactions that matter.
 #[derive(Debug, Clone, Default)]
@@ -172,7 +179,10 @@ pub struct Journal {
     /// back.
     order: BTreeMap<u64, TxId>,
     begun: u64,
-    ended: usize,
+    /// Those of `order` that ended and keep nothing.
+    ended: BTreeSet<u64>,
+    /// Undos that have begun and not ended well, and what each takes back.
+    undoing: HashMap<TxId, TxId>,
     /// Time of the first entry.
     begins: Option<jiff::Timestamp>,
     /// When lines were accepted as lost, if some were.
@@ -203,9 +213,7 @@ impl Journal {
                         let there = there.filter(|uuid| !record.given_up.contains(uuid));
                         transaction.discarded_on = Some(there.collect());
                     }
-                    if !transaction.is_lost_somewhere() {
-                        self.forget_oldest();
-                    }
+                    self.settle(record.txid);
                 }
             }
             Record::Loss(_) => {
@@ -229,8 +237,8 @@ impl Journal {
 
     fn apply_crossing(&mut self, record: &CrossingRecord, time: jiff::Timestamp) {
         let transaction = self.transactions.entry(record.txid).or_insert_with(|| {
-            self.order.insert(self.begun, record.txid);
             self.begun = self.begun.wrapping_add(1);
+            self.order.insert(self.begun, record.txid);
             Transaction {
                 state: TransactionState::Active,
                 started: time,
@@ -247,6 +255,7 @@ impl Journal {
                 arrived: false,
                 doubtful: false,
                 rest: Rest::default(),
+                begun: self.begun,
             }
         });
         transaction.changed = time;
@@ -280,12 +289,10 @@ impl Journal {
             TransactionState::Active | TransactionState::Dead | TransactionState::Accepted => {}
             TransactionState::Aborted | TransactionState::Reverted => {
                 transaction.record.moves = Vec::new();
-                self.forget_oldest();
             }
             TransactionState::Done if transaction.record.keeps_nothing() => {
                 transaction.purged = true;
                 transaction.record.moves = Vec::new();
-                self.forget_oldest();
             }
             TransactionState::Done => {
                 if let Some(undone) = undoes.and_then(|undone| self.transactions.get_mut(&undone)) {
@@ -293,26 +300,27 @@ impl Journal {
                 }
             }
         }
+        self.settle(record.txid);
     }
 
-    fn forget_oldest(&mut self) {
-        self.ended = self.ended.saturating_add(1);
-        if self.ended <= ENDED_MAX {
-            return;
-        }
-        let ended = |transaction: &Transaction| {
-            let is_needed = transaction.keeps_all() || transaction.is_kept();
-            !is_needed && !transaction.is_lost_somewhere()
+    /// Notes how far a transaction is now, and forgets the oldest of those that are over.
+    fn settle(&mut self, txid: TxId) {
+        let Some(transaction) = self.transactions.get(&txid) else { return };
+        match transaction.is_over() {
+            true => self.ended.insert(transaction.begun),
+            false => self.ended.remove(&transaction.begun),
         };
-        let oldest = self
-            .order
-            .iter()
-            .find(|(_, txid)| self.transactions.get(txid).is_none_or(ended))
-            .map(|(position, txid)| (*position, *txid));
-        if let Some((position, txid)) = oldest {
-            self.order.remove(&position);
+        if let Some(undone) = transaction.record.undoes {
+            match transaction.keeps_all() {
+                true => self.undoing.insert(txid, undone),
+                false => self.undoing.remove(&txid),
+            };
+        }
+        if self.ended.len() > ENDED_MAX
+            && let Some(oldest) = self.ended.pop_first()
+            && let Some(txid) = self.order.remove(&oldest)
+        {
             self.transactions.remove(&txid);
-            self.ended = self.ended.saturating_sub(1);
         }
     }
 
@@ -372,9 +380,7 @@ impl Journal {
 
     /// Whether an undo of `txid` has begun and not ended well: it may need what `txid` keeps.
     pub fn is_being_undone(&self, txid: TxId) -> bool {
-        self.transactions
-            .values()
-            .any(|transaction| transaction.record.undoes == Some(txid) && transaction.keeps_all())
+        self.undoing.values().any(|undone| *undone == txid)
     }
 
     /// Those that need a person, oldest first.

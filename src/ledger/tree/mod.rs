@@ -3,7 +3,7 @@
 //! A leaf is a line without its newline, its index is the line's `seq`. Whatever needs inner nodes
 //! asks for them by [`Node`], so that they may come from memory or from [`tile`]s.
 
-use sha2::{Digest as _, Sha256};
+use ring::digest::{Context, SHA256};
 
 pub mod proof;
 #[cfg(test)]
@@ -24,17 +24,25 @@ pub struct Node {
 
 /// The hash of a leaf.
 pub fn leaf_hash(leaf: &[u8]) -> Hash {
-    Sha256::new_with_prefix([0]).chain_update(leaf).finalize().into()
+    hash_of([&[0], leaf])
 }
 
 /// The hash of a node with two children.
 pub fn node_hash(left: &Hash, right: &Hash) -> Hash {
-    Sha256::new_with_prefix([1]).chain_update(left).chain_update(right).finalize().into()
+    hash_of([&[1], left, right])
+}
+
+fn hash_of<const PARTS: usize>(parts: [&[u8]; PARTS]) -> Hash {
+    let mut context = Context::new(&SHA256);
+    parts.iter().for_each(|part| context.update(part));
+    let mut hash = [0; 32];
+    hash.copy_from_slice(context.finish().as_ref());
+    hash
 }
 
 /// The hash of the tree without leaves.
 pub fn empty_root() -> Hash {
-    Sha256::digest([]).into()
+    hash_of([])
 }
 
 /// Joins the roots of whole subtrees, the widest first, to the root of them all.

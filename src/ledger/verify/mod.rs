@@ -17,7 +17,7 @@ use super::start::CheckpointCopy;
 use super::store::TreeStore;
 use super::tree::tile::{Builder, TileId, WIDTH};
 use super::tree::{Hash, empty_root, leaf_hash};
-use super::{encode, keys};
+use super::{decode, keys};
 
 mod finish;
 mod lines;
@@ -239,7 +239,7 @@ impl<'a, S: Storage> Check<'a, S> {
         place: &dyn Fn() -> String,
         done: &mut dyn FnMut(&CrossingRecord),
     ) -> Result<(), Wrong> {
-        let head = encode::head(bytes).map_err(Wrong::Broken)?;
+        let head = decode::head(bytes).map_err(Wrong::Broken)?;
         if self.front.is_none() {
             self.begin_at(head.seq, head.time, place());
         }
@@ -270,10 +270,10 @@ impl<'a, S: Storage> Check<'a, S> {
             self.operated = Some(head.seq);
         }
         // What the daemon has signed it can read, but perhaps for what an earlier version has cut.
-        if head.kind == "operation" && signed && !encode::is_shortened(bytes) {
+        if head.kind == "operation" && signed && !decode::is_shortened(bytes) {
             return Ok(());
         }
-        let record = encode::decode(bytes).map_err(Wrong::Misplaced)?.entry.record;
+        let record = decode::decode(bytes).map_err(Wrong::Misplaced)?.entry.record;
         self.leaving.add(head.seq, &record, self.signed());
         match record {
             Record::Crossing(record) => {

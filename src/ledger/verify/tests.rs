@@ -1,40 +1,17 @@
 use super::super::record::{Act, Area, CrossingRecord, Move, Spot, Step};
+use super::super::tests::step;
 use super::story::Story;
-use crate::types::{BranchUuid, Handle, Identity, Time, TxId, ViewPath};
+use crate::types::{BranchUuid, Handle, Identity, Time, TxId};
 
-fn step(txid: u128, step: Step) -> CrossingRecord {
-    let path = |text: &str| ViewPath::parse(std::path::Path::new(text)).unwrap();
-    CrossingRecord {
-        txid: TxId(ulid::Ulid(txid)),
-        step,
-        gate: None,
-        undoes: None,
-        rearrangement: false,
-        uid: 1,
-        gid: 1,
-        pid: 1,
-        exe: None,
-        source: path("/a"),
-        target: path("/b"),
-        branches: ["a".into(), "b".into()],
-        sha256: None,
-        size: None,
-        readback: None,
-        lost: Vec::new(),
-        moves: Vec::new(),
-        replaced: None,
-        reason: None,
-        stopped_by: None,
-        result: None,
-    }
-}
+const FIRST: TxId = TxId(ulid::Ulid(1));
+const SEVEN: TxId = TxId(ulid::Ulid(7));
 
 #[track_caller]
 fn check(steps: &[Step], wrong: Option<&str>) {
     let mut story = Story::default();
     let mut found = None;
     for kind in steps {
-        if let Err(why) = story.step(&step(7, *kind)) {
+        if let Err(why) = story.step(&step(SEVEN, *kind)) {
             found.get_or_insert(why);
         }
     }
@@ -96,7 +73,7 @@ fn what_waits_for_a_branch_ends_by_itself() {
         let mut story = Story::default();
         let step = |(kind, waits): &(Step, bool)| {
             let moves = waits.then(|| rest.clone()).into_iter().collect();
-            story.step(&CrossingRecord { moves, ..step(7, *kind) }).err()
+            story.step(&CrossingRecord { moves, ..step(SEVEN, *kind) }).err()
         };
         steps.iter().find_map(step)
     };
@@ -124,10 +101,10 @@ fn only_what_is_done_is_taken_back_once() {
     let mut story = Story::default();
     let mut run = |record: &CrossingRecord| story.step(record).map(drop);
     for kind in [Step::Prepare, Step::Commit, Step::Done] {
-        run(&step(1, kind)).unwrap();
+        run(&step(FIRST, kind)).unwrap();
     }
     let undo =
-        |txid, kind| CrossingRecord { undoes: Some(TxId(ulid::Ulid(1))), ..step(txid, kind) };
+        |txid, kind| CrossingRecord { undoes: Some(FIRST), ..step(TxId(ulid::Ulid(txid)), kind) };
     for kind in [Step::Prepare, Step::Commit, Step::Done] {
         run(&undo(2, kind)).unwrap();
     }

@@ -18,6 +18,7 @@ mod crash_trees;
 mod dead_undo;
 mod doubt;
 mod given_up;
+mod journal;
 mod lab;
 mod length;
 mod letters;
