@@ -68,6 +68,16 @@ fn render(status: &Status) -> String {
     for txid in &status.dead {
         text.push_str(&format!("\ntransaction {txid} needs a person; see octroi tx show {txid}\n"));
     }
+    if status.accepted > 0 {
+        let accepted = counted(
+            status.accepted as u64,
+            "accepted transaction keeps",
+            "accepted transactions keep",
+        );
+        text.push_str(&format!(
+            "\n{accepted} what is in stage and hold; see octroi tx list --accepted\n"
+        ));
+    }
     text
 }
 

@@ -1,7 +1,7 @@
 //! `octroi tx`
 
 use crate::control::letters::{DeadLetter, Wish};
-use crate::control::protocol::{ActiveCrossing, Answer, Request, TransactionReport};
+use crate::control::protocol::{ActiveCrossing, Answer, Request, TransactionReport, Which};
 use crate::ledger::record::StoppedBy;
 use crate::sys::users;
 use crate::types::TxId;
@@ -38,6 +38,9 @@ enum Command {
         /// Only dead letters, which need a person
         #[arg(long)]
         dead: bool,
+        /// Only those that were accepted and keep what stage and hold had of them, until accept --discard
+        #[arg(long, conflicts_with = "dead")]
+        accepted: bool,
         /// At most so many
         #[arg(short = 'n', long = "lines", default_value_t = 50, value_name = "N")]
         limit: usize,
@@ -104,16 +107,26 @@ fn txid(text: &str) -> Result<TxId, String> {
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     match &args.command {
-        Command::List { dead, limit, json, view } => {
+        Command::List { dead, accepted, limit, json, view } => {
             let view = view.find(None)?;
             let attempt = format!("list the transactions of view {}", view.mount.name);
-            let request = Request::Transactions { limit: *limit, dead: *dead };
+            let which = match (dead, accepted) {
+                (true, _) => Which::Dead,
+                (_, true) => Which::Accepted,
+                _ => Which::All,
+            };
+            let request = Request::Transactions { limit: *limit, which };
             match view.client.ask(&request).map_err(cannot(attempt))? {
                 Answer::Transactions { transactions } if *json => print_json(&transactions),
-                Answer::Transactions { transactions } if *dead && transactions.is_empty() => {
-                    print("none of the transactions that you may see needs a person\n")
-                }
-                Answer::Transactions { transactions } => print(&list(&transactions)),
+                Answer::Transactions { transactions } => match which {
+                    Which::Dead if transactions.is_empty() => {
+                        print("none of the transactions that you may see needs a person\n")
+                    }
+                    Which::Accepted if transactions.is_empty() => print(
+                        "none of the transactions that you may see was accepted and keeps something\n",
+                    ),
+                    _ => print(&list(&transactions)),
+                },
                 _ => Err(unexpected()),
             }
         }
@@ -232,7 +245,7 @@ fn undo(found: &TransactionReport) -> Option<String> {
 /// The words of the ledger's `readback`, for people.
 fn verified(readback: &str) -> String {
     match readback {
-        "same" => "the file itself was hashed and moved, for both branches are on one file system",
+        "same" => "what moved is the file itself, which was hashed",
         "stream" => "the copy was hashed while it was written",
         "disk" => "the copy was read again from the disk",
         "cached" => "the copy was read again, perhaps from memory",

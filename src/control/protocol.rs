@@ -61,9 +61,9 @@ pub enum Request {
     Transactions {
         /// At most so many, and at most [`TRANSACTIONS_MAX`].
         limit: usize,
-        /// Only those that need a person.
+        /// Which of them.
         #[serde(default)]
-        dead: bool,
+        which: Which,
     },
     /// One transaction; another's for root and the mounting user.
     Transaction {
@@ -245,6 +245,22 @@ pub struct Status {
     pub active: Vec<ActiveCrossing>,
     /// Transactions that need a person.
     pub dead: Vec<TxId>,
+    /// How many were accepted and keep what stage and hold had of them.
+    #[serde(default)]
+    pub accepted: usize,
+}
+
+/// Transactions to be listed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Which {
+    /// All that are remembered.
+    #[default]
+    All,
+    /// Those that need a person.
+    Dead,
+    /// Those that a person has accepted, and that still keep what stage and hold had of them.
+    Accepted,
 }
 
 /// How far the ledger is signed.

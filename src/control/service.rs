@@ -24,7 +24,7 @@ use super::letters::{self, Wish};
 use super::moves;
 use super::protocol::{
     Answer, Backing, BranchStatus, DenialReport, Explanation, Hello, HitsReport, Limit, Location,
-    ReloadReport, Request, Signed, Status, TRANSACTIONS_MAX, TransactionReport, UndoReport,
+    ReloadReport, Request, Signed, Status, TRANSACTIONS_MAX, TransactionReport, UndoReport, Which,
 };
 use super::server::Service;
 use super::transactions::{active, report, running_report};
@@ -95,7 +95,7 @@ impl Service for ViewService {
                     Err(not_permitted("explain for other users"))
                 }
             }
-            Request::Transactions { limit, dead } => Ok(self.transactions(peer, limit, dead)),
+            Request::Transactions { limit, which } => Ok(self.transactions(peer, limit, which)),
             Request::Transaction { txid } => self.transaction(peer, txid),
             Request::PlanUndo { txid, path } => self.plan_undo(peer, txid, path.as_ref()),
             Request::Reload => self.reload(peer),
@@ -129,8 +129,9 @@ impl ViewService {
         if !self.vfs.is_privileged(peer.uid) {
             return Err(not_permitted("see the status"));
         }
-        let dead = self.vfs.with_journal(|journal| {
-            journal.dead().map(|(txid, _)| txid).take(TRANSACTIONS_MAX).collect()
+        let (dead, accepted) = self.vfs.with_journal(|journal| {
+            let dead = journal.dead().map(|(txid, _)| txid).take(TRANSACTIONS_MAX).collect();
+            (dead, journal.iter().filter(|(_, found)| is_listed(found, Which::Accepted)).count())
         });
         Ok(Answer::Status(Box::new(Status {
             hello: self.hello.clone(),
@@ -152,6 +153,7 @@ impl ViewService {
             branches: self.branches(),
             active: self.vfs.active_crossings().iter().map(|found| active(found)).collect(),
             dead,
+            accepted,
         })))
     }
 
@@ -305,17 +307,16 @@ impl ViewService {
     }
 
     /// Newest first: those that run, whether or not they are recorded yet, then those that have ended.
-    /// With `dead` only those that need a person.
-    fn transactions(&self, peer: Caller, limit: usize, dead: bool) -> Answer {
+    fn transactions(&self, peer: Caller, limit: usize, which: Which) -> Answer {
         let all = self.vfs.is_privileged(peer.uid);
         let mut running = self.vfs.active_crossings();
-        running.retain(|found| !dead && (all || found.uid == peer.uid));
+        running.retain(|found| which == Which::All && (all || found.uid == peer.uid));
         let is_running = |txid| running.iter().any(|found| found.txid == txid);
         let ended: Vec<_> = self.vfs.with_journal(|journal| {
             let seen = journal.iter().rev().filter(|(txid, found)| {
                 (all || found.record.uid == peer.uid)
                     && !is_running(*txid)
-                    && (!dead || found.state == TransactionState::Dead)
+                    && is_listed(found, which)
             });
             seen.take(limit.min(TRANSACTIONS_MAX))
                 .map(|(txid, found)| report(txid, found, all))
@@ -420,5 +421,12 @@ pub fn by_text(basis: &Basis) -> String {
         Basis::Virtual => "a folder that no branch provides".to_owned(),
         Basis::View => "the view itself".to_owned(),
         Basis::Error => BY_ERROR.to_owned(),
+    }
+}
+fn is_listed(found: &Transaction, which: Which) -> bool {
+    match which {
+        Which::All => true,
+        Which::Dead => found.state == TransactionState::Dead,
+        Which::Accepted => found.state == TransactionState::Accepted && !found.purged,
     }
 }

@@ -80,6 +80,9 @@ pub(super) fn assemble(
         let branch = open_branch(&entry.spec, known, adopt, &ledger, notices)?;
         if let Some(id) = branch.uuid() {
             memory.journal.name_branch(id, branch.name());
+            if known != Some(id) {
+                memory.journal.adopt(id, jiff::Timestamp::now());
+            }
         }
         branches.push((place(config, entry), Arc::new(branch)));
     }

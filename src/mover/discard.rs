@@ -146,7 +146,10 @@ impl<S: Storage> Mover<S> {
         let mut given_up: Vec<BranchUuid> = own().filter(past).map(|spot| spot.branch).collect();
         given_up.sort_unstable();
         given_up.dedup();
+        let here: Vec<Spot> = own().cloned().collect();
+        let mut removing = self.removing(txid, &here);
         record_purge(PurgeRecord { txid, reason, lost, given_up })?;
+        removing.recorded(&self.known_devices(&here));
         // From here on nobody needs it: a disk that hangs keeps no other purge waiting.
         drop((purging, recovering));
         own().for_each(|spot| self.remove_private(spot));

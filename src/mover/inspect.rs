@@ -140,7 +140,8 @@ pub(super) enum Idle {
     Goes,
     /// It was recorded as lost, and is kept.
     Lost,
-    /// It is from before the ledger's first line, or before lines of it were lost, and is kept.
+    /// It is from before the ledger's first line, before lines of it were lost, or before its branch came into the
+    /// view, and is kept.
     Unknown,
 }
 
@@ -148,7 +149,7 @@ pub(super) fn idle_in_stage(journal: &Journal, branch: BranchUuid, name: &OsStr)
     let Some(txid) = owner_of(name) else { return Idle::Goes };
     match is_lost(journal, branch, name) {
         true => Idle::Lost,
-        false if journal.get(txid).is_none() && journal.is_before(txid) => Idle::Unknown,
+        false if journal.get(txid).is_none() && journal.is_before(txid, branch) => Idle::Unknown,
         false => Idle::Goes,
     }
 }

@@ -189,6 +189,8 @@ pub struct Journal {
     lost_until: Option<jiff::Timestamp>,
     /// What branches were called when they were last adopted, also those that left.
     names: HashMap<BranchUuid, String>,
+    /// When they were, where the ledger still has that: before, they may have been another view's.
+    adopted: HashMap<BranchUuid, jiff::Timestamp>,
 }
 
 impl Journal {
@@ -223,9 +225,9 @@ impl Journal {
                     transaction.rest = Rest::default();
                 }
             }
+            Record::Branch(record) => self.adopt(record.id, entry.time),
             Record::Version(_)
             | Record::Mount(_)
-            | Record::Branch(_)
             | Record::Operation(_)
             | Record::Policy(_)
             | Record::Gap(_)
@@ -329,6 +331,11 @@ impl Journal {
         self.names.insert(id, name.to_owned());
     }
 
+    /// A branch with an id that was not known came into the view.
+    pub fn adopt(&mut self, id: BranchUuid, now: jiff::Timestamp) {
+        self.adopted.insert(id, now);
+    }
+
     /// What a branch is called, or was when it left.
     pub fn branch_name(&self, id: BranchUuid) -> Option<&str> {
         self.names.get(&id).map(String::as_str)
@@ -360,10 +367,10 @@ impl Journal {
         self.begins = Some(jiff::Timestamp::UNIX_EPOCH);
     }
 
-    /// Whether a transaction is from before the first entry, or before entries were lost: if it is not known, nobody
-    /// can tell what is there of it.
-    pub fn is_before(&self, txid: TxId) -> bool {
-        let begins = self.begins.max(self.lost_until);
+    /// Whether a transaction is from before the first entry, before entries were lost, or before a branch came into
+    /// the view: if it is not known, nobody can tell what is there of it.
+    pub fn is_before(&self, txid: TxId, branch: BranchUuid) -> bool {
+        let begins = self.begins.max(self.lost_until).max(self.adopted.get(&branch).copied());
         let begins = begins.and_then(|begins| u64::try_from(begins.as_millisecond()).ok());
         begins.is_some_and(|begins| txid.0.timestamp_ms() <= begins)
     }

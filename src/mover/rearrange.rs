@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::error::CrossingError;
 use super::moves::{self, Place, PlacedMove};
 use super::prepare::place;
+use super::purge::held;
 use super::sabotage::sabotaged;
 use super::{Mover, MoverBranch, Name, later_step};
 use crate::error::{Errno, errno_name};
@@ -222,16 +223,20 @@ impl<S: Storage> Mover<S> {
     }
 
     fn purge_rearranged(&self, txid: TxId) {
-        self.remove_purged(&self.record_rearranged_purge(txid));
+        let found = self.with_journal(|journal| journal.get(txid).map(|found| held(&found.record)));
+        let mut removing = self.removing(txid, &found.unwrap_or_default());
+        let held = self.record_rearranged_purge(txid);
+        if !held.is_empty() {
+            removing.recorded(&self.known_devices(&held));
+        }
+        self.remove_purged(&held);
     }
 
     /// Records that what a rearrangement displaced goes, and gives what that is.
     pub(super) fn record_rearranged_purge(&self, txid: TxId) -> Vec<Spot> {
         let _purging = self.purging.lock();
         let held: Option<Vec<Spot>> = self.with_journal(|journal| {
-            let found = journal.get(txid).filter(|found| found.is_kept())?;
-            let ends = found.record.moves.iter().map(|step| &step.to);
-            Some(ends.filter(|to| to.area == Area::Hold).cloned().collect())
+            Some(held(&journal.get(txid).filter(|found| found.is_kept())?.record))
         });
         let Some(held) = held else { return Vec::new() };
         match self.record_purge(PurgeRecord {

@@ -141,7 +141,14 @@ fn what_is_accepted_stays_until_it_is_discarded() {
     assert!(hold.exists() && stage.exists(), "a mount has swept what was accepted");
     let shown = mount.sh(&format!("$OCTROI tx show {txid}")).ok();
     assert!(shown.contains("accept --discard") && !shown.contains("tx retry"), "{shown}");
+    let listed = || mount.sh("$OCTROI tx list --accepted; $OCTROI status").ok();
+    let said = "1 accepted transaction keeps what is in stage and hold";
+    assert!(listed().contains(&txid) && listed().contains(said), "{}", listed());
     mount.sh(&format!("$OCTROI tx accept --discard {txid}")).ok();
+    assert!(
+        listed().starts_with("none of the transactions")
+            && !listed().contains("accepted transaction keeps")
+    );
     assert!(!hold.exists() && !stage.exists(), "it was not discarded");
     let purge = mount.ledger().into_iter().find(|line| line["kind"] == "purge");
     let purge = purge.expect("it is recorded");

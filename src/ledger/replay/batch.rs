@@ -8,8 +8,8 @@ use super::LedgerError;
 use super::lines::SegmentLines;
 use crate::storage::Storage;
 
-/// Lines of a batch: some megabytes.
-const LINES_MAX: usize = 4096;
+/// Bytes of a batch, beside its last line: thousands of usual lines.
+const BATCH: usize = 1 << 20;
 /// Lines for which a thread is worth starting: some microseconds each.
 const THREAD_LINES: usize = 128;
 const THREADS_MAX: usize = 8;
@@ -38,10 +38,13 @@ pub fn decode_line(line: &[u8]) -> Result<Decoded, String> {
 
 /// The next lines with their newlines, as they are in the segment, and the error that comes after them.
 pub fn take<S: Storage>(lines: &mut SegmentLines<'_, S>) -> (Vec<Vec<u8>>, Option<LedgerError>) {
-    let mut batch = Vec::new();
-    while batch.len() < LINES_MAX {
+    let (mut batch, mut bytes) = (Vec::new(), 0_usize);
+    while bytes < BATCH {
         match lines.next() {
-            Ok(Some(line)) => batch.push(line.to_vec()),
+            Ok(Some(line)) => {
+                bytes = bytes.saturating_add(line.len());
+                batch.push(line.to_vec());
+            }
             Ok(None) => break,
             Err(error) => return (batch, Some(error)),
         }

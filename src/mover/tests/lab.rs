@@ -34,7 +34,7 @@ pub(super) struct Lab {
     pub(super) disk: Arc<Disk>,
     pub(super) mover: Arc<Mover<Disk>>,
     pub(super) roots: Vec<SimulatedDir>,
-    devices: Vec<usize>,
+    pub(super) devices: Vec<usize>,
 }
 
 impl Drop for Lab {

@@ -265,7 +265,7 @@ fn a_failing_call_of_a_wish_loses_nothing() {
 }
 
 /// A dead letter between two disks of which the source is in hold, and so is what it replaces.
-fn retired() -> (World, TxId) {
+pub(super) fn retired() -> (World, TxId) {
     letter(Cause { made: 2, same: false })
 }
 

@@ -165,6 +165,28 @@ fn everything_moves_at_once_and_nothing_is_kept() {
 }
 
 #[test]
+fn who_runs_short_waits_for_what_is_displaced() {
+    let lab = set_up(&SCENARIOS[3], Names::Journal);
+    let (index, keep) = (BranchIndex(0), std::time::Duration::from_secs(3600));
+    let max = crate::branch::SpaceLimit::Percent(100);
+    lab.mover.tend_branch(index, max, jiff::Timestamp::now(), keep);
+    let free = lab.disk.free_space(&lab.roots[0]).unwrap();
+    let capacity = DeviceOptions::default().capacity - free;
+    lab.disk.set_options(lab.devices[0], DeviceOptions { capacity, ..DeviceOptions::default() });
+    let delay = std::time::Duration::from_millis(500);
+    lab.disk.fail_next("unlink", Fault::Delay(delay));
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| lab.mover.rearrange(request(&lab, &SCENARIOS[3])).unwrap());
+        let purged = || lab.mover.with_journal(|journal| journal.iter().any(|(_, one)| one.purged));
+        while !purged() {
+            std::thread::yield_now();
+        }
+        assert!(lab.mover.make_room(index, 1, AUTHOR.uid), "it found nothing, and did not wait");
+        slow.join().unwrap();
+    });
+}
+
+#[test]
 fn it_is_told_from_a_crossing_and_cannot_be_undone() {
     for scenario in &SCENARIOS {
         let lab = set_up(scenario, Names::Journal);
