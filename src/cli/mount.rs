@@ -67,7 +67,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let loaded = daemon::load(&launch.config).map_err(failure)?;
     let waiting = |log: &Path| {
         say(format_args!(
-            "octroi: still mounting: the ledger is read, and interrupted crossings are ended; see {}",
+            "octroi: still mounting: it looks at the branches, reads the ledger or ends interrupted crossings; see {}",
             plain(&log.to_string_lossy())
         ));
     };

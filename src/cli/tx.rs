@@ -1,7 +1,7 @@
 //! `octroi tx`
 
 use crate::control::letters::{DeadLetter, Wish};
-use crate::control::protocol::{ActiveCrossing, Answer, Request, TransactionReport, Which};
+use crate::control::protocol::{ActiveCrossing, Answer, Request, TransactionReport};
 use crate::ledger::record::StoppedBy;
 use crate::sys::users;
 use crate::types::TxId;
@@ -110,23 +110,18 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         Command::List { dead, accepted, limit, json, view } => {
             let view = view.find(None)?;
             let attempt = format!("list the transactions of view {}", view.mount.name);
-            let which = match (dead, accepted) {
-                (true, _) => Which::Dead,
-                (_, true) => Which::Accepted,
-                _ => Which::All,
-            };
-            let request = Request::Transactions { limit: *limit, which };
+            let request = Request::Transactions { limit: *limit, dead: *dead, accepted: *accepted };
             match view.client.ask(&request).map_err(cannot(attempt))? {
                 Answer::Transactions { transactions } if *json => print_json(&transactions),
-                Answer::Transactions { transactions } => match which {
-                    Which::Dead if transactions.is_empty() => {
-                        print("none of the transactions that you may see needs a person\n")
-                    }
-                    Which::Accepted if transactions.is_empty() => print(
+                Answer::Transactions { transactions } if *dead && transactions.is_empty() => {
+                    print("none of the transactions that you may see needs a person\n")
+                }
+                Answer::Transactions { transactions } if *accepted && transactions.is_empty() => {
+                    print(
                         "none of the transactions that you may see was accepted and keeps something\n",
-                    ),
-                    _ => print(&list(&transactions)),
-                },
+                    )
+                }
+                Answer::Transactions { transactions } => print(&list(&transactions)),
                 _ => Err(unexpected()),
             }
         }

@@ -61,9 +61,12 @@ pub enum Request {
     Transactions {
         /// At most so many, and at most [`TRANSACTIONS_MAX`].
         limit: usize,
-        /// Which of them.
+        /// Only those that need a person.
         #[serde(default)]
-        which: Which,
+        dead: bool,
+        /// Only those that a person has accepted, and that still keep what stage and hold had of them.
+        #[serde(default)]
+        accepted: bool,
     },
     /// One transaction; another's for root and the mounting user.
     Transaction {
@@ -248,19 +251,6 @@ pub struct Status {
     /// How many were accepted and keep what stage and hold had of them.
     #[serde(default)]
     pub accepted: usize,
-}
-
-/// Transactions to be listed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Which {
-    /// All that are remembered.
-    #[default]
-    All,
-    /// Those that need a person.
-    Dead,
-    /// Those that a person has accepted, and that still keep what stage and hold had of them.
-    Accepted,
 }
 
 /// How far the ledger is signed.

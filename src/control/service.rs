@@ -24,7 +24,7 @@ use super::letters::{self, Wish};
 use super::moves;
 use super::protocol::{
     Answer, Backing, BranchStatus, DenialReport, Explanation, Hello, HitsReport, Limit, Location,
-    ReloadReport, Request, Signed, Status, TRANSACTIONS_MAX, TransactionReport, UndoReport, Which,
+    ReloadReport, Request, Signed, Status, TRANSACTIONS_MAX, TransactionReport, UndoReport,
 };
 use super::server::Service;
 use super::transactions::{active, report, running_report};
@@ -95,7 +95,9 @@ impl Service for ViewService {
                     Err(not_permitted("explain for other users"))
                 }
             }
-            Request::Transactions { limit, which } => Ok(self.transactions(peer, limit, which)),
+            Request::Transactions { limit, dead, accepted } => {
+                Ok(self.transactions(peer, limit, (dead, accepted)))
+            }
             Request::Transaction { txid } => self.transaction(peer, txid),
             Request::PlanUndo { txid, path } => self.plan_undo(peer, txid, path.as_ref()),
             Request::Reload => self.reload(peer),
@@ -131,7 +133,7 @@ impl ViewService {
         }
         let (dead, accepted) = self.vfs.with_journal(|journal| {
             let dead = journal.dead().map(|(txid, _)| txid).take(TRANSACTIONS_MAX).collect();
-            (dead, journal.iter().filter(|(_, found)| is_listed(found, Which::Accepted)).count())
+            (dead, journal.iter().filter(|(_, found)| found.is_accepted_and_kept()).count())
         });
         Ok(Answer::Status(Box::new(Status {
             hello: self.hello.clone(),
@@ -307,16 +309,18 @@ impl ViewService {
     }
 
     /// Newest first: those that run, whether or not they are recorded yet, then those that have ended.
-    fn transactions(&self, peer: Caller, limit: usize, which: Which) -> Answer {
+    /// With `dead` only those that need a person, with `accepted` those that were accepted and keep something.
+    fn transactions(&self, peer: Caller, limit: usize, (dead, accepted): (bool, bool)) -> Answer {
         let all = self.vfs.is_privileged(peer.uid);
         let mut running = self.vfs.active_crossings();
-        running.retain(|found| which == Which::All && (all || found.uid == peer.uid));
+        running.retain(|found| !dead && !accepted && (all || found.uid == peer.uid));
         let is_running = |txid| running.iter().any(|found| found.txid == txid);
         let ended: Vec<_> = self.vfs.with_journal(|journal| {
             let seen = journal.iter().rev().filter(|(txid, found)| {
                 (all || found.record.uid == peer.uid)
                     && !is_running(*txid)
-                    && is_listed(found, which)
+                    && (!dead || found.state == TransactionState::Dead)
+                    && (!accepted || found.is_accepted_and_kept())
             });
             seen.take(limit.min(TRANSACTIONS_MAX))
                 .map(|(txid, found)| report(txid, found, all))
@@ -421,12 +425,5 @@ pub fn by_text(basis: &Basis) -> String {
         Basis::Virtual => "a folder that no branch provides".to_owned(),
         Basis::View => "the view itself".to_owned(),
         Basis::Error => BY_ERROR.to_owned(),
-    }
-}
-fn is_listed(found: &Transaction, which: Which) -> bool {
-    match which {
-        Which::All => true,
-        Which::Dead => found.state == TransactionState::Dead,
-        Which::Accepted => found.state == TransactionState::Accepted && !found.purged,
     }
 }

@@ -21,6 +21,7 @@ use crate::ledger::{self, Acceptance, CheckpointCopy, Ledger, LedgerError, Recor
 use crate::mover::{Journal, Mover, MoverBranch, Recovery};
 use crate::policy::Policy;
 use crate::stats::Stats;
+use crate::storage::Storage as _;
 use crate::storage::real::{RealDir, RealStorage};
 use crate::types::{BranchMode, BranchUuid, TxId, ViewPath, counted};
 use crate::vfs::{Parts, RecordLevel, Vfs};
@@ -63,6 +64,7 @@ pub(super) fn assemble(
     }
     let storage = Arc::new(RealStorage);
     let found = copies::find(config, &launch.adopt, notices);
+    log::info!("reading the ledger");
     let (ledger, mut memory) = open_ledger(&storage, &config.view, state, found.copies, notices)?;
     for name in found.without.iter().filter(|name| memory.known.contains_key(*name)) {
         notices.push(format!(
@@ -77,12 +79,13 @@ pub(super) fn assemble(
         if memory.lost && known.is_none() && !adopt {
             refuse_unknown(&entry.spec)?;
         }
-        let branch = open_branch(&entry.spec, known, adopt, &ledger, notices)?;
+        let (branch, adopted) = open_branch(&entry.spec, known, adopt, notices)?;
+        if let Some(record) = adopted {
+            memory.journal.adopt(&record, jiff::Timestamp::now());
+            append(&ledger, Record::Branch(record))?;
+        }
         if let Some(id) = branch.uuid() {
             memory.journal.name_branch(id, branch.name());
-            if known != Some(id) {
-                memory.journal.adopt(id, jiff::Timestamp::now());
-            }
         }
         branches.push((place(config, entry), Arc::new(branch)));
     }
@@ -101,6 +104,7 @@ pub(super) fn assemble(
     mover.set_commands(Box::new(RealCommands::new(config)));
     mover.set_pace(config.crossings.parallel, config.crossings.rate);
     mover.set_configured(ids);
+    log::info!("ending what was interrupted");
     let recovery = mover.recover();
     tell(&recovery, notices);
     tell_waiting(&mover, &recovery, notices);
@@ -258,15 +262,14 @@ fn refuse_unknown(spec: &BranchSpec) -> Result<(), DaemonError> {
     )))
 }
 
-/// Opens a branch, and has the ledger learn an id that is new to it. One that was there before and is
-/// missing now comes up offline.
+/// Opens a branch, with what the ledger must learn where its id is new, or somebody adopts it. One that was there
+/// before and is missing now comes up offline.
 fn open_branch(
     spec: &BranchSpec,
     known: Option<BranchUuid>,
     adopt: bool,
-    ledger: &Ledger<RealStorage>,
     notices: &mut Vec<String>,
-) -> Result<Branch, DaemonError> {
+) -> Result<(Branch, Option<BranchRecord>), DaemonError> {
     let opened = match Branch::open(spec.clone(), known, adopt) {
         Ok(opened) => opened,
         Err(error)
@@ -276,15 +279,29 @@ fn open_branch(
         {
             let offline = Branch::offline(spec.clone(), known, &error);
             notices.push(format!("branch {} is offline: {error}", spec.name));
-            return Ok(offline);
+            return Ok((offline, None));
         }
         Err(error) => return Err(DaemonError::Failed(error.to_string())),
     };
-    if let Adoption::Found(id) | Adoption::New(id) = opened.adoption {
-        let record = BranchRecord { branch: spec.name.clone(), id, replaced: known.is_some() };
-        append(ledger, Record::Branch(record))?;
-    }
-    Ok(opened.branch)
+    let branch = opened.branch;
+    let id = match opened.adoption {
+        Adoption::Found(id) | Adoption::New(id) => Some(id),
+        // It may have been another view's meanwhile.
+        Adoption::Known => branch.uuid().filter(|_| adopt),
+    };
+    let Some(id) = id else { return Ok((branch, None)) };
+    let newest = newest_in_stage(&branch).map_err(|errno| {
+        DaemonError::Failed(format!("cannot look into stage of branch {}: {errno}", spec.name))
+    })?;
+    let replaced = known.is_some_and(|known| known != id);
+    Ok((branch, Some(BranchRecord { branch: spec.name.clone(), id, replaced, newest })))
+}
+
+fn newest_in_stage(branch: &Branch) -> Result<Option<TxId>, Errno> {
+    // A read-only branch has none that is ours.
+    let Ok(stage) = branch.stage() else { return Ok(None) };
+    let names = RealStorage.list(&RealDir::from_fd(stage.as_fd())?)?;
+    Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).max())
 }
 
 pub(super) fn mover_branch_at_start(

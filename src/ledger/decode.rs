@@ -40,8 +40,7 @@ pub struct Head<'a> {
     pub seq: u64,
     /// When, as it is written.
     pub time: &'a str,
-    /// All lines before this `seq` were durable when it was written.
-    synced: Option<u64>,
+    synced: Option<&'a str>,
     /// What kind of record it is.
     pub kind: &'a str,
 }
@@ -63,7 +62,7 @@ pub fn head(line: &[u8]) -> Result<Head<'_>, String> {
     let (synced, rest) = match rest.strip_prefix("\"synced\":") {
         Some(rest) => {
             let (synced, rest) = rest.split_once(',').ok_or_else(wrong)?;
-            (Some(synced.parse().map_err(|_| wrong())?), rest)
+            (Some(synced), rest)
         }
         None => (None, rest),
     };
@@ -95,6 +94,7 @@ fn decode_plain(line: &[u8]) -> Option<Decoded> {
     }
     let Head { seq, time, synced, kind } = head(line).ok()?;
     let time = time.parse().ok()?;
+    let synced = synced.map(str::parse).transpose().ok()?;
     let line = std::str::from_utf8(line).ok()?;
     let record = match kind {
         "crossing" => Record::Crossing(serde_json::from_str(line).ok()?),
@@ -198,7 +198,9 @@ mod tests {
     use std::os::unix::ffi::OsStrExt as _;
 
     use super::super::encode;
-    use super::super::record::{Act, Area, Move, PurgeRecord, Spot, Step};
+    use super::super::record::{
+        Act, Area, CheckRecord, CheckResult, Move, PurgeRecord, Spot, Step,
+    };
     use super::super::tests::{operation, step, unmounted};
     use super::*;
     use crate::types::{BranchUuid, Handle, Identity, Time, TxId, ViewPath};
@@ -230,7 +232,18 @@ mod tests {
         commit.exe = Some("/bin/\u{e4}".into());
         let reason = "for \"a\" test".to_owned();
         let purge = PurgeRecord { txid, reason, lost: true, given_up: vec![BranchUuid(txid.0)] };
+        let check = CheckRecord {
+            txid,
+            gate: "submit".into(),
+            run: vec!["/bin/true".into(), "a b".into()],
+            path: ViewPath::root(),
+            result: CheckResult::Failed,
+            reason: Some("exit code 1".into()),
+            line: Some("\"no\"".into()),
+            ms: 7,
+        };
         for record in [
+            Record::Check(Box::new(check)),
             Record::Crossing(Box::new(commit)),
             Record::Crossing(Box::new(step(txid, Step::Dead))),
             Record::Purge(purge),

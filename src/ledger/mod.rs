@@ -20,11 +20,10 @@
 //! 5. Only lines that were never durable are cut off, once all lines were read and compared with every
 //!    checkpoint; any other damage is refused, and nothing is changed then. A person may accept it as a
 //!    loss: then whatever is cut off is kept ([`evidence`](self)).
-//! 6. Once accepted, a record is written, unless the disk fails for good or its waiting caller is
-//!    told otherwise. A full queue makes callers wait.
+//! 6. Once accepted, a record is written, unless the disk fails for good or its waiting caller is told
+//!    otherwise. A full queue makes callers wait.
 //! 7. The writer's thread does not panic: whatever fails becomes the caller's errno.
-//! 8. A checkpoint covers only lines, and needs only tiles, that are on the disk: fsync of the lines, of
-//!    the tiles, signature, publication, in that order ([`sealer`](self)).
+//! 8. A checkpoint covers, and needs, only what is on the disk: fsync of lines and tiles, signature, publication.
 //! 9. What is opened to be signed extends every checkpoint that was found, and its key is the one that its
 //!    lines name, or a record says that and why not ([`start`]).
 //! 10. Nobody who waits for an fsync waits for the signing thread. The writer's states: `writer.rs`.
@@ -112,7 +111,7 @@ use writer::{Content, Message, Start, Writer};
 pub struct Entry {
     /// Position in the ledger, from 0, without gaps.
     pub seq: u64,
-    /// When it was appended, RFC 3339 with nanoseconds, UTC.
+    /// When it was appended.
     pub time: jiff::Timestamp,
     /// What it says.
     pub record: Record,

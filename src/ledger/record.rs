@@ -112,6 +112,9 @@ pub struct BranchRecord {
     pub id: BranchUuid,
     /// Whether `--adopt` replaced a known id.
     pub replaced: bool,
+    /// The newest transaction of which something was in its stage then. It may be another view's, by another clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest: Option<TxId>,
 }
 
 /// Allowed or denied.
@@ -183,8 +186,7 @@ pub struct OperationRecord {
     pub open_file: Option<u64>,
 }
 
-/// Steps of a crossing that leave a record. Between them the crossing stages, checks and verifies
-/// without one: until COMMIT, recovery undoes all of it.
+/// Steps of a crossing that leave a record. Between them it stages, checks and verifies without one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
@@ -251,8 +253,7 @@ pub enum Act {
     Rename,
 }
 
-/// One rename of a committed transaction. It was done if the inode is at `to`, not yet if it is at
-/// `from`; anything else is doubt.
+/// One rename of a committed transaction: done if the inode is at `to`, not yet if it is at `from`, else doubt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Move {
     /// Why.
@@ -343,8 +344,7 @@ pub struct StoppedBy {
 }
 
 impl CrossingRecord {
-    /// Whether it needs no purge when it is done: a rearrangement that displaced nothing. A crossing
-    /// always keeps its source, or can be taken back without.
+    /// Whether it needs no purge when it is done: a rearrangement that displaced nothing.
     pub fn keeps_nothing(&self) -> bool {
         self.rearrangement && self.moves.iter().all(|step| step.to.area != Area::Hold)
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::error::CrossingError;
 use crate::ledger::Entry;
-use crate::ledger::record::{CrossingRecord, Move, Record, Step, StoppedBy};
+use crate::ledger::record::{BranchRecord, CrossingRecord, Move, Record, Step, StoppedBy};
 use crate::types::{BranchUuid, TxId, ViewPath};
 
 /// How far a transaction is.
@@ -109,13 +109,13 @@ impl Transaction {
 
     /// Whether stage and hold must keep what they have of it, however old it is.
     pub fn keeps_all(&self) -> bool {
-        match self.state {
-            TransactionState::Active | TransactionState::Dead => true,
-            TransactionState::Accepted => !self.purged,
-            TransactionState::Done | TransactionState::Reverted | TransactionState::Aborted => {
-                false
-            }
-        }
+        matches!(self.state, TransactionState::Active | TransactionState::Dead)
+            || self.is_accepted_and_kept()
+    }
+
+    /// Whether a person declared it right and has not had discarded what it keeps.
+    pub fn is_accepted_and_kept(&self) -> bool {
+        self.state == TransactionState::Accepted && !self.purged
     }
 
     /// Whether nothing waits for it and nothing is kept for it.
@@ -189,7 +189,7 @@ pub struct Journal {
     lost_until: Option<jiff::Timestamp>,
     /// What branches were called when they were last adopted, also those that left.
     names: HashMap<BranchUuid, String>,
-    /// When they were, where the ledger still has that: before, they may have been another view's.
+    /// When they were, where the ledger still has that: what is there from before may be another view's.
     adopted: HashMap<BranchUuid, jiff::Timestamp>,
 }
 
@@ -225,7 +225,7 @@ impl Journal {
                     transaction.rest = Rest::default();
                 }
             }
-            Record::Branch(record) => self.adopt(record.id, entry.time),
+            Record::Branch(record) => self.adopt(record, entry.time),
             Record::Version(_)
             | Record::Mount(_)
             | Record::Operation(_)
@@ -331,9 +331,18 @@ impl Journal {
         self.names.insert(id, name.to_owned());
     }
 
-    /// A branch with an id that was not known came into the view.
-    pub fn adopt(&mut self, id: BranchUuid, now: jiff::Timestamp) {
-        self.adopted.insert(id, now);
+    /// A branch came into the view, or came back from another.
+    pub fn adopt(&mut self, record: &BranchRecord, time: jiff::Timestamp) {
+        let newest = record.newest.and_then(|txid| i64::try_from(txid.0.timestamp_ms()).ok());
+        let newest = newest.and_then(|newest| jiff::Timestamp::from_millisecond(newest).ok());
+        let adopted = self.adopted.entry(record.id).or_insert(time);
+        *adopted = newest.map_or(time, |newest| newest.max(time)).max(*adopted);
+    }
+
+    /// A branch was away in this run: until the next one, which compares its checkpoint, all that is there and that
+    /// nobody knows may be another view's.
+    pub(super) fn was_away(&mut self, id: BranchUuid) {
+        self.adopted.insert(id, jiff::Timestamp::MAX);
     }
 
     /// What a branch is called, or was when it left.

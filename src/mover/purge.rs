@@ -33,6 +33,12 @@ pub(super) fn held(record: &CrossingRecord) -> Vec<Spot> {
 }
 
 impl<S: Storage> Mover<S> {
+    /// What a transaction that is known has in hold.
+    pub(super) fn held_of(&self, txid: TxId) -> Vec<Spot> {
+        self.with_journal(|journal| journal.get(txid).map(|found| held(&found.record)))
+            .unwrap_or_default()
+    }
+
     /// Removes for good what transactions that ended before `now − keep` moved to hold, of those that have
     /// something in the hold of `branch`, or nothing in that of another; none of them can be undone after. The record is durable first, so what
     /// is gone is never offered for undo. Left out are those with an offline branch or a running undo, and all but

@@ -223,8 +223,10 @@ impl<S: Storage> Mover<S> {
     }
 
     fn purge_rearranged(&self, txid: TxId) {
-        let found = self.with_journal(|journal| journal.get(txid).map(|found| held(&found.record)));
-        let mut removing = self.removing(txid, &found.unwrap_or_default());
+        let held = self.held_of(txid);
+        self.measure_leaving(txid, &held);
+        let mut removing = self.removing(txid, &held);
+        self.released(txid);
         let held = self.record_rearranged_purge(txid);
         if !held.is_empty() {
             removing.recorded(&self.known_devices(&held));

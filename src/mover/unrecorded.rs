@@ -2,6 +2,7 @@
 //! remembered, its names stay locked, and it is recorded as soon as the ledger takes records again. A daemon that
 //! is killed before finds the transaction open, and looks where everything is as after any crash.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 
 use super::journal::TransactionState;
@@ -108,8 +109,12 @@ impl<S: Storage> Mover<S> {
             }
             // Those who look after its branches remove it.
             Step::Done if rearrangement => {
+                let mut removing = self.removing(txid, &self.held_of(txid));
                 let held = self.record_rearranged_purge(txid);
-                self.going.lock().extend(held.into_iter().map(|spot| (txid, spot)));
+                if !held.is_empty() {
+                    self.going.lock().extend(held.into_iter().map(|spot| (txid, spot)));
+                    removing.recorded(&HashSet::new());
+                }
             }
             _ => {}
         }

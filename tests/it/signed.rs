@@ -356,6 +356,17 @@ fn what_stage_has_from_another_view_stays_when_its_branch_is_adopted() {
     scene.mount().unmount();
     assert_eq!(fs::read_to_string(to.join(&copy)).expect("kept"), "the last");
     assert!(!to.join(&since).exists());
+    // Back in the view that it came from, whose clock is behind.
+    let ahead = jiff::Timestamp::now().as_millisecond() as u64 + 3_600_000;
+    let ahead = format!(".octroi/stage/{}", ulid::Ulid::from_parts(ahead, 7));
+    fs::write(to.join(&ahead), "another's last").expect("written");
+    let back = other.branch("review");
+    fs::rename(&to, &back).expect("moved");
+    assert!(other.mount_refused(&[]).err.contains("--adopt"));
+    for arguments in [&["--adopt", "review"][..], &[]] {
+        other.mount_with(arguments).unmount();
+        assert_eq!(fs::read_to_string(back.join(&ahead)).expect("kept"), "another's last");
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::lines::SegmentLines;
 use crate::storage::Storage;
 
 /// Bytes of a batch, beside its last line: thousands of usual lines.
-const BATCH: usize = 1 << 20;
+const BATCH: usize = if cfg!(test) { 1 << 12 } else { 1 << 20 };
 /// Lines for which a thread is worth starting: some microseconds each.
 const THREAD_LINES: usize = 128;
 const THREADS_MAX: usize = 8;

@@ -37,6 +37,21 @@ fn nothing_crosses_while_a_branch_is_away() {
     }
 }
 
+/// It was away, perhaps in another view: what nobody knows there may be that one's last copy. A start after which it
+/// was not away compares its checkpoint first, and sweeps.
+#[test]
+fn what_nobody_knows_stays_where_a_branch_returns() {
+    let world = world();
+    let stage = world.disk.open_dir(&world.roots[1], Path::new(".octroi/stage")).unwrap();
+    let name = ulid::Ulid::from_parts(u64::MAX >> 20, 7).to_string();
+    world.disk.create_file(&stage, OsStr::new(&name)).unwrap();
+    world.disk.sync_all();
+    let recovery = world.mover.branch_returned(leave(&world, 1));
+    assert_eq!(recovery.unknown, [("b".to_owned(), Path::new("stage").join(&name))]);
+    assert_eq!(world.private(1, "stage").len(), 1);
+    assert_eq!(world.restart(false).mover.recover().swept, 1);
+}
+
 /// One or two calls of a crossing fail, as those of a dying disk, or of a daemon that has run out of
 /// descriptors. What that leaves open is ended when the branch is back, without a restart; but what
 /// could not be synced waits for one.
