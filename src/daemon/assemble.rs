@@ -18,7 +18,7 @@ use crate::config::{BranchEntry, Config, Loaded, PoolEntry, RecordLevel as Recor
 use crate::error::Errno;
 use crate::ledger::record::BranchRecord;
 use crate::ledger::{self, Acceptance, CheckpointCopy, Ledger, LedgerError, Record, Seal};
-use crate::mover::{Journal, Mover, MoverBranch, Recovery};
+use crate::mover::{Journal, Mover, MoverBranch, Recovery, owner_of};
 use crate::policy::Policy;
 use crate::stats::Stats;
 use crate::storage::Storage as _;
@@ -81,7 +81,9 @@ pub(super) fn assemble(
         }
         let (branch, adopted) = open_branch(&entry.spec, known, adopt, notices)?;
         if let Some(record) = adopted {
-            memory.journal.adopt(&record, jiff::Timestamp::now());
+            let now = jiff::Timestamp::now();
+            refuse_ahead(&branch, &memory.journal, now)?;
+            memory.journal.adopt(record.id, now);
             append(&ledger, Record::Branch(record))?;
         }
         if let Some(id) = branch.uuid() {
@@ -289,19 +291,40 @@ fn open_branch(
         // It may have been another view's meanwhile.
         Adoption::Known => branch.uuid().filter(|_| adopt),
     };
-    let Some(id) = id else { return Ok((branch, None)) };
-    let newest = newest_in_stage(&branch).map_err(|errno| {
-        DaemonError::Failed(format!("cannot look into stage of branch {}: {errno}", spec.name))
-    })?;
-    let replaced = known.is_some_and(|known| known != id);
-    Ok((branch, Some(BranchRecord { branch: spec.name.clone(), id, replaced, newest })))
+    let record = id.map(|id| {
+        let replaced = known.is_some_and(|known| known != id);
+        BranchRecord { branch: spec.name.clone(), id, replaced }
+    });
+    Ok((branch, record))
 }
 
-fn newest_in_stage(branch: &Branch) -> Result<Option<TxId>, Errno> {
-    // A read-only branch has none that is ours.
-    let Ok(stage) = branch.stage() else { return Ok(None) };
-    let names = RealStorage.list(&RealDir::from_fd(stage.as_fd())?)?;
-    Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).max())
+/// Refuses to adopt a branch in whose stage somebody's clock was ahead of ours: what is there could not be told
+/// from what this view leaves there later, which is removed.
+fn refuse_ahead(
+    branch: &Branch,
+    journal: &Journal,
+    now: jiff::Timestamp,
+) -> Result<(), DaemonError> {
+    let name = branch.name();
+    let failed = |errno: Errno| {
+        DaemonError::Failed(format!("cannot look into .octroi/stage of branch {name}: {errno}"))
+    };
+    let stage = match branch.stage() {
+        Ok(stage) => stage,
+        // It is only read: nothing there is ever removed.
+        Err(Errno::ROFS) => return Ok(()),
+        Err(errno) => return Err(failed(errno)),
+    };
+    let names = RealDir::from_fd(stage.as_fd()).and_then(|dir| RealStorage.list(&dir));
+    let now = u64::try_from(now.as_millisecond()).unwrap_or(0);
+    let is_ahead = |txid: &TxId| txid.0.timestamp_ms() > now && journal.get(*txid).is_none();
+    let found = names.map_err(failed)?;
+    let ahead = found.iter().filter_map(|name| owner_of(name)).find(is_ahead);
+    let Some(txid) = ahead else { return Ok(()) };
+    Err(DaemonError::Failed(format!(
+        "cannot adopt branch {name}: .octroi/stage/{txid} in it is of a time that this machine's clock has not reached\n\
+         hint: set the clock, or move that out of .octroi: it may be the last copy that another view has"
+    )))
 }
 
 pub(super) fn mover_branch_at_start(

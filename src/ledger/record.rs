@@ -112,9 +112,6 @@ pub struct BranchRecord {
     pub id: BranchUuid,
     /// Whether `--adopt` replaced a known id.
     pub replaced: bool,
-    /// The newest transaction of which something was in its stage then. It may be another view's, by another clock.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub newest: Option<TxId>,
 }
 
 /// Allowed or denied.

@@ -111,8 +111,6 @@ impl<S: Storage> Mover<S> {
         given_up: bool,
         recovering: MutexGuard<'_, ()>,
     ) -> Result<(), LetterError> {
-        // A large tree keeps no other purge waiting.
-        self.measure_leaving(txid, &self.kept_of(txid));
         let purging = self.purging.lock();
         let record = self.with_journal(|journal| {
             let found = journal
@@ -150,7 +148,6 @@ impl<S: Storage> Mover<S> {
         given_up.dedup();
         let here: Vec<Spot> = own().cloned().collect();
         let mut removing = self.removing(txid, &here);
-        self.released(txid);
         record_purge(PurgeRecord { txid, reason, lost, given_up })?;
         removing.recorded(&self.known_devices(&here));
         // From here on nobody needs it: a disk that hangs keeps no other purge waiting.

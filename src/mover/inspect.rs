@@ -128,7 +128,7 @@ pub(super) fn needed(journal: &Journal) -> HashSet<OsString> {
 
 /// The transaction that an entry of hold belongs to by its name: `TXID`, or `TXID.N` where it took more than
 /// one thing from a branch.
-pub(super) fn owner_of(name: &OsStr) -> Option<TxId> {
+pub fn owner_of(name: &OsStr) -> Option<TxId> {
     let name = name.to_str()?;
     let (txid, number) = name.split_once('.').unwrap_or((name, ""));
     number.bytes().all(|byte| byte.is_ascii_digit()).then(|| txid.parse().ok())?

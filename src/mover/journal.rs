@@ -1,11 +1,11 @@
 //! The transactions, folded from the ledger's records: what recovery must look at, what hold keeps,
 //! what can be undone, and how a file came where it is. Does no I/O.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::error::CrossingError;
 use crate::ledger::Entry;
-use crate::ledger::record::{BranchRecord, CrossingRecord, Move, Record, Step, StoppedBy};
+use crate::ledger::record::{CrossingRecord, Move, Record, Step, StoppedBy};
 use crate::types::{BranchUuid, TxId, ViewPath};
 
 /// How far a transaction is.
@@ -191,6 +191,8 @@ pub struct Journal {
     names: HashMap<BranchUuid, String>,
     /// When they were, where the ledger still has that: what is there from before may be another view's.
     adopted: HashMap<BranchUuid, jiff::Timestamp>,
+    /// See [`Journal::was_away`].
+    away: HashSet<BranchUuid>,
 }
 
 impl Journal {
@@ -225,7 +227,7 @@ impl Journal {
                     transaction.rest = Rest::default();
                 }
             }
-            Record::Branch(record) => self.adopt(record, entry.time),
+            Record::Branch(record) => self.adopt(record.id, entry.time),
             Record::Version(_)
             | Record::Mount(_)
             | Record::Operation(_)
@@ -332,17 +334,15 @@ impl Journal {
     }
 
     /// A branch came into the view, or came back from another.
-    pub fn adopt(&mut self, record: &BranchRecord, time: jiff::Timestamp) {
-        let newest = record.newest.and_then(|txid| i64::try_from(txid.0.timestamp_ms()).ok());
-        let newest = newest.and_then(|newest| jiff::Timestamp::from_millisecond(newest).ok());
-        let adopted = self.adopted.entry(record.id).or_insert(time);
-        *adopted = newest.map_or(time, |newest| newest.max(time)).max(*adopted);
+    pub fn adopt(&mut self, id: BranchUuid, time: jiff::Timestamp) {
+        let adopted = self.adopted.entry(id).or_insert(time);
+        *adopted = time.max(*adopted);
     }
 
     /// A branch was away in this run: until the next one, which compares its checkpoint, all that is there and that
     /// nobody knows may be another view's.
     pub(super) fn was_away(&mut self, id: BranchUuid) {
-        self.adopted.insert(id, jiff::Timestamp::MAX);
+        self.away.insert(id);
     }
 
     /// What a branch is called, or was when it left.
@@ -381,7 +381,7 @@ impl Journal {
     pub fn is_before(&self, txid: TxId, branch: BranchUuid) -> bool {
         let begins = self.begins.max(self.lost_until).max(self.adopted.get(&branch).copied());
         let begins = begins.and_then(|begins| u64::try_from(begins.as_millisecond()).ok());
-        begins.is_some_and(|begins| txid.0.timestamp_ms() <= begins)
+        self.away.contains(&branch) || begins.is_some_and(|begins| txid.0.timestamp_ms() <= begins)
     }
 
     /// All that are remembered, oldest first.

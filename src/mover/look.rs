@@ -184,7 +184,8 @@ impl<S: Storage> Mover<S> {
             return Ok(known);
         }
         let storage = &*self.storage;
-        let name = ulid::Ulid::generate().to_string();
+        // Not that of a transaction, of which a copy might be kept.
+        let name = format!("probe-{}", ulid::Ulid::generate());
         let name = std::ffi::OsStr::new(&name);
         let probe = CrossingError::io("probe the stage of", &source.name);
         if let Err(errno) = storage.create_special(&source.stage, name, &Kind::Fifo) {

@@ -99,10 +99,32 @@ impl<S: Storage> Mover<S> {
         spots.iter().filter_map(known).collect()
     }
 
+    /// Bytes of what was never measured, by branch, as its record tells.
+    fn estimate(&self, txid: TxId, held: &[Spot]) -> HashMap<BranchUuid, u64> {
+        let mut sums: HashMap<BranchUuid, u64> = HashMap::new();
+        self.with_journal(|journal| {
+            let Some(record) = journal.get(txid).map(|found| &found.record) else { return };
+            for spot in held {
+                let mut moves = record.moves.iter();
+                let Some(step) = moves.find(|step| [&step.from, &step.to].contains(&spot)) else {
+                    continue;
+                };
+                let bytes = match step.below {
+                    Some(_) => record.size.unwrap_or(0),
+                    None => step.identity.size,
+                };
+                let sum = sums.entry(spot.branch).or_default();
+                *sum = sum.saturating_add(bytes);
+            }
+        });
+        sums
+    }
+
     /// To be called before the purge of what a transaction has there is recorded, or taken up.
     pub(super) fn removing(&self, txid: TxId, held: &[Spot]) -> Removing<'_> {
         let branches: HashSet<BranchUuid> = held.iter().map(|spot| spot.branch).collect();
-        let kept = self.room.kept.lock().get(&txid).cloned().unwrap_or_default();
+        let kept = self.room.kept.lock().get(&txid).cloned();
+        let kept = kept.unwrap_or_else(|| self.estimate(txid, held));
         // Of what was never looked at nobody knows that it runs short.
         let known = |uuid| Some((self.known_device(&*self.branch_by_uuid(uuid)?)?, uuid));
         let mut on: HashMap<u64, u64> = HashMap::new();

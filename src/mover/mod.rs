@@ -110,7 +110,7 @@ mod work;
 
 pub use commands::Commands;
 pub use error::CrossingError;
-pub use inspect::{Irregularity, Outlook, inspect};
+pub use inspect::{Irregularity, Outlook, inspect, owner_of};
 pub use journal::{Journal, Rest, Transaction, TransactionState};
 pub use letters::{Finding, Found, LetterError, Settle, Settled, subject};
 pub use prepare::Prepared;

@@ -223,10 +223,7 @@ impl<S: Storage> Mover<S> {
     }
 
     fn purge_rearranged(&self, txid: TxId) {
-        let held = self.held_of(txid);
-        self.measure_leaving(txid, &held);
-        let mut removing = self.removing(txid, &held);
-        self.released(txid);
+        let mut removing = self.removing(txid, &self.held_of(txid));
         let held = self.record_rearranged_purge(txid);
         if !held.is_empty() {
             removing.recorded(&self.known_devices(&held));

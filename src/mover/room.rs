@@ -18,7 +18,7 @@ use super::tree::{Dirs, Folders};
 use super::{Mover, MoverBranch, Transaction};
 use crate::branch::SpaceLimit;
 use crate::error::Errno;
-use crate::ledger::record::{Area, Spot};
+use crate::ledger::record::Spot;
 use crate::storage::{Kind, Storage};
 use crate::types::{BranchIndex, BranchUuid, TxId};
 
@@ -374,19 +374,6 @@ impl<S: Storage> Mover<S> {
             let bytes = bytes.fold(0_u64, u64::saturating_add);
             self.room.kept.lock().entry(one.txid).or_default().insert(branch.uuid, bytes);
         }
-    }
-
-    /// Measures what a transaction has there that no undo may need, before [`Mover::removing`]: to be followed by
-    /// [`Mover::released`].
-    pub(super) fn measure_leaving(&self, txid: TxId, spots: &[Spot]) {
-        let mut sums: HashMap<BranchUuid, u64> = HashMap::new();
-        for spot in spots {
-            let Some(branch) = self.branch_by_uuid(spot.branch) else { continue };
-            let dir = if spot.area == Area::Stage { &branch.stage } else { &branch.hold };
-            let sum = sums.entry(spot.branch).or_default();
-            *sum = sum.saturating_add(self.bytes_in(dir, &spot.path).unwrap_or(0));
-        }
-        self.room.kept.lock().insert(txid, sums);
     }
 
     /// Bytes of disk that a name in hold and all below it take.

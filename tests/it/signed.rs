@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::harness::{Ended, LAB, OCTROI, Scene, octroi, sh, wait_for};
+use crate::harness::{Ended, OCTROI, Scene, octroi, sh, wait_for};
 
 /// Runs `octroi audit` on a view that is not mounted.
 #[track_caller]
@@ -326,47 +326,6 @@ fn a_lost_state_folder_is_refused_and_branches_of_other_views_are_adopted() {
     let mount = scene.mount_with(&all);
     mount.unmount();
     scene.mount().unmount();
-}
-
-/// It may be the last copy that the other view has of a file whose disk it lost.
-#[test]
-fn what_stage_has_from_another_view_stays_when_its_branch_is_adopted() {
-    let other = used();
-    let body = LAB.replace("[gates.", "[branches.more]\npath = \"branches/more\"\n[gates.");
-    let scene = Scene::with(&["inbox", "other", "review", "more"], &body);
-    scene.mount().unmount();
-    let before = jiff::Timestamp::now().as_millisecond() as u64;
-    let copy = format!(".octroi/stage/{}", ulid::Ulid::from_parts(before, 7));
-    let [from, to] = [other.branch("review"), scene.branch("more")];
-    fs::write(from.join(&copy), "the last").expect("written");
-    fs::remove_dir_all(&to).expect("removed");
-    fs::rename(from, &to).expect("moved");
-    let told = |scene: &Scene| {
-        let log = fs::read_to_string(scene.base().join("daemon.log")).expect("a log");
-        log.matches(&format!("branch more has {copy}, which no transaction knows; it is kept"))
-            .count()
-    };
-    scene.mount_with(&["--adopt", "more"]).unmount();
-    assert_eq!(fs::read_to_string(to.join(&copy)).expect("kept"), "the last");
-    assert_eq!(told(&scene), 1);
-    // Of what came since, this view knows all.
-    let after = jiff::Timestamp::now().as_millisecond() as u64 + 10;
-    let since = format!(".octroi/stage/{}", ulid::Ulid::from_parts(after, 7));
-    fs::write(to.join(&since), "a rest").expect("written");
-    scene.mount().unmount();
-    assert_eq!(fs::read_to_string(to.join(&copy)).expect("kept"), "the last");
-    assert!(!to.join(&since).exists());
-    // Back in the view that it came from, whose clock is behind.
-    let ahead = jiff::Timestamp::now().as_millisecond() as u64 + 3_600_000;
-    let ahead = format!(".octroi/stage/{}", ulid::Ulid::from_parts(ahead, 7));
-    fs::write(to.join(&ahead), "another's last").expect("written");
-    let back = other.branch("review");
-    fs::rename(&to, &back).expect("moved");
-    assert!(other.mount_refused(&[]).err.contains("--adopt"));
-    for arguments in [&["--adopt", "review"][..], &[]] {
-        other.mount_with(arguments).unmount();
-        assert_eq!(fs::read_to_string(back.join(&ahead)).expect("kept"), "another's last");
-    }
 }
 
 #[test]

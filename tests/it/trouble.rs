@@ -263,3 +263,47 @@ fn a_full_ledger_disk_stops_changes_not_reading() {
     mount.unmount();
     drop(disk);
 }
+
+/// It may be the last copy that the other view has of a file whose disk it lost.
+#[test]
+fn what_stage_has_from_another_view_stays_when_its_branch_is_adopted() {
+    let other = Scene::lab();
+    other.mount().unmount();
+    let body = LAB.replace("[gates.", "[branches.more]\npath = \"branches/more\"\n[gates.");
+    let scene = Scene::with(&["inbox", "other", "review", "more"], &body);
+    scene.mount().unmount();
+    let entry = |later: u64| {
+        let now = jiff::Timestamp::now().as_millisecond() as u64;
+        format!(".octroi/stage/{}", ulid::Ulid::from_parts(now + later, 7))
+    };
+    let [there, here] = [other.branch("review"), scene.branch("more")];
+    let kept = |path: &Path| assert_eq!(fs::read_to_string(path).expect("kept"), "the last");
+    let copy = entry(0);
+    fs::write(there.join(&copy), "the last").expect("written");
+    fs::remove_dir_all(&here).expect("removed");
+    fs::rename(&there, &here).expect("moved");
+    scene.mount_with(&["--adopt", "more"]).unmount();
+    let log = fs::read_to_string(scene.base().join("daemon.log")).expect("a log");
+    let told = format!("branch more has {copy}, which no transaction knows; it is kept");
+    assert_eq!(log.matches(&told).count(), 1, "{log}");
+    // Of what came since, this view knows all.
+    let since = entry(10);
+    fs::write(here.join(&since), "a rest").expect("written");
+    scene.mount().unmount();
+    kept(&here.join(&copy));
+    assert!(!here.join(&since).exists());
+
+    // Back in the view that it came from, whose clock must not be behind.
+    fs::rename(&here, &there).expect("moved");
+    let [copy, ahead] = [entry(0), entry(3_600_000)];
+    fs::write(there.join(&copy), "the last").expect("written");
+    fs::write(there.join(&ahead), "of tomorrow").expect("written");
+    assert!(other.mount_refused(&[]).err.contains("--adopt"));
+    let said = other.mount_refused(&["--adopt", "review"]).err;
+    assert!(said.contains(&ahead) && said.contains("set the clock"), "{said}");
+    fs::rename(there.join(&ahead), other.base().join("aside")).expect("moved");
+    for arguments in [&["--adopt", "review"][..], &[]] {
+        other.mount_with(arguments).unmount();
+        kept(&there.join(&copy));
+    }
+}
