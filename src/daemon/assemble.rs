@@ -65,7 +65,7 @@ pub(super) fn assemble(
     let storage = Arc::new(RealStorage);
     let found = copies::find(config, &launch.adopt, notices);
     log::info!("reading the ledger");
-    let (ledger, mut memory) = open_ledger(&storage, &config.view, state, found.copies, notices)?;
+    let (ledger, mut memory) = open_ledger(&storage, &config.view, state, &found, notices)?;
     for name in found.without.iter().filter(|name| memory.known.contains_key(*name)) {
         notices.push(format!(
             "branch {name} has no copy of the ledger's checkpoint, which it had if it was mounted \
@@ -79,7 +79,8 @@ pub(super) fn assemble(
         if memory.lost && known.is_none() && !adopt {
             refuse_unknown(&entry.spec)?;
         }
-        let (branch, adopted) = open_branch(&entry.spec, known, adopt, notices)?;
+        let is_told = adopt || found.without.contains(&entry.spec.name);
+        let (branch, adopted) = open_branch(&entry.spec, known, (adopt, is_told), notices)?;
         if let Some(record) = adopted {
             let now = jiff::Timestamp::now();
             refuse_ahead(&branch, &memory.journal, now)?;
@@ -175,7 +176,7 @@ pub(super) fn open_ledger(
     storage: &Arc<RealStorage>,
     view: &str,
     state: &Path,
-    copies: Vec<CheckpointCopy>,
+    found: &copies::Found,
     notices: &mut Vec<String>,
 ) -> Result<(Arc<Ledger<RealStorage>>, Memory), DaemonError> {
     let mut memory = Memory::default();
@@ -186,8 +187,10 @@ pub(super) fn open_ledger(
         memory.lost |= matches!(entry.record, Record::Loss(_));
         memory.journal.apply(entry);
     };
+    let copies = found.copies.clone();
     let (ledger, opened) = open_signed(storage, view, state, copies, None, &mut remember)?;
     memory.journal.begin(jiff::Timestamp::now());
+    found.doubt_others(&mut memory.journal, &memory.known);
     memory.pruned = opened.pruned;
     if opened.unclean {
         notices
@@ -264,12 +267,12 @@ fn refuse_unknown(spec: &BranchSpec) -> Result<(), DaemonError> {
     )))
 }
 
-/// Opens a branch, with what the ledger must learn where its id is new, or somebody adopts it. One that was there
-/// before and is missing now comes up offline.
+/// Opens a branch, with what the ledger must learn where its id is new, somebody adopts it, or nothing in it shows
+/// that it was this view's all the time. One that was there before and is missing now comes up offline.
 fn open_branch(
     spec: &BranchSpec,
     known: Option<BranchUuid>,
-    adopt: bool,
+    (adopt, is_told): (bool, bool),
     notices: &mut Vec<String>,
 ) -> Result<(Branch, Option<BranchRecord>), DaemonError> {
     let opened = match Branch::open(spec.clone(), known, adopt) {
@@ -288,8 +291,8 @@ fn open_branch(
     let branch = opened.branch;
     let id = match opened.adoption {
         Adoption::Found(id) | Adoption::New(id) => Some(id),
-        // It may have been another view's meanwhile.
-        Adoption::Known => branch.uuid().filter(|_| adopt),
+        // It may have been another view's meanwhile, or the ledger may be an earlier one.
+        Adoption::Known => branch.uuid().filter(|_| is_told),
     };
     let record = id.map(|id| {
         let replaced = known.is_some_and(|known| known != id);
@@ -298,8 +301,8 @@ fn open_branch(
     Ok((branch, record))
 }
 
-/// Refuses to adopt a branch in whose stage somebody's clock was ahead of ours: what is there could not be told
-/// from what this view leaves there later, which is removed.
+/// Refuses a branch in whose stage somebody's clock was ahead of ours: what is there could not be told from what
+/// this view leaves there later, which is removed.
 fn refuse_ahead(
     branch: &Branch,
     journal: &Journal,
@@ -322,7 +325,7 @@ fn refuse_ahead(
     let ahead = found.iter().filter_map(|name| owner_of(name)).find(is_ahead);
     let Some(txid) = ahead else { return Ok(()) };
     Err(DaemonError::Failed(format!(
-        "cannot adopt branch {name}: .octroi/stage/{txid} in it is of a time that this machine's clock has not reached\n\
+        "branch {name} has .octroi/stage/{txid}, which is of a time that this machine's clock has not reached\n\
          hint: set the clock, or move that out of .octroi: it may be the last copy that another view has"
     )))
 }

@@ -13,8 +13,9 @@ use crate::branch::{Branch, BranchError};
 use crate::config::Config;
 use crate::error::Errno;
 use crate::ledger::{CheckpointCopy, Extends, Ledger};
+use crate::mover::Journal;
 use crate::storage::real::RealStorage;
-use crate::types::{BranchMode, after, within};
+use crate::types::{BranchMode, BranchUuid, after, within};
 use crate::vfs::Vfs;
 
 /// Between two copies.
@@ -139,16 +140,31 @@ impl Copier {
 pub(super) struct Found {
     /// The copies.
     pub copies: Vec<CheckpointCopy>,
+    /// Branches that have one of them.
+    with: Vec<String>,
     /// Branches that can be written, are there and have none.
     pub without: Vec<String>,
+}
+
+impl Found {
+    /// Has what nobody knows kept in each branch whose copy was not read: the ledger may be an earlier one.
+    pub fn doubt_others<'a>(
+        &self,
+        journal: &mut Journal,
+        known: impl IntoIterator<Item = (&'a String, &'a BranchUuid)>,
+    ) {
+        for (_, id) in known.into_iter().filter(|(name, _)| !self.with.contains(name)) {
+            journal.doubt(*id);
+        }
+    }
 }
 
 /// The copies in all branches that are there, before the ledger is opened. A branch that another view
 /// has is refused later, and says so better. One that is only read may hold the copy of another view,
 /// whose branch it is, for good: that is none of ours.
 pub(super) fn find(config: &Config, adopt: &[String], notices: &mut Vec<String>) -> Found {
+    let [mut with, mut without] = [Vec::new(), Vec::new()];
     let mut copies = Vec::new();
-    let mut without = Vec::new();
     for entry in &config.branches {
         let spec = &entry.spec;
         let asked = spec.clone();
@@ -168,16 +184,19 @@ pub(super) fn find(config: &Config, adopt: &[String], notices: &mut Vec<String>)
         match found {
             Ok(None) if spec.mode == BranchMode::Ro => {}
             Ok(None) => without.push(spec.name.clone()),
-            Ok(Some(note)) => copies.push(CheckpointCopy {
-                place: format!("the copy in branch {}", spec.name),
-                note,
-                adopted: adopt.contains(&spec.name) || spec.mode == BranchMode::Ro,
-            }),
+            Ok(Some(note)) => {
+                with.push(spec.name.clone());
+                copies.push(CheckpointCopy {
+                    place: format!("the copy in branch {}", spec.name),
+                    note,
+                    adopted: adopt.contains(&spec.name) || spec.mode == BranchMode::Ro,
+                });
+            }
             Err(error) => notices.push(format!(
                 "the ledger cannot be compared with the checkpoint in branch {}: {error}",
                 spec.name
             )),
         }
     }
-    Found { copies, without }
+    Found { copies, with, without }
 }

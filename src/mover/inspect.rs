@@ -141,7 +141,7 @@ pub(super) enum Idle {
     /// It was recorded as lost, and is kept.
     Lost,
     /// It is from before the ledger's first line, before lines of it were lost, or before its branch came into the
-    /// view, and is kept.
+    /// view, or the branch is in doubt ([`Journal::doubt`]), and is kept.
     Unknown,
 }
 

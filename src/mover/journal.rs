@@ -191,8 +191,8 @@ pub struct Journal {
     names: HashMap<BranchUuid, String>,
     /// When they were, where the ledger still has that: what is there from before may be another view's.
     adopted: HashMap<BranchUuid, jiff::Timestamp>,
-    /// See [`Journal::was_away`].
-    away: HashSet<BranchUuid>,
+    /// See [`Journal::doubt`].
+    doubted: HashSet<BranchUuid>,
 }
 
 impl Journal {
@@ -339,10 +339,10 @@ impl Journal {
         *adopted = time.max(*adopted);
     }
 
-    /// A branch was away in this run: until the next one, which compares its checkpoint, all that is there and that
-    /// nobody knows may be another view's.
-    pub(super) fn was_away(&mut self, id: BranchUuid) {
-        self.away.insert(id);
+    /// The checkpoint in a branch was not compared with the ledger that this journal is of, or not since the branch
+    /// was away: all that is there and that nobody knows may be another view's, or of lines that are missing.
+    pub fn doubt(&mut self, id: BranchUuid) {
+        self.doubted.insert(id);
     }
 
     /// What a branch is called, or was when it left.
@@ -377,11 +377,12 @@ impl Journal {
     }
 
     /// Whether a transaction is from before the first entry, before entries were lost, or before a branch came into
-    /// the view: if it is not known, nobody can tell what is there of it.
+    /// the view, or the branch is in doubt: if it is not known, nobody can tell what is there of it.
     pub fn is_before(&self, txid: TxId, branch: BranchUuid) -> bool {
         let begins = self.begins.max(self.lost_until).max(self.adopted.get(&branch).copied());
         let begins = begins.and_then(|begins| u64::try_from(begins.as_millisecond()).ok());
-        self.away.contains(&branch) || begins.is_some_and(|begins| txid.0.timestamp_ms() <= begins)
+        self.doubted.contains(&branch)
+            || begins.is_some_and(|begins| txid.0.timestamp_ms() <= begins)
     }
 
     /// All that are remembered, oldest first.

@@ -27,7 +27,7 @@ impl<S: Storage> Mover<S> {
         self.same_filesystem.lock().retain(|pair, _| ![pair.0, pair.1].contains(&branch.index));
         let branch = Arc::new(branch);
         place.store(Some(Arc::clone(&branch)));
-        self.journal.lock().was_away(branch.uuid);
+        self.journal.lock().doubt(branch.uuid);
         self.recover_open(Some(&branch), &mut recovery);
         self.go_on_with_rests(Some(branch.uuid), &mut recovery);
         self.tidy(&branch, &mut recovery);

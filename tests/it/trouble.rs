@@ -307,3 +307,53 @@ fn what_stage_has_from_another_view_stays_when_its_branch_is_adopted() {
         kept(&there.join(&copy));
     }
 }
+
+/// Without the copy of the checkpoint in a branch nothing shows that the ledger is not an earlier one, which does not
+/// know what a later one left in stage.
+#[test]
+fn what_stage_has_stays_where_the_checkpoint_was_not_compared() {
+    let scene = Scene::lab();
+    scene.mount().unmount();
+    let stage = |branch: &str| {
+        let now = jiff::Timestamp::now().as_millisecond() as u64;
+        let txid = ulid::Ulid::from_parts(now, 7);
+        (txid.to_string(), scene.branch(branch).join(format!(".octroi/stage/{txid}")))
+    };
+    let branches = ["inbox", "review"].map(|branch| {
+        let (txid, path) = stage(branch);
+        fs::write(&path, "the last").expect("written");
+        (branch, txid, path)
+    });
+    let copy = |branch: &str| scene.branch(branch).join(".octroi/checkpoint");
+    // One that cannot be read, and none.
+    fs::remove_file(copy("inbox")).expect("removed");
+    std::os::unix::fs::symlink("elsewhere", copy("inbox")).expect("a link");
+    fs::remove_file(copy("review")).expect("removed");
+    let config = scene.config();
+    let fsck = |more: &[&str]| {
+        let arguments = ["fsck", "--view", config.to_str().expect("UTF-8")];
+        octroi([&arguments[..], more].concat())
+    };
+    let kept = |said: &str, round: &str| {
+        for (branch, txid, path) in &branches {
+            let told =
+                format!("branch {branch} has .octroi/stage/{txid}, which no transaction knows");
+            assert_eq!(said.matches(&told).count(), 1, "{round}: {said}");
+            assert_eq!(fs::read_to_string(path).expect(round), "the last");
+        }
+    };
+    kept(&fsck(&[]).out, "a look");
+    kept(&fsck(&["--repair"]).out, "a repair");
+    // The first mount makes the copy that is missing.
+    for round in ["the first mount", "the second"] {
+        scene.mount().unmount();
+        let log = scene.base().join("daemon.log");
+        kept(&fs::read_to_string(&log).expect("a log"), round);
+        fs::remove_file(log).expect("removed");
+    }
+    assert!(copy("review").is_file());
+    let (_, since) = stage("review");
+    fs::write(&since, "a rest").expect("written");
+    scene.mount().unmount();
+    assert!(!since.exists(), "of what came since, this view knows all");
+}

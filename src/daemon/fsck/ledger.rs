@@ -46,7 +46,8 @@ pub(super) fn look_for_another(config: &Config, report: &mut Report) -> bool {
 /// Looks at every line, and holds them against what vouches for them. None where they cannot be read.
 pub(super) fn look(config: &Config, state: &Path, report: &mut Report) -> Option<Memory> {
     let path = state.join("ledger");
-    let copies = copies::find(config, &[], &mut report.notes).copies;
+    let found = copies::find(config, &[], &mut report.notes);
+    let copies = found.copies.clone();
     let mut memory = Memory::default();
     let mut lines = 0_u64;
     let mut remember = |entry: &Entry| {
@@ -76,6 +77,7 @@ pub(super) fn look(config: &Config, state: &Path, report: &mut Report) -> Option
             tell(inspected, state, &copies, report);
             // As the mount has it.
             memory.journal.begin(jiff::Timestamp::now());
+            found.doubt_others(&mut memory.journal, &memory.ids);
             Some(memory)
         }
         Err(why) => {

@@ -339,8 +339,8 @@ fn repair_all(
     repaired: &mut Vec<String>,
 ) -> Result<(), DaemonError> {
     let storage = Arc::new(RealStorage);
-    let copies = copies::find(config, &[], repaired).copies;
-    let (ledger, memory) = open_ledger(&storage, &config.view, state, copies, repaired)?;
+    let found = copies::find(config, &[], repaired);
+    let (ledger, memory) = open_ledger(&storage, &config.view, state, &found, repaired)?;
     let mut branches = Vec::new();
     for entry in &config.branches {
         let known = memory.known.get(&entry.spec.name).copied();

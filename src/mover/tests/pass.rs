@@ -8,7 +8,8 @@ use sha2::{Digest, Sha256};
 
 use super::*;
 use crate::check::ContentType;
-use crate::ledger::record::{CrossingRecord, Step};
+use crate::ledger::record::Step;
+use crate::ledger::tests::step;
 use crate::mover::pass::{CopyTo, Hashed, pass};
 
 const BLOCK: u64 = 4096;
@@ -45,29 +46,7 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 fn new_progress() -> Progress {
-    let record = CrossingRecord {
-        txid: TxId(ulid::Ulid(1)),
-        step: Step::Prepare,
-        gate: None,
-        undoes: None,
-        rearrangement: false,
-        uid: 0,
-        gid: 0,
-        pid: 0,
-        exe: None,
-        source: ViewPath::parse(Path::new("/a/f")).unwrap(),
-        target: ViewPath::parse(Path::new("/b/f")).unwrap(),
-        branches: ["a", "b"].map(str::to_owned),
-        sha256: None,
-        size: None,
-        readback: None,
-        lost: Vec::new(),
-        moves: Vec::new(),
-        replaced: None,
-        reason: None,
-        stopped_by: None,
-        result: None,
-    };
+    let record = step(TxId(ulid::Ulid(1)), Step::Prepare);
     Progress::new(&record, "stage", &Arc::default())
 }
 
