@@ -17,11 +17,10 @@ use crate::branch::{Adoption, Branch, BranchError, BranchSpec};
 use crate::config::{BranchEntry, Config, Loaded, PoolEntry, RecordLevel as Recorded};
 use crate::error::Errno;
 use crate::ledger::record::BranchRecord;
-use crate::ledger::{self, Acceptance, CheckpointCopy, Ledger, LedgerError, Record, Seal};
-use crate::mover::{Journal, Mover, MoverBranch, Recovery, owner_of};
+use crate::ledger::{self, Acceptance, CheckpointCopy, Extends, Ledger, LedgerError, Record, Seal};
+use crate::mover::{Journal, Mover, MoverBranch, Recovery};
 use crate::policy::Policy;
 use crate::stats::Stats;
-use crate::storage::Storage as _;
 use crate::storage::real::{RealDir, RealStorage};
 use crate::types::{BranchMode, BranchUuid, TxId, ViewPath, counted};
 use crate::vfs::{Parts, RecordLevel, Vfs};
@@ -34,6 +33,8 @@ pub(super) struct Assembled {
     pub ledger: Arc<Ledger<RealStorage>>,
     pub mover: Arc<Mover<RealStorage>>,
     pub retention: Retention,
+    /// Branches that came into the view.
+    pub adopted: Vec<String>,
 }
 
 /// What the ledger remembers.
@@ -72,20 +73,19 @@ pub(super) fn assemble(
              before: it cannot show whether the state folder was put back to an earlier day"
         ));
     }
-    let mut branches = Vec::new();
+    let (mut branches, mut adopted) = (Vec::new(), Vec::new());
     for entry in &config.branches {
         let adopt = launch.adopt.contains(&entry.spec.name);
         let known = memory.known.get(&entry.spec.name).copied();
         if memory.lost && known.is_none() && !adopt {
             refuse_unknown(&entry.spec)?;
         }
-        let is_told = adopt || found.without.contains(&entry.spec.name);
-        let (branch, adopted) = open_branch(&entry.spec, known, (adopt, is_told), notices)?;
-        if let Some(record) = adopted {
-            let now = jiff::Timestamp::now();
-            refuse_ahead(&branch, &memory.journal, now)?;
-            memory.journal.adopt(record.id, now);
+        let (branch, record) = open_branch(&entry.spec, known, adopt, notices)?;
+        if let Some(record) = record {
+            refuse_ahead(&branch, &memory.journal)?;
+            memory.journal.adopt(record.id, jiff::Timestamp::now());
             append(&ledger, Record::Branch(record))?;
+            adopted.push(branch.name().to_owned());
         }
         if let Some(id) = branch.uuid() {
             memory.journal.name_branch(id, branch.name());
@@ -138,7 +138,7 @@ pub(super) fn assemble(
         locked: recovery.locked,
     };
     let (vfs, invalidations) = Vfs::new(parts);
-    Ok(Assembled { vfs, invalidations, ledger, mover, retention })
+    Ok(Assembled { vfs, invalidations, ledger, mover, retention, adopted })
 }
 
 fn audit_dir(
@@ -190,7 +190,8 @@ pub(super) fn open_ledger(
     let copies = found.copies.clone();
     let (ledger, opened) = open_signed(storage, view, state, copies, None, &mut remember)?;
     memory.journal.begin(jiff::Timestamp::now());
-    found.doubt_others(&mut memory.journal, &memory.known);
+    let is_extended = |note: &[u8]| ledger.extends(note) == Extends::Yes;
+    found.doubt_others(&mut memory.journal, &memory.known, is_extended);
     memory.pruned = opened.pruned;
     if opened.unclean {
         notices
@@ -267,12 +268,12 @@ fn refuse_unknown(spec: &BranchSpec) -> Result<(), DaemonError> {
     )))
 }
 
-/// Opens a branch, with what the ledger must learn where its id is new, somebody adopts it, or nothing in it shows
-/// that it was this view's all the time. One that was there before and is missing now comes up offline.
+/// Opens a branch, with what the ledger must learn where its id is new, or somebody adopts it. One that was there
+/// before and is missing now comes up offline.
 fn open_branch(
     spec: &BranchSpec,
     known: Option<BranchUuid>,
-    (adopt, is_told): (bool, bool),
+    adopt: bool,
     notices: &mut Vec<String>,
 ) -> Result<(Branch, Option<BranchRecord>), DaemonError> {
     let opened = match Branch::open(spec.clone(), known, adopt) {
@@ -291,8 +292,8 @@ fn open_branch(
     let branch = opened.branch;
     let id = match opened.adoption {
         Adoption::Found(id) | Adoption::New(id) => Some(id),
-        // It may have been another view's meanwhile, or the ledger may be an earlier one.
-        Adoption::Known => branch.uuid().filter(|_| is_told),
+        // It may have been another view's meanwhile.
+        Adoption::Known => branch.uuid().filter(|_| adopt),
     };
     let record = id.map(|id| {
         let replaced = known.is_some_and(|known| known != id);
@@ -301,33 +302,20 @@ fn open_branch(
     Ok((branch, record))
 }
 
-/// Refuses a branch in whose stage somebody's clock was ahead of ours: what is there could not be told from what
-/// this view leaves there later, which is removed.
-fn refuse_ahead(
-    branch: &Branch,
-    journal: &Journal,
-    now: jiff::Timestamp,
-) -> Result<(), DaemonError> {
+/// Refuses to adopt a branch in whose stage somebody's clock was ahead of ours.
+fn refuse_ahead(branch: &Branch, journal: &Journal) -> Result<(), DaemonError> {
     let name = branch.name();
-    let failed = |errno: Errno| {
-        DaemonError::Failed(format!("cannot look into .octroi/stage of branch {name}: {errno}"))
-    };
-    let stage = match branch.stage() {
-        Ok(stage) => stage,
-        // It is only read: nothing there is ever removed.
-        Err(Errno::ROFS) => return Ok(()),
-        Err(errno) => return Err(failed(errno)),
-    };
-    let names = RealDir::from_fd(stage.as_fd()).and_then(|dir| RealStorage.list(&dir));
-    let now = u64::try_from(now.as_millisecond()).unwrap_or(0);
-    let is_ahead = |txid: &TxId| txid.0.timestamp_ms() > now && journal.get(*txid).is_none();
-    let found = names.map_err(failed)?;
-    let ahead = found.iter().filter_map(|name| owner_of(name)).find(is_ahead);
-    let Some(txid) = ahead else { return Ok(()) };
-    Err(DaemonError::Failed(format!(
-        "branch {name} has .octroi/stage/{txid}, which is of a time that this machine's clock has not reached\n\
-         hint: set the clock, or move that out of .octroi: it may be the last copy that another view has"
-    )))
+    let ahead = copies::ahead_in_stage(branch, |txid| journal.get(txid).is_some());
+    match ahead {
+        Ok(None) => Ok(()),
+        Ok(Some(txid)) => Err(DaemonError::Failed(format!(
+            "cannot adopt branch {name}: .octroi/stage/{txid} in it is of a time that this machine's clock has not \
+             reached\nhint: set the clock, or move that out of .octroi: it may be the last copy that another view has"
+        ))),
+        Err(errno) => Err(DaemonError::Failed(format!(
+            "cannot look into .octroi/stage of branch {name}: {errno}"
+        ))),
+    }
 }
 
 pub(super) fn mover_branch_at_start(

@@ -3,19 +3,23 @@
 //!
 //! A thread for each branch: one that hangs holds up no other.
 
+use std::collections::{BTreeMap, HashSet};
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use super::DaemonError;
+use super::{DaemonError, append};
 use crate::branch::{Branch, BranchError};
 use crate::config::Config;
 use crate::error::Errno;
-use crate::ledger::{CheckpointCopy, Extends, Ledger};
-use crate::mover::Journal;
-use crate::storage::real::RealStorage;
-use crate::types::{BranchMode, BranchUuid, after, within};
+use crate::ledger::record::BranchRecord;
+use crate::ledger::{CheckpointCopy, End, Extends, Ledger, Record};
+use crate::mover::{Journal, Mover, owner_of};
+use crate::storage::Storage as _;
+use crate::storage::real::{RealDir, RealStorage};
+use crate::types::{BranchMode, BranchUuid, TxId, after, within};
 use crate::vfs::Vfs;
 
 /// Between two copies.
@@ -23,6 +27,9 @@ const EVERY: Duration = Duration::from_secs(60);
 
 /// How long a branch is waited for before the ledger is opened.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
+
+/// How long a copy waits for its signature.
+const SIGNED_WAIT: Duration = Duration::from_secs(2);
 
 /// How long a stop waits for the last copies.
 const STOP_WAIT: Duration = Duration::from_secs(5);
@@ -35,20 +42,23 @@ pub(super) struct Copies {
 }
 
 impl Copies {
-    /// What an adopted branch holds of other ledgers is replaced, and nothing else that the ledger does
-    /// not extend.
+    /// What a branch that came into the view holds of other ledgers is replaced, and nothing else that the
+    /// ledger does not extend.
     pub(super) fn start(
         vfs: &Vfs,
         ledger: &Arc<Ledger<RealStorage>>,
+        mover: &Arc<Mover<RealStorage>>,
         adopted: &[String],
     ) -> Result<Self, DaemonError> {
         let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
         let (running, ended) = crossbeam_channel::bounded::<()>(0);
         for (_, branch) in vfs.branches() {
             let name = format!("copy-{}", branch.name());
-            let ledger = Arc::clone(ledger);
-            let epoch = adopted.iter().any(|name| name == branch.name()).then(|| branch.epoch());
-            let mut copier = Copier { epoch, branch, ledger, copied: None, said: None };
+            let mut copier = Copier::new(branch, ledger, mover);
+            if adopted.iter().any(|name| name == copier.branch.name()) {
+                copier.epoch = Some(copier.branch.epoch());
+                copier.since = ledger.end();
+            }
             let (stopped, running) = (stopped.clone(), running.clone());
             let copy = move || {
                 copier.copy();
@@ -80,6 +90,9 @@ impl Drop for Copies {
 struct Copier {
     branch: Arc<Branch>,
     ledger: Arc<Ledger<RealStorage>>,
+    mover: Arc<Mover<RealStorage>>,
+    /// What the next copy must vouch for.
+    since: Option<End>,
     /// What the branch was when the copy in it was last read and found good. Also what was compared
     /// before the ledger was opened is read again: the branch may not have been there then.
     epoch: Option<u64>,
@@ -90,6 +103,15 @@ struct Copier {
 }
 
 impl Copier {
+    fn new(
+        branch: Arc<Branch>,
+        ledger: &Arc<Ledger<RealStorage>>,
+        mover: &Arc<Mover<RealStorage>>,
+    ) -> Self {
+        let (ledger, mover) = (Arc::clone(ledger), Arc::clone(mover));
+        Self { branch, ledger, mover, since: None, epoch: None, copied: None, said: None }
+    }
+
     fn copy(&mut self) {
         let epoch = self.branch.epoch();
         if !self.branch.is_online()
@@ -107,27 +129,57 @@ impl Copier {
         }
     }
 
+    /// Before the first copy in a branch that has none, or one of lost lines: a copy says that the ledger knows all
+    /// that this view left there, and what is there from before may be of lines that it does not have.
+    fn begin_anew(&mut self) -> Result<(), String> {
+        let (Some(id), BranchMode::Rw | BranchMode::GatesOnly) =
+            (self.branch.uuid(), self.branch.spec().mode)
+        else {
+            return Ok(());
+        };
+        let is_known = |txid| self.mover.with_journal(|journal| journal.get(txid).is_some());
+        let ahead = ahead_in_stage(&self.branch, is_known)
+            .map_err(|errno| format!("cannot look into its .octroi/stage: {errno}"))?;
+        if let Some(txid) = ahead {
+            return Err(format!(
+                "no copy of the checkpoint is kept in it: its .octroi/stage/{txid} is of a time that this machine's \
+                 clock has not reached; set the clock, or move that out of .octroi: it may be a last copy"
+            ));
+        }
+        let record = BranchRecord { branch: self.branch.name().to_owned(), id, replaced: false };
+        append(&self.ledger, Record::Branch(record)).map_err(|error| error.to_string())?;
+        self.since = self.ledger.end();
+        Ok(())
+    }
+
     /// In a branch that is new here the ledger must extend what is there; else that is evidence.
     fn copy_now(&mut self, epoch: u64) -> Result<(), String> {
         let failed = |errno: Errno| format!("cannot keep a copy of the checkpoint: {errno}");
         if Some(epoch) != self.epoch {
-            if let Some(found) = self.branch.kept_checkpoint().map_err(failed)? {
-                match self.ledger.extends(&found) {
-                    Extends::Yes => {}
-                    Extends::Unknown(why) => {
-                        return Err(format!(
-                            "the checkpoint in it, which stays, cannot be compared yet: {why}"
-                        ));
-                    }
-                    Extends::No(why) => {
-                        return Err(format!(
-                            "the ledger does not extend the checkpoint in it, which stays: {why}"
-                        ));
-                    }
+            let extends = match self.branch.kept_checkpoint().map_err(failed)? {
+                Some(found) => self.ledger.extends(&found),
+                None => Extends::Lost,
+            };
+            match extends {
+                Extends::Yes => {}
+                Extends::Lost => self.begin_anew()?,
+                Extends::Unknown(why) => {
+                    return Err(format!(
+                        "the checkpoint in it, which stays, cannot be compared yet: {why}"
+                    ));
+                }
+                Extends::No(why) => {
+                    return Err(format!(
+                        "the ledger does not extend the checkpoint in it, which stays: {why}"
+                    ));
                 }
             }
             self.epoch = Some(epoch);
         }
+        if self.since.is_some_and(|since| !self.ledger.covers(since, SIGNED_WAIT)) {
+            return Err(failed(Errno::AGAIN));
+        }
+        self.since = None;
         if let Some(note) = self.ledger.checkpoint() {
             self.branch.keep_checkpoint(&note).map_err(failed)?;
             self.copied = Some(note);
@@ -136,24 +188,44 @@ impl Copier {
     }
 }
 
+/// The first in stage, of a transaction that is not known, whose time is still to come here: later it could not be
+/// told from what this view leaves there, which is removed. None in a branch that is only read.
+pub(super) fn ahead_in_stage(
+    branch: &Branch,
+    is_known: impl Fn(TxId) -> bool,
+) -> Result<Option<TxId>, Errno> {
+    let stage = match branch.stage() {
+        Err(Errno::ROFS) => return Ok(None),
+        found => found?,
+    };
+    let names = RealStorage.list(&RealDir::from_fd(stage.as_fd())?)?;
+    let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
+    let mut entries = names.iter().filter_map(|name| owner_of(name));
+    Ok(entries.find(|txid| txid.0.timestamp_ms() > now && !is_known(*txid)))
+}
+
 /// What was found in the branches.
 pub(super) struct Found {
     /// The copies.
     pub copies: Vec<CheckpointCopy>,
-    /// Branches that have one of them.
+    /// The branch of each.
     with: Vec<String>,
     /// Branches that can be written, are there and have none.
     pub without: Vec<String>,
 }
 
 impl Found {
-    /// Has what nobody knows kept in each branch whose copy was not read: the ledger may be an earlier one.
-    pub fn doubt_others<'a>(
+    /// Has what nobody knows kept in each branch in which no copy shows that the ledger is not an earlier one.
+    pub fn doubt_others(
         &self,
         journal: &mut Journal,
-        known: impl IntoIterator<Item = (&'a String, &'a BranchUuid)>,
+        known: &BTreeMap<String, BranchUuid>,
+        is_extended: impl Fn(&[u8]) -> bool,
     ) {
-        for (_, id) in known.into_iter().filter(|(name, _)| !self.with.contains(name)) {
+        let copies = self.with.iter().zip(&self.copies);
+        let proven = copies.filter(|(_, copy)| is_extended(&copy.note));
+        let proven: HashSet<_> = proven.filter_map(|(name, _)| known.get(name)).collect();
+        for id in known.values().filter(|id| !proven.contains(id)) {
             journal.doubt(*id);
         }
     }
@@ -200,3 +272,7 @@ pub(super) fn find(config: &Config, adopt: &[String], notices: &mut Vec<String>)
     }
     Found { copies, with, without }
 }
+
+#[cfg(test)]
+#[path = "copies_tests.rs"]
+mod tests;

@@ -164,7 +164,7 @@ pub fn serve(launch: &Launch, live: impl FnOnce(&Live)) -> Result<(), DaemonErro
     let presence =
         Presence::start(&vfs, &assembled.mover, (loaded.config.hold_max, loaded.config.hold_keep))?;
     let retaining = assembled.retention.start(Arc::clone(&vfs))?;
-    let copies = Copies::start(&vfs, &ledger, &launch.adopt)?;
+    let copies = Copies::start(&vfs, &ledger, &assembled.mover, &assembled.adopted)?;
     let ended = mounted.wait();
     if let Err(error) = &ended {
         log::error!("the connection to the kernel ended: {error}");

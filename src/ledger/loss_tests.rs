@@ -37,7 +37,7 @@ fn branches_that_were_away_when_a_loss_was_accepted_come_back() {
         state.copies = copies;
         let (ledger, _) = state.open_to(None).unwrap();
         for copy in &state.copies {
-            assert_eq!(ledger.extends(&copy.note), Extends::Yes, "{}", copy.place);
+            assert_eq!(ledger.extends(&copy.note), Extends::Lost, "{}", copy.place);
         }
         ledger.close().unwrap();
     }
@@ -102,7 +102,7 @@ fn a_damaged_copy_is_accepted_once() {
     assert_eq!(opened.lost.len(), 1);
     ledger.close().unwrap();
     let (ledger, _) = state.open_to(None).unwrap();
-    assert_eq!(ledger.extends(&state.copies[0].note), Extends::Yes);
+    assert_eq!(ledger.extends(&state.copies[0].note), Extends::Lost);
     ledger.close().unwrap();
     assert!(matches!(state.open_to(Some("again")).map(drop), Err(LedgerError::NothingLost)));
 }

@@ -102,6 +102,7 @@ pub use reader::{Lines, Reader};
 pub use record::{Durability, Record};
 use sealer::Durable;
 pub use sealer::{End, Signing};
+pub use sealing::Extends;
 use sealing::Sealing;
 pub use start::{Acceptance, CheckpointCopy, Seal};
 use writer::{Content, Message, Start, Writer};
@@ -211,17 +212,6 @@ pub struct Opened {
     pub kept: Option<String>,
     /// Lines before this one have left or are to leave, by a record that is signed.
     pub pruned: u64,
-}
-
-/// Whether a ledger extends a checkpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Extends {
-    /// Shown by the tree.
-    Yes,
-    /// It cannot be told now; why not.
-    Unknown(String),
-    /// It does not; in words.
-    No(String),
 }
 
 /// A handle on the writer, which stops when `close` is called or the last handle is gone.
@@ -454,6 +444,9 @@ impl<S: Storage> Ledger<S> {
             return Extends::Unknown("no checkpoint is published yet".to_owned());
         };
         let is_kept = |found: &Checkpoint| seal.store.extends(found, &published) == Ok(true);
+        if seal.accounted.covers(note, |_| false) {
+            return Extends::Lost;
+        }
         if seal.accounted.covers(note, is_kept) {
             return Extends::Yes;
         }

@@ -103,7 +103,7 @@ pub enum MountEvent {
     Unmounted,
 }
 
-/// A branch was adopted.
+/// A branch was adopted, or gets a first copy of the checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BranchRecord {
     /// The name in the configuration.

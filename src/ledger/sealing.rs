@@ -12,6 +12,19 @@ use super::store::TreeStore;
 use super::{LedgerError, keys, start};
 use crate::storage::Storage;
 
+/// Whether a ledger extends a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Extends {
+    /// Shown by the tree.
+    Yes,
+    /// It vouches for lines that were accepted as lost.
+    Lost,
+    /// It cannot be told now; why not.
+    Unknown(String),
+    /// It does not; in words.
+    No(String),
+}
+
 /// What a signed ledger has more.
 pub struct Sealing<S: Storage> {
     pub durable: Arc<Durable>,

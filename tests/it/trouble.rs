@@ -344,14 +344,23 @@ fn what_stage_has_stays_where_the_checkpoint_was_not_compared() {
     };
     kept(&fsck(&[]).out, "a look");
     kept(&fsck(&["--repair"]).out, "a repair");
+    let told = || {
+        let ledger = sh(&scene.state(), "cat ledger/*.jsonl").ok();
+        ["inbox", "review"].map(|branch| {
+            ledger.matches(&format!(r#""kind":"branch","branch":"{branch}""#)).count()
+        })
+    };
+    assert_eq!(told(), [1, 1]);
     // The first mount makes the copy that is missing.
     for round in ["the first mount", "the second"] {
-        scene.mount().unmount();
+        let mount = scene.mount();
+        wait_for("a copy", || copy("review").is_file());
+        mount.unmount();
+        assert_eq!(told(), [1, 2], "{round}");
         let log = scene.base().join("daemon.log");
         kept(&fs::read_to_string(&log).expect("a log"), round);
         fs::remove_file(log).expect("removed");
     }
-    assert!(copy("review").is_file());
     let (_, since) = stage("review");
     fs::write(&since, "a rest").expect("written");
     scene.mount().unmount();

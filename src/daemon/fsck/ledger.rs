@@ -1,6 +1,6 @@
 //! The ledger's part of `octroi fsck`: its lines, key, signatures and their copies.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::types::{BranchUuid, counted};
 #[derive(Default)]
 pub(super) struct Memory {
     pub journal: Journal,
-    pub ids: HashMap<String, BranchUuid>,
+    pub ids: BTreeMap<String, BranchUuid>,
     /// Lines were lost, perhaps with the ids of branches.
     pub lost: bool,
 }
@@ -77,7 +77,7 @@ pub(super) fn look(config: &Config, state: &Path, report: &mut Report) -> Option
             tell(inspected, state, &copies, report);
             // As the mount has it.
             memory.journal.begin(jiff::Timestamp::now());
-            found.doubt_others(&mut memory.journal, &memory.ids);
+            found.doubt_others(&mut memory.journal, &memory.ids, |_| true);
             Some(memory)
         }
         Err(why) => {

@@ -2,7 +2,7 @@
 //! and hold, shadows in pools. Repairing is what the next mount's recovery would do, and no more;
 //! nothing in hold is ever deleted in doubt.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
@@ -217,7 +217,7 @@ fn split_hint(error: &BranchError) -> (String, Option<String>) {
     }
 }
 
-fn finding(found: Irregularity, ids: &HashMap<String, BranchUuid>) -> Finding {
+fn finding(found: Irregularity, ids: &BTreeMap<String, BranchUuid>) -> Finding {
     let shown = |name: &OsStr| name.to_string_lossy().into_owned();
     let (about, text, advice) = match found {
         Irregularity::Undecided(txid) => (
@@ -298,7 +298,7 @@ fn area(at: &Path) -> &'static str {
 }
 
 /// Branches as the configuration calls them.
-fn named(branches: &[BranchUuid], ids: &HashMap<String, BranchUuid>) -> String {
+fn named(branches: &[BranchUuid], ids: &BTreeMap<String, BranchUuid>) -> String {
     let name = |uuid: &BranchUuid| {
         let known = ids.iter().find(|(_, id)| *id == uuid);
         known.map_or_else(|| format!("branch {uuid}"), |(name, _)| format!("branch {name}"))
