@@ -3,14 +3,14 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 
 use crate::error::Errno;
 
 use super::adopt::{BranchError, DIRECTORY};
 use super::node::CONFINED;
 use super::private::{open_private, private_io};
-use super::{Branch, BranchSpec};
+use super::{Branch, BranchSpec, Returning};
 
 const NAME: &str = "checkpoint";
 const NEW_NAME: &str = "checkpoint.new";
@@ -35,6 +35,16 @@ impl Branch {
         online.private.as_ref().map_or(Ok(None), |private| read(&private.folder))
     }
 
+    /// Removes the copy in this branch; does nothing in one that is only read. EIO while it is offline.
+    pub fn remove_checkpoint(&self) -> Result<(), Errno> {
+        let online = self.online()?;
+        let Some(private) = &online.private else { return Ok(()) };
+        match rustix::fs::unlinkat(&private.folder, NAME, AtFlags::empty()) {
+            Err(Errno::NOENT) => Ok(()),
+            removed => removed.and_then(|()| rustix::fs::fsync(&private.folder)),
+        }
+    }
+
     /// Keeps a copy, whole and durable, in the place of the last one; does nothing in a branch that is
     /// only read. EIO while it is offline.
     pub fn keep_checkpoint(&self, note: &[u8]) -> Result<(), Errno> {
@@ -50,6 +60,13 @@ impl Branch {
         rustix::fs::fsync(&file)?;
         rustix::fs::renameat(folder, NEW_NAME, folder, NAME)?;
         rustix::fs::fsync(folder)
+    }
+}
+
+impl Returning {
+    /// The copy in it; none in a branch that is only read.
+    pub fn kept_checkpoint(&self) -> Result<Option<Vec<u8>>, Errno> {
+        self.0.private.as_ref().map_or(Ok(None), |private| read(&private.folder))
     }
 }
 
@@ -90,11 +107,17 @@ mod tests {
             branch.keep_checkpoint(note.as_bytes()).expect("kept");
             assert_eq!(branch.kept_checkpoint(), Ok(Some(note.into())));
         }
+        for _ in 0..2 {
+            assert_eq!(branch.remove_checkpoint(), Ok(()));
+            assert_eq!(branch.kept_checkpoint(), Ok(None));
+        }
+        branch.keep_checkpoint(b"two").expect("kept");
         drop(branch);
         assert_eq!(Branch::find_checkpoint(&spec).expect("read"), Some(b"two".to_vec()));
         let read_only = BranchSpec { mode: BranchMode::Ro, ..spec };
         let branch = Branch::open(read_only, None, false).expect("for reading").branch;
         assert_eq!(branch.keep_checkpoint(b"three"), Ok(()));
+        assert_eq!(branch.remove_checkpoint(), Ok(()));
         assert_eq!(std::fs::read(dir.path().join(".octroi/checkpoint")).expect("read"), b"two");
     }
 }

@@ -96,7 +96,7 @@ enum Mark {
 
 /// A branch that can come online again, opened and found to be the right one.
 #[derive(Debug)]
-pub struct Returning(Online);
+pub struct Returning(pub(super) Online);
 
 impl Returning {
     /// Its root, stage and hold; none for a read-only branch.
@@ -223,6 +223,13 @@ impl Branch {
             *why = one_line(error);
         }
         opened
+    }
+
+    /// The branch is there, and stays offline; shows why.
+    pub fn stay_offline(&self, reason: &str) {
+        if let Some((why, _)) = &mut self.condition.lock().absence {
+            reason.clone_into(why);
+        }
     }
 
     fn open_marked(&self, mark: &Mark) -> Result<Returning, BranchError> {

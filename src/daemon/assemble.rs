@@ -85,6 +85,9 @@ pub(super) fn assemble(
             refuse_ahead(&branch, &memory.journal)?;
             memory.journal.adopt(record.id, jiff::Timestamp::now());
             append(&ledger, Record::Branch(record))?;
+            if adopt {
+                forget_others(&branch, &ledger)?;
+            }
             adopted.push(branch.name().to_owned());
         }
         if let Some(id) = branch.uuid() {
@@ -300,6 +303,20 @@ fn open_branch(
         BranchRecord { branch: spec.name.clone(), id, replaced }
     });
     Ok((branch, record))
+}
+
+/// Removes what an adopted branch holds of another ledger: by that, the other view would trust it again.
+fn forget_others(branch: &Branch, ledger: &Ledger<RealStorage>) -> Result<(), DaemonError> {
+    let failed = |errno| {
+        let name = branch.name();
+        DaemonError::Failed(format!("cannot replace the checkpoint in branch {name}: {errno}"))
+    };
+    match branch.kept_checkpoint().map_err(failed)? {
+        Some(found) if ledger.extends(&found) != Extends::Yes => {
+            branch.remove_checkpoint().map_err(failed)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Refuses to adopt a branch in whose stage somebody's clock was ahead of ours.

@@ -31,6 +31,9 @@ const ANSWER_WAIT: Duration = Duration::from_secs(10);
 /// How long a copy waits for its signature.
 const SIGNED_WAIT: Duration = Duration::from_secs(2);
 
+/// How one says that a branch shows that the ledger is an earlier one, or another view's.
+pub(super) const NOT_EXTENDED: &str = "the ledger does not extend the checkpoint in it";
+
 /// How long a stop waits for the last copies.
 const STOP_WAIT: Duration = Duration::from_secs(5);
 
@@ -42,8 +45,7 @@ pub(super) struct Copies {
 }
 
 impl Copies {
-    /// What a branch that came into the view holds of other ledgers is replaced, and nothing else that the
-    /// ledger does not extend.
+    /// The ledger says of the adopted ones already that they begin anew.
     pub(super) fn start(
         vfs: &Vfs,
         ledger: &Arc<Ledger<RealStorage>>,
@@ -56,15 +58,15 @@ impl Copies {
             let name = format!("copy-{}", branch.name());
             let mut copier = Copier::new(branch, ledger, mover);
             if adopted.iter().any(|name| name == copier.branch.name()) {
-                copier.epoch = Some(copier.branch.epoch());
                 copier.since = ledger.end();
             }
             let (stopped, running) = (stopped.clone(), running.clone());
             let copy = move || {
                 copier.copy();
-                while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+                while stopped.recv_timeout(copier.pause()) == Err(RecvTimeoutError::Timeout) {
                     copier.copy();
                 }
+                copier.is_last = true;
                 copier.copy();
                 drop(running);
             };
@@ -93,6 +95,8 @@ struct Copier {
     mover: Arc<Mover<RealStorage>>,
     /// What the next copy must vouch for.
     since: Option<End>,
+    /// The ledger is closed.
+    is_last: bool,
     /// What the branch was when the copy in it was last read and found good. Also what was compared
     /// before the ledger was opened is read again: the branch may not have been there then.
     epoch: Option<u64>,
@@ -109,7 +113,13 @@ impl Copier {
         mover: &Arc<Mover<RealStorage>>,
     ) -> Self {
         let (ledger, mover) = (Arc::clone(ledger), Arc::clone(mover));
-        Self { branch, ledger, mover, since: None, epoch: None, copied: None, said: None }
+        let (since, is_last, epoch, copied, said) = (None, false, None, None, None);
+        Self { branch, ledger, mover, since, is_last, epoch, copied, said }
+    }
+
+    /// Until the next copy. The first in a branch waits for a signature only.
+    fn pause(&self) -> Duration {
+        if self.since.is_some() { SIGNED_WAIT } else { EVERY }
     }
 
     fn copy(&mut self) {
@@ -142,7 +152,7 @@ impl Copier {
             .map_err(|errno| format!("cannot look into its .octroi/stage: {errno}"))?;
         if let Some(txid) = ahead {
             return Err(format!(
-                "no copy of the checkpoint is kept in it: its .octroi/stage/{txid} is of a time that this machine's \
+                "no new copy of the checkpoint is kept in it: its .octroi/stage/{txid} is of a time that this machine's \
                  clock has not reached; set the clock, or move that out of .octroi: it may be a last copy"
             ));
         }
@@ -162,6 +172,8 @@ impl Copier {
             };
             match extends {
                 Extends::Yes => {}
+                Extends::Lost if self.since.is_some() => {}
+                Extends::Lost if self.is_last => return Ok(()),
                 Extends::Lost => self.begin_anew()?,
                 Extends::Unknown(why) => {
                     return Err(format!(
@@ -169,15 +181,13 @@ impl Copier {
                     ));
                 }
                 Extends::No(why) => {
-                    return Err(format!(
-                        "the ledger does not extend the checkpoint in it, which stays: {why}"
-                    ));
+                    return Err(format!("{NOT_EXTENDED}, which stays: {why}"));
                 }
             }
             self.epoch = Some(epoch);
         }
         if self.since.is_some_and(|since| !self.ledger.covers(since, SIGNED_WAIT)) {
-            return Err(failed(Errno::AGAIN));
+            return Err("a first copy of the checkpoint waits for its signature".to_owned());
         }
         self.since = None;
         if let Some(note) = self.ledger.checkpoint() {

@@ -75,6 +75,17 @@ fn a_first_copy_vouches_for_a_line_that_says_that_the_branch_begins_anew() {
     // The next run finds it.
     bench.copier().copy();
     assert_eq!(bench.told().0, 1);
+    // A start has said it, and a stop, after which nothing can be said, leaves it to the next start.
+    for (is_start, is_last) in [(true, false), (false, true)] {
+        std::fs::remove_file(bench.copy()).expect("removed");
+        let mut copier = bench.copier();
+        copier.since = is_start.then(|| bench.ledger.end()).flatten();
+        copier.is_last = is_last;
+        copier.copy();
+        assert_eq!((copier.said, bench.told().0), (None, 1));
+        assert_eq!(bench.copy().exists(), is_start);
+        bench.branch.keep_checkpoint(&bench.ledger.checkpoint().expect("one")).expect("kept");
+    }
 
     // One that cannot be read at first, and is removed while the view is mounted.
     std::fs::remove_file(bench.copy()).expect("removed");

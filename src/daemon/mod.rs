@@ -161,8 +161,12 @@ pub fn serve(launch: &Launch, live: impl FnOnce(&Live)) -> Result<(), DaemonErro
 
     let watching = signals.watch(mountpoint.clone(), reloading)?;
     let tending = Tending::start(Arc::clone(&vfs))?;
-    let presence =
-        Presence::start(&vfs, &assembled.mover, (loaded.config.hold_max, loaded.config.hold_keep))?;
+    let presence = Presence::start(
+        &vfs,
+        &ledger,
+        &assembled.mover,
+        (loaded.config.hold_max, loaded.config.hold_keep),
+    )?;
     let retaining = assembled.retention.start(Arc::clone(&vfs))?;
     let copies = Copies::start(&vfs, &ledger, &assembled.mover, &assembled.adopted)?;
     let ended = mounted.wait();

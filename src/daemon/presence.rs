@@ -11,8 +11,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::DaemonError;
 use super::assemble::{mover_branch, tell};
+use super::copies::NOT_EXTENDED;
 use crate::branch::{Branch, BranchError, Returning, SpaceLimit};
 use crate::error::Errno;
+use crate::ledger::{Extends, Ledger};
 use crate::mover::Mover;
 use crate::storage::real::RealStorage;
 use crate::types::after;
@@ -37,6 +39,7 @@ pub(super) struct Presence {
 impl Presence {
     pub(super) fn start(
         vfs: &Arc<Vfs>,
+        ledger: &Arc<Ledger<RealStorage>>,
         mover: &Arc<Mover<RealStorage>>,
         (hold_max, hold_keep): (SpaceLimit, Duration),
     ) -> Result<Self, DaemonError> {
@@ -49,6 +52,7 @@ impl Presence {
                 read_only: false,
                 branch,
                 vfs: Arc::clone(vfs),
+                ledger: Arc::clone(ledger),
                 mover: Arc::clone(mover),
                 hold_max,
                 hold_keep,
@@ -85,6 +89,7 @@ impl Drop for Presence {
 struct Watcher {
     branch: Arc<Branch>,
     vfs: Arc<Vfs>,
+    ledger: Arc<Ledger<RealStorage>>,
     mover: Arc<Mover<RealStorage>>,
     /// How much of it what can be undone may take, and how long that is kept.
     hold_max: SpaceLimit,
@@ -154,12 +159,21 @@ impl Watcher {
         }
     }
 
-    /// First what waits for the branch is recovered, then users reach it.
+    /// First what waits for the branch is recovered, then users reach it. One by which the ledger is an earlier one,
+    /// or another view's, is left alone: a mount is refused with it.
     fn come_back(&mut self, returning: Returning) -> Result<(), Errno> {
         let movable = match returning.folders() {
             Some(folders) => mover_branch(&self.branch, folders)?,
             None => None,
         };
+        if let Ok(Some(found)) = returning.kept_checkpoint()
+            && let Extends::No(why) = self.ledger.extends(&found)
+        {
+            let why = format!("{NOT_EXTENDED}: {why}");
+            self.branch.stay_offline(&why);
+            self.say(why);
+            return Ok(());
+        }
         let mut notices = Vec::new();
         if let Some(movable) = movable {
             tell(&self.mover.branch_returned(movable), &mut notices);

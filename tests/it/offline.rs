@@ -107,6 +107,35 @@ fn a_branch_missing_at_mount_heals_when_its_disk_is_mounted() {
 }
 
 #[test]
+fn a_branch_that_shows_that_the_ledger_is_an_earlier_one_stays_offline() {
+    let (scene, disk) = lab_with_disk();
+    let keep = "cp -a state kept; for b in inbox review; do cp branches/$b/.octroi/checkpoint kept.$b; done";
+    sh(scene.base(), keep).ok();
+    let mount = scene.mount();
+    mount.sh("echo more >inbox/f").ok();
+    mount.unmount();
+    // The copy of a crossing that the lines which are rolled back would know.
+    let now = jiff::Timestamp::now().as_millisecond() as u64;
+    let staged = format!("other/.octroi/stage/{}", ulid::Ulid::from_parts(now, 7));
+    let staged = branches(&scene).join(staged);
+    fs::write(&staged, "the last").expect("written");
+    sh(&branches(&scene), "umount other && rmdir other").ok();
+    let back = "rm -r state; cp -a kept state; for b in inbox review; do cp kept.$b branches/$b/.octroi/checkpoint; done";
+    sh(scene.base(), back).ok();
+    let mount = scene.mount();
+    sh(&branches(&scene), "mkdir other && mount -o loop other.img other").ok();
+    wait_offline(&scene, "other", "the ledger does not extend the checkpoint in it");
+    answers_eio(&mount, "ls other");
+    others_serve(&mount);
+    assert_eq!(said(&scene, "branch other stays offline: the ledger does not extend"), 1);
+    mount.unmount();
+    assert_eq!(fs::read_to_string(&staged).expect("kept"), "the last");
+    let refused = scene.mount_refused(&[]).err;
+    assert!(refused.contains("the copy in branch other vouches for"), "{refused}");
+    drop(disk);
+}
+
+#[test]
 fn a_disk_that_fails_goes_offline_and_heals_when_it_is_mounted_again() {
     fails_and_heals(LAB);
 }
