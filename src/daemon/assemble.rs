@@ -309,13 +309,12 @@ fn open_branch(
 fn forget_others(branch: &Branch, ledger: &Ledger<RealStorage>) -> Result<(), DaemonError> {
     let failed = |errno| {
         let name = branch.name();
-        DaemonError::Failed(format!("cannot replace the checkpoint in branch {name}: {errno}"))
+        DaemonError::Failed(format!("cannot remove .octroi/checkpoint of branch {name}: {errno}"))
     };
-    match branch.kept_checkpoint().map_err(failed)? {
-        Some(found) if ledger.extends(&found) != Extends::Yes => {
-            branch.remove_checkpoint().map_err(failed)
-        }
-        _ => Ok(()),
+    match branch.kept_checkpoint() {
+        Ok(None) => Ok(()),
+        Ok(Some(found)) if ledger.extends(&found) == Extends::Yes => Ok(()),
+        _ => branch.remove_checkpoint().map_err(failed),
     }
 }
 

@@ -166,6 +166,9 @@ impl Copier {
     fn copy_now(&mut self, epoch: u64) -> Result<(), String> {
         let failed = |errno: Errno| format!("cannot keep a copy of the checkpoint: {errno}");
         if Some(epoch) != self.epoch {
+            if self.epoch.take().is_some() {
+                self.since = None;
+            }
             let extends = match self.branch.kept_checkpoint().map_err(failed)? {
                 Some(found) => self.ledger.extends(&found),
                 None => Extends::Lost,

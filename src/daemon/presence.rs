@@ -166,13 +166,17 @@ impl Watcher {
             Some(folders) => mover_branch(&self.branch, folders)?,
             None => None,
         };
-        if let Ok(Some(found)) = returning.kept_checkpoint()
-            && let Extends::No(why) = self.ledger.extends(&found)
-        {
-            let why = format!("{NOT_EXTENDED}: {why}");
-            self.branch.stay_offline(&why);
-            self.say(why);
-            return Ok(());
+        if let Ok(Some(found)) = returning.kept_checkpoint() {
+            let why = match self.ledger.extends(&found) {
+                Extends::No(why) => Some(format!("{NOT_EXTENDED}: {why}")),
+                Extends::Unknown(why) if self.ledger.checkpoint().is_none() => Some(why),
+                _ => None,
+            };
+            if let Some(why) = why {
+                self.branch.stay_offline(&why);
+                self.say(why);
+                return Ok(());
+            }
         }
         let mut notices = Vec::new();
         if let Some(movable) = movable {

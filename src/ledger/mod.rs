@@ -457,7 +457,7 @@ impl<S: Storage> Ledger<S> {
         match seal.store.extends(&wanted, &published) {
             Ok(true) => Extends::Yes,
             Ok(false) if wanted.size > published.size => {
-                Extends::No(format!("it vouches for {} lines of {}", wanted.size, published.size))
+                Extends::No(format!("it vouches for {} lines, more than there are", wanted.size))
             }
             Ok(false) => {
                 let size = wanted.size;

@@ -159,6 +159,14 @@ impl Lab {
                 }
             }
             Err(said) => {
+                // ext4 says so of a value that does not fit, on an empty disk too.
+                let does_not_fit = errno == Errno::NOSPC
+                    && records.last().is_some_and(|last| {
+                        let reason = last["reason"].as_str().unwrap_or_default();
+                        reason.contains("cannot keep extended attribute")
+                    });
+                let (text, errno) =
+                    if does_not_fit { ("EOPNOTSUPP", Errno::OPNOTSUPP) } else { (text, errno) };
                 let expected = std::io::Error::from(errno).to_string();
                 let expected = expected.split(" (os").next().expect("words").to_owned();
                 if !said.contains(&expected) && !said.trim_end().ends_with(text) {

@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::Value;
 
 use crate::disk::Disk;
-use crate::harness::{LAB, Mount, Scene, require_root, sh_as};
+use crate::harness::{LAB, Mount, Scene, require_root, sh_as, wait_for};
 use crate::strace::Strace;
 
 struct Lab {
@@ -128,7 +128,7 @@ fn what_is_accepted_stays_until_it_is_discarded() {
     let mount = scene.mount();
     let log = || fs::read_to_string(scene.base().join("daemon.log")).expect("a log");
     let told = format!("{txid} still needs a person");
-    assert_eq!(log().matches(&told).count(), 1, "{}", log());
+    wait_for("the notice", || log().matches(&told).count() == 1);
     let shown = mount.sh(&format!("$OCTROI tx show {txid}")).ok();
     assert!(shown.contains("neither retry nor abort is possible after it"), "{shown}");
     let said = mount.sh(&format!("$OCTROI tx accept {txid}")).ok();
@@ -137,7 +137,6 @@ fn what_is_accepted_stays_until_it_is_discarded() {
     assert_eq!(mount.sh("cat review/f; ls inbox").ok(), "old\n");
     mount.unmount();
     let mount = scene.mount();
-    assert_eq!(log().matches(&told).count(), 1, "it needs nobody any more");
     assert!(hold.exists() && stage.exists(), "a mount has swept what was accepted");
     let shown = mount.sh(&format!("$OCTROI tx show {txid}")).ok();
     assert!(shown.contains("accept --discard") && !shown.contains("tx retry"), "{shown}");
@@ -156,6 +155,7 @@ fn what_is_accepted_stays_until_it_is_discarded() {
     let shown = mount.sh(&format!("$OCTROI tx show {txid}")).ok();
     assert!(shown.contains("what it kept was deleted") && !shown.contains("choices"), "{shown}");
     mount.unmount();
+    assert_eq!(log().matches(&told).count(), 1, "it needs nobody any more");
 }
 
 #[test]
