@@ -112,7 +112,8 @@ fn a_branch_that_shows_that_the_ledger_is_an_earlier_one_stays_offline() {
     let keep = "cp -a state kept; for b in inbox review; do cp branches/$b/.octroi/checkpoint kept.$b; done";
     sh(scene.base(), keep).ok();
     let mount = scene.mount();
-    mount.sh("echo more >inbox/f").ok();
+    // More than there will be again.
+    mount.sh("for name in $(seq 200); do echo more >inbox/$name; done").ok();
     mount.unmount();
     // The copy of a crossing that the lines which are rolled back would know.
     let now = jiff::Timestamp::now().as_millisecond() as u64;
