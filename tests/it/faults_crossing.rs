@@ -145,7 +145,12 @@ impl Lab {
         let result = self.act(&name);
         let lines = strace.detach();
         let injected = lines.iter().find(|line| line.contains("INJECTED"));
-        let Some(injected) = injected else { return vec!["the call was not made".to_owned()] };
+        let Some(injected) = injected else {
+            return vec![format!(
+                "the call is not among the {} that were made, and it ended with {result:?}",
+                lines.len()
+            )];
+        };
         let now = self.ends(&name);
         let records = self.records().split_off(known);
         match result {
