@@ -28,8 +28,10 @@ use crate::sys::schedule::{Slice, set_slice};
 
 /// Longer than this, and a lane is slow: what an ordinary operation takes is a thousandth of it.
 const SLOW: Duration = Duration::from_millis(20);
-/// For how long a lane then counts as slow.
-const SLOW_FOR: Duration = Duration::from_secs(1);
+/// For how long a lane then counts as slow: as many times as long as that took, within a bound. So the
+/// removal of a large file now and then does not send everything through another thread.
+const SLOW_TIMES: u64 = 4;
+const SLOW_FOR_MAX: Duration = Duration::from_secs(1);
 /// Threads of a lane for ordinary requests.
 const THREADS: usize = 16;
 /// Threads of a lane for syncing. Twice as many sync 1.7 times as much, and make those who work in other
@@ -106,15 +108,17 @@ impl Pace {
         }
         let running = self.running.load(Ordering::Acquire);
         let moved = self.moved.load(Ordering::Acquire);
-        let stuck = running > 0 && now.saturating_sub(moved) > nanos(SLOW);
-        if stuck {
-            self.note_slow(now);
-        }
-        stuck
+        running > 0 && self.note(now.saturating_sub(moved), now)
     }
 
-    fn note_slow(&self, now: u64) {
-        self.slow_until.fetch_max(now.saturating_add(nanos(SLOW_FOR)), Ordering::Relaxed);
+    /// Takes into account for how long something takes, or took; whether that is slow.
+    fn note(&self, took: u64, now: u64) -> bool {
+        let slow = took > nanos(SLOW);
+        if slow {
+            let time = took.saturating_mul(SLOW_TIMES).min(nanos(SLOW_FOR_MAX));
+            self.slow_until.fetch_max(now.saturating_add(time), Ordering::Relaxed);
+        }
+        slow
     }
 
     fn begin(&self, now: u64) {
@@ -128,9 +132,7 @@ impl Pace {
     fn end(&self, begun: u64, now: u64) {
         self.moved.store(now, Ordering::Release);
         self.running.fetch_sub(1, Ordering::AcqRel);
-        if now.saturating_sub(begun) > nanos(SLOW) {
-            self.note_slow(now);
-        }
+        self.note(now.saturating_sub(begun), now);
     }
 }
 
@@ -357,9 +359,28 @@ mod tests {
         assert!(lanes.pass(1).is_none(), "one request has been in it for too long");
         assert!(lanes.pass(2).is_some() && lanes.pass(0).is_some());
         drop(stuck);
-        assert!(lanes.pass(1).is_none(), "it was slow a moment ago");
-        std::thread::sleep(SLOW_FOR + SLOW);
+        std::thread::sleep(SLOW_FOR_MAX + SLOW);
         assert!(lanes.pass(1).is_some(), "it may try again");
+    }
+
+    #[test]
+    fn a_lane_is_slow_for_a_while_in_proportion() {
+        let pace = Pace::default();
+        let one = nanos(SLOW) + 1;
+        let mut now = nanos(LONG);
+        for (took, slow_for) in [(one, one * SLOW_TIMES), (nanos(LONG), nanos(SLOW_FOR_MAX))] {
+            pace.begin(now);
+            assert!(!pace.is_slow(now + nanos(SLOW)));
+            assert!(pace.is_slow(now + one));
+            pace.end(now, now + took);
+            now += took;
+            assert!(pace.is_slow(now + slow_for - 1));
+            assert!(!pace.is_slow(now + slow_for));
+            now += slow_for;
+        }
+        pace.begin(now);
+        pace.end(now, now + nanos(SLOW));
+        assert!(!pace.is_slow(now + nanos(SLOW)), "it took no longer than it may");
     }
 
     #[test]

@@ -120,9 +120,7 @@ impl Vfs {
             return Some(Attributes { number, stat: self.last_stat(&folder), ttl: Duration::ZERO });
         }
         match self.find_child(parent, &listed.name) {
-            Ok(child) => {
-                Some(Attributes { number: child.inode.number, stat: child.stat, ttl: child.ttl })
-            }
+            Ok(child) => Some(child.attributes()),
             Err(Errno::NOENT) => None,
             // It is there, but cannot be looked at: a mount point inside the branch, say. Its own
             // number stays free for when it can.

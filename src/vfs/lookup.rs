@@ -14,14 +14,20 @@ use crate::view::{Domain, Inode, LayoutIndex, Parts, Place};
 
 use super::site::{Node, OpenPart, directories};
 use super::{
-    AUDIT_NAME, Attributes, PRIVATE_NAME, RecordLevel, TTL, Vfs, check_name, virtual_stat,
+    AUDIT_NAME, Attributes, FIXED_TTL, PRIVATE_NAME, RecordLevel, TTL, Vfs, check_name,
+    virtual_stat,
 };
 
 /// A child that was found; it holds one reference for the kernel.
 pub(super) struct Child {
     pub inode: Arc<Inode>,
     pub stat: Stat,
-    pub ttl: Duration,
+}
+
+impl Child {
+    pub fn attributes(&self) -> Attributes {
+        Attributes { number: self.inode.number, stat: self.stat, ttl: ttl(&self.inode) }
+    }
 }
 
 impl Vfs {
@@ -40,8 +46,7 @@ impl Vfs {
         if in_audit || (parent.number == LayoutIndex::ROOT.number() && name == AUDIT_NAME) {
             return self.lookup_audit(caller, &parent, name);
         }
-        let child = self.find_child(&parent, name)?;
-        Ok(Attributes { number: child.inode.number, stat: child.stat, ttl: child.ttl })
+        Ok(self.find_child(&parent, name)?.attributes())
     }
 
     /// The child of that name, with a reference counted. Does not know `.audit`.
@@ -50,7 +55,7 @@ impl Vfs {
             if let Some(child) = self.view.layout.child(folder, name) {
                 let inode = self.inode(child.number())?;
                 let stat = self.stat(&inode)?;
-                return Ok(Child { inode, stat, ttl: TTL });
+                return Ok(Child { inode, stat });
             }
             if self.view.layout.folder(folder).domain.is_none() || name == PRIVATE_NAME {
                 return Err(Errno::NOENT);
@@ -79,7 +84,7 @@ impl Vfs {
             }
             _ => first.found.stat,
         };
-        Ok(Child { inode, stat, ttl: TTL })
+        Ok(Child { inode, stat })
     }
 
     /// What was found must be what the kernel will get by the number. ESTALE, on which it tries again.
@@ -129,7 +134,7 @@ impl Vfs {
             Some(file) => self.branch(file.branch())?.stat(file.descriptor().as_fd())?,
             None => self.stat(&inode)?,
         };
-        Ok(Attributes { number, stat, ttl: TTL })
+        Ok(Attributes { number, stat, ttl: ttl(&inode) })
     }
 
     /// Attributes of an inode of a branch or the layout.
@@ -240,6 +245,11 @@ impl Vfs {
         space.blocks_available = space.blocks_available.saturating_add(blocks).min(space.blocks);
         space
     }
+}
+
+/// How long the kernel may keep what it is told of an inode.
+fn ttl(inode: &Inode) -> Duration {
+    if matches!(*inode.place(), Place::Virtual) { FIXED_TTL } else { TTL }
 }
 
 /// The attributes of a directory: those of its first part, but the newest times, for a change may have

@@ -82,6 +82,9 @@ pub use undo::{UndoError, UndoPlan};
 /// How long the kernel may keep names and attributes. Changes that come through the mount are seen at
 /// once all the same; this bounds how late changes from outside are.
 pub const TTL: Duration = Duration::from_secs(1);
+/// The same for the folders that the configuration alone makes, which never change. Each walk of a path
+/// asks for the attributes of the root.
+const FIXED_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Seconds between two times that free memory is given back whatever was forgotten: as long as the allocator would take,
 /// if only somebody went on allocating. The listing of a folder of 50,000 leaves 4 MB.

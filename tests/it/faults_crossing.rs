@@ -56,7 +56,7 @@ impl Lab {
         require_root();
         let body = LAB.replace("mode = \"gates-only\"\n", "");
         let scene = Scene::with(&["inbox", "other", "review"], &body);
-        let disk = other_disk.then(|| Disk::ext4(&scene, "review", "96M"));
+        let disk = other_disk.then(|| Disk::ext4(&scene, "review", "512M"));
         let mount = scene.mount();
         Self { scene, mount, _disk: disk, kind, cases: 0 }
     }
