@@ -2,7 +2,7 @@
 //!
 //! The last is the business of [`super::private`].
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use crate::error::Errno;
 use crate::sys::handle::{kernel_handle, open_by_handle};
 use crate::types::{BranchMode, BranchUuid};
 
+use super::case::check_case;
 use super::directory::leaves_links_uncounted;
 use super::private::{Identified, identify, identify_unchanged};
 use super::{Branch, BranchSpec, Online};
@@ -83,6 +84,22 @@ pub enum BranchError {
         path: PathBuf,
         /// The id that was found, in words.
         found: String,
+    },
+    /// Its file system takes names for the same that differ in case alone.
+    #[error(
+        "branch {name}: in {} the names {} and {} are one: rules about names could be walked round\n\
+         hint: a branch must tell upper from lower case (ext4: without chattr +F)",
+        path.display(), one.display(), other.display()
+    )]
+    FoldsCase {
+        /// The branch.
+        name: String,
+        /// Its directory.
+        path: PathBuf,
+        /// The name of a folder in it.
+        one: OsString,
+        /// The same in the other case.
+        other: OsString,
     },
     /// The configured path leads to something else than what is open.
     #[error(
@@ -170,6 +187,7 @@ pub(super) fn open_online(
     let by_handle = opens_by_handle(&root);
     let links_uncounted = leaves_links_uncounted(root.as_fd());
     let shows_changes = !spec.exposed && is_of_this_machine(&root);
+    check_case(spec, &root)?;
     let identified = if spec.mode == BranchMode::Ro {
         identify_unchanged(spec, &root, known, adopt)?
     } else {

@@ -10,7 +10,7 @@ use crate::error::Errno;
 use super::adopt::{BranchError, DIRECTORY};
 use super::node::CONFINED;
 use super::private::{open_private, private_io};
-use super::{Branch, BranchSpec, Returning};
+use super::{Branch, BranchSpec, Online, Returning};
 
 const NAME: &str = "checkpoint";
 const NEW_NAME: &str = "checkpoint.new";
@@ -31,8 +31,7 @@ impl Branch {
 
     /// The copy in this branch. EIO while it is offline.
     pub fn kept_checkpoint(&self) -> Result<Option<Vec<u8>>, Errno> {
-        let online = self.online()?;
-        online.private.as_ref().map_or(Ok(None), |private| read(&private.folder))
+        self.online()?.kept_checkpoint()
     }
 
     /// Removes the copy in this branch; does nothing in one that is only read. EIO while it is offline.
@@ -66,7 +65,13 @@ impl Branch {
 impl Returning {
     /// The copy in it; none in a branch that is only read.
     pub fn kept_checkpoint(&self) -> Result<Option<Vec<u8>>, Errno> {
-        self.0.private.as_ref().map_or(Ok(None), |private| read(&private.folder))
+        self.0.kept_checkpoint()
+    }
+}
+
+impl Online {
+    fn kept_checkpoint(&self) -> Result<Option<Vec<u8>>, Errno> {
+        self.private.as_ref().map_or(Ok(None), |private| read(&private.folder))
     }
 }
 

@@ -39,7 +39,9 @@ impl Branch {
             return 1;
         }
         // It is not read in anybody's name, and so must not count as read.
-        let Ok(entries) = read_entries(node, OFlags::NOATIME, SMALL_BUFFER) else { return 1 };
+        let Ok(entries) = read_entries(node, OFlags::NOATIME, SMALL_BUFFER, usize::MAX) else {
+            return 1;
+        };
         let folders = entries.iter().filter(|entry| entry.kind == Some(FileKind::Directory));
         u32::try_from(folders.count()).unwrap_or(0).saturating_add(2)
     }
@@ -52,17 +54,32 @@ impl Branch {
     /// All entries but `.` and `..`, in the file system's order.
     pub fn read_dir(&self, node: BorrowedFd<'_>) -> Result<Vec<DirEntry>, Errno> {
         self.check_online()?;
-        read_entries(node, OFlags::empty(), BUFFER)
+        read_entries(node, OFlags::empty(), BUFFER, usize::MAX)
     }
 }
 
-/// All entries but `.` and `..`, with `room` bytes for those of one getdents64(2).
-fn read_entries(node: BorrowedFd<'_>, flags: OFlags, room: usize) -> Result<Vec<DirEntry>, Errno> {
+/// Some entries of a directory, in the file system's order. It does not count as read where it is our own.
+pub(super) fn some_entries(node: BorrowedFd<'_>, most: usize) -> Result<Vec<DirEntry>, Errno> {
+    match read_entries(node, OFlags::NOATIME, SMALL_BUFFER, most) {
+        Err(Errno::PERM) => read_entries(node, OFlags::empty(), SMALL_BUFFER, most),
+        read => read,
+    }
+}
+
+/// The first entries but `.` and `..`, with `room` bytes for those of one getdents64(2).
+fn read_entries(
+    node: BorrowedFd<'_>,
+    flags: OFlags,
+    room: usize,
+    most: usize,
+) -> Result<Vec<DirEntry>, Errno> {
     let dir = reopen(node, OFlags::RDONLY | OFlags::DIRECTORY | flags)?;
     let mut buffer = Vec::with_capacity(room);
     let mut entries = Vec::new();
     let mut reader = RawDir::new(&dir, buffer.spare_capacity_mut());
-    while let Some(entry) = reader.next() {
+    while entries.len() < most
+        && let Some(entry) = reader.next()
+    {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
         if name == b"." || name == b".." {

@@ -15,6 +15,7 @@ use crate::types::{BranchIndex, BranchIo, BranchMode, BranchUuid, Handle, Time};
 
 mod adopt;
 mod attributes;
+mod case;
 mod content;
 mod copy;
 mod create;

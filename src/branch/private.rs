@@ -8,12 +8,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 
 use crate::error::Errno;
 use crate::types::{BranchUuid, after};
 
 use super::adopt::{Adoption, BranchError, DIRECTORY};
+use super::case::check_case;
 use super::node::CONFINED;
 use super::{BranchSpec, Private};
 
@@ -38,10 +39,15 @@ pub(super) fn private_io(
 /// Makes `.octroi`. Only for a branch that may be given an id.
 fn make_private(spec: &BranchSpec, root: &OwnedFd) -> Result<(), BranchError> {
     match rustix::fs::mkdirat(root, ".octroi", Mode::RWXU) {
-        Ok(()) => rustix::fs::fsync(root).map_err(private_io(spec, "sync the folder of", "")),
-        Err(Errno::EXIST) => Ok(()),
-        Err(errno) => Err(private_io(spec, "make", "")(errno)),
+        Ok(()) => {}
+        Err(Errno::EXIST) => return Ok(()),
+        Err(errno) => return Err(private_io(spec, "make", "")(errno)),
     }
+    // An empty branch shows it only now.
+    check_case(spec, root).inspect_err(|_| {
+        let _ = rustix::fs::unlinkat(root, ".octroi", AtFlags::REMOVEDIR);
+    })?;
+    rustix::fs::fsync(root).map_err(private_io(spec, "sync the folder of", ""))
 }
 
 /// Opens `.octroi`, `None` where there is none; it must be ours, closed, and on the branch's own file

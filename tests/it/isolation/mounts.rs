@@ -136,3 +136,34 @@ fn what_was_mounted_inside_a_branch_before_is_not_entered() {
 fn what_is_mounted_inside_a_branch_meanwhile_is_not_entered() {
     is_not_entered(true, false);
 }
+
+/// A folder bound to the other case of its name is what a case-insensitive file system makes of it.
+#[test]
+fn a_branch_that_takes_another_case_for_the_same_name_is_refused() {
+    require_root();
+    let body =
+        ["inbox", "empty"].map(|name| format!("[branches.{name}]\npath = \"branches/{name}\"\n"));
+    let body = body.concat();
+    let scene = Scene::with(&["inbox", "empty"], &body);
+    scene.mount().unmount();
+    let bind = |branch: &str, one: &str, other: &str| {
+        let branch = scene.branch(branch);
+        sh(&branch, &format!("mkdir -p {one} {other} && mount --bind {one} {other}")).ok();
+        Mounted(vec![branch.join(other)])
+    };
+    for (branch, one, other) in [("inbox", ".octroi", ".OCTROI"), ("empty", "dAtA.1", "DaTa.1")] {
+        let bound = bind(branch, one, other);
+        let refused = scene.mount_refused(&[]).err;
+        assert!(refused.contains(&format!("branch {branch}: ")), "{refused}");
+        assert!(refused.contains(&format!("{one} and {other} are one")), "{refused}");
+        drop(bound);
+        scene.mount().unmount();
+    }
+    // Nothing is left in one that was never mounted.
+    let fresh = Scene::with(&["inbox", "empty"], &body);
+    let branch = fresh.branch("empty");
+    sh(&branch, "mkdir one ONE && mount --bind one ONE").ok();
+    let _bound = Mounted(vec![branch.join("ONE")]);
+    assert!(fresh.mount_refused(&[]).err.contains("one and ONE are one"));
+    assert!(!branch.join(".octroi").exists());
+}
