@@ -117,6 +117,24 @@ fn eight_writers_of_a_database_lose_no_row() {
 }
 
 #[test]
+fn clients_of_a_file_server_get_the_answers_that_were_recorded() {
+    let scene = three_kinds();
+    let mount = scene.mount();
+    let script = "dbench -D . -t 3 -x -S 4 2>&1";
+    in_all_places(&mount, script, |place, out| {
+        let told = |line: &&str| line.starts_with("Throughput ");
+        let wrong = |line: &&str| {
+            line.starts_with('[') || line.contains("ERROR") || line.contains("Child failed")
+        };
+        assert!(
+            out.lines().any(|line| told(&line)) && !out.lines().any(|line| wrong(&line)),
+            "{place}: {out}"
+        );
+    });
+    unmount_quietly(&scene, mount);
+}
+
+#[test]
 fn stressors_at_once_find_nothing_wrong() {
     let scene = three_kinds();
     let mount = scene.mount();

@@ -99,7 +99,7 @@ fn git_works_and_finds_its_repository_sound() {
              mkdir repo; cd repo; git init -q; tar xf {} ; git add -A 2>/dev/null; git commit -qm one
              git status --porcelain; git checkout -qb side; git rm -rq $(ls | head -20); git commit -qm two
              git checkout -q main; git merge -q --no-ff -m three side; git gc -q --prune=now; git fsck --full --strict 2>&1
-             git clone -q . ../clone; cd ../clone; git rev-parse HEAD^{{tree}}; git log --oneline | wc -l",
+             git clone -q . ../clone; cd ../clone; git fsck --full --strict 2>&1; git rev-parse HEAD^{{tree}}; git log --oneline | wc -l",
             archive.display()
         );
         let seen = sh(&mount.path(branch), &script).ok();

@@ -100,7 +100,7 @@ fn a_relative_link_put_there_from_outside_is_followed_by_nobody() {
     let mount = scene.mount();
     let trial = Trial::new(&scene, &mount, &outside);
     trial.fails(&EVERYBODY, &relative("inbox"));
-    trial.fails(&[Who::Root], &relative("pool"));
+    trial.fails(&EVERYBODY, &relative("pool"));
     trial.end();
     mount.unmount();
 }

@@ -109,7 +109,7 @@ fn digest(scene: &Scene) -> String {
 }
 
 /// Who tries.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Who {
     Root,
     User,

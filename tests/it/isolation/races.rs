@@ -4,14 +4,14 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Uid};
 use rustix::io::Errno;
 
-use super::{BRANCHES, Outside, SECRET, VIEW, furnished};
+use super::{BRANCHES, EVERYBODY, Outside, SECRET, VIEW, Who, furnished};
 use crate::harness::{Mount, Scene, sh};
 
 /// How long swapping goes on, at most so many times.
@@ -38,26 +38,47 @@ fn by_unlinking(branch: &Path, number: usize) {
 
 /// Everything that leads through a directory. Whether it succeeds depends on the moment; gives what was
 /// read.
-fn work(folder: &Path, round: usize, succeeded: &AtomicUsize) -> Option<String> {
-    let new = folder.join(format!("n{}", round % 7));
+fn work(folder: &Path, who: Who, round: usize, succeeded: &mut usize) -> Option<String> {
+    // Each has names of their own.
+    let name = |name: &str| folder.join(format!("{name}-{who:?}"));
+    let new = folder.join(format!("n{}-{who:?}", round % 7));
     let done = [
         fs::write(&new, "ours").is_ok(),
         fs::OpenOptions::new().append(true).open(folder.join("victim")).is_ok(),
-        fs::create_dir(folder.join("made")).is_ok(),
-        fs::rename(&new, folder.join("renamed")).is_ok(),
-        fs::rename(folder.join("canary"), folder.join("moved")).is_ok(),
-        fs::rename(folder.join("moved"), folder.join("canary")).is_ok(),
-        fs::hard_link(folder.join("renamed"), folder.join("linked")).is_ok(),
-        symlink("x", folder.join("link")).is_ok(),
-        fs::remove_file(folder.join("link")).is_ok(),
-        fs::remove_file(folder.join("linked")).is_ok(),
-        fs::remove_file(folder.join("renamed")).is_ok(),
-        fs::remove_dir(folder.join("made")).is_ok(),
+        fs::create_dir(name("made")).is_ok(),
+        fs::rename(&new, name("renamed")).is_ok(),
+        fs::rename(folder.join("canary"), name("moved")).is_ok(),
+        fs::rename(name("moved"), folder.join("canary")).is_ok(),
+        fs::hard_link(name("renamed"), name("linked")).is_ok(),
+        symlink("x", name("link")).is_ok(),
+        fs::remove_file(name("link")).is_ok(),
+        fs::remove_file(name("linked")).is_ok(),
+        fs::remove_file(name("renamed")).is_ok(),
+        fs::remove_dir(name("made")).is_ok(),
         fs::read_dir(folder).is_ok(),
     ];
-    succeeded.fetch_add(done.iter().filter(|done| **done).count(), Ordering::Relaxed);
+    *succeeded += done.iter().filter(|done| **done).count();
     let _ = rustix::fs::chmod(folder.join("victim"), Mode::from_raw_mode(0o666));
     fs::read_to_string(folder.join("canary")).ok()
+}
+
+/// Works until it is told to stop; gives how much succeeded.
+fn work_on(branch: &Path, who: Who, stop: &AtomicBool) -> usize {
+    if who == Who::User {
+        // This thread alone.
+        let user = (Uid::from_raw(65534), Gid::from_raw(65534));
+        rustix::thread::set_thread_groups(&[]).expect("no groups");
+        rustix::thread::set_thread_res_gid(user.1, user.1, user.1).expect("another group");
+        rustix::thread::set_thread_res_uid(user.0, user.0, user.0).expect("another user");
+    }
+    let (mut rounds, mut succeeded) = (0, 0);
+    while !stop.load(Ordering::Relaxed) {
+        let folder = branch.join(format!("d{}", rounds % DIRECTORIES));
+        let read = work(&folder, who, rounds, &mut succeeded);
+        assert!(read.is_none_or(|text| !text.contains(SECRET)), "it was read");
+        rounds += 1;
+    }
+    succeeded
 }
 
 #[track_caller]
@@ -66,35 +87,31 @@ fn nothing_leads_out(swap: fn(&Path, usize)) {
     let outside = Outside::new(&scene);
     let branch = scene.branch("inbox");
     let plant = format!(
-        "for n in $(seq 0 {}); do mkdir d$n; echo inside | tee d$n/canary >d$n/victim; ln -s ../vault l$n; done",
+        "umask 0; for n in $(seq 0 {}); do mkdir d$n; echo inside | tee d$n/canary >d$n/victim; ln -s ../vault l$n; done",
         DIRECTORIES - 1
     );
     sh(&branch, &plant).ok();
     let mount = scene.mount();
     let stop = AtomicBool::new(false);
-    let succeeded = AtomicUsize::new(0);
-    let (swaps, rounds) = thread::scope(|scope| {
-        let swapping = scope.spawn(|| {
-            let begun = Instant::now();
-            let mut swaps = 0;
-            while begun.elapsed() < SWAPPING && swaps < SWAPS_MAX {
-                swap(&branch, swaps % DIRECTORIES);
-                swaps += 1;
-            }
-            stop.store(true, Ordering::Relaxed);
-            swaps
+    let (swaps, succeeded) = thread::scope(|scope| {
+        let working = EVERYBODY.map(|who| {
+            let (mount, stop) = (&mount, &stop);
+            scope.spawn(move || work_on(&mount.path("inbox"), who, stop))
         });
-        let mut rounds = 0;
-        while !stop.load(Ordering::Relaxed) {
-            let folder = mount.path("inbox").join(format!("d{}", rounds % DIRECTORIES));
-            let read = work(&folder, rounds, &succeeded);
-            assert!(read.is_none_or(|text| !text.contains(SECRET)), "it was read");
-            rounds += 1;
+        let begun = Instant::now();
+        let mut swaps = 0;
+        while begun.elapsed() < SWAPPING && swaps < SWAPS_MAX {
+            swap(&branch, swaps % DIRECTORIES);
+            swaps += 1;
         }
-        (swapping.join().expect("swapped"), rounds)
+        stop.store(true, Ordering::Relaxed);
+        (swaps, working.map(|working| working.join().expect("worked")))
     });
-    assert!(swaps > DIRECTORIES && rounds > 2, "{swaps} swaps, {rounds} rounds");
-    assert!(succeeded.into_inner() > 0, "nothing was ever done inside");
+    assert!(swaps > DIRECTORIES, "{swaps} swaps");
+    assert!(
+        succeeded.iter().all(|count| *count > 0),
+        "nothing was ever done inside: {succeeded:?}"
+    );
     outside.untouched();
     mount.sh("echo alive >inbox/alive && cat inbox/alive").ok();
     mount.unmount();
