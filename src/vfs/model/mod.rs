@@ -10,6 +10,7 @@
 //! - [`run`], [`attributes`], [`files`], [`lists`], [`crossings`]: the driver, which is the kernel to the view.
 //! - [`plant`], [`offline`]: what others do to the stores of pools meanwhile, and branches that come and go.
 //! - [`compare`]: the whole tree, and what lies in the branches.
+//! - [`met`]: that the runs meet what matters.
 //!
 //! The files of the first three know nothing of [`super::Vfs`]: `tests/it/model` takes them as they are
 //! and does the operations by system calls through a mount.
@@ -26,6 +27,7 @@ mod effects;
 mod files;
 mod layout;
 mod lists;
+mod met;
 mod names;
 mod offline;
 mod operation;
@@ -39,6 +41,7 @@ mod world;
 use std::time::{Duration, Instant};
 
 use dice::Dice;
+use met::{CASES, Met};
 use operation::Op;
 use run::Run;
 
@@ -73,7 +76,7 @@ fn perform(layout: u64, ops: impl IntoIterator<Item = Op>) -> Result<(), (usize,
 }
 
 /// One run; the operations are chosen by what the model is at the time.
-fn run_seed(seed: u64, steps: usize) {
+fn run_seed(seed: u64, steps: usize, met: &mut Met) {
     let mut dice = Dice::new(seed);
     let layout = seed % layout::LAYOUT_COUNT;
     let mut run = Run::new(layout);
@@ -81,6 +84,9 @@ fn run_seed(seed: u64, steps: usize) {
     for step in 0..steps {
         let op = dice.operation(&run.world.model, step < EARLY);
         ops.push(op.clone());
+        if let Some(case) = run.case(&op) {
+            *met.entry(case).or_default() += 1;
+        }
         let mut verdict = run.step(&op);
         if verdict.is_ok() && step % COMPARE_EVERY == COMPARE_EVERY - 1 {
             verdict = run.compare();
@@ -145,7 +151,14 @@ fn run_quarter(quarter: u64) {
             Some((first.parse().ok()?, last.parse().ok()?))
         })
         .unwrap_or((1, SEEDS));
-    (first..=last).filter(|seed| seed % 4 == quarter).for_each(|seed| run_seed(seed, steps));
+    let mut met = Met::new();
+    let seeds = (first..=last).filter(|seed| seed % 4 == quarter);
+    seeds.for_each(|seed| run_seed(seed, steps, &mut met));
+    eprintln!("{met:?}");
+    if (steps, first, last) == (STEPS, 1, SEEDS) {
+        let never: Vec<_> = CASES.iter().filter(|case| !met.contains_key(*case)).collect();
+        assert!(never.is_empty(), "no run met: {never:?}");
+    }
 }
 
 #[test]
