@@ -1,8 +1,10 @@
 //! Content of regular files: opening, reading, writing, lengths, holes, durability.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::IoSlice;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, SeekFrom};
+use rustix::io::ReadWriteFlags;
 
 use crate::error::Errno;
 
@@ -11,9 +13,9 @@ use super::{Branch, FileKind};
 
 pub use rustix::fs::FallocateFlags as FallocateMode;
 
-/// The flags of an open that reach the backing file.
-pub(super) const OPEN_KEPT: OFlags =
-    OFlags::RWMODE.union(OFlags::APPEND).union(OFlags::SYNC).union(OFlags::DSYNC);
+/// The flags of an open that reach the backing file. Not O_APPEND, which fcntl(2) may take away and give
+/// later, and of which each write knows.
+pub(super) const OPEN_KEPT: OFlags = OFlags::RWMODE.union(OFlags::SYNC).union(OFlags::DSYNC);
 
 /// What lseek(2) looks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +27,8 @@ pub enum Whence {
 }
 
 impl Branch {
-    /// Opens a regular file as the daemon: permissions were the kernel's to check. Access, O_APPEND
-    /// and the synchronous flags count; nothing is created or truncated.
+    /// Opens a regular file as the daemon: permissions were the kernel's to check. Access and
+    /// the synchronous flags count; nothing is created or truncated.
     pub fn open_file(&self, node: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {
         self.check_online()?;
         // A fifo or device would block, or act on hardware, at the mere open.
@@ -88,13 +90,13 @@ impl Branch {
         Ok(done)
     }
 
-    /// Writes at an offset (at the end, for a file opened with O_APPEND). An error after a part was
-    /// written is kept for the next write: the part's length comes back, as write(2) would say.
+    /// Writes at an offset, `None` for wherever the file ends. An error after a part was written is kept for
+    /// the next write: the part's length comes back, as write(2) would say.
     pub fn write_at(
         &self,
         file: BorrowedFd<'_>,
         bytes: &[u8],
-        offset: u64,
+        offset: Option<u64>,
     ) -> Result<usize, Errno> {
         match write_until(file, bytes, offset) {
             (0, Err(errno)) => Err(errno),
@@ -104,19 +106,13 @@ impl Branch {
 
     /// Writes what was stored through a shared mapping, all of it or it is an error: nobody would try the
     /// rest again, and the kernel does not look at the length (fs/fuse/file.c, `fuse_writepage_end`).
-    /// At its offset also if the file was opened with O_APPEND: the kernel writes pages back through
-    /// any writable handle of the inode, and pwrite(2) appends whatever the offset (its BUGS section).
     pub fn write_mapped_at(
         &self,
         file: BorrowedFd<'_>,
         bytes: &[u8],
         offset: u64,
     ) -> Result<usize, Errno> {
-        let (written, result) = if rustix::fs::fcntl_getfl(file)?.contains(OFlags::APPEND) {
-            write_until(reopen(file, OFlags::WRONLY)?.as_fd(), bytes, offset)
-        } else {
-            write_until(file, bytes, offset)
-        };
+        let (written, result) = write_until(file, bytes, Some(offset));
         result.map(|()| written)
     }
 
@@ -173,10 +169,18 @@ impl Branch {
 
 /// Writes until all is written or a write fails; gives how much was. EIO where the file system takes
 /// nothing and does not say why.
-fn write_until(file: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> (usize, Result<(), Errno>) {
-    let mut done = 0;
+fn write_until(
+    file: BorrowedFd<'_>,
+    bytes: &[u8],
+    offset: Option<u64>,
+) -> (usize, Result<(), Errno>) {
+    let mut done: usize = 0;
+    let write = |rest: &[u8], done: usize| match offset {
+        Some(offset) => rustix::io::pwrite(file, rest, offset.saturating_add(done as u64)),
+        None => rustix::io::pwritev2(file, &[IoSlice::new(rest)], 0, ReadWriteFlags::APPEND),
+    };
     while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
-        match rustix::io::pwrite(file, rest, offset.saturating_add(done as u64)) {
+        match write(rest, done) {
             Ok(0) => return (done, Err(Errno::IO)),
             Ok(written) => done = done.saturating_add(written),
             Err(Errno::INTR) => {}

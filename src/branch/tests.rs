@@ -211,15 +211,15 @@ fn what_is_created_is_as_if_the_caller_had_created_it() {
         branch.create(root, OsStr::new("f"), 0o666, OFlags::WRONLY, &who).expect("a file");
     assert_eq!((made.stat.uid, made.stat.gid), (who.uid, who.gid));
     assert_eq!(made.stat.mode, 0o666 & !who.umask);
-    assert_eq!(branch.write_at(file.as_fd(), b"text", 2), Ok(4));
+    assert_eq!(branch.write_at(file.as_fd(), b"text", Some(2)), Ok(4));
     // The node is a name for the inode, not a way to write to it.
-    assert_eq!(branch.write_at(made.node.as_fd(), b"x", 0), Err(Errno::BADF));
+    assert_eq!(branch.write_at(made.node.as_fd(), b"x", Some(0)), Err(Errno::BADF));
     let again = branch.create(root, OsStr::new("f"), 0o666, OFlags::RDWR, &who);
     assert_eq!(again.err(), Some(Errno::EXIST));
     // Read-only permissions do not stand in the way of the descriptor that made the file.
     let (_, file) =
         branch.create(root, OsStr::new("r"), 0o400, OFlags::RDWR, &who).expect("a file");
-    assert_eq!(branch.write_at(file.as_fd(), b"text", 0), Ok(4));
+    assert_eq!(branch.write_at(file.as_fd(), b"text", Some(0)), Ok(4));
 
     let made = branch.mkdir(root, OsStr::new("d"), 0o777, &who).expect("a directory");
     assert_eq!((made.stat.kind, made.stat.uid), (FileKind::Directory, who.uid));
@@ -337,7 +337,7 @@ fn content_is_read_written_cut_and_punched() {
     let create = |name| branch.create(root, OsStr::new(name), 0o4755, OFlags::RDWR, &ourselves());
     let (found, file) = create("f").expect("a file");
     let fd = file.as_fd();
-    assert_eq!(branch.write_at(fd, &[7; 10_000], 1 << 20), Ok(10_000));
+    assert_eq!(branch.write_at(fd, &[7; 10_000], Some(1 << 20)), Ok(10_000));
     let mut buffer = [0; 16];
     assert_eq!(branch.read_at(fd, &mut buffer, (1 << 20) + 9_990), Ok(10));
     assert_eq!(buffer[..10], [7; 10]);
@@ -350,7 +350,7 @@ fn content_is_read_written_cut_and_punched() {
     assert_eq!(buffer, [0; 16]);
 
     let (_, copy) = create("copy").expect("a file");
-    branch.write_at(fd, b"abcdef", 0).expect("write");
+    branch.write_at(fd, b"abcdef", Some(0)).expect("write");
     assert_eq!(branch.copy_range((fd, 1), (copy.as_fd(), 3), 4), Ok(4));
     assert_eq!(std::fs::read(fixture.path("copy")).expect("read"), b"\0\0\0bcde");
     branch.fsync(fd, false).and_then(|()| branch.fsync(fd, true)).expect("sync");
@@ -362,7 +362,7 @@ fn content_is_read_written_cut_and_punched() {
     assert_eq!(branch.stat(fd).expect("stat").size, 3);
     let append = OFlags::WRONLY | OFlags::APPEND | OFlags::TRUNC | OFlags::CREATE;
     let writer = branch.open_file(found.node.as_fd(), append).expect("open");
-    branch.write_at(writer.as_fd(), b"!", 0).expect("append");
+    branch.write_at(writer.as_fd(), b"!", None).expect("append");
     assert_eq!(std::fs::read(fixture.path("f")).expect("read"), b"abc!");
     branch.write_mapped_at(writer.as_fd(), b"A", 0).expect("write");
     assert_eq!(std::fs::read(fixture.path("f")).expect("read"), b"Abc!", "not appended");

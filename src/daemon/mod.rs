@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use signal_hook::consts::SIGXFSZ;
+
 use crate::config::{self, Config, Loaded};
 use crate::control::moves::device_of;
 use crate::control::protocol::Hello;
@@ -217,6 +219,18 @@ fn prepare_process(notices: &mut Vec<String>) -> usize {
         notices.push(format!("cannot raise the limit of open files: {errno}"));
         limits::open_files()
     });
+    match limits::lift_limits() {
+        Ok(None) => {}
+        Ok(Some(bytes)) => notices.push(format!(
+            "no file can grow beyond {bytes} bytes: the limit of the shell that mounts (ulimit -f) holds"
+        )),
+        Err(errno) => notices.push(format!("cannot lift the limit of file sizes: {errno}")),
+    }
+    // Then a write fails with EFBIG.
+    let seen = Arc::default();
+    if let Err(error) = signal_hook::flag::register(SIGXFSZ, seen) {
+        notices.push(format!("cannot handle SIGXFSZ: {error}"));
+    }
     if let Err(errno) = limits::drop_resource_capability() {
         notices.push(format!("cannot give up CAP_SYS_RESOURCE: {errno}"));
     }

@@ -239,7 +239,7 @@ impl Filesystem for Adapter {
         offset: u64,
         bytes: &[u8],
         write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
@@ -248,6 +248,9 @@ impl Filesystem for Adapter {
             // A store through a mapping: who made it is no longer known.
             caller.pid = 0;
         }
+        // Those of the open file now: fcntl(2) may have changed what it was opened with.
+        let appends = flags.0 & libc::O_APPEND != 0 && caller.pid != 0;
+        let offset = (!appends).then_some(offset);
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let lane = self.vfs.lane_of_handle(handle.0, number.0);
         self.serve_write(lane, (bytes, caller.pid == 0), reply, move |vfs, bytes| {

@@ -13,6 +13,18 @@ pub fn raise_open_files() -> Result<Option<u64>, Errno> {
     Ok(maximum)
 }
 
+/// Takes away, as far as may be, the limits of the shell that started this: of the size of files, beyond which
+/// SIGXFSZ would end the daemon, and of processor time. Those of users hold for what they do themselves. Gives
+/// how many bytes a file may have still.
+pub fn lift_limits() -> Result<Option<u64>, Errno> {
+    for resource in [Resource::Fsize, Resource::Cpu] {
+        let Rlimit { maximum, .. } = getrlimit(resource);
+        setrlimit(resource, Rlimit { current: None, maximum: None })
+            .or_else(|_| setrlimit(resource, Rlimit { current: maximum, maximum }))?;
+    }
+    Ok(getrlimit(Resource::Fsize).current)
+}
+
 /// How many descriptors may be open now; `None` for no limit.
 pub fn open_files() -> Option<u64> {
     getrlimit(Resource::Nofile).current

@@ -121,6 +121,9 @@ impl Vfs {
             self.clear_set_id(caller, branch, descriptor.as_fd())?;
             branch.truncate(descriptor.as_fd(), size)?;
         }
+        if request.operations().next().is_none() && node.inode.kind == FileKind::File {
+            return self.take_set_id(caller, node);
+        }
         let chown = request.change.uid.is_some() || request.change.gid.is_some();
         if chown && node.inode.kind != FileKind::Directory {
             // Below us it is root who changes the owner, and keeps more than the caller may.
@@ -134,6 +137,19 @@ impl Vfs {
             |part| part.branch.set_attributes(part.as_fd(), &request.change),
             |part, was| part.branch.set_attributes(part.as_fd(), &request.change.back_to(was)),
         )
+    }
+
+    /// What a request that asks for nothing is about: chown(2) to nobody, or a write to a branch that is
+    /// passed through, of which this is all that is heard. Both take the set-id bits.
+    fn take_set_id(&self, caller: Caller, node: &Node<'_>) -> Result<(), Errno> {
+        let branch = node.first.branch;
+        let stat = branch.stat(node.first.as_fd())?;
+        let writes = || node.inode.open_files().iter().any(|file| file.writable);
+        if caller.uid != 0 && caller.uid != stat.uid && !writes() {
+            return Err(Errno::PERM);
+        }
+        let in_group = |gid| caller.uid == 0 || self.is_in_group(caller, gid);
+        branch.clear_set_id(node.first.as_fd(), in_group)
     }
 
     fn record_changes(

@@ -44,7 +44,7 @@ impl Vfs {
     }
 
     /// Whether a group is the caller's by the user database, or held by the calling process.
-    fn is_in_group(&self, caller: Caller, gid: u32) -> bool {
+    pub(super) fn is_in_group(&self, caller: Caller, gid: u32) -> bool {
         caller.gid == gid
             || self.identities.groups(caller.uid).is_ok_and(|groups| groups.contains(&gid))
             || groups_of_thread(caller.pid).is_ok_and(|groups| groups.contains(&gid))
@@ -67,22 +67,22 @@ impl Vfs {
         Ok(buffer)
     }
 
-    /// Writes all of `bytes`. The handle's decision is asked again when the policy has changed since;
+    /// Writes all of `bytes` at an offset, `None` for wherever the file ends (O_APPEND). The handle's decision is asked again when the policy has changed since;
     /// that holds for stores through a shared mapping too, which come late and without their caller.
     /// `kill_set_id` is the kernel's word that the writer may not keep set-id bits.
     pub fn write(
         &self,
         caller: Caller,
         handle: u64,
-        offset: u64,
+        offset: Option<u64>,
         bytes: &[u8],
         kill_set_id: bool,
     ) -> Result<u32, Errno> {
         let mapped = caller.pid == 0;
         let length = bytes.len() as u64;
-        let written = |file: &OpenFile| match file.appends {
-            true => Size::Appended(length),
-            false => Size::Reaches(offset.saturating_add(length)),
+        let written = |_: &OpenFile| match offset {
+            None => Size::Appended(length),
+            Some(offset) => Size::Reaches(offset.saturating_add(length)),
         };
         let file =
             self.writable(caller, handle, Operation::WriteData, written).inspect_err(|_| {
@@ -98,9 +98,9 @@ impl Vfs {
             true => branch.clear_set_id(descriptor.as_fd(), |gid| self.is_in_group(caller, gid)),
             false => Ok(()),
         };
-        let write = || match mapped {
-            true => branch.write_mapped_at(descriptor.as_fd(), bytes, offset),
-            false => branch.write_at(descriptor.as_fd(), bytes, offset),
+        let write = || match offset {
+            Some(offset) if mapped => branch.write_mapped_at(descriptor.as_fd(), bytes, offset),
+            _ => branch.write_at(descriptor.as_fd(), bytes, offset),
         };
         let written = cleared.and_then(|()| self.with_room(caller, file.branch(), length, write));
         if mapped && written.is_err() {
@@ -207,11 +207,21 @@ impl Vfs {
         result
     }
 
-    /// The next data or hole at or after an offset. ENXIO beyond the end.
+    /// The next data or hole at or after an offset. ENXIO beyond the end. All is data while somebody may have
+    /// the file mapped for writing.
     pub fn seek(&self, handle: u64, offset: u64, whence: Whence) -> Result<u64, Errno> {
         let file = self.file(handle)?;
         let descriptor = file.descriptor();
-        self.branch_of(&file)?.seek(descriptor.as_fd(), offset, whence)
+        let branch = self.branch_of(&file)?;
+        if !file.inode.may_be_mapped() {
+            return branch.seek(descriptor.as_fd(), offset, whence);
+        }
+        let size = branch.stat(descriptor.as_fd())?.size;
+        match whence {
+            _ if offset >= size => Err(Errno::NXIO),
+            Whence::Data => Ok(offset),
+            Whence::Hole => Ok(size),
+        }
     }
 
     /// Copies within a branch or pool, sharing blocks where the file system can. EXDEV across branches, so

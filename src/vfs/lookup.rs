@@ -18,6 +18,9 @@ use super::{
     virtual_stat,
 };
 
+/// How often a name is looked for in a directory from which others take names away at the same time.
+const LOOKS_MAX: usize = 1000;
+
 /// A child that was found; it holds one reference for the kernel.
 pub(super) struct Child {
     pub inode: Arc<Inode>,
@@ -61,7 +64,18 @@ impl Vfs {
                 return Err(Errno::NOENT);
             }
         }
+        for _ in 0..LOOKS_MAX {
+            if let Some(child) = self.look_for(parent, name)? {
+                return Ok(child);
+            }
+        }
+        Err(Errno::STALE)
+    }
+
+    /// Looks in the branches; nothing, if a name of the directory was taken away meanwhile.
+    fn look_for(&self, parent: &Arc<Inode>, name: &OsStr) -> Result<Option<Child>, Errno> {
         let parent = self.node(Arc::clone(parent))?;
+        let changes = parent.inode.name_changes();
         let standings = self.standings(&parent, name)?;
         let Some(first) = standings.first() else {
             return Err(self.absent(&parent, name));
@@ -70,7 +84,8 @@ impl Vfs {
         let merged = Parts::merged(directories(&standings)).filter(|_| first.is_directory());
         let parts =
             merged.unwrap_or_else(|| Parts::single(first.index, first.found.handle.clone()));
-        let inode = self.view.inodes.enter(&parts, kind, &parent.inode, name);
+        let found = self.view.inodes.enter_found(&parts, kind, (&parent.inode, name), changes);
+        let Some(inode) = found else { return Ok(None) };
         let entered = self.check_entered(&parent, &inode, parts, kind);
         if let Err(errno) = entered {
             self.view.inodes.forget(inode.number, 1);
@@ -82,9 +97,9 @@ impl Vfs {
                 let more = directories.skip(1).map(|standing| standing.found.stat);
                 merged_stat(first.found.stat, more, !parent.incomplete)
             }
-            _ => first.found.stat,
+            _ => with_mapped(&inode, first.found.stat),
         };
-        Ok(Child { inode, stat })
+        Ok(Some(Child { inode, stat }))
     }
 
     /// What was found must be what the kernel will get by the number. ESTALE, on which it tries again.
@@ -131,7 +146,10 @@ impl Vfs {
         let open = handle.and_then(|handle| self.view.handles.file(handle));
         let open = open.filter(|file| file.inode.number == number);
         let stat = match open {
-            Some(file) => self.branch(file.branch())?.stat(file.descriptor().as_fd())?,
+            Some(file) => {
+                let stat = self.branch(file.branch())?.stat(file.descriptor().as_fd())?;
+                with_mapped(&inode, stat)
+            }
             None => self.stat(&inode)?,
         };
         Ok(Attributes { number, stat, ttl: ttl(&inode) })
@@ -160,7 +178,7 @@ impl Vfs {
         };
         let first = stat(&node.first)?;
         if inode.kind != FileKind::Directory {
-            return Ok(first);
+            return Ok(with_mapped(inode, first));
         }
         let more = node.more.iter().map(stat).collect::<Result<Vec<_>, _>>()?;
         let merged = merged_stat(first, more.into_iter(), !node.incomplete);
@@ -245,6 +263,13 @@ impl Vfs {
         space.blocks_available = space.blocks_available.saturating_add(blocks).min(space.blocks);
         space
     }
+}
+
+/// The attributes of a file that may have something in it which its branch does not know yet: a tool that sees
+/// no blocks takes it for empty (GNU tar, `--sparse`).
+fn with_mapped(inode: &Inode, stat: Stat) -> Stat {
+    let empty = inode.kind == FileKind::File && stat.blocks == 0 && stat.size > 0;
+    if empty && inode.may_be_mapped() { Stat { blocks: 1, ..stat } } else { stat }
 }
 
 /// How long the kernel may keep what it is told of an inode.

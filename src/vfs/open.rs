@@ -32,7 +32,7 @@ struct Access {
     read: bool,
     write: bool,
     exec: bool,
-    /// Flags that reach the branch: access, append and the synchronous ones.
+    /// Flags that reach the branch: access and the synchronous ones.
     backing: OFlags,
 }
 
@@ -46,7 +46,7 @@ impl Access {
             OFlags::RDWR => (true, true),
             _ => return Err(Errno::INVAL),
         };
-        let kept = OFlags::APPEND | OFlags::SYNC | OFlags::DSYNC;
+        let kept = OFlags::SYNC | OFlags::DSYNC;
         Ok(Self { read, write, exec: flags & FMODE_EXEC != 0, backing: mode | (all & kept) })
     }
 
@@ -223,7 +223,6 @@ impl Vfs {
             caller,
             generation,
         );
-        file.appends = access.backing.contains(OFlags::APPEND);
         if passthrough && access.write {
             file.length = self.length_of(&file).unwrap_or(UNKNOWN).into();
         }

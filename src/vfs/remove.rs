@@ -95,6 +95,7 @@ impl Vfs {
             Operation::Rmdir => self.remove_directories(&there),
             _ => remove_files(&there),
         };
+        parent.inode.names_changed();
         self.record(operation, &question, result);
         result?;
         if let Some(inode) = &there.inode {
@@ -217,6 +218,7 @@ impl Vfs {
         self.check_place(&target.parent)?;
         self.check_whole(&source)?;
         let result = self.rename_parts(caller, &source, &target, &there, flags);
+        ends.iter().for_each(|end| end.names_changed());
         let (question, _) = source.sides(caller, &target);
         self.record(Operation::RenameSource, &question, result);
         result?;
@@ -271,19 +273,21 @@ impl Vfs {
         let same = replaced
             .zip(source.inode.as_deref())
             .is_some_and(|(replaced, inode)| replaced.number == inode.number);
-        if same && !flags.contains(RenameFlags::EXCHANGE) {
+        if same {
             // rename(2) of two hard links of one file does nothing.
             return;
         }
         if let Some(inode) = &source.inode {
-            inode.remove_name(&from.parent.inode, &from.name);
-            inode.add_name(&target.parent.inode, &target.name);
+            let to = (&target.parent.inode, &*target.name);
+            inode.change_name((&from.parent.inode, &from.name), to);
         }
-        if let Some(replaced) = replaced {
-            replaced.remove_name(&target.parent.inode, &target.name);
-            if flags.contains(RenameFlags::EXCHANGE) {
-                replaced.add_name(&from.parent.inode, &from.name);
+        match replaced {
+            Some(replaced) if flags.contains(RenameFlags::EXCHANGE) => {
+                let to = (&from.parent.inode, &*from.name);
+                replaced.change_name((&target.parent.inode, &target.name), to);
             }
+            Some(replaced) => replaced.remove_name(&target.parent.inode, &target.name),
+            None => {}
         }
     }
 }

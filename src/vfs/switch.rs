@@ -33,7 +33,10 @@ impl Vfs {
         prepared: Prepared<RealStorage>,
     ) -> Result<(), Errno> {
         let mut place = inode.switch();
-        let crossed = match self.mover.commit(prepared) {
+        let committed = self.mover.commit(prepared);
+        source.site.parent.inode.names_changed();
+        target.parent.inode.names_changed();
+        let crossed = match committed {
             Ok(crossed) => crossed,
             Err(error) => {
                 // Put back, unless it needs a person: then nobody shall find it by its number.
@@ -175,8 +178,8 @@ impl Vfs {
                 displaced.remove_name(&target.parent.inode, &target.name);
             }
         }
-        inode.remove_name(&source.site.parent.inode, &source.site.name);
-        inode.add_name(&target.parent.inode, &target.name);
+        let from = (&*source.site.parent.inode, &*source.site.name);
+        inode.change_name(from, (&target.parent.inode, &*target.name));
     }
 
     /// To the kernel a directory that was replaced is dead while anybody has it, and nothing can be made in

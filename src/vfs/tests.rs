@@ -35,7 +35,7 @@ fn numbers_never_given_are_refused() {
     let vfs = &fixture.vfs;
     assert_eq!(vfs.getattr(ROOT, 424_242, None).err(), Some(Errno::STALE));
     assert_eq!(vfs.read(99, 0, 10).err(), Some(Errno::BADF));
-    assert_eq!(vfs.write(ROOT, 99, 0, b"x", false).err(), Some(Errno::BADF));
+    assert_eq!(vfs.write(ROOT, 99, Some(0), b"x", false).err(), Some(Errno::BADF));
     assert_eq!(vfs.unlink(ROOT, 424_242, OsStr::new("a")).err(), Some(Errno::STALE));
     vfs.forget(424_242, u64::MAX);
     vfs.release(99);

@@ -97,7 +97,7 @@ mod tests {
         let name = OsStr::new("a");
         let created = vfs.create(caller, parent, name, 0o644, 0o022, WRITE);
         let written = created.and_then(|(_, file)| {
-            Ok((file.handle, vfs.write(caller, file.handle, 0, b"x", false)?))
+            Ok((file.handle, vfs.write(caller, file.handle, Some(0), b"x", false)?))
         });
         child.kill().and_then(|()| child.wait()).expect("ended");
         let (handle, _) = written.expect("written");
@@ -115,7 +115,7 @@ mod tests {
         let name = OsStr::new("a");
         let (_, opened) = vfs.create(ROOT, parent, name, 0o644, 0o022, WRITE).expect("created");
         let write = |offset, text: &str| {
-            vfs.write(ROOT, opened.handle, offset, text.as_bytes(), false).expect("written");
+            vfs.write(ROOT, opened.handle, Some(offset), text.as_bytes(), false).expect("written");
         };
         vfs.record_open_totals();
         assert!(told(&fixture).is_empty(), "nothing was written");
@@ -132,7 +132,7 @@ mod tests {
         assert_eq!(told(&fixture), [3, 5, 6]);
         let (_, opened) =
             vfs.create(ROOT, parent, OsStr::new("b"), 0o644, 0o022, WRITE).expect("created");
-        vfs.write(ROOT, opened.handle, 0, b"x", false).expect("written");
+        vfs.write(ROOT, opened.handle, Some(0), b"x", false).expect("written");
         vfs.record_open_totals();
         vfs.release(opened.handle);
         assert_eq!(told(&fixture), [3, 5, 6, 1], "closing has nothing new to tell");

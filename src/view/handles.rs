@@ -47,8 +47,6 @@ pub struct OpenFile {
     /// Length of the file when that was last told, where the kernel writes it by itself; [`UNKNOWN`] where it does
     /// not.
     pub length: AtomicU64,
-    /// Opened with O_APPEND.
-    pub appends: bool,
     /// What the inode is noted to have in the page cache as soon as this reads.
     pub mark: AtomicU64,
     /// Each write is asked about.
@@ -84,7 +82,6 @@ impl OpenFile {
             written: AtomicU64::new(0),
             told: AtomicU64::new(0),
             length: AtomicU64::new(UNKNOWN),
-            appends: false,
             mark: AtomicU64::new(0),
             watched: AtomicBool::new(false),
             epoch: AtomicU64::new(0),

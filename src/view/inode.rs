@@ -11,10 +11,10 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 
-use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::branch::FileKind;
 use crate::policy::PathClass;
@@ -23,6 +23,10 @@ use crate::types::{BranchIndex, Handle, ViewPath};
 use super::epoch::{UNSETTLED, renew_classes};
 use super::handles::OpenFile;
 use super::layout::LayoutIndex;
+
+mod ties;
+
+use ties::Ties;
 
 /// Bytes and names that most paths have room in.
 const PATH_USUAL: usize = 256;
@@ -109,57 +113,6 @@ impl Name {
     }
 }
 
-/// What an inode is tied to.
-#[derive(Debug, Default)]
-struct Ties {
-    /// The name by which it was last found.
-    name: Option<Name>,
-    rare: Option<Box<Rare>>,
-}
-
-/// What most inodes do not have.
-#[derive(Debug, Default)]
-struct Rare {
-    /// Names of a file by which it was found earlier, the newest last.
-    names: Vec<Name>,
-    /// The path it had when its last name went, for rules and records about open unlinked files.
-    unlinked: Option<ViewPath>,
-    opens: Vec<Weak<OpenFile>>,
-}
-
-impl Ties {
-    fn names(&self) -> impl Iterator<Item = &Name> {
-        self.rare.iter().flat_map(|rare| &rare.names).chain(&self.name)
-    }
-
-    fn opens(&self) -> impl Iterator<Item = Arc<OpenFile>> {
-        self.rare.iter().flat_map(|rare| &rare.opens).filter_map(Weak::upgrade)
-    }
-
-    fn rare(&mut self) -> &mut Rare {
-        self.rare.get_or_insert_default()
-    }
-
-    /// Takes a name away; the newest of the others takes its place.
-    fn remove(&mut self, parent: &Inode, name: &OsStr) {
-        if let Some(rare) = &mut self.rare {
-            rare.names.retain(|known| !known.is(parent, name));
-        }
-        if self.name.as_ref().is_some_and(|known| known.is(parent, name)) {
-            self.name = self.rare.as_mut().and_then(|rare| rare.names.pop());
-        }
-        self.tidy();
-    }
-
-    /// Drops what is there no longer.
-    fn tidy(&mut self) {
-        let needed = |rare: &Rare| {
-            !rare.names.is_empty() || rare.unlinked.is_some() || !rare.opens.is_empty()
-        };
-        self.rare.take_if(|rare| !needed(rare));
-    }
-}
-
 /// An inode that the kernel knows.
 #[derive(Debug)]
 pub struct Inode {
@@ -179,7 +132,8 @@ pub struct Inode {
     pub epoch: AtomicU64,
     /// Held while an open decides who reads and writes, and is noted: opens must agree.
     pub opening: Mutex<()>,
-    /// What tells the content that the kernel's page cache may have from any other; 0 for nothing.
+    /// Of a file, what tells the content that the kernel's page cache may have from any other; 0 for nothing.
+    /// Of a directory, how often names in it may have been taken away ([`Inode::names_changed`]).
     pub cached: AtomicU64,
 }
 
@@ -205,6 +159,17 @@ impl Inode {
         }
     }
 
+    /// To be called after names in this directory were taken away or given to something else in the branch,
+    /// or may have been, and before that is noted: what was found there earlier no longer counts.
+    pub fn names_changed(&self) {
+        self.cached.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// To be read before a name is looked up in this directory, for [`super::InodeTable::enter_found`].
+    pub fn name_changes(&self) -> u64 {
+        self.cached.load(Ordering::Acquire)
+    }
+
     /// Where it lies. Waits while a crossing switches it.
     pub fn place(&self) -> RwLockReadGuard<'_, Place> {
         self.place.read()
@@ -227,7 +192,21 @@ impl Inode {
 
     /// Adds a name; a directory has only one, so that the new one takes the old one's place.
     pub fn add_name(&self, parent: &Arc<Inode>, name: &OsStr) {
-        let mut ties = self.ties.lock();
+        self.add_name_to(self.ties.lock(), parent, name);
+    }
+
+    /// The same for a name that was found when `parent` had so many changes; whether it has no more now.
+    pub(super) fn add_found_name(&self, parent: &Arc<Inode>, name: &OsStr, changes: u64) -> bool {
+        let ties = self.ties.lock();
+        // Whoever takes the name away counts first and then waits for the ties.
+        let still = parent.name_changes() == changes;
+        if still {
+            self.add_name_to(ties, parent, name);
+        }
+        still
+    }
+
+    fn add_name_to(&self, mut ties: MutexGuard<'_, Ties>, parent: &Arc<Inode>, name: &OsStr) {
         match &mut ties.name {
             // Found again: its directory may have been forgotten and entered anew meanwhile.
             Some(newest) if newest.is(parent, name) => {
@@ -309,6 +288,14 @@ impl Inode {
             if let Some(class) = found.get(&(Arc::as_ptr(&name.parent), name.name.clone())) {
                 name.class = *class;
             }
+        }
+    }
+
+    /// Gives it another name. All the while it has one: what is below it keeps its way up.
+    pub fn change_name(&self, (parent, name): (&Inode, &OsStr), to: (&Arc<Inode>, &OsStr)) {
+        self.add_name(to.0, to.1);
+        if (parent.number, name) != (to.0.number, to.1) {
+            self.remove_name(parent, name);
         }
     }
 
@@ -437,6 +424,13 @@ impl Inode {
     /// The files that are open now.
     pub fn open_files(&self) -> Vec<Arc<OpenFile>> {
         self.ties.lock().opens().collect()
+    }
+
+    /// Whether somebody may have it mapped for writing: of what is stored through a mapping its branch does not
+    /// know yet.
+    pub fn may_be_mapped(&self) -> bool {
+        let maps = |open: Arc<OpenFile>| open.readable && open.writable && !open.is_passthrough();
+        self.ties.lock().opens().any(maps)
     }
 }
 

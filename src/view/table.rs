@@ -110,6 +110,8 @@ impl InodeTable {
     /// Adds an inode that was found by a name (or finds it, by any of its parts), and counts a
     /// reference that the kernel will give back by `forget`. Parts that were not known when the inode
     /// was added are the caller's to note ([`InodeTable::moved`]).
+    ///
+    /// The caller holds the lock of the name.
     pub fn enter(
         &self,
         parts: &Parts,
@@ -117,20 +119,41 @@ impl InodeTable {
         parent: &Arc<Inode>,
         name: &OsStr,
     ) -> Arc<Inode> {
-        let inode = loop {
+        let inode = self.enter_unnamed(parts, kind);
+        inode.add_name(parent, name);
+        inode
+    }
+
+    /// The same for whoever has no lock: nothing, if names in the directory may have been taken away since it
+    /// had so many changes ([`Inode::name_changes`]), and what was found there be elsewhere by now.
+    pub fn enter_found(
+        &self,
+        parts: &Parts,
+        kind: FileKind,
+        (parent, name): (&Arc<Inode>, &OsStr),
+        changes: u64,
+    ) -> Option<Arc<Inode>> {
+        let inode = self.enter_unnamed(parts, kind);
+        if inode.add_found_name(parent, name, changes) {
+            return Some(inode);
+        }
+        self.forget(inode.number, 1);
+        None
+    }
+
+    fn enter_unnamed(&self, parts: &Parts, kind: FileKind) -> Arc<Inode> {
+        loop {
             let found = parts.iter().find_map(|part| self.find_part(part));
             if let Some(inode) = found {
                 inode.lookups.fetch_add(1, Ordering::AcqRel);
                 // Else it was just forgotten, and the count with it.
                 if self.get(inode.number).is_some_and(|known| Arc::ptr_eq(&known, &inode)) {
-                    break inode;
+                    return inode;
                 }
             } else if let Some(inode) = self.add(parts, kind) {
-                break inode;
+                return inode;
             }
-        };
-        inode.add_name(parent, name);
-        inode
+        }
     }
 
     /// Adds a new inode with one reference; `None` if somebody was faster.
@@ -276,6 +299,7 @@ fn hash(part: &Part) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::ViewPath;
 
     fn handle(byte: u8) -> Handle {
         Handle { kind: 1, bytes: [byte].into() }
@@ -295,6 +319,25 @@ mod tests {
         let two = table.enter(&b(1), FileKind::File, &root, OsStr::new("two"));
         assert_eq!(one.number, two.number);
         assert_eq!(one.paths().len(), 2);
+    }
+
+    #[test]
+    fn a_name_that_was_taken_away_since_it_was_looked_for_is_not_noted() {
+        let (table, root) = table();
+        let parts = Parts::single(BranchIndex(0), handle(1));
+        let (old, new) = (OsStr::new("old"), OsStr::new("new"));
+        let known = table.enter(&parts, FileKind::Directory, &root, old);
+        let seen = root.name_changes();
+        let found = || table.enter_found(&parts, FileKind::Directory, (&root, old), seen);
+        assert!(found().is_some_and(|inode| Arc::ptr_eq(&inode, &known)));
+        root.names_changed();
+        known.change_name((&root, old), (&root, new));
+        assert!(found().is_none());
+        assert_eq!(known.path(), Some(ViewPath::root().join(new)));
+        // The references of those that were noted are left.
+        table.forget(known.number, 2);
+        assert!(table.get(known.number).is_none());
+        assert!(found().is_none() && table.get(known.number).is_none());
     }
 
     #[test]

@@ -51,6 +51,7 @@ mod pool;
 mod posix_attributes;
 mod posix_content;
 mod posix_names;
+mod posix_open;
 mod readme;
 mod real_input;
 mod recorded;

@@ -135,7 +135,7 @@ fn preallocation_and_punched_holes() {
 fn data_and_holes_are_found() {
     same_as_plain(|dir, log| {
         let path = dir.join("sparse");
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
+        let file = OpenOptions::new().write(true).create_new(true).open(&path);
         let file = file.expect("open");
         file.set_len(4 << 20).expect("extend");
         file.write_at(b"data", 1 << 20).expect("write");

@@ -201,12 +201,12 @@ impl Run {
         if mapped {
             by.pid = 0;
         }
-        let result = vfs.write(by, file.number, offset, text, uid != 0);
+        let appends = file.access == Access::Append && !mapped;
+        let result = vfs.write(by, file.number, (!appends).then_some(offset), text, uid != 0);
         let Some(written) = self.judge("write", &errors, result)? else { return Ok(()) };
         if written as usize != text.len() {
             return Err(format!("{written} of {} bytes were written", text.len()));
         }
-        let appends = file.access == Access::Append && !mapped;
         let end = self.world.model.bytes(file.id).len();
         let at = if appends { end } else { offset as usize };
         self.world.model.write(file.id, at, text, uid);
@@ -282,7 +282,11 @@ impl Run {
             return Ok(());
         };
         let mut errors = Vec::new();
-        if !source.access.reads() || !target.access.writes() || target.access == Access::Append {
+        // The kernel refuses to copy to what appends (fs/read_write.c, `generic_copy_file_checks`).
+        if target.access == Access::Append {
+            return Ok(());
+        }
+        if !source.access.reads() || !target.access.writes() {
             errors.push(Errno::BADF);
         }
         let domain = |id| self.world.model.object(id).domain;

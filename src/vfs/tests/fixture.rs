@@ -171,7 +171,7 @@ impl Fixture {
         let parent = self.number(folder);
         let (made, opened) =
             self.vfs.create(ROOT, parent, OsStr::new(name), 0o644, 0o022, WRITE).expect("created");
-        self.vfs.write(ROOT, opened.handle, 0, text.as_bytes(), false).expect("written");
+        self.vfs.write(ROOT, opened.handle, Some(0), text.as_bytes(), false).expect("written");
         self.vfs.release(opened.handle);
         made.number
     }

@@ -218,7 +218,7 @@ pub const OPERATIONS: &[Operation] = &[
     Operation {
         name: "write",
         opens: true,
-        act: |c| c.vfs.write(ROOT, c.handle, 4, b"TEXT", false).map(|_| vec![]),
+        act: |c| c.vfs.write(ROOT, c.handle, Some(4), b"TEXT", false).map(|_| vec![]),
     },
     Operation {
         name: "truncate",
