@@ -248,14 +248,12 @@ impl Filesystem for Adapter {
             // A store through a mapping: who made it is no longer known.
             caller.pid = 0;
         }
-        // Those of the open file now: fcntl(2) may have changed what it was opened with.
-        let appends = flags.0 & libc::O_APPEND != 0 && caller.pid != 0;
-        let offset = (!appends).then_some(offset);
+        // By the flags of now: fcntl(2) may have changed what it was opened with.
+        let offset = (flags.0 & libc::O_APPEND == 0 || caller.pid == 0).then_some(offset);
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let lane = self.vfs.lane_of_handle(handle.0, number.0);
-        self.serve_write(lane, (bytes, caller.pid == 0), reply, move |vfs, bytes| {
-            vfs.write(caller, handle.0, offset, bytes, kill)
-        });
+        let act = move |vfs: &Vfs, bytes: &[u8]| vfs.write(caller, handle.0, offset, bytes, kill);
+        self.serve_write(lane, (bytes, caller.pid == 0), reply, act);
     }
 
     fn flush(

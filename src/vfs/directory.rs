@@ -24,6 +24,10 @@ use super::{Attributes, PRIVATE_NAME, Vfs, virtual_stat};
 /// Marks the number of an entry that cannot be looked at; no inode of a branch has this bit.
 const UNREACHABLE: u64 = 1 << 63;
 
+/// Entries of all directories that a user has open: a listing stays until its directory is closed, and an
+/// entry takes some 80 bytes.
+const LISTED_MAX: usize = 4_000_000;
+
 /// An entry of a directory as a reply carries it.
 #[derive(Debug, Clone, Copy)]
 pub struct DirectoryEntry<'a> {
@@ -60,7 +64,7 @@ impl Vfs {
                 self.record(Operation::List, &question, Ok(()));
             }
         }
-        Ok(self.view.handles.add_directory(inode))
+        Ok(self.view.handles.add_directory(inode, caller.uid))
     }
 
     /// Hands out entries from an offset on until `take` says that it has no room.
@@ -132,12 +136,17 @@ impl Vfs {
         }
     }
 
+    /// ENOMEM where the opener has too much listed already.
     fn listing(&self, handle: u64, offset: u64) -> Result<(Arc<OpenDirectory>, Snapshot), Errno> {
         let open = self.view.handles.directory(handle).ok_or(Errno::BADF)?;
         let mut snapshot = open.snapshot.lock();
         if offset == 0 || snapshot.is_empty() {
             let (entries, complete) = self.list(&open.inode)?;
-            *snapshot = Arc::new(renewed(&snapshot, entries));
+            let entries = renewed(&snapshot, entries);
+            if !self.view.handles.count_listing(&open, entries.len(), LISTED_MAX) {
+                return Err(Errno::NOMEM);
+            }
+            *snapshot = Arc::new(entries);
             open.complete.store(complete, Ordering::Release);
         }
         let entries = Arc::clone(&snapshot);

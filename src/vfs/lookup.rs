@@ -145,6 +145,9 @@ impl Vfs {
         }
         let open = handle.and_then(|handle| self.view.handles.file(handle));
         let open = open.filter(|file| file.inode.number == number);
+        // The kernel seldom names the file. One that is passed through and crossed is still read as it was.
+        let gone = matches!(*inode.place(), Place::Gone);
+        let open = open.or_else(|| inode.open_files().into_iter().next().filter(|_| gone));
         let stat = match open {
             Some(file) => {
                 let stat = self.branch(file.branch())?.stat(file.descriptor().as_fd())?;

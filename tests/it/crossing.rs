@@ -433,6 +433,7 @@ fn passed_through_files_cross_too() {
     let mut part = vec![0; 4096];
     reader.read_exact_at(&mut part, 500_000).expect("the reader reads on");
     assert_eq!(part, &content[500_000..504_096]);
+    assert_eq!(reader.metadata().expect("its attributes").len(), 1 << 20);
     drop(reader);
     mount.unmount();
     drop(disk);
