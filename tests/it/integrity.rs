@@ -6,7 +6,7 @@ use std::thread;
 
 use crate::harness::{Mount, Scene, cargo_home, require_root, sh};
 
-const PLACES: [&str; 3] = ["work", "fast", "pool"];
+pub const PLACES: [&str; 3] = ["work", "fast", "pool"];
 
 const THREE_KINDS: &str = r#"
 [branches.work]
@@ -22,7 +22,8 @@ path = "branches/two"
 members = ["one", "two"]
 "#;
 
-fn three_kinds() -> Scene {
+/// A checked branch, one that is passed through, and a pool, at [`PLACES`].
+pub fn three_kinds() -> Scene {
     require_root();
     Scene::with(&["work", "fast", "one", "two"], THREE_KINDS)
 }

@@ -8,28 +8,8 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::harness::{OCTROI, Scene, require_root, sh};
-
-const PLACES: [&str; 3] = ["work", "fast", "pool"];
-
-const THREE_KINDS: &str = r#"
-[branches.work]
-path = "branches/work"
-[branches.fast]
-path = "branches/fast"
-io = "passthrough"
-[branches.one]
-path = "branches/one"
-[branches.two]
-path = "branches/two"
-[pools.pool]
-members = ["one", "two"]
-"#;
-
-fn three_kinds() -> Scene {
-    require_root();
-    Scene::with(&["work", "fast", "one", "two"], THREE_KINDS)
-}
+use crate::harness::{OCTROI, sh};
+use crate::integrity::{PLACES, three_kinds};
 
 /// Runs a program in each place: what it prints must be what it prints in an ordinary directory.
 #[track_caller]
