@@ -42,7 +42,8 @@ pub fn open_files_for_users(limit: Option<u64>) -> usize {
 }
 
 /// Gives CAP_SYS_RESOURCE up, under which the daemon would write over quotas and, but for ext4, which asks for
-/// the user id too (fs/ext4/balloc.c, `ext4_has_free_clusters`), into blocks reserved for root. Capabilities are a thread's: to be called before others are started, which inherit them.
+/// the user id too (fs/ext4/balloc.c, `ext4_has_free_clusters`), into blocks reserved for root. Capabilities
+/// are a thread's: to be called before others are started, which inherit them.
 pub fn drop_resource_capability() -> Result<(), Errno> {
     let mut sets = capabilities(None)?;
     for set in [&mut sets.effective, &mut sets.permitted, &mut sets.inheritable] {

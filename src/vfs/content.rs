@@ -67,7 +67,8 @@ impl Vfs {
         Ok(buffer)
     }
 
-    /// Writes all of `bytes` at an offset, `None` for wherever the file ends (O_APPEND). The handle's decision is asked again when the policy has changed since;
+    /// Writes all of `bytes` at an offset, `None` for wherever the file ends (O_APPEND). The handle's
+    /// decision is asked again when the policy has changed since;
     /// that holds for stores through a shared mapping too, which come late and without their caller.
     /// `kill_set_id` is the kernel's word that the writer may not keep set-id bits.
     pub fn write(
@@ -80,7 +81,7 @@ impl Vfs {
     ) -> Result<u32, Errno> {
         let mapped = caller.pid == 0;
         let length = bytes.len() as u64;
-        let written = |_: &OpenFile| match offset {
+        let written = match offset {
             None => Size::Appended(length),
             Some(offset) => Size::Reaches(offset.saturating_add(length)),
         };
@@ -131,7 +132,7 @@ impl Vfs {
         caller: Caller,
         handle: u64,
         operation: Operation,
-        size: impl FnOnce(&OpenFile) -> Size,
+        size: Size,
     ) -> Result<Arc<OpenFile>, Errno> {
         let file = self.file(handle)?;
         if !file.writable {
@@ -149,7 +150,7 @@ impl Vfs {
         }
         if changed || operation != Operation::WriteData || file.watched.load(Ordering::Acquire) {
             let who = if caller.pid == 0 { file.opener } else { caller };
-            let facts = Asked { size: size(&file), ..Asked::of(About::Open(self, &file)) };
+            let facts = Asked { size, ..Asked::of(About::Open(self, &file)) };
             self.permit_inode(who, operation, &file.inode, &facts)?;
         }
         if let Some(deciding) = deciding {
@@ -194,7 +195,7 @@ impl Vfs {
         length: u64,
         mode: FallocateMode,
     ) -> Result<(), Errno> {
-        let reached = |_: &OpenFile| Size::Reaches(offset.saturating_add(length));
+        let reached = Size::Reaches(offset.saturating_add(length));
         let file = self.writable(caller, handle, Operation::Fallocate, reached)?;
         let descriptor = file.descriptor();
         let branch = self.branch_of(&file)?;
@@ -237,7 +238,7 @@ impl Vfs {
         if !from.readable {
             return Err(Errno::BADF);
         }
-        let reached = |_: &OpenFile| Size::Reaches(target_offset.saturating_add(length));
+        let reached = Size::Reaches(target_offset.saturating_add(length));
         let to = self.writable(caller, target, Operation::CopyFileRange, reached)?;
         if self.view.domain(from.branch()) != self.view.domain(to.branch()) {
             return Err(Errno::XDEV);

@@ -147,7 +147,7 @@ impl Vfs {
         let open = open.filter(|file| file.inode.number == number);
         // The kernel seldom names the file. One that is passed through and crossed is still read as it was.
         let gone = matches!(*inode.place(), Place::Gone);
-        let open = open.or_else(|| inode.open_files().into_iter().next().filter(|_| gone));
+        let open = open.or_else(|| if gone { inode.open_files().into_iter().next() } else { None });
         let stat = match open {
             Some(file) => {
                 let stat = self.branch(file.branch())?.stat(file.descriptor().as_fd())?;
