@@ -77,16 +77,51 @@ impl CallerGuard {
 impl Drop for CallerGuard {
     fn drop(&mut self) {
         rustix::process::umask(self.umask);
-        // What could be changed can be changed back, but for want of memory, which comes back too.
-        for _ in 0..RESTORE_TRIES {
-            if self.restore().is_ok() {
-                return;
-            }
-            std::thread::sleep(RESTORE_WAIT);
+        surely(|| self.restore());
+    }
+}
+
+/// What could be changed can be changed back, but for want of memory, which comes back too.
+fn surely(mut restore: impl FnMut() -> Result<(), Errno>) {
+    for _ in 0..RESTORE_TRIES {
+        if restore().is_ok() {
+            return;
         }
-        // This thread would go on with somebody else's rights.
-        log::error!("cannot become root again after acting as a caller");
-        std::process::abort();
+        std::thread::sleep(RESTORE_WAIT);
+    }
+    // This thread would go on with somebody else's rights.
+    log::error!("cannot become root again after acting as a caller");
+    std::process::abort();
+}
+
+/// Writes as a user, until it is dropped, to files that are open already: their file system gives root, whom it
+/// knows by the file system user, the blocks that it reserves for root (fs/ext4/balloc.c,
+/// `ext4_has_free_clusters`). Not `Send`.
+#[derive(Debug)]
+#[must_use]
+pub struct WriterGuard {
+    /// To become again; `None` if nothing was changed.
+    own: Option<u32>,
+    _thread: PhantomData<*const ()>,
+}
+
+impl WriterGuard {
+    /// Where a thread cannot be somebody else it stays what it is: what may be written is decided elsewhere.
+    pub fn assume(uid: u32) -> Self {
+        let own = own_identity().map(|own| own.uid).ok().filter(|own| *own == 0 && uid != 0);
+        if own.is_some() {
+            // SAFETY: takes no pointers; changes this thread's credentials alone.
+            unsafe { libc::syscall(libc::SYS_setfsuid, libc::c_long::from(uid)) };
+        }
+        Self { own, _thread: PhantomData }
+    }
+}
+
+impl Drop for WriterGuard {
+    fn drop(&mut self) {
+        if let Some(own) = self.own {
+            surely(|| set_fs_id(libc::SYS_setfsuid, own));
+        }
     }
 }
 

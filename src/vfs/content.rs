@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::branch::{Branch, FallocateMode, Whence};
 use crate::error::Errno;
 use crate::ledger::Record;
+use crate::sys::identity::WriterGuard;
 use crate::sys::process::{exe_of, groups_of_thread};
 use crate::types::{Caller, Operation};
 use crate::view::{Invalidation, OpenFile, UNSETTLED, in_epoch};
@@ -103,12 +104,28 @@ impl Vfs {
             Some(offset) if mapped => branch.write_mapped_at(descriptor.as_fd(), bytes, offset),
             _ => branch.write_at(descriptor.as_fd(), bytes, offset),
         };
-        let written = cleared.and_then(|()| self.with_room(caller, file.branch(), length, write));
+        let written = cleared.and_then(|()| self.fill(caller, &file, length, write));
         if mapped && written.is_err() {
             // The page cache has what the branch has not: the next open drops it.
             file.inode.cached.store(0, Ordering::Release);
         }
         self.wrote(&file, caller, Operation::WriteData, written)
+    }
+
+    /// Does something to the content of an open file that takes room, as the caller (who opened it, for what
+    /// comes without one): what its file system reserves for root is not theirs.
+    fn fill<T>(
+        &self,
+        caller: Caller,
+        file: &OpenFile,
+        bytes: u64,
+        act: impl Fn() -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        let who = if caller.pid == 0 { file.opener } else { caller };
+        self.with_room(who, file.branch(), bytes, || {
+            let _writer = WriterGuard::assume(who.uid);
+            act()
+        })
     }
 
     /// Counts what was written through a handle, and records its first write, also one that failed.
@@ -200,7 +217,7 @@ impl Vfs {
         let descriptor = file.descriptor();
         let branch = self.branch_of(&file)?;
         let result = self.clear_set_id(caller, branch, descriptor.as_fd()).and_then(|()| {
-            self.with_room(caller, file.branch(), length, || {
+            self.fill(caller, &file, length, || {
                 branch.fallocate(descriptor.as_fd(), mode, offset, length)
             })
         });
@@ -255,7 +272,7 @@ impl Vfs {
                 length as usize,
             )
         };
-        let copied = cleared.and_then(|()| self.with_room(caller, to.branch(), length, copy));
+        let copied = cleared.and_then(|()| self.fill(caller, &to, length, copy));
         self.wrote(&to, caller, Operation::CopyFileRange, copied)
     }
 

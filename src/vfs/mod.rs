@@ -310,7 +310,7 @@ impl Vfs {
     fn room_to_open(&self, caller: Caller) -> Result<(), Errno> {
         let all = self.open_max.load(Ordering::Acquire);
         let max = if caller.uid == 0 { all } else { all.saturating_sub(all / 16) };
-        let open = self.view.handles.open_files();
+        let open = self.view.handles.open_files().saturating_add(self.view.inodes.kept());
         let theirs = || self.view.handles.open_files_of(caller.uid);
         if !self.is_privileged(caller.uid) && theirs() >= all / 2 {
             log::debug!("user {} has half of the files open that may be", caller.uid);
@@ -323,6 +323,13 @@ impl Vfs {
             log::warn!("{open} files are open, as many as may be; more are refused with ENFILE");
         }
         Err(Errno::NFILE)
+    }
+
+    /// Whether there is a descriptor for what has no name any more: a sixteenth of them all is for that.
+    fn room_to_keep(&self) -> bool {
+        let all = self.open_max.load(Ordering::Acquire);
+        let (open, kept) = (self.view.handles.open_files(), self.view.inodes.kept());
+        kept < all / 16 && open.saturating_add(kept) < all.saturating_sub(all / 16)
     }
 
     /// The log is told again when half have been closed.

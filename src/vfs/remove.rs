@@ -91,10 +91,16 @@ impl Vfs {
         let parent = &there.site.parent;
         let _lock = self.view.locks.operation(&[&parent.inode], there.locks(), vec![])?;
         self.check_place(parent)?;
+        if let Some(inode) = &there.inode {
+            self.keep(inode, there.standings());
+        }
         let result = match operation {
             Operation::Rmdir => self.remove_directories(&there),
             _ => remove_files(&there),
         };
+        if let (Some(inode), Err(_)) = (&there.inode, &result) {
+            inode.let_go();
+        }
         parent.inode.names_changed();
         self.record(operation, &question, result);
         result?;
@@ -102,6 +108,22 @@ impl Vfs {
             inode.remove_name(&there.site.parent.inode, name);
         }
         Ok(())
+    }
+
+    /// Keeps what leads to an inode whose last name is about to go, for who has it as working directory, by
+    /// `O_PATH` or mounted elsewhere; nothing where there is no room for it.
+    fn keep<'a>(&self, inode: &Inode, standings: impl Iterator<Item = &'a Standing>) {
+        let last = |(at, standing): &(usize, &Standing)| match inode.kind {
+            FileKind::Directory => standing.is_directory(),
+            _ => *at == 0 && standing.found.stat.nlink <= 1,
+        };
+        let parts = standings.enumerate().filter(last).filter_map(|(_, standing)| {
+            Some((standing.index, standing.found.node.try_clone().ok()?))
+        });
+        let parts: Vec<_> = parts.collect();
+        if !parts.is_empty() && self.room_to_keep() {
+            inode.keep(self.view.inodes.kept_parts(parts));
+        }
     }
 
     /// Removes all parts of a directory, the first last. ENOTEMPTY unless all are empty; also for what
@@ -217,7 +239,14 @@ impl Vfs {
         self.check_place(&source.site.parent)?;
         self.check_place(&target.parent)?;
         self.check_whole(&source)?;
+        let kept = replaced.as_ref().filter(|_| !flags.contains(RenameFlags::EXCHANGE));
+        if let Some(inode) = kept {
+            self.keep(inode, there.iter());
+        }
         let result = self.rename_parts(caller, &source, &target, &there, flags);
+        if let (Some(inode), Err(_)) = (kept, &result) {
+            inode.let_go();
+        }
         ends.iter().for_each(|end| end.names_changed());
         let (question, _) = source.sides(caller, &target);
         self.record(Operation::RenameSource, &question, result);

@@ -147,10 +147,13 @@ impl Vfs {
         let branch = self.branch(part.branch)?;
         let path = || inode.path_in_branch().unwrap_or_default();
         let descriptor = match branch.open_node(&part.handle, inode.kind, path) {
-            // Without file handles an unlinked file is still there for who has it open.
-            Err(Errno::NOENT | Errno::STALE) => match inode.open_files().first() {
-                Some(file) => rustix::io::fcntl_dupfd_cloexec(&*file.descriptor(), 3)?,
-                None => return Err(Errno::STALE),
+            // What has no name any more is still there for who has it.
+            Err(Errno::NOENT | Errno::STALE) => match inode.kept(part.branch) {
+                Some(kept) => kept?,
+                None => match inode.open_files().first() {
+                    Some(file) => rustix::io::fcntl_dupfd_cloexec(&*file.descriptor(), 3)?,
+                    None => return Err(Errno::STALE),
+                },
             },
             opened => opened?,
         };
@@ -163,11 +166,13 @@ impl Vfs {
     fn merged_node(&self, inode: Arc<Inode>, domain: Domain) -> Result<Node<'_>, Errno> {
         let members = self.view.members(domain);
         let epoch = self.epoch(&members);
-        if inode.epoch.load(Ordering::Acquire) != epoch {
+        // What has no name is not found by it.
+        let named = !inode.is_unlinked();
+        if named && inode.epoch.load(Ordering::Acquire) != epoch {
             self.renew_parts(&inode)?;
         }
         let opened = match self.open_parts(&inode) {
-            Err(Errno::STALE) => {
+            Err(Errno::STALE) if named => {
                 self.renew_parts(&inode)?;
                 self.open_parts(&inode)?
             }

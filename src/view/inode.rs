@@ -21,11 +21,11 @@ use crate::policy::PathClass;
 use crate::types::{BranchIndex, Handle, ViewPath};
 
 use super::epoch::{UNSETTLED, renew_classes};
-use super::handles::OpenFile;
 use super::layout::LayoutIndex;
 
 mod ties;
 
+pub use ties::Kept;
 use ties::Ties;
 
 /// Bytes and names that most paths have room in.
@@ -227,9 +227,11 @@ impl Inode {
         }
         let before = ties.name.replace(Name::new(Arc::clone(parent), name)).is_some();
         let unlinked = ties.rare.as_mut().and_then(|rare| rare.unlinked.take()).is_some();
+        let kept = ties.rare.as_mut().and_then(|rare| rare.kept.take());
         let earlier = ties.rare.as_ref().is_some_and(|rare| !rare.names.is_empty());
         ties.tidy();
         drop(ties);
+        drop(kept);
         if before || unlinked || earlier {
             self.renamed();
         }
@@ -400,37 +402,6 @@ impl Inode {
             above.push(parent);
         }
         above
-    }
-
-    /// Notes an open file, so that a crossing can find it.
-    pub fn opened(&self, file: &Arc<OpenFile>) {
-        self.ties.lock().rare().opens.push(Arc::downgrade(file));
-    }
-
-    /// Takes back [`Inode::opened`].
-    pub fn closed(&self, file: &OpenFile) {
-        let mut ties = self.ties.lock();
-        if let Some(rare) = &mut ties.rare {
-            rare.opens.retain(|open| !std::ptr::eq(open.as_ptr(), file));
-        }
-        ties.tidy();
-    }
-
-    /// How many open files could write.
-    pub fn writers(&self) -> usize {
-        self.open_files().iter().filter(|file| file.writable).count()
-    }
-
-    /// The files that are open now.
-    pub fn open_files(&self) -> Vec<Arc<OpenFile>> {
-        self.ties.lock().opens().collect()
-    }
-
-    /// Whether somebody may have it mapped for writing: of what is stored through a mapping its branch does not
-    /// know yet.
-    pub fn may_be_mapped(&self) -> bool {
-        let maps = |open: Arc<OpenFile>| open.readable && open.writable && !open.is_passthrough();
-        self.ties.lock().opens().any(maps)
     }
 }
 

@@ -22,7 +22,7 @@ pub mod table;
 
 pub use epoch::{UNSETTLED, change_classes, in_epoch};
 pub use handles::{Handles, OpenDirectory, OpenFile};
-pub use inode::{Inode, Part, Parts, Place};
+pub use inode::{Inode, Kept, Part, Parts, Place};
 pub use layout::{Layout, LayoutIndex};
 pub use locks::{Lock, LockTable};
 pub use pool::{Domain, Pool};

@@ -14,6 +14,7 @@
 
 use std::ffi::OsStr;
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -23,7 +24,7 @@ use dashmap::mapref::entry::Entry;
 use crate::branch::FileKind;
 use crate::types::{BranchIndex, Handle};
 
-use super::inode::{Inode, Name, Part, Parts, Place};
+use super::inode::{Inode, Kept, Name, Part, Parts, Place};
 use super::layout::LayoutIndex;
 
 /// Numbers of inodes in branches are below this and at or above [`FIRST_NUMBER`].
@@ -45,6 +46,8 @@ pub struct InodeTable {
     displaced: DashMap<Part, u64>,
     /// How many inodes there were when [`InodeTable::shrink`] looked.
     seen: AtomicUsize,
+    /// How many descriptors are kept of what has no name ([`Inode::keep`]).
+    kept: Arc<AtomicUsize>,
 }
 
 impl InodeTable {
@@ -198,6 +201,16 @@ impl InodeTable {
             self.by_handle.insert(part.clone(), number);
         }
         Some(inode)
+    }
+
+    /// Descriptors for [`Inode::keep`], counted while they are kept.
+    pub fn kept_parts(&self, parts: Vec<(BranchIndex, OwnedFd)>) -> Kept {
+        Kept::new(parts, &self.kept)
+    }
+
+    /// How many descriptors are kept.
+    pub fn kept(&self) -> usize {
+        self.kept.load(Ordering::Relaxed)
     }
 
     /// How many inodes there are.

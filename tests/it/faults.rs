@@ -226,6 +226,37 @@ fn users_who_open_all_they_can_leave_descriptors_for_the_daemon() {
 }
 
 #[test]
+fn what_has_no_name_any_more_does_not_take_all_descriptors() {
+    require_root();
+    let scene = Scene::lab();
+    let mut command = Command::new("prlimit");
+    command.args(["--nofile=400:400", OCTROI]);
+    let mount = scene.mount_by(command, &[]);
+    mount.sh("mkdir inbox/d; rmdir inbox/d").ok();
+    let before = descriptors(&mount);
+    let held: Vec<_> = (0..40)
+        .map(|number| {
+            let path = mount.path(&format!("inbox/{number}"));
+            fs::create_dir(&path).expect("made");
+            let held = File::open(&path).expect("open");
+            fs::remove_dir(&path).expect("removed");
+            held
+        })
+        .collect();
+    // Until the kernel asks again for what it knows.
+    std::thread::sleep(std::time::Duration::from_millis(1200));
+    let links = |file: &File| rustix::fs::fstat(file).map(|found| found.st_nlink);
+    let (kept, others): (Vec<_>, Vec<_>) = held.iter().map(links).partition(Result::is_ok);
+    assert_eq!((kept.len(), kept[0]), (12, Ok(0)), "a sixteenth of the 200 for users");
+    assert!(others.iter().all(|lost| *lost == Err(Errno::STALE)), "{others:?}");
+    let (open, errno) = open_all(&mount, 1000);
+    assert_eq!((open.len(), errno), (188, Some(Errno::NFILE.raw_os_error())));
+    drop((held, open));
+    wait_for("all to be closed", || descriptors(&mount) <= before);
+    mount.unmount();
+}
+
+#[test]
 fn a_daemon_without_descriptors_refuses_and_heals() {
     require_root();
     let scene = Scene::lab();

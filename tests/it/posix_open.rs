@@ -171,3 +171,67 @@ fn a_directory_that_is_looked_up_while_it_is_renamed_has_its_new_name() {
     assert!(wrong.is_empty(), "{} under a name that is gone: {wrong:?}", wrong.len());
     mount.unmount();
 }
+
+#[test]
+fn what_has_no_name_any_more_is_there_for_who_has_it() {
+    let program = "
+import errno, os, subprocess, time
+def told(name, act):
+    try:
+        print(name, act())
+    except OSError as error:
+        print(name, errno.errorcode[error.errno])
+def about(fd):
+    found = os.fstat(fd)
+    return oct(found.st_mode), found.st_uid, found.st_nlink, found.st_size
+DIRECTORY, NODE = os.O_RDONLY | os.O_DIRECTORY, os.O_PATH | os.O_NOFOLLOW
+def write(name, text):
+    with open(name, 'w') as file:
+        file.write(text)
+held = {}
+os.mkdir('removed'); held['removed'] = os.open('removed', DIRECTORY); os.rmdir('removed')
+os.mkdir('replaced'); held['replaced'] = os.open('replaced', DIRECTORY)
+os.makedirs('other/below'); os.rename('other', 'replaced')
+os.mkfifo('fifo'); held['fifo'] = os.open('fifo', os.O_RDWR); os.unlink('fifo')
+write('file', 'content'); held['file'] = os.open('file', NODE); os.unlink('file')
+write('one', '1'); write('two', '22'); held['two'] = os.open('two', NODE); os.rename('one', 'two')
+write('a', '3'); os.link('a', 'b'); held['one link less'] = os.open('a', NODE); os.unlink('a')
+write('c', '4'); os.link('c', 'd'); held['no link'] = os.open('c', NODE); os.unlink('c'); os.unlink('d')
+os.symlink('target', 'link'); link = os.open('link', NODE); os.unlink('link')
+write('source', 'mounted'); write('point', '')
+subprocess.run(['mount', '--bind', 'source', 'point'], check=True)
+os.unlink('source')
+os.mkdir('here'); os.chdir('here'); os.rmdir('../here')
+# What the kernel knows of them is too old to be told.
+time.sleep(1.2)
+told('here', lambda: (os.stat('.').st_nlink, os.access('.', os.W_OK)))
+os.chdir('..')
+told('mounted', lambda: (open('point').read(), os.stat('point').st_nlink))
+subprocess.run(['umount', 'point'], check=True)
+told('link', lambda: (about(link), os.readlink('', dir_fd=link)))
+for name, fd in held.items():
+    path = f'/proc/self/fd/{fd}'
+    told(f'{name}: fstat', lambda: about(fd))
+    told(f'{name}: statvfs', lambda: os.fstatvfs(fd).f_namemax)
+    told(f'{name}: chmod', lambda: (os.chmod(path, 0o711), about(fd)))
+    told(f'{name}: chown', lambda: (os.chown(path, 5, -1), about(fd)))
+    told(f'{name}: utime', lambda: (os.utime(path, (5, 6)), os.fstat(fd).st_mtime))
+    told(f'{name}: xattr', lambda: (os.setxattr(path, 'trusted.a', b'1'), os.listxattr(path)))
+for fd in (held['removed'], held['replaced']):
+    told('fsync', lambda: os.fsync(fd))
+    told('list', lambda: os.listdir(fd))
+    told('create', lambda: os.open('x', os.O_CREAT | os.O_RDWR, dir_fd=fd))
+    told('mkdir', lambda: os.mkdir('x', dir_fd=fd))
+    told('look', lambda: os.stat('x', dir_fd=fd))
+    told('up', lambda: os.stat('..', dir_fd=fd).st_ino == os.stat('.').st_ino)
+    told('open', lambda: os.close(os.open('.', DIRECTORY, dir_fd=fd)))
+os.write(held['fifo'], b'through a fifo')
+told('fifo: read', lambda: os.read(held['fifo'], 100))
+for name in ('file', 'two', 'one link less', 'no link'):
+    path = f'/proc/self/fd/{held[name]}'
+    told(f'{name}: read', lambda: open(path).read())
+    told(f'{name}: append', lambda: open(path, 'a').write(' and more'))
+    told(f'{name}: again', lambda: (open(path).read(), os.stat(path).st_size))
+print(sorted(os.listdir('.')), os.listdir('replaced'), open('two').read())";
+    as_in_an_ordinary_directory(&PLACES, program);
+}

@@ -218,3 +218,34 @@ fn something_new_in_a_full_pool_gets_the_room_of_hold() {
     mount.unmount();
     drop(disks);
 }
+
+/// As on the file system itself: what it keeps for root is not for others, whoever writes for them.
+#[test]
+fn what_ext4_reserves_for_root_is_left_by_others() {
+    require_root();
+    let scene = Scene::with(&["inbox"], "[branches.inbox]\npath = \"branches/inbox\"\n");
+    let image = scene.base().join("branches/inbox.img");
+    sh(scene.base(), "truncate -s 64M branches/inbox.img").ok();
+    let disk = Disk::on(image, scene.branch("inbox"), "mkfs.ext4 -q -m 25", "0777");
+    let free = || {
+        let stat = rustix::fs::statvfs(scene.branch("inbox").as_path()).expect("statfs");
+        (stat.f_bfree * stat.f_frsize, stat.f_bavail * stat.f_frsize)
+    };
+    let mount = scene.mount();
+    for fill in [
+        "head -c 100M /dev/zero >inbox/f",
+        "fallocate -l 40M inbox/f; fallocate -o 40M -l 40M inbox/f",
+        "head -c 20M /dev/zero >inbox/f; for n in 1 2 3 4; do cp inbox/f inbox/f$n || exit 1; done",
+    ] {
+        let said = mount.sh_as("nobody", fill).refused();
+        assert!(said.contains("No space left on device"), "{fill}: {said}");
+        let (all, theirs) = free();
+        assert!(theirs < MIB, "{fill}: {theirs} bytes are left for everybody");
+        assert!(all > 14 * MIB, "{fill}: of what is root's {all} bytes are left");
+        // What is root's alone root may write.
+        mount.sh("head -c 10M /dev/zero >inbox/root && rm inbox/root inbox/f*").ok();
+        wait_for("the room to be free", || free().1 > 30 * MIB);
+    }
+    mount.unmount();
+    drop(disk);
+}

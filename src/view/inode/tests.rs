@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::types::Caller;
+use crate::view::OpenFile;
 
 fn inode(number: u64, kind: FileKind, name: Option<(&Arc<Inode>, &str)>) -> Arc<Inode> {
     let name = name.map(|(parent, name)| Name::new(Arc::clone(parent), OsStr::new(name)));

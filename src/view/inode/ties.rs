@@ -1,10 +1,13 @@
 //! What an inode is tied to: its names, and who has it open.
 
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use super::{Inode, Name};
-use crate::types::ViewPath;
+use crate::error::Errno;
+use crate::types::{BranchIndex, ViewPath};
 use crate::view::handles::OpenFile;
 
 /// What an inode is tied to.
@@ -22,7 +25,35 @@ pub(super) struct Rare {
     pub names: Vec<Name>,
     /// The path it had when its last name went, for rules and records about open unlinked files.
     pub unlinked: Option<ViewPath>,
+    /// What leads to it since then.
+    pub kept: Option<Kept>,
     pub opens: Vec<Weak<OpenFile>>,
+}
+
+/// `O_PATH` descriptors of what loses its last name, by branch: who has it as working directory, open as
+/// a fifo or mounted elsewhere goes on using it, and a branch does not find it by its handle any more.
+#[derive(Debug)]
+pub struct Kept {
+    parts: Vec<(BranchIndex, OwnedFd)>,
+    /// How many descriptors are kept in all.
+    sum: Arc<AtomicUsize>,
+}
+
+impl Kept {
+    pub(in crate::view) fn new(parts: Vec<(BranchIndex, OwnedFd)>, sum: &Arc<AtomicUsize>) -> Self {
+        sum.fetch_add(parts.len(), Ordering::Relaxed);
+        Self { parts, sum: Arc::clone(sum) }
+    }
+
+    fn part(&self, branch: BranchIndex) -> Option<&OwnedFd> {
+        self.parts.iter().find(|(at, _)| *at == branch).map(|(_, descriptor)| descriptor)
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.sum.fetch_sub(self.parts.len(), Ordering::Relaxed);
+    }
 }
 
 impl Ties {
@@ -52,8 +83,70 @@ impl Ties {
     /// Drops what is there no longer.
     pub fn tidy(&mut self) {
         let needed = |rare: &Rare| {
-            !rare.names.is_empty() || rare.unlinked.is_some() || !rare.opens.is_empty()
+            let known = !rare.names.is_empty() || rare.unlinked.is_some() || rare.kept.is_some();
+            known || !rare.opens.is_empty()
         };
         self.rare.take_if(|rare| !needed(rare));
+    }
+}
+
+impl Inode {
+    /// Notes an open file, so that a crossing can find it.
+    pub fn opened(&self, file: &Arc<OpenFile>) {
+        self.ties.lock().rare().opens.push(Arc::downgrade(file));
+    }
+
+    /// Takes back [`Inode::opened`].
+    pub fn closed(&self, file: &OpenFile) {
+        let mut ties = self.ties.lock();
+        if let Some(rare) = &mut ties.rare {
+            rare.opens.retain(|open| !std::ptr::eq(open.as_ptr(), file));
+        }
+        ties.tidy();
+    }
+
+    /// How many open files could write.
+    pub fn writers(&self) -> usize {
+        self.open_files().iter().filter(|file| file.writable).count()
+    }
+
+    /// The files that are open now.
+    pub fn open_files(&self) -> Vec<Arc<OpenFile>> {
+        self.ties.lock().opens().collect()
+    }
+
+    /// Whether somebody may have it mapped for writing: of what is stored through a mapping its branch does not
+    /// know yet.
+    pub fn may_be_mapped(&self) -> bool {
+        let maps = |open: Arc<OpenFile>| open.readable && open.writable && !open.is_passthrough();
+        self.ties.lock().opens().any(maps)
+    }
+
+    /// Keeps what leads to it once its last name is gone. To be called before that goes.
+    pub fn keep(&self, kept: Kept) {
+        let before = self.ties.lock().rare().kept.replace(kept);
+        drop(before);
+    }
+
+    /// Takes back [`Inode::keep`]: the name stays.
+    pub fn let_go(&self) {
+        let mut ties = self.ties.lock();
+        let kept = ties.rare.as_mut().and_then(|rare| rare.kept.take());
+        ties.tidy();
+        drop(ties);
+        drop(kept);
+    }
+
+    /// One more descriptor of what is kept of it on a branch.
+    pub fn kept(&self, branch: BranchIndex) -> Option<Result<OwnedFd, Errno>> {
+        let ties = self.ties.lock();
+        let descriptor = ties.rare.as_ref()?.kept.as_ref()?.part(branch)?;
+        Some(rustix::io::fcntl_dupfd_cloexec(descriptor, 3))
+    }
+
+    /// Whether its last name is gone.
+    pub fn is_unlinked(&self) -> bool {
+        let ties = self.ties.lock();
+        ties.name.is_none() && ties.rare.as_ref().is_some_and(|rare| rare.unlinked.is_some())
     }
 }
