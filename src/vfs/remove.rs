@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use crate::branch::{FileKind, RenameFlags};
+use crate::branch::{FileKind, RenameFlags, Stat};
 use crate::error::Errno;
 use crate::types::{Caller, Operation};
 use crate::view::locks::Lock;
@@ -14,6 +14,10 @@ use super::Vfs;
 use super::facts::{About, Asked, Size};
 use super::permit::Question;
 use super::site::{OpenPart, Purpose, Site, Standing};
+
+/// What is kept is free only when the kernel has forgotten it, some milliseconds after who removes it asks for the
+/// space that it left: not so for files of more blocks of 512 bytes, 1 MiB.
+const FREED_LATE_MAX: u64 = 2048;
 
 /// A site whose name exists.
 pub(super) struct Occupied<'a> {
@@ -115,7 +119,10 @@ impl Vfs {
     fn keep<'a>(&self, inode: &Inode, standings: impl Iterator<Item = &'a Standing>) {
         let last = |(at, standing): &(usize, &Standing)| match inode.kind {
             FileKind::Directory => standing.is_directory(),
-            _ => *at == 0 && standing.found.stat.nlink <= 1,
+            _ => {
+                let Stat { nlink, blocks, .. } = standing.found.stat;
+                *at == 0 && nlink <= 1 && blocks <= FREED_LATE_MAX
+            }
         };
         let parts = standings.enumerate().filter(last).filter_map(|(_, standing)| {
             Some((standing.index, standing.found.node.try_clone().ok()?))

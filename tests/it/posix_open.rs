@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 
+use crate::disk::Disk;
 use crate::harness::{OCTROI, sh};
 use crate::integrity::{PLACES, three_kinds};
 
@@ -234,4 +235,25 @@ for name in ('file', 'two', 'one link less', 'no link'):
     told(f'{name}: again', lambda: (open(path).read(), os.stat(path).st_size))
 print(sorted(os.listdir('.')), os.listdir('replaced'), open('two').read())";
     as_in_an_ordinary_directory(&PLACES, program);
+}
+
+/// Who removes files until there is room must not remove more than that takes.
+#[test]
+fn a_large_file_that_is_removed_is_free_at_once() {
+    let program = "
+import os
+with open('file', 'wb') as file:
+    file.write(b'x' * (8 << 20))
+    os.fsync(file.fileno())
+before = os.statvfs('.')
+os.unlink('file')
+after = os.statvfs('.')
+print((after.f_bavail - before.f_bavail) * after.f_frsize >= 8 << 20)";
+    let scene = three_kinds();
+    let disk = Disk::ext4(&scene, "work", "64M");
+    let mount = scene.mount();
+    let script = format!("python3 - <<'END'\n{program}\nEND\n");
+    assert_eq!(sh(&mount.path("work"), &script).ok(), "True\n");
+    mount.unmount();
+    drop(disk);
 }
