@@ -297,6 +297,8 @@ fn merged_stat(first: Stat, more: impl Iterator<Item = Stat>, complete: bool) ->
 fn merged_links(one: u32, other: u32) -> u32 {
     match (one, other) {
         (2, links) | (links, 2) => links.max(1),
+        // It was removed.
+        (0, 0) => 0,
         _ => 1,
     }
 }

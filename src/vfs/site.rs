@@ -181,7 +181,7 @@ impl Vfs {
         let mut opened = opened.into_iter();
         let first = opened.next().ok_or(Errno::IO)?;
         let online = |index: &BranchIndex| self.branch(*index).is_ok_and(|found| found.is_online());
-        let incomplete = !members.iter().all(online);
+        let incomplete = named && !members.iter().all(online);
         Ok(Node { inode, domain, first, more: opened.collect(), incomplete })
     }
 

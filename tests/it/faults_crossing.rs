@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::disk::Disk;
 use crate::harness::{LAB, Mount, Scene, require_root};
-use crate::strace::{Strace, call_of, descriptors};
+use crate::strace::{Strace, call_of, open_links};
 
 const ERRNOS: [(&str, Errno); 6] = [
     ("EIO", Errno::IO),
@@ -138,7 +138,7 @@ impl Lab {
     fn try_one(&mut self, call: &str, nth: usize, text: &str, errno: Errno) -> Vec<String> {
         let mut wrong = Vec::new();
         let name = self.furnish();
-        let (before, open) = (self.ends(&name), descriptors(&self.mount));
+        let (before, open) = (self.ends(&name), open_links(&self.mount));
         let known = self.records().len();
         let inject = format!("{call}:error={text}:when={nth}");
         let strace = Strace::attach(&self.mount, &[CROSSING], Some(&inject));
@@ -206,12 +206,13 @@ impl Lab {
             wrong.push("something stays in stage".to_owned());
         }
         let deadline = Instant::now() + Duration::from_secs(2);
-        while descriptors(&self.mount) > open && Instant::now() < deadline {
+        let mut left = open_links(&self.mount);
+        while left.len() > open.len() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(10));
+            left = open_links(&self.mount);
         }
-        let left = descriptors(&self.mount);
-        if left > open {
-            wrong.push(format!("{left} descriptors are open, and {open} were"));
+        if left.len() > open.len() {
+            wrong.push(format!("{left:?} are open, and {open:?} were"));
         }
         wrong.iter_mut().for_each(|text| text.push_str(&format!(" [{injected}]")));
         wrong

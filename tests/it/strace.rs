@@ -127,5 +127,18 @@ fn threads_of(pid: u32, names: &[&str]) -> Vec<String> {
 /// How many descriptors the daemon has open.
 #[track_caller]
 pub fn descriptors(mount: &Mount) -> usize {
-    fs::read_dir(format!("/proc/{}/fd", mount.pid())).expect("the daemon lives").count()
+    open_links(mount).len()
+}
+
+/// What the daemon has open, sorted.
+#[track_caller]
+pub fn open_links(mount: &Mount) -> Vec<String> {
+    let open = fs::read_dir(format!("/proc/{}/fd", mount.pid())).expect("the daemon lives");
+    let link = |entry: std::io::Result<fs::DirEntry>| {
+        // It may have been closed meanwhile.
+        Some(fs::read_link(entry.ok()?.path()).ok()?.to_string_lossy().into_owned())
+    };
+    let mut links: Vec<_> = open.filter_map(link).collect();
+    links.sort();
+    links
 }

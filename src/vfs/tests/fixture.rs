@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::audit_dir::{AuditSource, TxState};
-use crate::branch::{BranchSpec, RenameFlags};
+use crate::branch::{BranchError, BranchSpec, RenameFlags};
 use crate::mover::{Journal, MoverBranch};
 use crate::policy::{
     BranchFacts, Conditions, Gate, GateTerms, PathPatterns, PolicySource, Principal, Rule, Verify,
@@ -91,6 +91,15 @@ impl Fixture {
         ];
         let gates = vec![gate("submit", 0, 1), gate("recall", 1, 0)];
         Self::build(&modes, vec![], rules, gates)
+    }
+
+    /// A branch goes offline.
+    pub(crate) fn go_offline(&self, at: usize) {
+        let branch = Arc::clone(&self.vfs.branches[at]);
+        let (name, path) = (branch.name().to_owned(), branch.spec().path.clone());
+        branch.go_offline(&BranchError::Elsewhere { name, path });
+        self.vfs.mover.branch_left(branch.spec().index);
+        self.vfs.tend();
     }
 
     /// Branches in order, of which those of a pool appear at its place.

@@ -408,3 +408,26 @@ fn a_part_that_is_made_meanwhile_is_not_left_behind() {
     assert!(fixture.has("one/d/e/new") || fixture.has("one/to/e/new"));
     assert_eq!(fixture.has("one/d"), fixture.has("two/d"), "all of it moved, or nothing");
 }
+
+#[test]
+fn what_is_kept_of_what_has_no_name_goes_with_a_member() {
+    let fixture = pool(Placement::First);
+    fixture.folder("one/d");
+    fixture.folder("two/d");
+    fixture.folder("one/e");
+    let vfs = &fixture.vfs;
+    let (both, first) = (fixture.number("pool/d"), fixture.number("pool/e"));
+    let folder = fixture.number("pool");
+    vfs.set_open_max(64);
+    for name in ["d", "e"] {
+        vfs.rmdir(ROOT, folder, OsStr::new(name)).expect("removed");
+    }
+    let links = |number| vfs.getattr(ROOT, number, None).map(|found| found.stat.nlink);
+    assert_eq!((links(both), links(first)), (Ok(0), Ok(0)));
+    assert_eq!(vfs.view.inodes.kept(), 3);
+    fixture.go_offline(1);
+    assert_eq!(vfs.view.inodes.kept(), 1, "its disk is to be unmounted");
+    assert_eq!((links(both), links(first)), (Err(Errno::STALE), Ok(0)));
+    vfs.forget(first, u64::MAX);
+    assert_eq!(vfs.view.inodes.kept(), 0);
+}

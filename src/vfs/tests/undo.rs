@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use super::fixture::*;
-use crate::branch::{BranchError, RenameFlags};
+use crate::branch::RenameFlags;
 use crate::policy::PathPatterns;
 use crate::types::{BranchMode, Caller, Placement};
 use crate::vfs::*;
@@ -140,21 +140,13 @@ fn crossed_to_pool() -> Fixture {
     fixture
 }
 
-fn go_offline(fixture: &Fixture, at: usize) {
-    let branch = Arc::clone(&fixture.vfs.branches[at]);
-    let (name, path) = (branch.name().to_owned(), branch.spec().path.clone());
-    branch.go_offline(&BranchError::Elsewhere { name, path });
-    fixture.vfs.mover.branch_left(branch.spec().index);
-    fixture.vfs.tend();
-}
-
 #[test]
 fn what_an_offline_member_may_have_of_a_directory_is_not_left_behind() {
     let fixture = crossed_to_pool();
     fixture.plant("two/d/new.csv", "2\n");
     let changed = fixture.prepare_undo().err().expect("it has changed");
     assert!(changed.why.contains("changed"), "{}", changed.why);
-    go_offline(&fixture, 1);
+    fixture.go_offline(1);
     let refused = fixture.prepare_undo().err().map(|error| error.errno);
     assert_eq!(refused, Some(Errno::IO));
     assert_eq!(transactions(&fixture), 1, "nothing was begun");

@@ -144,6 +144,13 @@ impl Inode {
         Some(rustix::io::fcntl_dupfd_cloexec(descriptor, 3))
     }
 
+    /// Whether something is kept of it on a branch of these.
+    pub fn keeps_on(&self, these: impl Fn(BranchIndex) -> bool) -> bool {
+        let ties = self.ties.lock();
+        let kept = ties.rare.as_ref().and_then(|rare| rare.kept.as_ref());
+        kept.is_some_and(|kept| kept.parts.iter().any(|(branch, _)| these(*branch)))
+    }
+
     /// Whether its last name is gone.
     pub fn is_unlinked(&self) -> bool {
         let ties = self.ties.lock();
