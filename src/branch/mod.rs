@@ -37,7 +37,7 @@ pub use content::{FallocateMode, Whence};
 pub use create::RenameFlags;
 pub use presence::{Health, Returning};
 pub use space::{SpaceLimit, SpaceStat};
-pub use xattr::{XattrFlags, is_acl};
+pub use xattr::{ACCESS_ACL, XattrFlags, is_access_acl, is_acl};
 
 use presence::Condition;
 

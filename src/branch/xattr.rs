@@ -101,21 +101,19 @@ impl Branch {
         rustix::fs::chmod(magic_path(node), rustix::fs::Mode::from_bits_truncate(mode))
     }
 
-    /// What a change of the access ACL leads to: set by somebody outside the file's group it takes the
-    /// set-group-id bit, which the kernel does for an ordinary caller and not for the daemon.
+    /// What a change of the access ACL leads to: set by somebody who may not keep the set-group-id bit of a file
+    /// of its group it takes that bit, which the kernel does for an ordinary caller and not for the daemon.
     pub fn after_acl(
         &self,
         node: BorrowedFd<'_>,
         key: &OsStr,
-        uid: u32,
-        gid: u32,
-        groups: &[u32],
+        may_keep: impl Fn(u32) -> bool,
     ) -> Result<(), Errno> {
-        if !is_access_acl(key) || uid == 0 {
+        if !is_access_acl(key) {
             return Ok(());
         }
         let stat = self.stat(node)?;
-        if stat.mode & 0o2000 == 0 || stat.gid == gid || groups.contains(&stat.gid) {
+        if stat.mode & 0o2000 == 0 || may_keep(stat.gid) {
             return Ok(());
         }
         let mode = rustix::fs::Mode::from_bits_truncate(stat.mode & !0o2000);
@@ -123,8 +121,12 @@ impl Branch {
     }
 }
 
-fn is_access_acl(key: &OsStr) -> bool {
-    key.as_bytes() == b"system.posix_acl_access"
+/// The access list that says who may do what.
+pub const ACCESS_ACL: &str = "system.posix_acl_access";
+
+/// Whether an attribute is that list.
+pub fn is_access_acl(key: &OsStr) -> bool {
+    key == ACCESS_ACL
 }
 
 /// The kernel checks who may change an attribute, but leaves `system.*` to the file system

@@ -16,15 +16,15 @@
 //! cache is never refused: nobody would hear of it, and the kernel bounds it by its own dirty limit.
 
 use std::io;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use parking_lot::Mutex;
 
+use super::pool::Pool;
 use crate::error::Errno;
-use crate::sys::schedule::{Slice, set_slice};
+use crate::sys::schedule::Slice;
 
 /// Longer than this, and a lane is slow: what an ordinary operation takes is a thousandth of it.
 const SLOW: Duration = Duration::from_millis(20);
@@ -39,14 +39,8 @@ const THREADS: usize = 16;
 const SYNC_THREADS: usize = 4;
 /// Threads of a lane for renames that are transactions. The kernel lets few through at a time.
 const RENAME_THREADS: usize = 4;
-/// Requests that may wait in a lane, of each sort. More than the kernel has under way without a caller
-/// ([`super::negotiate`]), so that reading ahead alone cannot fill it.
-const QUEUE: usize = 1 << 17;
 /// Bytes of written data that may wait in a lane.
 const BYTES_MAX: usize = 256 << 20;
-
-/// What is left to do of a request.
-type Job = Box<dyn FnOnce() + Send>;
 
 /// What a request is slow by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +50,9 @@ pub enum Heavy {
     /// A rename that is a transaction.
     Rename,
 }
+
+/// How long what is to be dropped waits for more of it: to wake a thread for each costs more than to drop it.
+const SOON: Duration = Duration::from_millis(1);
 
 /// The lanes of a view.
 pub struct Lanes {
@@ -72,6 +69,8 @@ struct Lane {
     syncs: Pool,
     renames: Pool,
     bytes: Arc<AtomicUsize>,
+    /// What is dropped soon.
+    dropping: Arc<Mutex<Vec<Box<dyn Send>>>>,
 }
 
 impl Lane {
@@ -82,6 +81,7 @@ impl Lane {
             syncs: Pool::new(format!("sync-{number}"), SYNC_THREADS, Slice::Usual)?,
             renames: Pool::new(format!("rename-{number}"), RENAME_THREADS, Slice::Usual)?,
             bytes: Arc::default(),
+            dropping: Arc::default(),
         })
     }
 
@@ -215,6 +215,22 @@ impl Lanes {
         }));
     }
 
+    /// Drops what may take long to drop, and what nobody waits for: soon, much at once, by a thread of the lane.
+    pub fn drop_soon(&self, number: usize, what: impl Send + 'static) {
+        let Some(lane) = self.lanes.get(number) else { return };
+        let mut dropping = lane.dropping.lock();
+        dropping.push(Box::new(what));
+        if dropping.len() > 1 {
+            return;
+        }
+        let dropping = Arc::clone(&lane.dropping);
+        lane.ordinary.run(Box::new(move || {
+            std::thread::sleep(SOON);
+            let all = std::mem::take(&mut *dropping.lock());
+            drop(all);
+        }));
+    }
+
     /// As [`Lanes::hand_on`], for what is slow by nature.
     pub fn hand_on_heavy(
         &self,
@@ -263,87 +279,11 @@ impl Drop for Kept {
     }
 }
 
-/// Threads with one queue, started when they are needed, the first at once: so there is one whatever the
-/// system then allows. They end with the pool.
-struct Pool {
-    name: String,
-    jobs: Sender<Job>,
-    queue: Receiver<Job>,
-    threads_max: usize,
-    slice: Slice,
-    threads: AtomicUsize,
-    /// What waits or is being done.
-    unfinished: Arc<AtomicUsize>,
-    /// What was admitted and has not begun.
-    waiting: Arc<AtomicUsize>,
-}
-
-/// A place among those that wait, until it is dropped.
-struct Waiting(Arc<AtomicUsize>);
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-impl Pool {
-    fn new(name: String, threads_max: usize, slice: Slice) -> io::Result<Self> {
-        let (jobs, queue) = unbounded();
-        let pool = Self {
-            name,
-            jobs,
-            queue,
-            threads_max,
-            slice,
-            threads: AtomicUsize::new(1),
-            unfinished: Arc::default(),
-            waiting: Arc::default(),
-        };
-        pool.start()?;
-        Ok(pool)
-    }
-
-    /// Room for one more that waits; `None` if there is none.
-    fn admit(&self) -> Option<Waiting> {
-        let before = self.waiting.fetch_add(1, Ordering::AcqRel);
-        let waiting = Waiting(Arc::clone(&self.waiting));
-        (before < QUEUE).then_some(waiting)
-    }
-
-    fn run(&self, job: Job) {
-        let unfinished = self.unfinished.fetch_add(1, Ordering::AcqRel).saturating_add(1);
-        // Both ends of the queue are here, so that it takes whatever comes.
-        let _ = self.jobs.send(job);
-        let wanted = unfinished.min(self.threads_max);
-        let more = |threads: usize| (threads < wanted).then(|| threads.saturating_add(1));
-        if self.threads.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
-            && let Err(error) = self.start()
-        {
-            self.threads.fetch_sub(1, Ordering::AcqRel);
-            log::warn!("cannot start another thread {}: {error}", self.name);
-        }
-    }
-
-    fn start(&self) -> io::Result<()> {
-        let (queue, unfinished) = (self.queue.clone(), Arc::clone(&self.unfinished));
-        let slice = self.slice;
-        let work = move || {
-            set_slice(slice);
-            for job in queue {
-                // A panic, which is a bug and was logged, does not cost the thread.
-                let _ = std::panic::catch_unwind(AssertUnwindSafe(job));
-                unfinished.fetch_sub(1, Ordering::AcqRel);
-            }
-        };
-        std::thread::Builder::new().name(self.name.clone()).spawn(work).map(drop)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::pool::QUEUE;
     use super::*;
-    use crossbeam_channel::bounded;
+    use crossbeam_channel::{bounded, unbounded};
 
     fn lanes(count: usize, readers: usize) -> Lanes {
         Lanes::new(count + 1, readers).expect("threads")
@@ -361,6 +301,26 @@ mod tests {
         drop(stuck);
         std::thread::sleep(SLOW_FOR_MAX + SLOW);
         assert!(lanes.pass(1).is_some(), "it may try again");
+    }
+
+    #[test]
+    fn what_takes_long_to_drop_is_waited_for_by_nobody() {
+        struct Slow(crossbeam_channel::Receiver<()>, crossbeam_channel::Sender<()>);
+        impl Drop for Slow {
+            fn drop(&mut self) {
+                let _ = self.0.recv();
+                let _ = self.1.send(());
+            }
+        }
+        let lanes = lanes(2, 8);
+        let ((go, wait), (dropped, seen)) = (unbounded(), unbounded());
+        for _ in 0..3 {
+            lanes.drop_soon(1, Slow(wait.clone(), dropped.clone()));
+        }
+        assert!(lanes.pass(1).is_some(), "it does not make the lane slow");
+        assert!(seen.is_empty() && !lanes.are_idle());
+        (0..3).for_each(|_| go.send(()).expect("it waits"));
+        (0..3).for_each(|_| seen.recv_timeout(LONG).expect("dropped"));
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod lanes;
 mod mount;
 mod negotiate;
 mod noise;
+mod pool;
 mod reply;
 mod serve;
 #[cfg(test)]

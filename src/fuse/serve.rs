@@ -73,13 +73,18 @@ impl Adapter {
     }
 
     /// Gives references of the kernel back, on this thread unless it would have to wait: it asks no disk, and
-    /// there may be a million of them.
+    /// there may be a million of them. What was removed meanwhile is freed by then, which may take long.
     pub fn give_back(&self, number: INodeNo, count: u64) {
+        let (vfs, lanes) = (Arc::clone(&self.vfs), Arc::clone(&self.lanes));
+        let forget = move || {
+            if let Some(kept) = vfs.forget(number.0, count) {
+                lanes.drop_soon(vfs.lane_of_kept(&kept), kept);
+            }
+        };
         if self.vfs.is_switching(number.0) {
-            let vfs = Arc::clone(&self.vfs);
-            self.run_surely(self.vfs.lane(number.0), move || vfs.forget(number.0, count));
+            self.run_surely(self.vfs.lane(number.0), forget);
         } else {
-            self.vfs.forget(number.0, count);
+            forget();
         }
     }
 

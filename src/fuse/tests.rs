@@ -371,3 +371,32 @@ fn messages_without_sense_are_answered_and_change_nothing() {
     }
     scene.end();
 }
+
+#[test]
+fn what_was_removed_is_freed_by_nobody_who_reads_requests() {
+    /// More than a lane has threads.
+    const MANY: usize = 64;
+    let fixture = Fixture::new(vec![]);
+    fixture.folder("inbox/d");
+    let mut kernel = Kernel::start(std::sync::Arc::clone(&fixture.vfs));
+    let inbox = kernel.lookup(1, "inbox");
+    let folder = kernel.lookup(inbox, "d");
+    kernel.ask(op::RMDIR, inbox, &none().name("d")).expect("removed");
+    assert_eq!(fixture.vfs.kept(), 1);
+    let (go, wait) = crossbeam_channel::bounded::<()>(0);
+    for _ in 0..MANY {
+        let wait = wait.clone();
+        let hang = move || {
+            let _ = wait.recv();
+        };
+        kernel.lanes.hand_on_surely(fixture.vfs.lane(inbox), hang);
+    }
+    kernel.tell(op::FORGET, folder, &none().long(&[1]));
+    kernel.ask(op::GETATTR, 1, &none().short(&[0, 0]).long(&[0])).expect("answered after that");
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    assert_eq!(fixture.vfs.kept(), 1, "it is freed by its branch's threads, which hang");
+    drop(go);
+    while fixture.vfs.kept() > 0 {
+        std::thread::yield_now();
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::below::Below;
 use super::{Basis, Decision, Object, Policy, Rule, Subject};
-use crate::types::{Operation, Verb, ViewPath};
+use crate::types::{BranchIndex, Operation, Verb, ViewPath};
 
 /// The operations that another name could let through.
 fn sheddable() -> impl Iterator<Item = Operation> {
@@ -21,8 +21,7 @@ impl Policy {
         source: Object<'_>,
         target: Object<'_>,
     ) -> Option<Decision> {
-        let one_domain = self.source.one_domain(source.branch, target.branch);
-        if self.source.observe || (self.source.rules.is_empty() && one_domain) {
+        if self.widens_nothing(source.branch, target.branch) {
             return None;
         }
         let shed = self.widens_one(subject, source, target);
@@ -30,6 +29,12 @@ impl Policy {
             return shed;
         }
         self.shed_below(subject, source, target)
+    }
+
+    /// Whether no name in one branch can widen what may be done under one in the other.
+    pub fn widens_nothing(&self, source: Option<BranchIndex>, target: Option<BranchIndex>) -> bool {
+        let one_domain = self.source.one_domain(source, target);
+        self.source.observe || (self.source.rules.is_empty() && one_domain)
     }
 
     /// Whatever the facts: each deny rule that speaks of the source must speak of the target too, unless

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use rustix::thread::CapabilitySet;
 
 use crate::error::Errno;
 
@@ -77,6 +78,18 @@ pub fn groups_of_thread(pid: u32) -> Result<Vec<u32>, Errno> {
     line.split_whitespace().map(|gid| gid.parse().map_err(|_| Errno::SRCH)).collect()
 }
 
+/// Whether a thread holds a capability now, as the kernel would ask of it where the file system is: one that is
+/// in force in a user namespace of its own is none here. Not if it cannot be told.
+pub fn is_capable(pid: u32, capability: CapabilitySet) -> bool {
+    let of = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/user")).ok();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
+    let holds = effective.is_some_and(|bits| bits & capability.bits() != 0);
+    let ours = || of("self").is_some_and(|ours| of(&pid.to_string()) == Some(ours));
+    holds && ours()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,5 +101,10 @@ mod tests {
         assert!(groups_of_thread(pid).is_ok());
         assert_eq!(groups_of_thread(u32::MAX).err(), Some(Errno::SRCH));
         assert_eq!(exe_of(0), None);
+        let ours = rustix::thread::capabilities(None).expect("capabilities").effective;
+        for capability in [CapabilitySet::FSETID, CapabilitySet::SYS_RESOURCE] {
+            assert_eq!(is_capable(pid, capability), ours.contains(capability));
+            assert!(!is_capable(u32::MAX, capability) && !is_capable(0, capability));
+        }
     }
 }

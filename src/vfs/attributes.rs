@@ -4,8 +4,11 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::thread::CapabilitySet;
+
 use crate::branch::{AttributeChange, FileKind, SetTime, Stat};
 use crate::error::Errno;
+use crate::sys::process::is_capable;
 use crate::types::{Caller, Operation, Time};
 use crate::view::locks::Lock;
 use crate::view::{Inode, OpenFile, Place};
@@ -144,11 +147,15 @@ impl Vfs {
     fn take_set_id(&self, caller: Caller, node: &Node<'_>) -> Result<(), Errno> {
         let branch = node.first.branch;
         let stat = branch.stat(node.first.as_fd())?;
+        if stat.mode & 0o6000 == 0 {
+            return Ok(());
+        }
         let writes = || node.inode.open_files().iter().any(|file| file.writable);
         if caller.uid != 0 && caller.uid != stat.uid && !writes() {
             return Err(Errno::PERM);
         }
-        let in_group = |gid| caller.uid == 0 || self.is_in_group(caller, gid);
+        let in_group =
+            |gid| self.is_in_group(caller, gid) || is_capable(caller.pid, CapabilitySet::FSETID);
         branch.clear_set_id(node.first.as_fd(), in_group)
     }
 

@@ -276,9 +276,9 @@ mod tests {
         let vfs = &fixture.vfs;
         let folder = fixture.number(".audit/tx/done");
         let sizes = || {
-            let handle = vfs.opendir(ROOT, folder).expect("opened");
+            let handle = vfs.opendir(*ROOT, folder).expect("opened");
             let mut sizes = Vec::new();
-            let listed = vfs.readdirplus(ROOT, handle, 0, &mut |entry, found| {
+            let listed = vfs.readdirplus(*ROOT, handle, 0, &mut |entry, found| {
                 if !entry.name.as_encoded_bytes().starts_with(b".") {
                     sizes.push(found.stat.size);
                     assert_eq!((found.number, found.ttl), (entry.number, Duration::ZERO));
@@ -292,10 +292,10 @@ mod tests {
         };
         assert_eq!((sizes(), texts.swap(0, Ordering::Relaxed)), (vec![0; 3], 0));
         let name = format!("{}.json", TxId(2_u128.into()));
-        let found = vfs.lookup(ROOT, folder, OsStr::new(&name)).expect("it is there");
+        let found = vfs.lookup(*ROOT, folder, OsStr::new(&name)).expect("it is there");
         assert_eq!((found.stat.size, texts.swap(0, Ordering::Relaxed)), (5, 1));
         assert_eq!((sizes(), texts.swap(0, Ordering::Relaxed)), (vec![0, 5, 0], 0));
-        vfs.getattr(ROOT, found.number, None).expect("it is known");
+        vfs.getattr(*ROOT, found.number, None).expect("it is known");
         assert_eq!(texts.swap(0, Ordering::Relaxed), 1);
     }
 
@@ -304,16 +304,17 @@ mod tests {
         let fixture = Fixture::new(vec![]);
         let vfs = &fixture.vfs;
         let before = vfs.known();
-        let look_up = |parent, name| vfs.lookup(ROOT, parent, OsStr::new(name)).expect(name).number;
+        let look_up =
+            |parent, name| vfs.lookup(*ROOT, parent, OsStr::new(name)).expect(name).number;
         let folder = look_up(ROOT_NUMBER, ".audit");
         let log = look_up(folder, "log.jsonl");
         assert_eq!(look_up(folder, "log.jsonl"), log);
-        let opened = vfs.open(ROOT, log, READ).expect("readable");
+        let opened = vfs.open(*ROOT, log, READ).expect("readable");
         assert_eq!(vfs.known().files, before.files + 1);
         assert_eq!(vfs.known().inodes, before.inodes + 2);
         vfs.release(opened.handle);
         vfs.forget(log, 1);
-        assert!(vfs.getattr(ROOT, log, None).is_ok(), "one reference is left");
+        assert!(vfs.getattr(*ROOT, log, None).is_ok(), "one reference is left");
         vfs.forget(log, 1);
         vfs.forget(folder, 1);
         assert_eq!(vfs.known(), before);

@@ -4,11 +4,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use rustix::thread::CapabilitySet;
+
 use crate::branch::{Branch, FallocateMode, Whence};
 use crate::error::Errno;
 use crate::ledger::Record;
 use crate::sys::identity::WriterGuard;
-use crate::sys::process::{exe_of, groups_of_thread};
+use crate::sys::process::{exe_of, groups_of_thread, is_capable};
 use crate::types::{Caller, Operation};
 use crate::view::{Invalidation, OpenFile, UNSETTLED, in_epoch};
 
@@ -31,24 +33,24 @@ impl Vfs {
         self.branch(file.branch())
     }
 
-    /// Takes the set-id bits that somebody who is not root may not keep on what they change.
+    /// Takes the set-id bits that a caller may not keep on what it changes.
     pub(super) fn clear_set_id(
         &self,
         caller: Caller,
         branch: &Branch,
         file: BorrowedFd<'_>,
     ) -> Result<(), Errno> {
-        if caller.uid == 0 {
+        if branch.stat(file)?.mode & 0o6000 == 0 || is_capable(caller.pid, CapabilitySet::FSETID) {
             return Ok(());
         }
         branch.clear_set_id(file, |gid| self.is_in_group(caller, gid))
     }
 
-    /// Whether a group is the caller's by the user database, or held by the calling process.
+    /// Whether a group is the caller's: the process says so, and where it cannot be asked the user database.
     pub(super) fn is_in_group(&self, caller: Caller, gid: u32) -> bool {
-        caller.gid == gid
-            || self.identities.groups(caller.uid).is_ok_and(|groups| groups.contains(&gid))
-            || groups_of_thread(caller.pid).is_ok_and(|groups| groups.contains(&gid))
+        let known = || self.identities.groups(caller.uid).unwrap_or_default().contains(&gid);
+        let held = |groups: Vec<u32>| groups.contains(&gid);
+        caller.gid == gid || groups_of_thread(caller.pid).map_or_else(|_| known(), held)
     }
 
     /// Reads up to `size` bytes; fewer only at the end.

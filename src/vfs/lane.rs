@@ -9,7 +9,7 @@ use std::ffi::OsStr;
 
 use crate::branch::FileKind;
 use crate::types::{BranchIndex, PoolIndex};
-use crate::view::{Domain, Inode, LayoutIndex, Place};
+use crate::view::{Domain, Inode, Kept, LayoutIndex, Place};
 
 use super::{AUDIT_NAME, Vfs};
 
@@ -46,6 +46,16 @@ impl Vfs {
                 self.lane_of_domain(self.view.domain(parts.first.branch))
             }
             Place::Branch(parts) => lane_of_branch(parts.first.branch),
+        }
+    }
+
+    /// The lane of what was kept of an inode that has no name.
+    pub fn lane_of_kept(&self, kept: &Kept) -> usize {
+        let mut branches = kept.branches();
+        match (branches.next(), branches.next()) {
+            (None, _) => 0,
+            (Some(branch), None) => lane_of_branch(branch),
+            (Some(branch), Some(_)) => self.lane_of_domain(self.view.domain(branch)),
         }
     }
 

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::branch::{FileKind, SpaceStat, Stat};
+use crate::branch::{ACCESS_ACL, FileKind, SpaceStat, Stat};
 use crate::error::Errno;
 use crate::sys::process;
 use crate::types::Caller;
@@ -164,7 +164,16 @@ impl Vfs {
             let links = u32::try_from(self.layout_children(inode)).unwrap_or(0).saturating_add(2);
             return Ok(Stat { nlink: links, ..virtual_stat(self.started) });
         }
-        self.stat_node(&self.node(Arc::clone(inode))?)
+        let asked = self.node(Arc::clone(inode)).and_then(|node| self.stat_node(&node));
+        match asked {
+            Err(Errno::IO) if self.leads_on(inode) => Ok(self.last_stat(inode)),
+            asked => asked,
+        }
+    }
+
+    /// Whether the way to other branches leads through it.
+    pub(super) fn leads_on(&self, inode: &Inode) -> bool {
+        inode.number == LayoutIndex::ROOT.number() || self.layout_children(inode) > 0
     }
 
     /// How many folders of the layout are directly below an inode.
@@ -191,7 +200,20 @@ impl Vfs {
         if inode.layout.is_some() {
             self.roots.insert(inode.number, shown);
         }
+        if self.leads_on(inode) {
+            let acl = node.first.branch.get_xattr(node.first.as_fd(), OsStr::new(ACCESS_ACL));
+            self.root_acls.insert(inode.number, acl);
+        }
         Ok(shown)
+    }
+
+    /// The access list of such a folder, of when its attributes were told last. EIO where it is not known.
+    pub(super) fn last_acl(&self, folder: &Inode) -> Result<Vec<u8>, Errno> {
+        match self.root_acls.get(&folder.number).as_deref() {
+            Some(Err(Errno::OPNOTSUPP)) => Err(Errno::NODATA),
+            Some(acl) => acl.clone(),
+            None => Err(Errno::IO),
+        }
     }
 
     /// Attributes of a folder of the layout as the kernel was last told them, without asking its branch.

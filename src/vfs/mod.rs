@@ -28,7 +28,7 @@ use crate::stats::Stats;
 use crate::storage::real::RealStorage;
 use crate::sys::memory;
 use crate::types::{BranchIndex, Caller, PoolIndex, Time, ViewPath};
-use crate::view::{Domain, Inode, Layout, Part, Parts as InodeParts, Place, Pool, View};
+use crate::view::{Domain, Inode, Kept, Layout, Part, Parts as InodeParts, Place, Pool, View};
 
 mod attributes;
 mod audit;
@@ -173,6 +173,8 @@ pub struct Vfs {
     this: Weak<Self>,
     /// Attributes of the roots of branches and pools as they were last told.
     roots: DashMap<u64, Stat>,
+    /// The access lists, then, of those that the way to other branches leads through.
+    root_acls: DashMap<u64, Result<Vec<u8>, Errno>>,
     started: Time,
     kernel_io: AtomicBool,
     /// How often the view was tended.
@@ -218,6 +220,7 @@ impl Vfs {
             left_open: returning::LeftOpen::default(),
             this: Weak::clone(this),
             roots: DashMap::new(),
+            root_acls: DashMap::new(),
             started: now(),
             kernel_io: AtomicBool::new(true),
             tended: AtomicUsize::new(0),
@@ -287,10 +290,18 @@ impl Vfs {
         self.policy.load()
     }
 
-    /// The kernel no longer needs an inode for `count` of the times it was told of it.
-    pub fn forget(&self, number: u64, count: u64) {
-        self.view.inodes.forget(number, count);
+    /// The kernel no longer needs an inode for `count` of the times it was told of it. Asks no disk; what comes
+    /// back is to be dropped where that may take long.
+    pub fn forget(&self, number: u64, count: u64) -> Option<Kept> {
+        let kept = self.view.inodes.forget(number, count);
         self.forget_audit(number);
+        kept
+    }
+
+    /// How many descriptors are kept of what has no name any more.
+    #[cfg(test)]
+    pub fn kept(&self) -> usize {
+        self.view.inodes.kept.all()
     }
 
     /// Whether the transport can have the kernel read and write backing files by itself; if not, all
@@ -310,7 +321,7 @@ impl Vfs {
     fn room_to_open(&self, caller: Caller) -> Result<(), Errno> {
         let all = self.open_max.load(Ordering::Acquire);
         let max = if caller.uid == 0 { all } else { all.saturating_sub(all / 16) };
-        let open = self.view.handles.open_files().saturating_add(self.view.inodes.kept());
+        let open = self.view.handles.open_files().saturating_add(self.view.inodes.kept.all());
         let theirs = || self.view.handles.open_files_of(caller.uid);
         if !self.is_privileged(caller.uid) && theirs() >= all / 2 {
             log::debug!("user {} has half of the files open that may be", caller.uid);
@@ -325,11 +336,16 @@ impl Vfs {
         Err(Errno::NFILE)
     }
 
-    /// Whether there is a descriptor for what has no name any more: a sixteenth of them all is for that.
-    fn room_to_keep(&self) -> bool {
-        let all = self.open_max.load(Ordering::Acquire);
-        let (open, kept) = (self.view.handles.open_files(), self.view.inodes.kept());
-        kept < all / 16 && open.saturating_add(kept) < all.saturating_sub(all / 16)
+    /// Whether there is a descriptor for what has no name any more: a sixteenth of them all is for that, and half
+    /// of it for one user, of whose last sixteenth root alone has the use.
+    fn room_to_keep(&self, caller: Caller) -> bool {
+        let open_max = self.open_max.load(Ordering::Acquire);
+        let counts = &self.view.inodes.kept;
+        let open = self.view.handles.open_files().saturating_add(counts.all());
+        let all = open_max / 16;
+        let max = if caller.uid == 0 { all } else { all.saturating_sub(all / 16) };
+        let has_share = self.is_privileged(caller.uid) || counts.of(caller.uid) < all / 2;
+        has_share && counts.all() < max && open < open_max.saturating_sub(all)
     }
 
     /// The log is told again when half have been closed.

@@ -40,7 +40,7 @@ impl Vfs {
         noted.names.retain(|_, branch| offline(*branch));
         // Their disks are to be unmounted.
         let kept = self.view.inodes.collect(|inode| inode.keeps_on(offline));
-        kept.iter().for_each(|inode| inode.let_go());
+        kept.iter().for_each(|inode| drop(inode.let_go()));
         // What is being switched is looked at the next time: nobody who makes something in this pool is to
         // wait for a crossing elsewhere.
         let complete = Cell::new(true);

@@ -8,7 +8,7 @@ use crate::branch::{FileKind, RenameFlags, Stat};
 use crate::error::Errno;
 use crate::types::{Caller, Operation};
 use crate::view::locks::Lock;
-use crate::view::{Inode, Part, Parts};
+use crate::view::{Inode, Kept, Part, Parts};
 
 use super::Vfs;
 use super::facts::{About, Asked, Size};
@@ -96,14 +96,14 @@ impl Vfs {
         let _lock = self.view.locks.operation(&[&parent.inode], there.locks(), vec![])?;
         self.check_place(parent)?;
         if let Some(inode) = &there.inode {
-            self.keep(inode, there.standings());
+            self.keep(caller, inode, there.standings());
         }
         let result = match operation {
             Operation::Rmdir => self.remove_directories(&there),
             _ => remove_files(&there),
         };
         if let (Some(inode), Err(_)) = (&there.inode, &result) {
-            inode.let_go();
+            unkeep(inode);
         }
         parent.inode.names_changed();
         self.record(operation, &question, result);
@@ -116,7 +116,16 @@ impl Vfs {
 
     /// Keeps what leads to an inode whose last name is about to go, for who has it as working directory, by
     /// `O_PATH` or mounted elsewhere; nothing where there is no room for it.
-    fn keep<'a>(&self, inode: &Inode, standings: impl Iterator<Item = &'a Standing>) {
+    fn keep<'a>(
+        &self,
+        caller: Caller,
+        inode: &Inode,
+        standings: impl Iterator<Item = &'a Standing>,
+    ) {
+        if !inode.open_files().is_empty() || !self.room_to_keep(caller) {
+            // What is open is found by that.
+            return;
+        }
         let last = |(at, standing): &(usize, &Standing)| match inode.kind {
             FileKind::Directory => standing.is_directory(),
             _ => {
@@ -128,8 +137,8 @@ impl Vfs {
             Some((standing.index, standing.found.node.try_clone().ok()?))
         });
         let parts: Vec<_> = parts.collect();
-        if !parts.is_empty() && self.room_to_keep() {
-            inode.keep(self.view.inodes.kept_parts(parts));
+        if !parts.is_empty() {
+            inode.keep(Kept::new(&self.view.inodes.kept, caller.uid, parts));
         }
     }
 
@@ -248,11 +257,11 @@ impl Vfs {
         self.check_whole(&source)?;
         let kept = replaced.as_ref().filter(|_| !flags.contains(RenameFlags::EXCHANGE));
         if let Some(inode) = kept {
-            self.keep(inode, there.iter());
+            self.keep(caller, inode, there.iter());
         }
         let result = self.rename_parts(caller, &source, &target, &there, flags);
         if let (Some(inode), Err(_)) = (kept, &result) {
-            inode.let_go();
+            unkeep(inode);
         }
         ends.iter().for_each(|end| end.names_changed());
         let (question, _) = source.sides(caller, &target);
@@ -325,6 +334,13 @@ impl Vfs {
             Some(replaced) => replaced.remove_name(&target.parent.inode, &target.name),
             None => {}
         }
+    }
+}
+
+/// Nothing was taken away; unless it had been before.
+fn unkeep(inode: &Inode) {
+    if !inode.is_unlinked() {
+        drop(inode.let_go());
     }
 }
 

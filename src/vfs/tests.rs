@@ -33,10 +33,10 @@ fn a_file_is_made_written_and_read() {
 fn numbers_never_given_are_refused() {
     let fixture = Fixture::new(vec![]);
     let vfs = &fixture.vfs;
-    assert_eq!(vfs.getattr(ROOT, 424_242, None).err(), Some(Errno::STALE));
+    assert_eq!(vfs.getattr(*ROOT, 424_242, None).err(), Some(Errno::STALE));
     assert_eq!(vfs.read(99, 0, 10).err(), Some(Errno::BADF));
-    assert_eq!(vfs.write(ROOT, 99, Some(0), b"x", false).err(), Some(Errno::BADF));
-    assert_eq!(vfs.unlink(ROOT, 424_242, OsStr::new("a")).err(), Some(Errno::STALE));
+    assert_eq!(vfs.write(*ROOT, 99, Some(0), b"x", false).err(), Some(Errno::BADF));
+    assert_eq!(vfs.unlink(*ROOT, 424_242, OsStr::new("a")).err(), Some(Errno::STALE));
     vfs.forget(424_242, u64::MAX);
     vfs.release(99);
 }
@@ -53,8 +53,8 @@ fn one_user_can_open_half_of_the_files_that_may_be_open() {
     assert_eq!(open(user(1000)), Err(Errno::NFILE));
     let others: Vec<u64> = (0..14).map(|_| open(user(1001)).expect("their share")).collect();
     assert_eq!(open(user(1001)), Err(Errno::NFILE), "the last sixteenth is root's");
-    let roots: Vec<u64> = (0..2).map(|_| open(ROOT).expect("root's share")).collect();
-    assert_eq!(open(ROOT), Err(Errno::NFILE));
+    let roots: Vec<u64> = (0..2).map(|_| open(*ROOT).expect("root's share")).collect();
+    assert_eq!(open(*ROOT), Err(Errno::NFILE));
     all.into_iter().chain(others).chain(roots).for_each(|handle| vfs.release(handle));
     let again: Vec<u64> = (0..16).map(|_| open(user(1000)).expect("all were closed")).collect();
     again.into_iter().for_each(|handle| vfs.release(handle));
@@ -66,9 +66,9 @@ fn names_that_lead_elsewhere_are_refused() {
     let inbox = fixture.number("inbox");
     for name in ["..", ".", "", "a/b", "../fixed", "a\0b"] {
         let name = OsStr::new(name);
-        assert!(fixture.vfs.lookup(ROOT, inbox, name).is_err(), "{name:?}");
-        assert!(fixture.vfs.mkdir(ROOT, inbox, name, 0o755, 0).is_err(), "{name:?}");
-        assert!(fixture.vfs.unlink(ROOT, inbox, name).is_err(), "{name:?}");
+        assert!(fixture.vfs.lookup(*ROOT, inbox, name).is_err(), "{name:?}");
+        assert!(fixture.vfs.mkdir(*ROOT, inbox, name, 0o755, 0).is_err(), "{name:?}");
+        assert!(fixture.vfs.unlink(*ROOT, inbox, name).is_err(), "{name:?}");
     }
 }
 
@@ -78,9 +78,9 @@ fn the_private_folder_does_not_exist() {
     let inbox = fixture.number("inbox");
     let name = OsStr::new(PRIVATE_NAME);
     fixture.put("inbox", "a", "text");
-    assert_eq!(fixture.vfs.lookup(ROOT, inbox, name).err(), Some(Errno::NOENT));
-    assert_eq!(fixture.vfs.mkdir(ROOT, inbox, name, 0o755, 0).err(), Some(Errno::ACCESS));
-    assert_eq!(fixture.vfs.rmdir(ROOT, inbox, name).err(), Some(Errno::NOENT));
+    assert_eq!(fixture.vfs.lookup(*ROOT, inbox, name).err(), Some(Errno::NOENT));
+    assert_eq!(fixture.vfs.mkdir(*ROOT, inbox, name, 0o755, 0).err(), Some(Errno::ACCESS));
+    assert_eq!(fixture.vfs.rmdir(*ROOT, inbox, name).err(), Some(Errno::NOENT));
     assert!(fixture.rename(("inbox", "a"), ("inbox", PRIVATE_NAME)).is_err());
     assert!(fixture.backing("inbox/a").exists());
 }
@@ -91,12 +91,12 @@ fn modes_are_kept() {
     let name = OsStr::new("x");
     let (archive, fixed) = (fixture.number("archive"), fixture.number("fixed"));
     let vfs = &fixture.vfs;
-    let create = |parent| vfs.create(ROOT, parent, name, 0o644, 0, WRITE).err();
+    let create = |parent| vfs.create(*ROOT, parent, name, 0o644, 0, WRITE).err();
     assert_eq!(create(archive), Some(Errno::ACCESS));
     assert_eq!(create(fixed), Some(Errno::ROFS));
     assert_eq!(create(ROOT_NUMBER), Some(Errno::ROFS));
-    assert!(vfs.mkdir(ROOT, archive, name, 0o755, 0).is_ok());
-    assert_eq!(vfs.mkdir(ROOT, fixed, name, 0o755, 0).err(), Some(Errno::ROFS));
+    assert!(vfs.mkdir(*ROOT, archive, name, 0o755, 0).is_ok());
+    assert_eq!(vfs.mkdir(*ROOT, fixed, name, 0o755, 0).err(), Some(Errno::ROFS));
 }
 
 #[test]
@@ -107,9 +107,9 @@ fn a_denied_operation_has_no_effect_and_says_why() {
     ]);
     let number = fixture.put("inbox", "a", "text");
     let inbox = fixture.number("inbox");
-    assert_eq!(fixture.vfs.unlink(ROOT, inbox, OsStr::new("a")), Err(Errno::ACCESS));
+    assert_eq!(fixture.vfs.unlink(*ROOT, inbox, OsStr::new("a")), Err(Errno::ACCESS));
     let request = AttributeRequest { change: Default::default(), size: Some(0), handle: None };
-    assert_eq!(fixture.vfs.setattr(ROOT, number, &request).err(), Some(Errno::ACCESS));
+    assert_eq!(fixture.vfs.setattr(*ROOT, number, &request).err(), Some(Errno::ACCESS));
     fixture.put("inbox", "b", "other");
     assert_eq!(fixture.rename(("inbox", "b"), ("inbox", "a")), Err(Errno::ACCESS));
     assert_eq!(std::fs::read(fixture.backing("inbox/a")).expect("there"), b"text");
@@ -122,10 +122,10 @@ fn a_rule_is_not_shed_by_another_name() {
     let secret = rule("secret", &[Operation::OpenRead], "/inbox/secret/**");
     let fixture = Fixture::new(vec![secret]);
     let inbox = fixture.number("inbox");
-    fixture.vfs.mkdir(ROOT, inbox, OsStr::new("secret"), 0o755, 0).expect("mkdir");
+    fixture.vfs.mkdir(*ROOT, inbox, OsStr::new("secret"), 0o755, 0).expect("mkdir");
     let number = fixture.put("inbox/secret", "s", "hidden");
     assert_eq!(fixture.read(number).err(), Some(Errno::ACCESS));
-    let link = fixture.vfs.link(ROOT, number, inbox, OsStr::new("open"));
+    let link = fixture.vfs.link(*ROOT, number, inbox, OsStr::new("open"));
     assert_eq!(link.err(), Some(Errno::ACCESS));
     assert_eq!(fixture.rename(("inbox/secret", "s"), ("inbox", "open")), Err(Errno::ACCESS));
     let rename = fixture.rename(("inbox", "secret"), ("inbox", "open"));
@@ -148,7 +148,7 @@ fn a_crossing_needs_a_gate_and_what_the_gate_asks() {
 fn a_crossing_moves_and_an_undo_takes_back() {
     let fixture = Fixture::new(vec![]);
     let number = fixture.put("inbox", "a.csv", "1,2,3\n");
-    let reader = fixture.vfs.open(ROOT, number, READ).expect("open");
+    let reader = fixture.vfs.open(*ROOT, number, READ).expect("open");
     fixture.rename(("inbox", "a.csv"), ("archive", "b.csv")).expect("crossed");
     assert!(!fixture.backing("inbox/a.csv").exists());
     assert_eq!(std::fs::read(fixture.backing("archive/b.csv")).expect("there"), b"1,2,3\n");
@@ -156,9 +156,9 @@ fn a_crossing_moves_and_an_undo_takes_back() {
     assert_eq!(fixture.vfs.read(reader.handle, 0, 100).expect("read on"), b"1,2,3\n");
     fixture.vfs.release(reader.handle);
 
-    let plan = fixture.vfs.plan_undo(ROOT, None, None).expect("recorded");
+    let plan = fixture.vfs.plan_undo(*ROOT, None, None).expect("recorded");
     assert_eq!(plan.source.to_string(), "/archive/b.csv");
-    let undo = fixture.prepare_undo_as(ROOT, &plan).expect("prepared");
+    let undo = fixture.prepare_undo_as(*ROOT, &plan).expect("prepared");
     fixture.rename(("archive", "b.csv"), ("inbox", "a.csv")).expect("undone");
     drop(undo);
     assert!(!fixture.backing("archive/b.csv").exists());
@@ -170,15 +170,15 @@ fn what_crossed_while_it_was_open_is_copied_within_its_new_branch_only() {
     let fixture = Fixture::new(vec![]);
     let (number, inbox) = (fixture.put("inbox", "a.csv", "1\n"), fixture.number("inbox"));
     fixture.rename(("inbox", "a.csv"), ("archive", "a.csv")).expect("crossed");
-    let source = fixture.vfs.open(ROOT, number, READ).expect("open").handle;
+    let source = fixture.vfs.open(*ROOT, number, READ).expect("open").handle;
     let target = |name| {
-        let made = fixture.vfs.create(ROOT, inbox, OsStr::new(name), 0o644, 0, WRITE);
+        let made = fixture.vfs.create(*ROOT, inbox, OsStr::new(name), 0o644, 0, WRITE);
         made.expect("created").1.handle
     };
-    let copy = || fixture.vfs.copy_file_range(ROOT, (source, 0), (target("copy"), 0), 2);
+    let copy = || fixture.vfs.copy_file_range(*ROOT, (source, 0), (target("copy"), 0), 2);
     assert_eq!(copy(), Err(Errno::XDEV));
     fixture.rename(("archive", "a.csv"), ("inbox", "a.csv")).expect("crossed");
-    assert_eq!(fixture.vfs.copy_file_range(ROOT, (source, 0), (target("again"), 0), 2), Ok(2));
+    assert_eq!(fixture.vfs.copy_file_range(*ROOT, (source, 0), (target("again"), 0), 2), Ok(2));
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn an_undo_that_nobody_finishes_is_rolled_back() {
     fixture.rename(("inbox", "a.csv"), ("archive", "a.csv")).expect("crossed");
     let undo = fixture.prepare_undo().expect("prepared");
     let archive = fixture.number("archive");
-    let unlink = || fixture.vfs.unlink(ROOT, archive, OsStr::new("a.csv"));
+    let unlink = || fixture.vfs.unlink(*ROOT, archive, OsStr::new("a.csv"));
     assert_eq!(unlink(), Err(Errno::BUSY), "a prepared name is locked");
     drop(undo);
     assert_eq!(unlink(), Ok(()));
@@ -198,7 +198,7 @@ fn an_undo_that_nobody_finishes_is_rolled_back() {
 fn a_file_open_for_writing_does_not_cross() {
     let fixture = Fixture::new(vec![]);
     let number = fixture.put("inbox", "a.csv", "1\n");
-    let writer = fixture.vfs.open(ROOT, number, WRITE).expect("open");
+    let writer = fixture.vfs.open(*ROOT, number, WRITE).expect("open");
     let started = std::time::Instant::now();
     assert_eq!(fixture.rename(("inbox", "a.csv"), ("archive", "a.csv")), Err(Errno::BUSY));
     assert!(started.elapsed() >= Duration::from_millis(900), "it waits for a late close");
@@ -213,7 +213,7 @@ fn a_listing_holds_while_entries_come_and_go() {
         fixture.put("inbox", &format!("f{index}"), "");
     }
     let inbox = fixture.number("inbox");
-    let open = fixture.vfs.opendir(ROOT, inbox).expect("open");
+    let open = fixture.vfs.opendir(*ROOT, inbox).expect("open");
     let mut seen = Vec::new();
     let mut next = 0;
     loop {
@@ -263,8 +263,8 @@ fn callers_at_once_lose_nothing_and_do_not_wait_for_each_other_for_ever() {
                     };
                     // Any of these may meet another caller's crossing and be refused.
                     let _ = match round % 4 {
-                        3 => fixture.vfs.plan_undo(ROOT, None, None).ok().and_then(|plan| {
-                            let _undo = fixture.prepare_undo_as(ROOT, &plan).ok()?;
+                        3 => fixture.vfs.plan_undo(*ROOT, None, None).ok().and_then(|plan| {
+                            let _undo = fixture.prepare_undo_as(*ROOT, &plan).ok()?;
                             let split = |path: &ViewPath| {
                                 let parent = path.parent().expect("below the root");
                                 (
@@ -305,14 +305,14 @@ fn callers_at_once_lose_nothing_and_do_not_wait_for_each_other_for_ever() {
 fn an_open_for_writing_is_decided_when_no_crossing_can_move_the_file_any_more() {
     let fixture = Fixture::new(vec![rule("kept", &[Operation::OpenWrite], "/inbox/kept")]);
     let (inbox, name) = (fixture.number("inbox"), OsStr::new("kept"));
-    let made = fixture.vfs.mknod(ROOT, inbox, name, libc::S_IFREG | 0o644, 0, 0).expect("made");
+    let made = fixture.vfs.mknod(*ROOT, inbox, name, libc::S_IFREG | 0o644, 0, 0).expect("made");
     let content = vec![Lock::Content(made.number)];
     let crossing =
         fixture.vfs.view.locks.take(Holder::Crossing, &[], content, vec![]).expect("free");
-    assert_eq!(fixture.vfs.open(ROOT, made.number, WRITE).err(), Some(Errno::BUSY));
+    assert_eq!(fixture.vfs.open(*ROOT, made.number, WRITE).err(), Some(Errno::BUSY));
     assert!(fixture.vfs.denials.last(0, None).is_none(), "the policy was asked too early");
     drop(crossing);
-    assert_eq!(fixture.vfs.open(ROOT, made.number, WRITE).err(), Some(Errno::ACCESS));
+    assert_eq!(fixture.vfs.open(*ROOT, made.number, WRITE).err(), Some(Errno::ACCESS));
 }
 
 #[test]

@@ -93,7 +93,7 @@ mod tests {
         let fixture = Fixture::new(vec![]);
         let (vfs, parent) = (&fixture.vfs, fixture.number("inbox"));
         let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("a child");
-        let caller = Caller { pid: child.id(), ..ROOT };
+        let caller = Caller { pid: child.id(), ..*ROOT };
         let name = OsStr::new("a");
         let created = vfs.create(caller, parent, name, 0o644, 0o022, WRITE);
         let written = created.and_then(|(_, file)| {
@@ -113,9 +113,9 @@ mod tests {
         let fixture = Fixture::new(vec![]);
         let (vfs, parent) = (&fixture.vfs, fixture.number("inbox"));
         let name = OsStr::new("a");
-        let (_, opened) = vfs.create(ROOT, parent, name, 0o644, 0o022, WRITE).expect("created");
+        let (_, opened) = vfs.create(*ROOT, parent, name, 0o644, 0o022, WRITE).expect("created");
         let write = |offset, text: &str| {
-            vfs.write(ROOT, opened.handle, Some(offset), text.as_bytes(), false).expect("written");
+            vfs.write(*ROOT, opened.handle, Some(offset), text.as_bytes(), false).expect("written");
         };
         vfs.record_open_totals();
         assert!(told(&fixture).is_empty(), "nothing was written");
@@ -131,8 +131,8 @@ mod tests {
         vfs.release(opened.handle);
         assert_eq!(told(&fixture), [3, 5, 6]);
         let (_, opened) =
-            vfs.create(ROOT, parent, OsStr::new("b"), 0o644, 0o022, WRITE).expect("created");
-        vfs.write(ROOT, opened.handle, Some(0), b"x", false).expect("written");
+            vfs.create(*ROOT, parent, OsStr::new("b"), 0o644, 0o022, WRITE).expect("created");
+        vfs.write(*ROOT, opened.handle, Some(0), b"x", false).expect("written");
         vfs.record_open_totals();
         vfs.release(opened.handle);
         assert_eq!(told(&fixture), [3, 5, 6, 1], "closing has nothing new to tell");

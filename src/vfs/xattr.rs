@@ -3,10 +3,14 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
-use crate::branch::{FileKind, XattrFlags, is_acl};
+use rustix::thread::CapabilitySet;
+
+use crate::branch::{FileKind, XattrFlags, is_access_acl, is_acl};
 use crate::error::Errno;
 use crate::policy::LABEL;
+use crate::sys::process::is_capable;
 use crate::types::{Caller, Operation};
 use crate::view::Place;
 
@@ -26,14 +30,21 @@ impl Vfs {
         if matches!(*inode.place(), Place::Virtual | Place::Audit) {
             return Err(Errno::NODATA);
         }
-        let node = self.node(inode)?;
-        match node.first.branch.get_xattr(node.first.as_fd(), key) {
+        let node = self.node(Arc::clone(&inode));
+        let value = match node.and_then(|node| node.first.branch.get_xattr(node.first.as_fd(), key))
+        {
             Err(Errno::OPNOTSUPP) if is_acl(key) => Err(Errno::NODATA),
+            value => value,
+        };
+        match value {
+            // Without an answer the kernel lets nobody through but the owner.
+            Err(Errno::IO) if is_access_acl(key) && self.leads_on(&inode) => self.last_acl(&inode),
             value => value,
         }
     }
 
-    /// The names of the extended attributes that the caller may know of: `trusted.*` is root's.
+    /// The names of the extended attributes that the caller may know of: `trusted.*` is for who administers
+    /// the system (xattr(7)).
     pub fn listxattr(&self, caller: Caller, number: u64) -> Result<Vec<OsString>, Errno> {
         let inode = self.inode(number)?;
         if matches!(*inode.place(), Place::Virtual | Place::Audit) {
@@ -41,7 +52,10 @@ impl Vfs {
         }
         let node = self.node(inode)?;
         let mut keys = node.first.branch.list_xattrs(node.first.as_fd())?;
-        keys.retain(|key| caller.uid == 0 || !key.as_bytes().starts_with(b"trusted."));
+        let is_trusted = |key: &OsString| key.as_bytes().starts_with(b"trusted.");
+        if keys.iter().any(is_trusted) && !is_capable(caller.pid, CapabilitySet::SYS_ADMIN) {
+            keys.retain(|key| !is_trusted(key));
+        }
         Ok(keys)
     }
 
@@ -54,7 +68,8 @@ impl Vfs {
         value: &[u8],
         flags: XattrFlags,
     ) -> Result<(), Errno> {
-        let groups = self.identities.groups(caller.uid).unwrap_or_default();
+        let may_keep =
+            |gid| self.is_in_group(caller, gid) || is_capable(caller.pid, CapabilitySet::FSETID);
         self.change_xattr(caller, number, (Operation::Setxattr, key), |node| {
             if !node.more.is_empty() {
                 check_flags(&node.first, key, flags)?;
@@ -62,7 +77,7 @@ impl Vfs {
             let act = |part: &OpenPart<'_>| {
                 let flags = if is_first(node, part) { flags } else { XattrFlags::empty() };
                 part.branch.set_xattr(part.as_fd(), key, value, flags)?;
-                part.branch.after_acl(part.as_fd(), key, caller.uid, caller.gid, &groups)
+                part.branch.after_acl(part.as_fd(), key, may_keep)
             };
             let set = || change_parts(node, key, act);
             match set() {

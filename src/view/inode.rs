@@ -25,7 +25,6 @@ use super::layout::LayoutIndex;
 
 mod ties;
 
-pub use ties::Kept;
 use ties::Ties;
 
 /// Bytes and names that most paths have room in.
@@ -269,7 +268,7 @@ impl Inode {
             }
             classes.push(class);
         }
-        self.keep_classes(&found);
+        self.keep_classes(epoch, &found);
         if classes.len() > 1 {
             classes.sort_unstable_by_key(PathClass::number);
             classes.dedup();
@@ -280,13 +279,16 @@ impl Inode {
         classes
     }
 
-    fn keep_classes(&self, found: &HashMap<(*const Self, Box<OsStr>), u64>) {
+    fn keep_classes(&self, epoch: u64, found: &HashMap<(*const Self, Box<OsStr>), u64>) {
         if found.is_empty() {
             return;
         }
         let mut ties = self.ties.lock();
         let Ties { name, rare } = &mut *ties;
         for name in rare.iter_mut().flat_map(|rare| &mut rare.names).chain(name) {
+            if kept_class(name.class, epoch).is_some() {
+                continue;
+            }
             if let Some(class) = found.get(&(Arc::as_ptr(&name.parent), name.name.clone())) {
                 name.class = *class;
             }

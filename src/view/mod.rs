@@ -13,6 +13,7 @@ use crate::types::{BranchIndex, PoolIndex};
 mod epoch;
 pub mod handles;
 pub mod inode;
+pub mod kept;
 pub mod layout;
 pub mod locks;
 pub mod pool;
@@ -22,7 +23,8 @@ pub mod table;
 
 pub use epoch::{UNSETTLED, change_classes, in_epoch};
 pub use handles::{Handles, OpenDirectory, OpenFile};
-pub use inode::{Inode, Kept, Part, Parts, Place};
+pub use inode::{Inode, Part, Parts, Place};
+pub use kept::Kept;
 pub use layout::{Layout, LayoutIndex};
 pub use locks::{Lock, LockTable};
 pub use pool::{Domain, Pool};

@@ -14,7 +14,6 @@
 
 use std::ffi::OsStr;
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -24,7 +23,8 @@ use dashmap::mapref::entry::Entry;
 use crate::branch::FileKind;
 use crate::types::{BranchIndex, Handle};
 
-use super::inode::{Inode, Kept, Name, Part, Parts, Place};
+use super::inode::{Inode, Name, Part, Parts, Place};
+use super::kept::{Kept, KeptCounts};
 use super::layout::LayoutIndex;
 
 /// Numbers of inodes in branches are below this and at or above [`FIRST_NUMBER`].
@@ -46,8 +46,8 @@ pub struct InodeTable {
     displaced: DashMap<Part, u64>,
     /// How many inodes there were when [`InodeTable::shrink`] looked.
     seen: AtomicUsize,
-    /// How many descriptors are kept of what has no name ([`Inode::keep`]).
-    kept: Arc<AtomicUsize>,
+    /// What is kept of what has no name ([`Inode::keep`]).
+    pub kept: Arc<KeptCounts>,
 }
 
 impl InodeTable {
@@ -203,31 +203,19 @@ impl InodeTable {
         Some(inode)
     }
 
-    /// Descriptors for [`Inode::keep`], counted while they are kept.
-    pub fn kept_parts(&self, parts: Vec<(BranchIndex, OwnedFd)>) -> Kept {
-        Kept::new(parts, &self.kept)
-    }
-
-    /// How many descriptors are kept.
-    pub fn kept(&self) -> usize {
-        self.kept.load(Ordering::Relaxed)
-    }
-
     /// How many inodes there are.
     pub fn count(&self) -> usize {
         self.by_number.len()
     }
 
-    /// Gives back references; the inode goes with the last.
-    pub fn forget(&self, number: u64, count: u64) {
-        let Some(inode) = self.get(number) else { return };
+    /// Gives back references; the inode goes with the last, and what was kept of it comes back.
+    pub fn forget(&self, number: u64, count: u64) -> Option<Kept> {
+        let inode = self.get(number)?;
         if inode.layout.is_some() || !drop_lookups(&inode, count) {
-            return;
+            return None;
         }
         let unused = |inode: &Arc<Inode>| inode.lookups.load(Ordering::Acquire) == 0;
-        if self.by_number.remove_if(&number, |_, inode| unused(inode)).is_none() {
-            return;
-        }
+        self.by_number.remove_if(&number, |_, inode| unused(inode))?;
         // Somebody may have added it anew meanwhile, under the same number.
         let gone = |known: &u64| *known == number && !self.by_number.contains_key(known);
         for part in inode.place().parts().into_iter().flat_map(Parts::iter) {
@@ -235,6 +223,7 @@ impl InodeTable {
                 self.by_handle.remove_if(part, |_, known| gone(known));
             }
         }
+        inode.let_go()
     }
 
     /// Notes that an inode lies elsewhere now. The caller holds the inode's switch and stores the
@@ -376,7 +365,7 @@ mod tests {
             .collect();
         let room = table.by_number.capacity();
         assert!(!table.shrink(), "all are known");
-        entered.iter().skip(100).for_each(|number| table.forget(*number, 1));
+        entered.iter().skip(100).for_each(|number| drop(table.forget(*number, 1)));
         assert!(!table.shrink(), "there were more a moment ago");
         assert!(table.shrink());
         assert!(table.by_number.capacity() < room / 8);

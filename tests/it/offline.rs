@@ -387,3 +387,28 @@ fn a_branch_that_hangs_holds_up_nobody_else() {
     mount.unmount();
     server.unmount();
 }
+
+#[test]
+fn a_branch_at_the_root_that_is_away_keeps_nobody_from_the_others() {
+    require_root();
+    let body = "[branches.top]\npath = \"branches/top\"\nat = \"/\"\n\
+                [branches.other]\npath = \"branches/other\"\nat = \"/deep/other\"\n";
+    let scene = Scene::with(&["top", "other"], body);
+    let mount = scene.mount();
+    mount.sh("chmod 755 . && mkdir top && echo here >deep/other/f && chmod 777 deep/other").ok();
+    let away = scene.base().join("branches/away");
+    fs::rename(scene.branch("top"), &away).expect("taken away");
+    wait_offline(&scene, "top", "No such file");
+    // Until the kernel asks again for what it knows.
+    std::thread::sleep(TTL * 2);
+    for user in ["root", "nobody"] {
+        let said = mount.sh_as(user, "cat deep/other/f; echo made >deep/other/$(id -u)").ok();
+        assert_eq!(said, "here\n", "{user}");
+        assert!(mount.sh_as(user, "ls top").refused().contains("Input/output error"), "{user}");
+    }
+    answers_eio(&mount, "cat .audit/README && touch new");
+    fs::rename(&away, scene.branch("top")).expect("brought back");
+    wait_online(&scene, "top");
+    assert_eq!(mount.sh("touch new && ls && ls deep/other").ok(), "deep\nnew\ntop\n0\n65534\nf\n");
+    mount.unmount();
+}

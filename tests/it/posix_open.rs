@@ -14,7 +14,7 @@ use crate::integrity::{PLACES, three_kinds};
 
 /// Runs a program in each place: what it prints must be what it prints in an ordinary directory.
 #[track_caller]
-fn as_in_an_ordinary_directory(places: &[&str], program: &str) {
+pub fn as_in_an_ordinary_directory(places: &[&str], program: &str) {
     let scene = three_kinds();
     let bare = scene.base().join("bare");
     fs::create_dir(&bare).expect("a directory");
@@ -23,7 +23,10 @@ fn as_in_an_ordinary_directory(places: &[&str], program: &str) {
     let expected = sh(&bare, &script).ok();
     assert!(!expected.is_empty());
     for place in places {
-        assert_eq!(sh(&mount.path(place), &script).ok(), expected, "{place}");
+        let found = sh(&mount.path(place), &script).ok();
+        let differs = found.lines().zip(expected.lines()).find(|(found, wanted)| found != wanted);
+        assert_eq!(differs, None, "{place}");
+        assert_eq!(found, expected, "{place}");
     }
     mount.unmount();
 }

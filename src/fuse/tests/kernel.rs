@@ -11,6 +11,7 @@ use rustix::io::{read, write};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
+use crate::fuse::lanes::Lanes;
 use crate::fuse::serve::Adapter;
 use crate::vfs::Vfs;
 
@@ -101,6 +102,8 @@ pub struct Kernel {
     socket: Option<OwnedFd>,
     session: Option<JoinHandle<std::io::Result<()>>>,
     unique: u64,
+    /// Those of the view.
+    pub lanes: Arc<Lanes>,
     /// Who asks.
     pub uid: u32,
 }
@@ -112,13 +115,15 @@ impl Kernel {
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .expect("a pair of sockets");
         set_socket_timeout(&ours, Timeout::Recv, Some(PATIENCE)).expect("a time-out");
+        let adapter = Adapter::new(vfs, 2).expect("threads");
+        let lanes = Arc::clone(&adapter.lanes);
         let session = std::thread::spawn(move || {
-            let adapter = Adapter::new(vfs, 2).expect("threads");
             let mut config = Config::default();
             config.n_threads = Some(1);
             Session::from_fd(adapter, theirs, SessionACL::All, config)?.run()
         });
-        let mut kernel = Self { socket: Some(ours), session: Some(session), unique: 0, uid: 0 };
+        let mut kernel =
+            Self { socket: Some(ours), session: Some(session), unique: 0, lanes, uid: 0 };
         let init = Body::default().short(&[7, 40, 0, OFFERED]).bytes(&[0; 48]);
         kernel.ask(op::INIT, 0, &init).expect("the session begins");
         kernel

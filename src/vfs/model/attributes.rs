@@ -40,7 +40,7 @@ impl Run {
         let number = self.number(id)?;
         let request = AttributeRequest { change: change.clone(), size: None, handle: None };
         let begun = super::super::now();
-        let result = self.world.vfs.setattr(ROOT, number, &request);
+        let result = self.world.vfs.setattr(*ROOT, number, &request);
         let Some(attributes) = self.judge("setattr", &errors, result)? else { return Ok(()) };
         act(self);
         let stat = &attributes.stat;
@@ -80,7 +80,7 @@ impl Run {
             _ => {}
         }
         let (number, key) = (self.number(id)?, OsStr::new(key));
-        let result = self.world.vfs.setxattr(ROOT, number, key, value.as_bytes(), flags);
+        let result = self.world.vfs.setxattr(*ROOT, number, key, value.as_bytes(), flags);
         if self.judge("setxattr", &errors, result)?.is_some() {
             let set = |attr: &mut super::tree::Attr| {
                 attr.xattrs.insert(key.to_owned(), value.as_bytes().to_vec());
@@ -97,7 +97,7 @@ impl Run {
             errors.push(Errno::NODATA);
         }
         let (number, key) = (self.number(id)?, OsStr::new(key));
-        let result = self.world.vfs.removexattr(ROOT, number, key);
+        let result = self.world.vfs.removexattr(*ROOT, number, key);
         if self.judge("removexattr", &errors, result)?.is_some() {
             let remove = |attr: &mut super::tree::Attr| drop(attr.xattrs.remove(key));
             self.world.model.on_each(id, remove);
@@ -117,8 +117,8 @@ impl Run {
         let errors = model.change_errors(id, acl.is_some());
         let (vfs, number, key) = (&self.world.vfs, self.number(id)?, OsStr::new(key));
         let result = match acl {
-            Some(acl) => vfs.setxattr(ROOT, number, key, &acl.encoded(), XattrFlags::empty()),
-            None => vfs.removexattr(ROOT, number, key),
+            Some(acl) => vfs.setxattr(*ROOT, number, key, &acl.encoded(), XattrFlags::empty()),
+            None => vfs.removexattr(*ROOT, number, key),
         };
         if self.judge("an access list", &errors, result)?.is_some() {
             self.world.model.set_acl(id, default, acl, 0);

@@ -71,7 +71,7 @@ impl Run {
         if matches!(&prepared, Some(Readied::Crossing(_)) if !errors.is_empty()) {
             return Err(format!("it was prepared; the model expects one of {errors:?}"));
         }
-        let result = self.world.vfs.rename(ROOT, (numbers.0, name), (numbers.1, new_name), flags);
+        let result = self.world.vfs.rename(*ROOT, (numbers.0, name), (numbers.1, new_name), flags);
         drop(prepared);
         let denial = self.world.vfs.denials.last(0, None).filter(|_| crossing && result.is_err());
         let reason = denial.and_then(|denial| denial.decision.reason);
@@ -104,7 +104,7 @@ impl Run {
         flags: RenameFlags,
     ) -> Option<Readied> {
         let request = MoveRequest {
-            caller: ROOT,
+            caller: *ROOT,
             groups: vec![0],
             source: (from.0, from.1.to_owned()),
             target: (to.0, to.1.to_owned()),
@@ -210,7 +210,7 @@ impl Run {
         let numbers = (self.number(*place)?, self.number(*home)?);
         let (to, from) = ((numbers.0, to), (numbers.1, from));
         let request = MoveRequest {
-            caller: ROOT,
+            caller: *ROOT,
             groups: Vec::new(),
             source: (to.0, to.1.to_owned()),
             target: (from.0, from.1.to_owned()),
@@ -223,7 +223,7 @@ impl Run {
             return prepared.map_or(Ok(()), wrong);
         }
         let undo = prepared.map_err(|error| format!("undo of what is as it came: {error:?}"))?;
-        let result = self.world.vfs.rename(ROOT, to, from, RenameFlags::NOREPLACE);
+        let result = self.world.vfs.rename(*ROOT, to, from, RenameFlags::NOREPLACE);
         drop(undo);
         result.map_err(|errno| format!("undoing gave {}", errno_name(errno)))?;
         self.crossed.remove(at);

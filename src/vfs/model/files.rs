@@ -131,7 +131,7 @@ impl Run {
         if self.world.model.is_gone(id) && !self.files.iter().flatten().any(|file| file.id == id) {
             errors.extend([Errno::STALE, Errno::NOENT]);
         }
-        let result = self.world.vfs.open(ROOT, self.number(id)?, flags(access).bits());
+        let result = self.world.vfs.open(*ROOT, self.number(id)?, flags(access).bits());
         let opened = self.judge("open", &errors, result)?;
         if let Some(opened) = &opened {
             self.keep(id, access, slot, opened);
@@ -178,7 +178,7 @@ impl Run {
             if file.access.reads() {
                 self.read(slot, 0, 1 << 20)?;
             }
-            let result = self.world.vfs.getattr(ROOT, self.number(file.id)?, Some(file.number));
+            let result = self.world.vfs.getattr(*ROOT, self.number(file.id)?, Some(file.number));
             let attributes = result.map_err(|errno| format!("getattr of an open file: {errno}"))?;
             self.check(file.id, &attributes)?;
         }

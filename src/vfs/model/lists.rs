@@ -44,7 +44,7 @@ impl Run {
             Some(_) => vec![],
             None => vec![crate::error::Errno::NOTDIR],
         };
-        let result = self.world.vfs.opendir(ROOT, self.number(id)?);
+        let result = self.world.vfs.opendir(*ROOT, self.number(id)?);
         if let Some(number) = self.judge("opendir", &errors, result)? {
             self.list_end(slot)?;
             let (steady, ever) = Default::default();
@@ -163,7 +163,7 @@ impl Run {
         };
         let vfs = &self.world.vfs;
         let result = if plus {
-            vfs.readdirplus(ROOT, handle, offset, &mut |entry, attributes| {
+            vfs.readdirplus(*ROOT, handle, offset, &mut |entry, attributes| {
                 let full = take(entry);
                 if !full && entry.name != "." && entry.name != ".." {
                     numbers.push(attributes.number);
@@ -174,7 +174,7 @@ impl Run {
             vfs.readdir(handle, offset, &mut take)
         };
         result.map_err(|errno| format!("reading a directory gave {}", errno_name(errno)))?;
-        numbers.into_iter().for_each(|number| vfs.forget(number, 1));
+        numbers.into_iter().for_each(|number| drop(vfs.forget(number, 1)));
         Ok(entries)
     }
 }

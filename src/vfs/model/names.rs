@@ -167,6 +167,11 @@ impl Model {
             && self.near_layers(parent, name).is_empty()
     }
 
+    /// Whether the way to other branches leads through it.
+    pub(super) fn leads_on(&self, id: Id) -> bool {
+        id == self.root || self.directory(id).is_some_and(|found| !found.mounts.is_empty())
+    }
+
     /// Whether it is a directory with something in it, on any store.
     pub(super) fn is_full(&self, id: Id) -> bool {
         self.directory(id).is_some_and(|found| !found.entries.is_empty())

@@ -103,7 +103,8 @@ impl Run {
         let model = &self.world.model;
         match child {
             Some(id) if model.object(id).fixed => {
-                return if model.is_dark(id) { vec![Errno::IO] } else { otherwise };
+                let closed = model.is_dark(id) && !model.leads_on(id);
+                return if closed { vec![Errno::IO] } else { otherwise };
             }
             _ if model.is_dark(parent) => return vec![Errno::IO, Errno::NOENT, Errno::NAMETOOLONG],
             _ => {}

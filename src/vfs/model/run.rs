@@ -15,11 +15,11 @@ use super::operation::{FILES_MAX, LISTS_MAX, Op, split};
 use super::tree::{Body, Directory, Errors, Id, Object, Verdict};
 use super::world::World;
 
-pub(super) const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 1 };
+pub(super) use crate::vfs::tests::fixture::ROOT;
 
 /// Somebody; no thread has this id.
 pub(super) fn caller(uid: u32) -> Caller {
-    if uid == 0 { ROOT } else { Caller { uid, gid: uid, pid: u32::MAX } }
+    if uid == 0 { *ROOT } else { Caller { uid, gid: uid, pid: u32::MAX } }
 }
 
 /// A run: the view, the model, and what the kernel has open.
@@ -134,7 +134,7 @@ impl Run {
         {
             return Ok(Some(id));
         }
-        let result = self.world.vfs.lookup(ROOT, self.number(parent)?, name);
+        let result = self.world.vfs.lookup(*ROOT, self.number(parent)?, name);
         let what = format!("look-up of {name:?} in {parent}");
         let errors = match child {
             _ if model.directory(parent).is_none() => vec![Errno::NOTDIR, Errno::NAMETOOLONG],
@@ -261,7 +261,7 @@ impl Run {
             _ => (libc::S_IFCHR, rustix::fs::makedev(1, 3)),
         };
         let number = self.number(parent)?;
-        let result = self.world.vfs.mknod(ROOT, number, name, bits | 0o644, 0o022, rdev);
+        let result = self.world.vfs.mknod(*ROOT, number, name, bits | 0o644, 0o022, rdev);
         if let Some(attributes) = self.judge("mknod", &errors, result)? {
             let body = match kind {
                 FileKind::File => Body::File(Vec::new()),
@@ -293,7 +293,7 @@ impl Run {
         let Some(parent) = self.folder_for(0, folder, name)? else { return Ok(()) };
         let errors = self.world.model.link_errors(id, parent, name);
         let (number, into) = (self.number(id)?, self.number(parent)?);
-        let result = self.world.vfs.link(ROOT, number, into, name);
+        let result = self.world.vfs.link(*ROOT, number, into, name);
         if let Some(attributes) = self.judge("link", &errors, result)? {
             let store = self.world.stores().found_on(parent, name)?;
             if !self.world.model.object(id).on.contains_key(&store) {
@@ -312,7 +312,7 @@ impl Run {
         let (folder, name) = split(at);
         let Some(parent) = self.folder(folder)? else { return Ok(()) };
         let errors = self.world.model.unlink_errors(parent, name);
-        let result = self.world.vfs.unlink(ROOT, self.number(parent)?, name);
+        let result = self.world.vfs.unlink(*ROOT, self.number(parent)?, name);
         if self.judge("unlink", &errors, result)?.is_some() {
             self.world.model.take(parent, name);
         }
@@ -323,7 +323,7 @@ impl Run {
         let (folder, name) = split(at);
         let Some(parent) = self.folder(folder)? else { return Ok(()) };
         let errors = self.world.model.rmdir_errors(parent, name);
-        let result = self.world.vfs.rmdir(ROOT, self.number(parent)?, name);
+        let result = self.world.vfs.rmdir(*ROOT, self.number(parent)?, name);
         if self.judge("rmdir", &errors, result)?.is_some() {
             self.world.model.take(parent, name);
         }

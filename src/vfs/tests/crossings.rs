@@ -59,7 +59,7 @@ fn a_tree_crosses_with_what_is_known_and_open() {
     fixture.plant("inbox/d/b.csv", "c,d\n");
     let top = fixture.number("inbox/d");
     let deep = fixture.number("inbox/d/e/a.csv");
-    let open = fixture.vfs.open(ROOT, deep, READ).expect("opened");
+    let open = fixture.vfs.open(*ROOT, deep, READ).expect("opened");
     fixture.rename(("inbox", "d"), ("pool", "d")).expect("crossed");
     assert!(!fixture.has("inbox/d") && fixture.has("one/d/e/a.csv"));
     assert_eq!(fixture.number("pool/d"), top);
@@ -69,7 +69,7 @@ fn a_tree_crosses_with_what_is_known_and_open() {
     fixture.vfs.release(open.handle);
     assert_eq!(fixture.names("pool/d"), ["b.csv", "e"]);
     // What is known by its old number is not found in hold.
-    let stat = fixture.vfs.getattr(ROOT, deep, None).expect("there").stat;
+    let stat = fixture.vfs.getattr(*ROOT, deep, None).expect("there").stat;
     let backing = fixture.backing("one/d/e/a.csv").metadata().expect("there");
     assert_eq!(stat.inode, std::os::unix::fs::MetadataExt::ino(&backing));
 }
@@ -135,7 +135,7 @@ fn a_tree_that_is_being_written_does_not_cross() {
     let fixture = fixture();
     fixture.plant("inbox/d/e/a.csv", "text");
     let number = fixture.number("inbox/d/e/a.csv");
-    let open = fixture.vfs.open(ROOT, number, WRITE).expect("opened");
+    let open = fixture.vfs.open(*ROOT, number, WRITE).expect("opened");
     assert_eq!(fixture.rename(("inbox", "d"), ("pool", "d")), Err(Errno::BUSY));
     fixture.vfs.release(open.handle);
     fixture.rename(("inbox", "d"), ("pool", "d")).expect("crossed");
@@ -169,7 +169,7 @@ fn undoing_a_tree_brings_each_part_back_to_its_member() {
         fixture.has("one/d/a.csv") && fixture.has("two/d/b.csv") && !fixture.has("one/d/b.csv")
     );
     // Who is in it does not look it up again.
-    let handle = fixture.vfs.opendir(ROOT, number).expect("opened");
+    let handle = fixture.vfs.opendir(*ROOT, number).expect("opened");
     let mut seen = 0;
     let mut count = |_: DirectoryEntry<'_>| {
         seen += 1;
@@ -196,7 +196,7 @@ fn what_is_looked_up_during_the_switch_of_a_tree_is_pointed_too() {
     }
     let top = fixture.number("inbox/d");
     for at in 0..FILES {
-        fixture.vfs.lookup(ROOT, top, OsStr::new(&format!("a{at}.csv"))).expect("known");
+        fixture.vfs.lookup(*ROOT, top, OsStr::new(&format!("a{at}.csv"))).expect("known");
     }
     let deep = fixture.number("inbox/d/z");
     let done = AtomicBool::new(false);
@@ -219,7 +219,7 @@ fn look_up_until(vfs: &Vfs, folder: u64, files: usize, done: &AtomicBool) -> Vec
     loop {
         let mut found = Vec::new();
         for at in 0..files {
-            match vfs.lookup(ROOT, folder, OsStr::new(&format!("{at}.csv"))) {
+            match vfs.lookup(*ROOT, folder, OsStr::new(&format!("{at}.csv"))) {
                 Ok(attributes) => found.push(attributes.number),
                 // The switch has come by.
                 Err(_) => return found,
@@ -228,7 +228,7 @@ fn look_up_until(vfs: &Vfs, folder: u64, files: usize, done: &AtomicBool) -> Vec
                 return found;
             }
         }
-        found.into_iter().for_each(|number| vfs.forget(number, 1));
+        found.into_iter().for_each(|number| drop(vfs.forget(number, 1)));
     }
 }
 
@@ -246,9 +246,9 @@ fn whoever_changes_a_file_that_crosses_is_turned_away_before_the_decision() {
         let request = AttributeRequest { change, size: None, handle: None };
         let key = OsStr::new("user.a");
         [
-            vfs.setattr(ROOT, number, &request).err(),
-            vfs.setxattr(ROOT, number, key, b"v", XattrFlags::empty()).err(),
-            vfs.link(ROOT, number, folder, OsStr::new("b.csv")).err(),
+            vfs.setattr(*ROOT, number, &request).err(),
+            vfs.setxattr(*ROOT, number, key, b"v", XattrFlags::empty()).err(),
+            vfs.link(*ROOT, number, folder, OsStr::new("b.csv")).err(),
         ]
     };
     let crossing = vfs.view.locks.take(Holder::Crossing, &[], tree, vec![]).expect("free");
@@ -273,7 +273,7 @@ fn a_tree_that_was_prepared_before_the_rules_changed_stays() {
     fixture.plant("inbox/d/a.csv", "text");
     let (from, to) = (fixture.number("inbox"), fixture.number("pool"));
     let request = MoveRequest {
-        caller: ROOT,
+        caller: *ROOT,
         groups: Vec::new(),
         source: (from, "d".into()),
         target: (to, "d".into()),
@@ -299,7 +299,7 @@ fn a_tree_that_crosses_can_be_read() {
     let locks = &fixture.vfs.view.locks;
     let crossing = locks.take(Holder::Crossing, &[], tree, vec![]).expect("free");
     assert_eq!(fixture.read(number), Ok(b"text".to_vec()));
-    assert_eq!(fixture.vfs.open(ROOT, number, WRITE).err(), Some(Errno::BUSY));
+    assert_eq!(fixture.vfs.open(*ROOT, number, WRITE).err(), Some(Errno::BUSY));
     drop(crossing);
 }
 
@@ -349,7 +349,7 @@ fn a_crossing_that_was_prepared_and_does_not_come_leaves_no_folder() {
     fixture.plant("inbox/b.csv", "b\n");
     let prepare = || {
         let request = MoveRequest {
-            caller: ROOT,
+            caller: *ROOT,
             groups: Vec::new(),
             source: (fixture.number("inbox"), "b.csv".into()),
             target: (fixture.number("pool/d/e"), "b.csv".into()),

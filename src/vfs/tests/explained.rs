@@ -126,7 +126,7 @@ pub(super) fn explained(
 fn inode_of(vfs: &Vfs, path: &ViewPath) -> Option<u64> {
     let mut number = ROOT_NUMBER;
     for name in path.components() {
-        number = vfs.lookup(ROOT, number, name).ok()?.number;
+        number = vfs.lookup(*ROOT, number, name).ok()?.number;
     }
     Some(number)
 }
@@ -317,7 +317,7 @@ fn rules_about_labels_or_owners_do_not_speak_of_folders_that_no_branch_provides(
         let name = rule.name.clone();
         let fixture = Fixture::new(vec![rule]);
         let vfs = &fixture.vfs;
-        for caller in [ROOT, Caller { uid: 1001, gid: 1001, pid: 1 }] {
+        for caller in [*ROOT, Caller { uid: 1001, gid: 1001, pid: 1 }] {
             let opened = vfs.opendir(caller, ROOT_NUMBER);
             assert!(opened.map(|handle| vfs.releasedir(handle)).is_ok(), "{name}");
             let root = ViewPath::root();

@@ -179,10 +179,10 @@ impl Lab {
         for child in self.names(path) {
             let below = format!("{path}/{child}");
             let (number, references) = self.walk(&below);
-            let stat = vfs.getattr(ROOT, number, None).expect("attributes").stat;
+            let stat = vfs.getattr(*ROOT, number, None).expect("attributes").stat;
             write!(text, "{below} {:?} {:o} {} ", stat.kind, stat.mode, stat.nlink).expect("text");
             write!(text, "{} {} ", stat.uid, stat.gid).expect("text");
-            let mut keys = vfs.listxattr(ROOT, number).unwrap_or_default();
+            let mut keys = vfs.listxattr(*ROOT, number).unwrap_or_default();
             keys.sort();
             write!(text, "{keys:?} ").expect("text");
             match stat.kind {
@@ -196,14 +196,14 @@ impl Lab {
                 }
                 _ => writeln!(text).expect("text"),
             }
-            references.iter().for_each(|number| vfs.forget(*number, 1));
+            references.iter().for_each(|number| drop(vfs.forget(*number, 1)));
         }
     }
 
     fn names(&self, path: &str) -> Vec<String> {
         let (number, references) = self.walk(path);
         let vfs = &self.fixture.vfs;
-        let handle = vfs.opendir(ROOT, number).expect("opened");
+        let handle = vfs.opendir(*ROOT, number).expect("opened");
         let mut names = Vec::new();
         let listed = vfs.readdir(handle, 2, &mut |entry| {
             names.push(entry.name.to_string_lossy().into_owned());
@@ -211,7 +211,7 @@ impl Lab {
         });
         listed.expect("listed");
         vfs.releasedir(handle);
-        references.iter().for_each(|number| vfs.forget(*number, 1));
+        references.iter().for_each(|number| drop(vfs.forget(*number, 1)));
         names.sort();
         names
     }
@@ -220,7 +220,7 @@ impl Lab {
         let mut references = Vec::new();
         let mut number = ROOT_NUMBER;
         for part in path.split('/') {
-            let found = self.fixture.vfs.lookup(ROOT, number, OsStr::new(part));
+            let found = self.fixture.vfs.lookup(*ROOT, number, OsStr::new(part));
             number = found.expect(path).number;
             references.push(number);
         }
@@ -266,7 +266,7 @@ fn observe(lab: &mut Lab, operation: &Act) -> (BTreeMap<String, usize>, String) 
     let acting = Arc::clone(&case);
     let (result, lines) = lab.worker.traced(None, move || act(&acting));
     let gained = result.unwrap_or_else(|errno| panic!("{}: {errno}", operation.name));
-    gained.iter().for_each(|number| lab.fixture.vfs.forget(*number, 1));
+    gained.iter().for_each(|number| drop(lab.fixture.vfs.forget(*number, 1)));
     let after = lab.digest(&folder).replace(&folder, "");
     case.release();
     let mut calls = BTreeMap::new();
@@ -295,7 +295,7 @@ fn try_one(
     let now = lab.digest(&folder);
     let finished = match result {
         Ok(gained) => {
-            gained.iter().for_each(|number| lab.fixture.vfs.forget(*number, 1));
+            gained.iter().for_each(|number| drop(lab.fixture.vfs.forget(*number, 1)));
             if !by_design(lab.pooled, operation.name, fault.call, errno) {
                 wrong.push("it succeeded".to_owned());
             }
@@ -314,7 +314,7 @@ fn try_one(
             }
             let again = (operation.act)(&case);
             match &again {
-                Ok(gained) => gained.iter().for_each(|one| lab.fixture.vfs.forget(*one, 1)),
+                Ok(gained) => gained.iter().for_each(|one| drop(lab.fixture.vfs.forget(*one, 1))),
                 Err(errno) => wrong.push(format!("the second try fails with {errno:?}")),
             }
             again.is_ok()

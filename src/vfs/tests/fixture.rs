@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use crate::audit_dir::{AuditSource, TxState};
@@ -17,7 +17,9 @@ use crate::storage::real::RealDir;
 use crate::types::{BranchIo, BranchMode, Caller, Operation, TxId};
 use crate::vfs::*;
 
-pub(crate) const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 1 };
+/// This process, as root: what capabilities it has is asked for.
+pub(crate) static ROOT: LazyLock<Caller> =
+    LazyLock::new(|| Caller { uid: 0, gid: 0, pid: std::process::id() });
 pub(crate) const ROOT_NUMBER: u64 = 1;
 pub(crate) const WRITE: u32 = libc::O_WRONLY as u32;
 pub(crate) const READ: u32 = libc::O_RDONLY as u32;
@@ -172,15 +174,15 @@ impl Fixture {
 
     pub(crate) fn number(&self, path: &str) -> u64 {
         path.split('/').fold(ROOT_NUMBER, |parent, name| {
-            self.vfs.lookup(ROOT, parent, OsStr::new(name)).expect(path).number
+            self.vfs.lookup(*ROOT, parent, OsStr::new(name)).expect(path).number
         })
     }
 
     pub(crate) fn put(&self, folder: &str, name: &str, text: &str) -> u64 {
         let parent = self.number(folder);
         let (made, opened) =
-            self.vfs.create(ROOT, parent, OsStr::new(name), 0o644, 0o022, WRITE).expect("created");
-        self.vfs.write(ROOT, opened.handle, Some(0), text.as_bytes(), false).expect("written");
+            self.vfs.create(*ROOT, parent, OsStr::new(name), 0o644, 0o022, WRITE).expect("created");
+        self.vfs.write(*ROOT, opened.handle, Some(0), text.as_bytes(), false).expect("written");
         self.vfs.release(opened.handle);
         made.number
     }
@@ -189,14 +191,14 @@ impl Fixture {
         let from = (self.number(from.0), OsStr::new(from.1));
         let to = (self.number(to.0), OsStr::new(to.1));
         // As the kernel does, which asks for no name that it has not looked up.
-        let _ = self.vfs.lookup(ROOT, from.0, from.1);
-        self.vfs.rename(ROOT, from, to, RenameFlags::empty())
+        let _ = self.vfs.lookup(*ROOT, from.0, from.1);
+        self.vfs.rename(*ROOT, from, to, RenameFlags::empty())
     }
 
     /// Prepares to take back the last crossing of root, as the client of `octroi undo` does.
     pub(crate) fn prepare_undo(&self) -> Result<PreparedMove, MoveError> {
-        let plan = self.vfs.plan_undo(ROOT, None, None)?;
-        self.prepare_undo_as(ROOT, &plan)
+        let plan = self.vfs.plan_undo(*ROOT, None, None)?;
+        self.prepare_undo_as(*ROOT, &plan)
     }
 
     pub(crate) fn prepare_undo_as(
@@ -237,7 +239,7 @@ impl Fixture {
     }
 
     pub(crate) fn read(&self, number: u64) -> Result<Vec<u8>, Errno> {
-        let opened = self.vfs.open(ROOT, number, READ)?;
+        let opened = self.vfs.open(*ROOT, number, READ)?;
         let bytes = self.vfs.read(opened.handle, 0, 4096);
         self.vfs.release(opened.handle);
         bytes
@@ -261,7 +263,7 @@ impl Fixture {
 
     /// The names in a directory of the view, sorted.
     pub(crate) fn names(&self, path: &str) -> Vec<String> {
-        let handle = self.vfs.opendir(ROOT, self.number(path)).expect("opened");
+        let handle = self.vfs.opendir(*ROOT, self.number(path)).expect("opened");
         let mut names = Vec::new();
         let listed = self.vfs.readdir(handle, 0, &mut |entry| {
             names.push(entry.name.to_string_lossy().into_owned());
@@ -279,16 +281,16 @@ impl Fixture {
     }
 
     pub(crate) fn unlink(&self, folder: &str, name: &str) -> Result<(), Errno> {
-        self.vfs.unlink(ROOT, self.number(folder), OsStr::new(name))
+        self.vfs.unlink(*ROOT, self.number(folder), OsStr::new(name))
     }
 
     pub(crate) fn rmdir(&self, folder: &str, name: &str) -> Result<(), Errno> {
-        self.vfs.rmdir(ROOT, self.number(folder), OsStr::new(name))
+        self.vfs.rmdir(*ROOT, self.number(folder), OsStr::new(name))
     }
 
     pub(crate) fn mkdir(&self, folder: &str, name: &str) -> Result<u64, Errno> {
         let parent = self.number(folder);
-        Ok(self.vfs.mkdir(ROOT, parent, OsStr::new(name), 0o755, 0)?.number)
+        Ok(self.vfs.mkdir(*ROOT, parent, OsStr::new(name), 0o755, 0)?.number)
     }
 }
 

@@ -28,7 +28,7 @@ fn prepare(fixture: &Fixture, caller: Caller) -> Result<Readied, MoveError> {
 
 #[track_caller]
 fn prepared(fixture: &Fixture) -> PreparedMove {
-    match prepare(fixture, ROOT) {
+    match prepare(fixture, *ROOT) {
         Ok(Readied::Crossing(prepared)) => prepared,
         Ok(Readied::Within) => panic!("it is a crossing"),
         Err(error) => panic!("{error:?}"),
@@ -134,7 +134,7 @@ fn names_are_prepared_once_and_only_for_their_user() {
         std::fs::set_permissions(fixture.backing(folder), open).expect("chmod");
     }
     let prepared = prepared(&fixture);
-    for caller in [ROOT, NOBODY] {
+    for caller in [*ROOT, NOBODY] {
         let refused = prepare(&fixture, caller).err().expect("it is locked");
         assert_eq!(refused.errno, Errno::BUSY);
         assert!(refused.why.starts_with("another crossing"), "{}", refused.why);
@@ -210,9 +210,9 @@ fn an_abort_is_for_the_author_and_comes_before_the_decision_or_not_at_all() {
     let held = prepared(&fixture);
     let txid = held.progress.txid;
     let vfs = &fixture.vfs;
-    let by_another = Caller { pid: 4321, ..ROOT };
+    let by_another = Caller { pid: 4321, ..*ROOT };
     assert_eq!(vfs.abort(NOBODY, txid), Err(AbortError::Unknown));
-    assert_eq!(vfs.abort(ROOT, TxId(ulid::Ulid::generate())), Err(AbortError::Unknown));
+    assert_eq!(vfs.abort(*ROOT, TxId(ulid::Ulid::generate())), Err(AbortError::Unknown));
     assert_eq!(vfs.abort(by_another, txid), Ok(()));
     let reason = "user 0 stopped it with octroi tx abort (process 4321)";
     let by = StoppedBy { uid: 0, pid: 4321 };
@@ -220,12 +220,12 @@ fn an_abort_is_for_the_author_and_comes_before_the_decision_or_not_at_all() {
     assert_eq!(state(&fixture, txid), Some(TransactionState::Aborted));
     assert_eq!(finish(&fixture), Err(Errno::CANCELED));
     assert_eq!(told(&fixture), reason);
-    let again = vfs.abort(ROOT, txid).expect_err("it has ended").to_string();
+    let again = vfs.abort(*ROOT, txid).expect_err("it has ended").to_string();
     assert!(again.contains("rolled back"), "{again}");
     drop(held);
     let held = prepared(&fixture);
     assert_eq!(finish(&fixture), Ok(()));
-    let late = vfs.abort(ROOT, held.progress.txid).expect_err("it is done").to_string();
+    let late = vfs.abort(*ROOT, held.progress.txid).expect_err("it is done").to_string();
     assert!(late.contains("octroi undo"), "{late}");
     assert!(!held.progress.cancel(Stop::ClientLeft), "decided");
 }
@@ -239,7 +239,7 @@ fn at_the_end_nothing_waits_any_more() {
     assert_eq!(state(&fixture, held.progress.txid), Some(TransactionState::Aborted));
     assert_eq!(why_ended(&fixture, held.progress.txid).0, "the view is being unmounted");
     drop(held);
-    let late = prepare(&fixture, ROOT).err().map(|error| error.errno);
+    let late = prepare(&fixture, *ROOT).err().map(|error| error.errno);
     assert_eq!(late, Some(Errno::CANCELED));
 }
 

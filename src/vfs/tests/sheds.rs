@@ -24,9 +24,9 @@ fn a_handle_that_was_open_before_the_rename_obeys_the_limit_of_the_new_name() {
     }
     fixture.plant("inbox/open/f", "x");
     let file = fixture.number("inbox/open/f");
-    let opened = fixture.vfs.open(ROOT, file, WRITE).expect("allowed");
+    let opened = fixture.vfs.open(*ROOT, file, WRITE).expect("allowed");
     fixture.rename(("inbox/open", "f"), ("inbox/small", "f")).expect("it is small");
-    let result = fixture.vfs.write(ROOT, opened.handle, Some(0), &[b'x'; 100], false);
+    let result = fixture.vfs.write(*ROOT, opened.handle, Some(0), &[b'x'; 100], false);
     assert_eq!(result, Err(Errno::ACCESS));
     fixture.vfs.release(opened.handle);
 }
@@ -39,10 +39,10 @@ fn a_handle_that_was_open_before_the_link_obeys_the_limit_of_the_new_name() {
     }
     fixture.plant("inbox/open/f", "x");
     let file = fixture.number("inbox/open/f");
-    let opened = fixture.vfs.open(ROOT, file, WRITE).expect("allowed");
+    let opened = fixture.vfs.open(*ROOT, file, WRITE).expect("allowed");
     let to = fixture.number("inbox/small");
-    fixture.vfs.link(ROOT, file, to, OsStr::new("f")).expect("it is small");
-    let result = fixture.vfs.write(ROOT, opened.handle, Some(0), &[b'x'; 100], false);
+    fixture.vfs.link(*ROOT, file, to, OsStr::new("f")).expect("it is small");
+    let result = fixture.vfs.write(*ROOT, opened.handle, Some(0), &[b'x'; 100], false);
     assert_eq!(result, Err(Errno::ACCESS));
     fixture.vfs.release(opened.handle);
 }

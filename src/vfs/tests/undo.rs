@@ -38,7 +38,7 @@ fn rename(
 }
 
 fn finish(fixture: &Fixture) -> Result<(), Errno> {
-    rename(fixture, ROOT, ("archive", "b.csv"), ("inbox", "a.csv"))
+    rename(fixture, *ROOT, ("archive", "b.csv"), ("inbox", "a.csv"))
 }
 
 fn transactions(fixture: &Fixture) -> usize {
@@ -47,7 +47,7 @@ fn transactions(fixture: &Fixture) -> usize {
 
 #[test]
 fn a_late_rename_is_no_crossing_of_its_own() {
-    let fixture = crossed_by(ROOT);
+    let fixture = crossed_by(*ROOT);
     let undo = fixture.prepare_undo().expect("prepared");
     undo.keep();
     fixture.expire(Duration::from_secs(30));
@@ -65,7 +65,7 @@ fn a_late_rename_is_no_crossing_of_its_own() {
 
 #[test]
 fn it_is_done_by_one_rename() {
-    let fixture = crossed_by(ROOT);
+    let fixture = crossed_by(*ROOT);
     let undo = fixture.prepare_undo().expect("prepared");
     assert_eq!(finish(&fixture), Ok(()));
     assert!(fixture.has("inbox/a.csv") && !fixture.has("archive/b.csv"));
@@ -108,11 +108,11 @@ fn who_may_not_rename_locks_nothing() {
 
 #[test]
 fn folders_that_are_not_those_of_the_crossing_are_refused() {
-    let fixture = crossed_by(ROOT);
-    let plan = fixture.vfs.plan_undo(ROOT, None, None).expect("recorded");
+    let fixture = crossed_by(*ROOT);
+    let plan = fixture.vfs.plan_undo(*ROOT, None, None).expect("recorded");
     let elsewhere = ViewPath::root().join(OsStr::new("inbox")).join(OsStr::new("c.csv"));
     let forged = UndoPlan { target: elsewhere, ..plan };
-    let refused = fixture.prepare_undo_as(ROOT, &forged).err().map(|error| error.errno);
+    let refused = fixture.prepare_undo_as(*ROOT, &forged).err().map(|error| error.errno);
     assert_eq!(refused, Some(Errno::STALE));
     assert_eq!(transactions(&fixture), 1);
 }

@@ -2,13 +2,13 @@
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use super::{Inode, Name};
 use crate::error::Errno;
 use crate::types::{BranchIndex, ViewPath};
 use crate::view::handles::OpenFile;
+use crate::view::kept::Kept;
 
 /// What an inode is tied to.
 #[derive(Debug, Default)]
@@ -28,32 +28,6 @@ pub(super) struct Rare {
     /// What leads to it since then.
     pub kept: Option<Kept>,
     pub opens: Vec<Weak<OpenFile>>,
-}
-
-/// `O_PATH` descriptors of what loses its last name, by branch: who has it as working directory, open as
-/// a fifo or mounted elsewhere goes on using it, and a branch does not find it by its handle any more.
-#[derive(Debug)]
-pub struct Kept {
-    parts: Vec<(BranchIndex, OwnedFd)>,
-    /// How many descriptors are kept in all.
-    sum: Arc<AtomicUsize>,
-}
-
-impl Kept {
-    pub(in crate::view) fn new(parts: Vec<(BranchIndex, OwnedFd)>, sum: &Arc<AtomicUsize>) -> Self {
-        sum.fetch_add(parts.len(), Ordering::Relaxed);
-        Self { parts, sum: Arc::clone(sum) }
-    }
-
-    fn part(&self, branch: BranchIndex) -> Option<&OwnedFd> {
-        self.parts.iter().find(|(at, _)| *at == branch).map(|(_, descriptor)| descriptor)
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        self.sum.fetch_sub(self.parts.len(), Ordering::Relaxed);
-    }
 }
 
 impl Ties {
@@ -128,13 +102,12 @@ impl Inode {
         drop(before);
     }
 
-    /// Takes back [`Inode::keep`]: the name stays.
-    pub fn let_go(&self) {
+    /// Takes back [`Inode::keep`]: the name stays, or the inode is forgotten.
+    pub fn let_go(&self) -> Option<Kept> {
         let mut ties = self.ties.lock();
         let kept = ties.rare.as_mut().and_then(|rare| rare.kept.take());
         ties.tidy();
-        drop(ties);
-        drop(kept);
+        kept
     }
 
     /// One more descriptor of what is kept of it on a branch.
@@ -148,7 +121,7 @@ impl Inode {
     pub fn keeps_on(&self, these: impl Fn(BranchIndex) -> bool) -> bool {
         let ties = self.ties.lock();
         let kept = ties.rare.as_ref().and_then(|rare| rare.kept.as_ref());
-        kept.is_some_and(|kept| kept.parts.iter().any(|(branch, _)| these(*branch)))
+        kept.is_some_and(|kept| kept.branches().any(these))
     }
 
     /// Whether its last name is gone.

@@ -6,6 +6,7 @@
 //! closed folder (ordinary users), by texts that lead there from the branch and nowhere from the mount
 //! (everybody).
 
+mod capabilities;
 mod links;
 mod mounts;
 mod names;

@@ -57,20 +57,20 @@ impl Case {
         let mut references = Vec::new();
         let mut number = ROOT_NUMBER;
         for part in path.split('/') {
-            number = vfs.lookup(ROOT, number, name(part)).expect(part).number;
+            number = vfs.lookup(*ROOT, number, name(part)).expect(part).number;
             references.push(number);
         }
         let mut child = |child: &str| {
-            let found = vfs.lookup(ROOT, number, name(child)).expect(child).number;
+            let found = vfs.lookup(*ROOT, number, name(child)).expect(child).number;
             references.push(found);
             found
         };
         let [file, other, empty, text] = ["file", "other", "empty", "text"].map(&mut child);
         let open = |number| match opens {
-            true => vfs.open(ROOT, number, libc::O_RDWR as u32).expect("opened").handle,
+            true => vfs.open(*ROOT, number, libc::O_RDWR as u32).expect("opened").handle,
             false => 0,
         };
-        let listing = if opens { vfs.opendir(ROOT, number).expect("opened") } else { 0 };
+        let listing = if opens { vfs.opendir(*ROOT, number).expect("opened") } else { 0 };
         let (handle, other_handle) = (open(file), open(other));
         Self {
             vfs: Arc::clone(vfs),
@@ -93,7 +93,7 @@ impl Case {
             self.vfs.release(self.other_handle);
             self.vfs.releasedir(self.listing);
         }
-        self.references.iter().for_each(|number| self.vfs.forget(*number, 1));
+        self.references.iter().for_each(|number| drop(self.vfs.forget(*number, 1)));
     }
 }
 
@@ -108,7 +108,7 @@ fn set_of(
     size: Option<u64>,
 ) -> Result<Vec<u64>, Errno> {
     let request = AttributeRequest { change, size, handle: None };
-    case.vfs.setattr(ROOT, number, &request).map(|_| vec![])
+    case.vfs.setattr(*ROOT, number, &request).map(|_| vec![])
 }
 
 fn gained(made: Result<Attributes, Errno>) -> Result<Vec<u64>, Errno> {
@@ -117,7 +117,7 @@ fn gained(made: Result<Attributes, Errno>) -> Result<Vec<u64>, Errno> {
 
 fn renamed(case: &Case, from: &str, to: &str, flags: RenameFlags) -> Result<Vec<u64>, Errno> {
     let (from, to) = ((case.folder, name(from)), (case.folder, name(to)));
-    case.vfs.rename(ROOT, from, to, flags).map(|()| vec![])
+    case.vfs.rename(*ROOT, from, to, flags).map(|()| vec![])
 }
 
 /// All operations of the view but crossings, which the daemon makes on threads of their own.
@@ -125,23 +125,23 @@ pub const OPERATIONS: &[Operation] = &[
     Operation {
         name: "lookup",
         opens: false,
-        act: |c| gained(c.vfs.lookup(ROOT, c.folder, name("file"))),
+        act: |c| gained(c.vfs.lookup(*ROOT, c.folder, name("file"))),
     },
     Operation {
         name: "getattr",
         opens: false,
-        act: |c| c.vfs.getattr(ROOT, c.file, None).map(|_| vec![]),
+        act: |c| c.vfs.getattr(*ROOT, c.file, None).map(|_| vec![]),
     },
     Operation {
         name: "getattr of an open file",
         opens: true,
-        act: |c| c.vfs.getattr(ROOT, c.file, Some(c.handle)).map(|_| vec![]),
+        act: |c| c.vfs.getattr(*ROOT, c.file, Some(c.handle)).map(|_| vec![]),
     },
     Operation {
         name: "open",
         opens: false,
         act: |c| {
-            let opened = c.vfs.open(ROOT, c.file, libc::O_RDWR as u32)?;
+            let opened = c.vfs.open(*ROOT, c.file, libc::O_RDWR as u32)?;
             c.vfs.release(opened.handle);
             Ok(vec![])
         },
@@ -174,17 +174,17 @@ pub const OPERATIONS: &[Operation] = &[
     Operation {
         name: "link",
         opens: false,
-        act: |c| gained(c.vfs.link(ROOT, c.file, c.folder, name("new"))),
+        act: |c| gained(c.vfs.link(*ROOT, c.file, c.folder, name("new"))),
     },
     Operation {
         name: "unlink",
         opens: false,
-        act: |c| c.vfs.unlink(ROOT, c.folder, name("file")).map(|()| vec![]),
+        act: |c| c.vfs.unlink(*ROOT, c.folder, name("file")).map(|()| vec![]),
     },
     Operation {
         name: "rmdir",
         opens: false,
-        act: |c| c.vfs.rmdir(ROOT, c.folder, name("empty")).map(|()| vec![]),
+        act: |c| c.vfs.rmdir(*ROOT, c.folder, name("empty")).map(|()| vec![]),
     },
     Operation {
         name: "rename",
@@ -218,7 +218,7 @@ pub const OPERATIONS: &[Operation] = &[
     Operation {
         name: "write",
         opens: true,
-        act: |c| c.vfs.write(ROOT, c.handle, Some(4), b"TEXT", false).map(|_| vec![]),
+        act: |c| c.vfs.write(*ROOT, c.handle, Some(4), b"TEXT", false).map(|_| vec![]),
     },
     Operation {
         name: "truncate",
@@ -231,7 +231,7 @@ pub const OPERATIONS: &[Operation] = &[
         act: |c| {
             let change = AttributeChange::default();
             let request = AttributeRequest { change, size: Some(5), handle: Some(c.handle) };
-            c.vfs.setattr(ROOT, c.file, &request).map(|_| vec![])
+            c.vfs.setattr(*ROOT, c.file, &request).map(|_| vec![])
         },
     },
     Operation {
@@ -239,7 +239,7 @@ pub const OPERATIONS: &[Operation] = &[
         opens: true,
         act: |c| {
             let mode = FallocateMode::PUNCH_HOLE | FallocateMode::KEEP_SIZE;
-            c.vfs.fallocate(ROOT, c.handle, 2, 4, mode).map(|()| vec![])
+            c.vfs.fallocate(*ROOT, c.handle, 2, 4, mode).map(|()| vec![])
         },
     },
     Operation {
@@ -267,7 +267,7 @@ pub const OPERATIONS: &[Operation] = &[
         opens: false,
         act: |c| {
             let flags = XattrFlags::empty();
-            c.vfs.setxattr(ROOT, c.file, name("user.new"), b"text", flags).map(|()| vec![])
+            c.vfs.setxattr(*ROOT, c.file, name("user.new"), b"text", flags).map(|()| vec![])
         },
     },
     Operation {
@@ -278,12 +278,12 @@ pub const OPERATIONS: &[Operation] = &[
     Operation {
         name: "listxattr",
         opens: false,
-        act: |c| c.vfs.listxattr(ROOT, c.file).map(|_| vec![]),
+        act: |c| c.vfs.listxattr(*ROOT, c.file).map(|_| vec![]),
     },
     Operation {
         name: "removexattr",
         opens: false,
-        act: |c| c.vfs.removexattr(ROOT, c.file, name("user.known")).map(|()| vec![]),
+        act: |c| c.vfs.removexattr(*ROOT, c.file, name("user.known")).map(|()| vec![]),
     },
     Operation {
         name: "readdir",
@@ -295,7 +295,7 @@ pub const OPERATIONS: &[Operation] = &[
         opens: true,
         act: |c| {
             let mut gained = Vec::new();
-            let listed = c.vfs.readdirplus(ROOT, c.listing, 0, &mut |entry, found| {
+            let listed = c.vfs.readdirplus(*ROOT, c.listing, 0, &mut |entry, found| {
                 if entry.name != "." && entry.name != ".." {
                     gained.push(found.number);
                 }
@@ -324,7 +324,7 @@ pub const OPERATIONS: &[Operation] = &[
         opens: false,
         act: |c| {
             let flags = XattrFlags::empty();
-            c.vfs.setxattr(ROOT, c.empty, name("user.new"), b"text", flags).map(|()| vec![])
+            c.vfs.setxattr(*ROOT, c.empty, name("user.new"), b"text", flags).map(|()| vec![])
         },
     },
     Operation { name: "readlink", opens: false, act: |c| c.vfs.readlink(c.text).map(|_| vec![]) },
@@ -347,6 +347,8 @@ pub const OPERATIONS: &[Operation] = &[
     Operation {
         name: "copy_file_range",
         opens: true,
-        act: |c| c.vfs.copy_file_range(ROOT, (c.handle, 0), (c.other_handle, 3), 8).map(|_| vec![]),
+        act: |c| {
+            c.vfs.copy_file_range(*ROOT, (c.handle, 0), (c.other_handle, 3), 8).map(|_| vec![])
+        },
     },
 ];
