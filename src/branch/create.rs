@@ -176,6 +176,10 @@ impl Branch {
 
 impl Creator<'_> {
     fn assume(&self) -> Result<CallerGuard, Errno> {
-        CallerGuard::assume(self.uid, self.gid, self.groups, self.umask)
+        let guard = CallerGuard::assume(self.uid, self.gid, self.groups, self.umask)?;
+        if self.overrides {
+            guard.override_permissions()?;
+        }
+        Ok(guard)
     }
 }

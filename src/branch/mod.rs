@@ -128,6 +128,8 @@ pub struct Creator<'a> {
     pub groups: &'a [u32],
     /// Permission bits that are not given, unless the directory has a default ACL.
     pub umask: u32,
+    /// Whether modes and access lists are no bar (CAP_DAC_OVERRIDE).
+    pub overrides: bool,
 }
 
 /// A branch of a mounted view. An offline one answers EIO; it may go offline and come back at any

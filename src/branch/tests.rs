@@ -72,13 +72,13 @@ fn is_root() -> bool {
 /// The user who runs the tests.
 fn ourselves() -> Creator<'static> {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    Creator { uid, gid, groups: &[], umask: 0o022 }
+    Creator { uid, gid, groups: &[], umask: 0o022, overrides: false }
 }
 
 /// Somebody without rights; ourselves where we may not act as another.
 fn somebody() -> Creator<'static> {
     if is_root() {
-        Creator { uid: 65534, gid: 65534, groups: &[4], umask: 0o027 }
+        Creator { uid: 65534, gid: 65534, groups: &[4], umask: 0o027, overrides: false }
     } else {
         ourselves()
     }

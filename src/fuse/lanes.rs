@@ -253,10 +253,11 @@ impl Lanes {
     }
 
     /// A copy of data to be written that waits in a lane. EAGAIN if too much of it does.
-    pub fn keep(&self, number: usize, bytes: &[u8]) -> Result<Kept, Errno> {
+    pub fn keep(&self, number: usize, bytes: &[u8]) -> Result<KeptBytes, Errno> {
         let waiting = &self.lanes.get(number).ok_or(Errno::IO)?.bytes;
         let before = waiting.fetch_add(bytes.len(), Ordering::Relaxed);
-        let mut kept = Kept { bytes: Vec::new(), size: bytes.len(), waiting: Arc::clone(waiting) };
+        let mut kept =
+            KeptBytes { bytes: Vec::new(), size: bytes.len(), waiting: Arc::clone(waiting) };
         if before.saturating_add(bytes.len()) > BYTES_MAX {
             return Err(Errno::AGAIN);
         }
@@ -267,13 +268,13 @@ impl Lanes {
 
 /// Data that waits in a lane.
 #[derive(Debug)]
-pub struct Kept {
+pub struct KeptBytes {
     pub bytes: Vec<u8>,
     size: usize,
     waiting: Arc<AtomicUsize>,
 }
 
-impl Drop for Kept {
+impl Drop for KeptBytes {
     fn drop(&mut self) {
         self.waiting.fetch_sub(self.size, Ordering::Relaxed);
     }

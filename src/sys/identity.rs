@@ -8,7 +8,7 @@
 use std::marker::PhantomData;
 
 use rustix::fs::Mode;
-use rustix::thread::CapabilitiesSecureBits;
+use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, capabilities, set_capabilities};
 
 use crate::error::{Errno, errno_of};
 
@@ -71,6 +71,16 @@ impl CallerGuard {
             guard.uid_changed = true;
         }
         Ok(guard)
+    }
+}
+
+impl CallerGuard {
+    /// Takes modes and access lists for no bar, for a caller who holds that right without being root.
+    pub fn override_permissions(&self) -> Result<(), Errno> {
+        let mut sets = capabilities(None)?;
+        // It is still permitted; to be somebody else took it from what is in force. As root all are again.
+        sets.effective |= CapabilitySet::DAC_OVERRIDE & sets.permitted;
+        set_capabilities(None, sets)
     }
 }
 
@@ -185,7 +195,6 @@ fn set_fs_id(call: libc::c_long, id: u32) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::thread::CapabilitySet;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     #[test]

@@ -155,7 +155,7 @@ impl Vfs {
             return Err(Errno::PERM);
         }
         let in_group =
-            |gid| self.is_in_group(caller, gid) || is_capable(caller.pid, CapabilitySet::FSETID);
+            |gid| self.is_in_group(caller, gid) || is_capable(caller, CapabilitySet::FSETID);
         branch.clear_set_id(node.first.as_fd(), in_group)
     }
 

@@ -10,7 +10,7 @@ use crate::branch::{Branch, FallocateMode, Whence};
 use crate::error::Errno;
 use crate::ledger::Record;
 use crate::sys::identity::WriterGuard;
-use crate::sys::process::{exe_of, groups_of_thread, is_capable};
+use crate::sys::process::{Rights, exe_of, is_capable};
 use crate::types::{Caller, Operation};
 use crate::view::{Invalidation, OpenFile, UNSETTLED, in_epoch};
 
@@ -40,7 +40,7 @@ impl Vfs {
         branch: &Branch,
         file: BorrowedFd<'_>,
     ) -> Result<(), Errno> {
-        if branch.stat(file)?.mode & 0o6000 == 0 || is_capable(caller.pid, CapabilitySet::FSETID) {
+        if branch.stat(file)?.mode & 0o6000 == 0 || is_capable(caller, CapabilitySet::FSETID) {
             return Ok(());
         }
         branch.clear_set_id(file, |gid| self.is_in_group(caller, gid))
@@ -49,8 +49,8 @@ impl Vfs {
     /// Whether a group is the caller's: the process says so, and where it cannot be asked the user database.
     pub(super) fn is_in_group(&self, caller: Caller, gid: u32) -> bool {
         let known = || self.identities.groups(caller.uid).unwrap_or_default().contains(&gid);
-        let held = |groups: Vec<u32>| groups.contains(&gid);
-        caller.gid == gid || groups_of_thread(caller.pid).map_or_else(|_| known(), held)
+        let held = |rights: Rights| rights.groups.contains(&gid);
+        caller.gid == gid || Rights::of(caller).map_or_else(|_| known(), held)
     }
 
     /// Reads up to `size` bytes; fewer only at the end.

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 
 use crate::branch::{Creator, FileKind, Found, Stat};
 use crate::error::Errno;
-use crate::sys::process::groups_of_thread;
+use crate::sys::process::Rights;
 use crate::types::{BranchIndex, Caller, Operation};
 use crate::view::locks::Lock;
 use crate::view::{Domain, Parts, in_epoch};
@@ -76,7 +76,7 @@ impl Vfs {
         self.ready_to_record()?;
         let _lock = self.lock_new(&site)?;
         let result = self.place_new(caller, &site, |part| {
-            self.as_caller(caller, umask, |creator| act(part, creator))
+            self.as_caller(caller, umask, part, |creator| act(part, creator))
         });
         self.record(operation, &question, result.as_ref().map(drop).map_err(|errno| *errno));
         let (branch, found) = result?;
@@ -95,24 +95,34 @@ impl Vfs {
         Attributes { number: inode.number, stat, ttl: TTL }
     }
 
-    /// Makes something as the caller. The user database's groups are tried first; a process may hold
-    /// others (a container's, a job's), which are asked for only when those do not do.
+    /// Makes something in a directory as the caller. The user database's groups are tried first; a process may hold
+    /// others (a container's, a job's), or the right to override permissions, which the kernel has found
+    /// by now and takes away with the user. It is asked for these only when those do not do.
     pub(super) fn as_caller<T>(
         &self,
         caller: Caller,
         umask: u32,
+        folder: &OpenPart<'_>,
         act: impl Fn(&Creator<'_>) -> Result<T, Errno>,
     ) -> Result<T, Errno> {
         let known = self.identities.groups(caller.uid).unwrap_or_default();
-        let Caller { uid, gid, pid } = caller;
-        let first = act(&Creator { uid, gid, groups: &known, umask });
+        let Caller { uid, gid, .. } = caller;
+        let creator = Creator { uid, gid, groups: &known, umask, overrides: false };
+        let first = act(&creator);
         if !matches!(first, Err(Errno::ACCESS | Errno::PERM)) {
             return first;
         }
-        match groups_of_thread(pid) {
-            Ok(held) if held[..] != known[..] => act(&Creator { uid, gid, groups: &held, umask }),
-            _ => first,
+        let Ok(rights) = Rights::of(caller) else { return first };
+        let creator = Creator { groups: &rights.groups, ..creator };
+        let second = if rights.groups == *known { first } else { act(&creator) };
+        if second.as_ref().err() != Some(&Errno::ACCESS) {
+            return second;
         }
+        let owned = folder.branch.stat(folder.as_fd())?;
+        if rights.override_permissions(owned.uid, owned.gid) {
+            return act(&Creator { overrides: true, ..creator });
+        }
+        second
     }
 
     /// Gives an inode one more name in its branch. EXDEV across branches.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::branch::{ACCESS_ACL, FileKind, SpaceStat, Stat};
 use crate::error::Errno;
 use crate::sys::process;
-use crate::types::Caller;
+use crate::types::{BranchIndex, Caller};
 use crate::view::{Domain, Inode, LayoutIndex, Parts, Place};
 
 use super::site::{Node, OpenPart, directories};
@@ -166,7 +166,7 @@ impl Vfs {
         }
         let asked = self.node(Arc::clone(inode)).and_then(|node| self.stat_node(&node));
         match asked {
-            Err(Errno::IO) if self.leads_on(inode) => Ok(self.last_stat(inode)),
+            Err(Errno::IO) if self.is_away_on_the_way(inode) => Ok(self.last_stat(inode)),
             asked => asked,
         }
     }
@@ -205,6 +205,20 @@ impl Vfs {
             self.root_acls.insert(inode.number, acl);
         }
         Ok(shown)
+    }
+
+    /// Whether that, and nothing of its branch or pool is online: then what was told of it last is told again.
+    pub(super) fn is_away_on_the_way(&self, inode: &Inode) -> bool {
+        let domain = inode.layout.and_then(|folder| self.view.layout.folder(folder).domain);
+        let online = |index: BranchIndex| self.branch(index).is_ok_and(|branch| branch.is_online());
+        let away = |domain| !self.view.members(domain).into_iter().any(online);
+        self.leads_on(inode) && domain.is_some_and(away)
+    }
+
+    /// What was told of such a folder no longer holds.
+    pub(super) fn forget_last(&self, folder: &Inode) {
+        self.roots.remove(&folder.number);
+        self.root_acls.remove(&folder.number);
     }
 
     /// The access list of such a folder, of when its attributes were told last. EIO where it is not known.

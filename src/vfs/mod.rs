@@ -336,15 +336,15 @@ impl Vfs {
         Err(Errno::NFILE)
     }
 
-    /// Whether there is a descriptor for what has no name any more: a sixteenth of them all is for that, and half
-    /// of it for one user, of whose last sixteenth root alone has the use.
-    fn room_to_keep(&self, caller: Caller) -> bool {
+    /// Whether there is a descriptor for what a user owns and has no name any more: a sixteenth of them all is
+    /// for that, half of it at most for one user, and its last sixteenth for root alone.
+    fn room_to_keep(&self, owner: u32) -> bool {
         let open_max = self.open_max.load(Ordering::Acquire);
         let counts = &self.view.inodes.kept;
         let open = self.view.handles.open_files().saturating_add(counts.all());
         let all = open_max / 16;
-        let max = if caller.uid == 0 { all } else { all.saturating_sub(all / 16) };
-        let has_share = self.is_privileged(caller.uid) || counts.of(caller.uid) < all / 2;
+        let max = if owner == 0 { all } else { all.saturating_sub(all / 16) };
+        let has_share = owner == 0 || counts.of(owner) < all / 2;
         has_share && counts.all() < max && open < open_max.saturating_sub(all)
     }
 

@@ -38,9 +38,7 @@ impl Vfs {
         let offline =
             |index: BranchIndex| self.branch(index).is_ok_and(|branch| !branch.is_online());
         noted.names.retain(|_, branch| offline(*branch));
-        // Their disks are to be unmounted.
-        let kept = self.view.inodes.collect(|inode| inode.keeps_on(offline));
-        kept.iter().for_each(|inode| drop(inode.let_go()));
+        self.let_go_of(offline);
         // What is being switched is looked at the next time: nobody who makes something in this pool is to
         // wait for a crossing elsewhere.
         let complete = Cell::new(true);
@@ -59,6 +57,20 @@ impl Vfs {
         }
         if complete.get() {
             noted.noted = now;
+        }
+    }
+
+    /// Closes what is kept on branches, whose disks are to be unmounted: on a thread for which nobody waits, for
+    /// they may hang.
+    fn let_go_of(&self, branches: impl Fn(BranchIndex) -> bool) {
+        if self.view.inodes.kept.all() == 0 {
+            return;
+        }
+        let inodes = self.view.inodes.collect(|inode| inode.keeps_on(&branches));
+        let kept: Vec<_> = inodes.iter().filter_map(|inode| inode.let_go()).collect();
+        let close = move || drop(kept);
+        if let Err(error) = std::thread::Builder::new().name("let-go".into()).spawn(close) {
+            log::warn!("cannot start a thread to close what a branch has: {error}");
         }
     }
 

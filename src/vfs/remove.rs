@@ -15,8 +15,8 @@ use super::facts::{About, Asked, Size};
 use super::permit::Question;
 use super::site::{OpenPart, Purpose, Site, Standing};
 
-/// What is kept is free only when the kernel has forgotten it, some milliseconds after who removes it asks for the
-/// space that it left: not so for files of more blocks of 512 bytes, 1 MiB.
+/// Files of more blocks, of 512 bytes each, are not kept: who removes one counts on its space at once, and what
+/// is kept is freed only when the kernel has forgotten it, milliseconds later.
 const FREED_LATE_MAX: u64 = 2048;
 
 /// A site whose name exists.
@@ -96,7 +96,7 @@ impl Vfs {
         let _lock = self.view.locks.operation(&[&parent.inode], there.locks(), vec![])?;
         self.check_place(parent)?;
         if let Some(inode) = &there.inode {
-            self.keep(caller, inode, there.standings());
+            self.keep(inode, there.standings());
         }
         let result = match operation {
             Operation::Rmdir => self.remove_directories(&there),
@@ -116,16 +116,7 @@ impl Vfs {
 
     /// Keeps what leads to an inode whose last name is about to go, for who has it as working directory, by
     /// `O_PATH` or mounted elsewhere; nothing where there is no room for it.
-    fn keep<'a>(
-        &self,
-        caller: Caller,
-        inode: &Inode,
-        standings: impl Iterator<Item = &'a Standing>,
-    ) {
-        if !inode.open_files().is_empty() || !self.room_to_keep(caller) {
-            // What is open is found by that.
-            return;
-        }
+    fn keep<'a>(&self, inode: &Inode, standings: impl Iterator<Item = &'a Standing>) {
         let last = |(at, standing): &(usize, &Standing)| match inode.kind {
             FileKind::Directory => standing.is_directory(),
             _ => {
@@ -133,12 +124,12 @@ impl Vfs {
                 *at == 0 && nlink <= 1 && blocks <= FREED_LATE_MAX
             }
         };
-        let parts = standings.enumerate().filter(last).filter_map(|(_, standing)| {
-            Some((standing.index, standing.found.node.try_clone().ok()?))
-        });
-        let parts: Vec<_> = parts.collect();
-        if !parts.is_empty() {
-            inode.keep(Kept::new(&self.view.inodes.kept, caller.uid, parts));
+        let mut last = standings.enumerate().filter(last).map(|(_, standing)| standing).peekable();
+        let Some(owner) = last.peek().map(|standing| standing.found.stat.uid) else { return };
+        if self.room_to_keep(owner) {
+            let part = |at: &Standing| Some((at.index, at.found.node.try_clone().ok()?));
+            let parts = last.filter_map(part).collect();
+            inode.keep(Kept::new(&self.view.inodes.kept, owner, parts));
         }
     }
 
@@ -257,7 +248,7 @@ impl Vfs {
         self.check_whole(&source)?;
         let kept = replaced.as_ref().filter(|_| !flags.contains(RenameFlags::EXCHANGE));
         if let Some(inode) = kept {
-            self.keep(caller, inode, there.iter());
+            self.keep(inode, there.iter());
         }
         let result = self.rename_parts(caller, &source, &target, &there, flags);
         if let (Some(inode), Err(_)) = (kept, &result) {

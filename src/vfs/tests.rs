@@ -30,6 +30,30 @@ fn a_file_is_made_written_and_read() {
 }
 
 #[test]
+fn what_has_no_name_any_more_is_kept_for_all_users() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let fixture = Fixture::new(vec![]);
+    let vfs = &fixture.vfs;
+    vfs.set_open_max(512);
+    let inbox = fixture.number("inbox");
+    let removed = |owner: u32| {
+        let before = vfs.kept();
+        for number in 0..20 {
+            let name = format!("{owner}-{number}");
+            fixture.folder(&format!("inbox/{name}"));
+            let path = fixture.backing("inbox").join(&name);
+            std::os::unix::fs::chown(path, Some(owner), None).expect("chown");
+            fixture.number(&format!("inbox/{name}"));
+            vfs.rmdir(*ROOT, inbox, OsStr::new(&name)).expect("removed");
+        }
+        vfs.kept() - before
+    };
+    assert_eq!([1000, 1001, 1002, 0].map(removed), [16, 14, 0, 2], "of a sixteenth");
+}
+
+#[test]
 fn numbers_never_given_are_refused() {
     let fixture = Fixture::new(vec![]);
     let vfs = &fixture.vfs;

@@ -38,7 +38,9 @@ impl Vfs {
         };
         match value {
             // Without an answer the kernel lets nobody through but the owner.
-            Err(Errno::IO) if is_access_acl(key) && self.leads_on(&inode) => self.last_acl(&inode),
+            Err(Errno::IO) if is_access_acl(key) && self.is_away_on_the_way(&inode) => {
+                self.last_acl(&inode)
+            }
             value => value,
         }
     }
@@ -53,7 +55,7 @@ impl Vfs {
         let node = self.node(inode)?;
         let mut keys = node.first.branch.list_xattrs(node.first.as_fd())?;
         let is_trusted = |key: &OsString| key.as_bytes().starts_with(b"trusted.");
-        if keys.iter().any(is_trusted) && !is_capable(caller.pid, CapabilitySet::SYS_ADMIN) {
+        if keys.iter().any(is_trusted) && !is_capable(caller, CapabilitySet::SYS_ADMIN) {
             keys.retain(|key| !is_trusted(key));
         }
         Ok(keys)
@@ -69,7 +71,7 @@ impl Vfs {
         flags: XattrFlags,
     ) -> Result<(), Errno> {
         let may_keep =
-            |gid| self.is_in_group(caller, gid) || is_capable(caller.pid, CapabilitySet::FSETID);
+            |gid| self.is_in_group(caller, gid) || is_capable(caller, CapabilitySet::FSETID);
         self.change_xattr(caller, number, (Operation::Setxattr, key), |node| {
             if !node.more.is_empty() {
                 check_flags(&node.first, key, flags)?;
@@ -135,6 +137,11 @@ impl Vfs {
         self.ready_to_record()?;
         let node = self.node(inode)?;
         let result = act(&node);
+        if is_access_acl(key) && self.leads_on(&node.inode) {
+            // What is told of it while its branch is away must not be what was taken away.
+            self.forget_last(&node.inode);
+            let _ = self.stat_node(&node);
+        }
         if let Some(path) = node.inode.last_path() {
             let is_directory = node.inode.kind == FileKind::Directory;
             let branch = Some(node.first.index);

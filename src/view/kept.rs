@@ -12,7 +12,7 @@ use crate::types::BranchIndex;
 #[derive(Debug, Default)]
 pub struct KeptCounts {
     all: AtomicUsize,
-    /// By the user who took the last name away; who has none is not in it.
+    /// By owner; who has none is not in it.
     by: DashMap<u32, usize>,
 }
 
@@ -22,7 +22,7 @@ impl KeptCounts {
         self.all.load(Ordering::Relaxed)
     }
 
-    /// How many are kept of what a user took away.
+    /// How many are kept of what a user owns.
     pub fn of(&self, uid: u32) -> usize {
         self.by.get(&uid).map_or(0, |kept| *kept)
     }
@@ -39,7 +39,7 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Counts descriptors of what `uid` takes away, while they are kept.
+    /// Counts descriptors of what `uid` owns, while they are kept.
     pub fn new(counts: &Arc<KeptCounts>, uid: u32, parts: Vec<(BranchIndex, OwnedFd)>) -> Self {
         counts.all.fetch_add(parts.len(), Ordering::Relaxed);
         let mut kept = counts.by.entry(uid).or_default();

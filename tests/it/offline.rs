@@ -396,6 +396,8 @@ fn a_branch_at_the_root_that_is_away_keeps_nobody_from_the_others() {
     let scene = Scene::with(&["top", "other"], body);
     let mount = scene.mount();
     mount.sh("chmod 755 . && mkdir top && echo here >deep/other/f && chmod 777 deep/other").ok();
+    // Who was let in before is not let in by what was told then.
+    mount.sh("setfacl -m u:daemon:r-x . && stat . && setfacl -m u:daemon:--- .").ok();
     let away = scene.base().join("branches/away");
     fs::rename(scene.branch("top"), &away).expect("taken away");
     wait_offline(&scene, "top", "No such file");
@@ -406,6 +408,7 @@ fn a_branch_at_the_root_that_is_away_keeps_nobody_from_the_others() {
         assert_eq!(said, "here\n", "{user}");
         assert!(mount.sh_as(user, "ls top").refused().contains("Input/output error"), "{user}");
     }
+    assert!(mount.sh_as("daemon", "cat deep/other/f").refused().contains("Permission denied"));
     answers_eio(&mount, "cat .audit/README && touch new");
     fs::rename(&away, scene.branch("top")).expect("brought back");
     wait_online(&scene, "top");

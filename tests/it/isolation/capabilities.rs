@@ -25,6 +25,10 @@ callers = {
     'of the group': user('1000', '5', ''),
     'outside': user('1000', '1000', ''),
     'left its group': user('33', '34', ''),
+    'overrides': ['setpriv', '--reuid', '1000', '--regid', '1000', '--clear-groups',
+        '--inh-caps=+dac_override', '--ambient-caps=+dac_override'],
+    'namespace of a user': [*user('1000', '5', ''), 'unshare', '--user', '--map-root-user'],
+    'namespace of another': [*user('1234', '5', ''), 'unshare', '--user', '--map-root-user'],
 }
 commands = {
     'shorten': 'truncate -s 3 file',
@@ -38,6 +42,7 @@ commands = {
     'names': 'getfattr -d -m - file | sort',
     'trusted': 'setfattr -n trusted.new -v x file',
     'make': 'echo >folder/new && stat -c %g folder/new',
+    'make in a closed folder': 'mkdir closed/d; echo >closed/f; ln -s x closed/l; mkfifo closed/p; ls closed',
     'install': 'install -m 2755 /dev/null folder/new && stat -c %a folder/new',
 }
 number = 0
@@ -49,21 +54,23 @@ for (uid, gid), mode in (((0, 0), 0o6755), ((1000, 5), 0o2755), ((33, 33), 0o274
                 continue
             number += 1
             name = f'd{number}'
-            file, folder = f'{name}/file', f'{name}/folder'
+            file, folder, closed = f'{name}/file', f'{name}/folder', f'{name}/closed'
             os.mkdir(name)
             os.chmod(name, 0o777)
             os.mkdir(folder)
+            os.mkdir(closed)
             with open(file, 'w') as new:
                 new.write('content')
             os.setxattr(file, 'user.u', b'1')
             os.setxattr(file, 'trusted.t', b'1')
-            for path, bits in ((file, mode), (folder, 0o2775)):
+            for path, bits in ((file, mode), (folder, 0o2775), (closed, 0o555)):
                 os.chown(path, uid, gid)
                 os.chmod(path, bits)
             ended = subprocess.run(
                 [*prefix, 'sh', '-c', command], cwd=name, capture_output=True, text=True
             )
             modes = [oct(os.stat(path).st_mode) for path in (file, folder)]
+            modes += [(os.lstat(f'{closed}/{made}').st_uid, oct(os.lstat(f'{closed}/{made}').st_mode)) for made in sorted(os.listdir(closed))]
             print(f'{uid}:{gid}', who, what, ended.returncode != 0, ended.stdout, modes)
 "#;
 

@@ -241,6 +241,9 @@ impl Run {
         if source == target && flags.contains(RenameFlags::WHITEOUT) {
             return Ok(());
         }
+        if crossing && [parent, new_parent].iter().any(|id| model.is_incomplete(*id)) {
+            return Ok(());
+        }
         if crossing && let Some(source) = source {
             self.close_crossing(source, parent, new_parent);
         }

@@ -7,6 +7,7 @@
 //!
 //! - [`run`]: the driver: users, ways to names, which operation is which call.
 //! - [`making`], [`content`], [`changes`], [`whole`]: the calls, and what becomes of the model.
+//! - [`offline`]: branches that go away and come back.
 
 // Each is whole for the driver of the library, which uses all of it.
 #[allow(dead_code)]
@@ -40,6 +41,7 @@ mod tree;
 mod changes;
 mod content;
 mod making;
+mod offline;
 mod run;
 mod whole;
 
@@ -94,6 +96,7 @@ fn run_seed(seed: u64, steps: usize) {
     if let Err(why) = run.compare() {
         panic!("seed {seed}: {why}");
     }
+    assert!(steps < STEPS || run.leaves > 0, "seed {seed}: no branch ever went away");
     run.end();
 }
 

@@ -34,14 +34,16 @@ pub(super) struct List {
 /// A run: the mount, the model, and what is open.
 pub(super) struct Run {
     pub model: Model,
-    backing: Vec<PathBuf>,
+    pub backing: Vec<PathBuf>,
     pub files: [Option<Handle>; FILES_MAX],
     pub lists: [Option<List>; LISTS_MAX],
     root: OwnedFd,
     pub mount: Mount,
     /// The domain whose files the kernel reads and writes by itself, if any.
     pub passthrough: Option<usize>,
-    _scene: Scene,
+    pub scene: Scene,
+    /// How often a branch went away.
+    pub leaves: usize,
     _folders: Vec<tempfile::TempDir>,
 }
 
@@ -70,11 +72,12 @@ impl Run {
         let root = rustix::fs::open(mount.root(), flags, Mode::empty()).expect("the root");
         let (files, lists) = Default::default();
         let _folders = vec![temporary, memory];
-        Self { model, backing, files, lists, root, mount, passthrough, _scene: scene, _folders }
+        Self { model, backing, files, lists, root, mount, passthrough, scene, leaves: 0, _folders }
     }
 
     /// Closes everything and unmounts.
     pub(super) fn end(mut self) {
+        self.come_back().expect("they are back");
         self.files = Default::default();
         self.lists = Default::default();
         let Self { mount, root, .. } = self;
@@ -110,13 +113,13 @@ impl Run {
                 self.lists[*slot] = None;
                 Ok(())
             }
+            Op::Leave { nth } => self.leave(*nth),
+            Op::Return => self.come_back(),
             // Of the library's driver alone: what the kernel, others and time do.
             Op::Undo { .. }
             | Op::Space { .. }
             | Op::Forget { .. }
             | Op::Plant { .. }
-            | Op::Leave { .. }
-            | Op::Return
             | Op::Purge
             | Op::Refresh => Ok(()),
             op => self.on_file(uid, op),
@@ -165,7 +168,7 @@ impl Run {
         let (folder, name) = split(way);
         let model = &self.model;
         let parent = folder.iter().try_fold(model.root, |here, name| model.child(here, name))?;
-        let own = parent == model.root && name == AUDIT_NAME;
+        let own = (parent == model.root && name == AUDIT_NAME) || self.is_beside(parent, name);
         (model.directory(parent).is_some() && !own).then_some((parent, name))
     }
 
@@ -205,7 +208,9 @@ impl Run {
         let open = !by_path && self.lists.iter().flatten().any(|list| list.id == parent);
         let way = if open { vec![parent] } else { self.model.ancestors(parent) };
         let closed = way.iter().any(|id| !self.allows(*id, uid, 0o1));
-        closed.then_some(Errno::ACCESS).into_iter().collect()
+        let mut errors = self.offline_errors(&way);
+        errors.extend(closed.then_some(Errno::ACCESS));
+        errors
     }
 
     /// Why somebody may not take a name away (may_delete in the kernel's fs/namei.c).
