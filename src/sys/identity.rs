@@ -77,11 +77,16 @@ impl CallerGuard {
 impl CallerGuard {
     /// Takes modes and access lists for no bar, for a caller who holds that right without being root.
     pub fn override_permissions(&self) -> Result<(), Errno> {
-        let mut sets = capabilities(None)?;
-        // It is still permitted; to be somebody else took it from what is in force. As root all are again.
-        sets.effective |= CapabilitySet::DAC_OVERRIDE & sets.permitted;
-        set_capabilities(None, sets)
+        raise(CapabilitySet::DAC_OVERRIDE)
     }
+}
+
+/// Puts a capability in force again that to be somebody else took: it is still permitted, and as root all are in
+/// force again.
+fn raise(capability: CapabilitySet) -> Result<(), Errno> {
+    let mut sets = capabilities(None)?;
+    sets.effective |= capability & sets.permitted;
+    set_capabilities(None, sets)
 }
 
 impl Drop for CallerGuard {
@@ -122,6 +127,9 @@ impl WriterGuard {
         if own.is_some() {
             // SAFETY: takes no pointers; changes this thread's credentials alone.
             unsafe { libc::syscall(libc::SYS_setfsuid, libc::c_long::from(uid)) };
+            // Which set-id bits go is decided by the caller's groups, which this thread has not. Where it cannot be
+            // raised, more of them go.
+            let _ = raise(CapabilitySet::FSETID);
         }
         Self { own, _thread: PhantomData }
     }
