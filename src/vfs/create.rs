@@ -95,9 +95,9 @@ impl Vfs {
         Attributes { number: inode.number, stat, ttl: TTL }
     }
 
-    /// Makes something in a directory as the caller. The user database's groups are tried first; a process may hold
-    /// others (a container's, a job's), or the right to override permissions, which the kernel has found
-    /// by now and takes away with the user. It is asked for these only when those do not do.
+    /// Makes something in a directory as the caller, with the groups of the user database. Only where these do not
+    /// do is the process asked: it may hold other groups (a container's, a job's), or the right to override
+    /// permissions, by which the kernel let the request through, and which acting as its user takes away.
     pub(super) fn as_caller<T>(
         &self,
         caller: Caller,

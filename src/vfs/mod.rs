@@ -337,7 +337,7 @@ impl Vfs {
     }
 
     /// Whether there is a descriptor for what a user owns and has no name any more: a sixteenth of them all is
-    /// for that, half of it at most for one user, and its last sixteenth for root alone.
+    /// for that, half of it at most for one user other than root, and its last sixteenth for root alone.
     fn room_to_keep(&self, owner: u32) -> bool {
         let open_max = self.open_max.load(Ordering::Acquire);
         let counts = &self.view.inodes.kept;
