@@ -5,6 +5,7 @@
 //! `crowd FOLDER PROCESSES SECONDS STEPS` takes STEPS a second in all, in the folders `work` and `store` of
 //! FOLDER, between which rename(2) must lead, and `work/shared`. It prints a line of JSON: the nanoseconds
 //! of all calls by their kind. What is lost, torn, at both places or listed wrongly ends it with 1.
+//! A fifth word, `apart`, leaves out the files that all replace and read.
 
 #![allow(
     clippy::arithmetic_side_effects,
@@ -26,6 +27,8 @@ const MEMBER: &str = "member";
 const FILES_MAX: usize = 11;
 const SIZE_MAX: u64 = 20_000;
 const SHARED: u64 = 8;
+const SHARED_FOLDER: &str = "work/shared";
+const APART: &str = "apart";
 
 type Times = BTreeMap<String, Vec<u64>>;
 
@@ -82,19 +85,19 @@ struct Member {
     number: u64,
     dice: Dice,
     places: [PathBuf; 2],
-    shared: PathBuf,
+    shared: Option<PathBuf>,
     files: Vec<(PathBuf, Content)>,
     named: u64,
     times: Times,
 }
 
 impl Member {
-    fn new(top: &Path, number: u64) -> io::Result<Self> {
+    fn new(top: &Path, number: u64, apart: bool) -> io::Result<Self> {
         let places = ["work", "store"].map(|name| top.join(name).join(format!("member-{number}")));
         for place in &places {
             std::fs::create_dir_all(place.join("folder"))?;
         }
-        let shared = top.join("work/shared");
+        let shared = (!apart).then(|| top.join(SHARED_FOLDER));
         let (dice, files, times) = (Dice(number), Vec::new(), Times::new());
         let mut member = Self { number, dice, places, shared, files, named: 0, times };
         for _ in 0..5 {
@@ -108,7 +111,7 @@ impl Member {
         let result = call();
         let spent = started.elapsed().as_nanos() as u64;
         self.times.entry(kind.to_owned()).or_default().push(spent);
-        result
+        result.map_err(|error| io::Error::new(error.kind(), format!("{kind}: {error}")))
     }
 
     fn fresh(&mut self, place: usize) -> PathBuf {
@@ -212,7 +215,8 @@ impl Member {
 
     /// All replace and read the same few files: each must be one of what was written.
     fn replace_shared(&mut self) -> io::Result<()> {
-        let path = self.shared.join(format!("file-{}", self.dice.below(SHARED)));
+        let Some(shared) = &self.shared else { return Ok(()) };
+        let path = shared.join(format!("file-{}", self.dice.below(SHARED)));
         let own = path.with_extension(self.number.to_string());
         let mut data = Content::roll(&mut self.dice).bytes();
         data.extend_from_slice(&crc32c::crc32c(&data).to_be_bytes());
@@ -268,8 +272,8 @@ impl Member {
 }
 
 /// Says that it is ready, waits for a line, works, and prints its times.
-fn be_member(top: &Path, number: u64, seconds: f64, rate: f64) -> io::Result<()> {
-    let mut member = Member::new(top, number)?;
+fn be_member(top: &Path, number: u64, seconds: f64, rate: f64, apart: bool) -> io::Result<()> {
+    let mut member = Member::new(top, number, apart)?;
     println!();
     io::stdin().lock().read_line(&mut String::new())?;
     member.times.clear();
@@ -304,12 +308,20 @@ impl Started {
     }
 }
 
-fn crowd(top: &str, processes: u64, seconds: &str, steps: f64) -> io::Result<Times> {
-    let shared = Path::new(top).join("work/shared");
+fn crowd(
+    top: &str,
+    processes: u64,
+    seconds: &str,
+    steps: f64,
+    apart: &[&str],
+) -> io::Result<Times> {
+    let shared = Path::new(top).join(SHARED_FOLDER);
     std::fs::create_dir(&shared)?;
     let rate = (steps / processes as f64).to_string();
     let mut members = (0..processes)
-        .map(|number| Started::new(&[MEMBER, top, &number.to_string(), seconds, &rate]))
+        .map(|number| {
+            Started::new(&[&[MEMBER, top, &number.to_string(), seconds, &rate], apart].concat())
+        })
         .collect::<io::Result<Vec<_>>>()?;
     for member in &mut members {
         member.line()?;
@@ -335,15 +347,16 @@ fn run() -> io::Result<()> {
     let number = |word: &str| word.parse::<u64>().map_err(io::Error::other);
     let real = |word: &str| word.parse::<f64>().map_err(io::Error::other);
     match words.as_slice() {
-        [MEMBER, top, of, seconds, rate] => {
-            be_member(Path::new(top), number(of)?, real(seconds)?, real(rate)?)
+        [MEMBER, top, of, seconds, rate, apart @ ..] => {
+            let apart = !apart.is_empty();
+            be_member(Path::new(top), number(of)?, real(seconds)?, real(rate)?, apart)
         }
-        [top, processes, seconds, steps] => {
-            let times = crowd(top, number(processes)?, seconds, real(steps)?)?;
+        [top, processes, seconds, steps, apart @ ..] if matches!(apart, [] | [APART]) => {
+            let times = crowd(top, number(processes)?, seconds, real(steps)?, apart)?;
             println!("{}", serde_json::to_string(&times).map_err(io::Error::other)?);
             Ok(())
         }
-        _ => Err(wrong("usage: crowd FOLDER PROCESSES SECONDS STEPS".to_owned())),
+        _ => Err(wrong("usage: crowd FOLDER PROCESSES SECONDS STEPS [apart]".to_owned())),
     }
 }
 

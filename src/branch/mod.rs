@@ -1,7 +1,7 @@
 //! One branch: a backing directory and the operations on it. Nothing here knows paths of the view,
 //! policy or inode numbers.
 
-use std::ffi::{CString, OsString};
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -156,7 +156,7 @@ struct Online {
     root: Arc<OwnedFd>,
     root_handle: Handle,
     /// The kernel's path of the root, as it was when it was last asked for.
-    root_path: ArcSwapOption<CString>,
+    root_path: ArcSwapOption<Vec<u8>>,
     device: u64,
     /// `f_fsid` of statfs(2): tells file systems apart, also over a remount on most.
     file_system: u64,

@@ -1,14 +1,16 @@
 //! Finding inodes: by a name in a directory, by a handle, by a path below the root. One component at a
 //! time or by openat2(2) with every way out shut.
 
-use std::ffi::{CStr, OsStr, OsString};
+use std::ffi::{OsStr, OsString};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
+use rustix::path::DecInt;
 
 use crate::error::Errno;
 use crate::sys::handle::{name_to_handle, open_by_handle};
@@ -23,6 +25,9 @@ pub(super) const CONFINED: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_XDEV);
 
 const NODE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Bytes of a path that the kernel tells: it writes them into a page (Linux, fs/proc/base.c, do_proc_readlink).
+const PATH_PAGE: usize = 4096;
 
 impl Branch {
     /// Opens (`O_PATH`) the inode of a handle, wherever in the branch it lies now. Where handles cannot be
@@ -144,18 +149,17 @@ fn confined_errno(errno: Errno) -> Errno {
 impl Online {
     /// Whether a directory lies in the branch, by the kernel's own path of it.
     fn contains(&self, directory: BorrowedFd<'_>) -> Result<bool, Errno> {
-        let path = |node| rustix::fs::readlink(magic_path(node), Vec::new());
-        let below = |root: &CStr, path: &CStr| {
-            let root = root.to_bytes().strip_suffix(b"/").unwrap_or(root.to_bytes());
-            path.to_bytes().strip_prefix(root).is_some_and(|below| below.starts_with(b"/"))
+        let below = |root: &[u8], path: &[u8]| {
+            let root = root.strip_suffix(b"/").unwrap_or(root);
+            path.strip_prefix(root).is_some_and(|below| below.starts_with(b"/"))
         };
-        let looked = path(directory).and_then(|path_now| {
-            if self.root_path.load().as_deref().is_some_and(|root| below(root, &path_now)) {
+        let looked = with_path_of(directory, |path_now| {
+            if self.root_path.load().as_deref().is_some_and(|root| below(root, path_now)) {
                 return Ok(true);
             }
             // A folder above the branch may have been renamed.
-            let root = path(self.root.as_fd())?;
-            let contained = below(&root, &path_now);
+            let root = with_path_of(self.root.as_fd(), |root| Ok(root.to_owned()))?;
+            let contained = below(&root, path_now);
             if contained {
                 self.root_path.store(Some(Arc::new(root)));
             }
@@ -167,6 +171,32 @@ impl Online {
             looked => looked,
         }
     }
+}
+
+/// The folder of this process's descriptors, opened once: the walk to it took as long as what is asked of it,
+/// with each look-up. Not for a child that was forked. `None`: there is no `/proc`, or no descriptor left.
+fn open_descriptors() -> Option<BorrowedFd<'static>> {
+    static FOLDER: OnceLock<OwnedFd> = OnceLock::new();
+    if let Some(folder) = FOLDER.get() {
+        return Some(folder.as_fd());
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = rustix::fs::open("/proc/self/fd", flags, Mode::empty()).ok()?;
+    Some(FOLDER.get_or_init(|| folder).as_fd())
+}
+
+/// Does something with the kernel's own path of what is open. ENAMETOOLONG for one that it cannot tell.
+fn with_path_of<T>(
+    node: BorrowedFd<'_>,
+    act: impl FnOnce(&[u8]) -> Result<T, Errno>,
+) -> Result<T, Errno> {
+    let mut page = [MaybeUninit::uninit(); PATH_PAGE];
+    let (path, _) = match open_descriptors() {
+        Some(all) => rustix::fs::readlinkat_raw(all, DecInt::from_fd(node), &mut page)?,
+        None => rustix::fs::readlinkat_raw(rustix::fs::CWD, magic_path(node), &mut page)?,
+    };
+    // Larger pages hold longer ones.
+    if path.len() == PATH_PAGE { Err(Errno::NAMETOOLONG) } else { act(path) }
 }
 
 /// Whether a directory lies below another, step by step upwards.
@@ -200,7 +230,11 @@ pub(super) fn magic_path(node: BorrowedFd<'_>) -> String {
 
 /// Opens anew what a descriptor, which may be `O_PATH`, has open.
 pub(super) fn reopen(node: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {
-    rustix::fs::open(magic_path(node), flags | OFlags::CLOEXEC, Mode::empty())
+    let flags = flags | OFlags::CLOEXEC;
+    match open_descriptors() {
+        Some(all) => rustix::fs::openat(all, DecInt::from_fd(node), flags, Mode::empty()),
+        None => rustix::fs::open(magic_path(node), flags, Mode::empty()),
+    }
 }
 
 fn stat_of(statx: &Statx) -> Result<Stat, Errno> {

@@ -44,9 +44,12 @@ pub fn body(record: &Record) -> Result<Vec<u8>, Errno> {
     shorten::shorten(record)
 }
 
-/// ENAMETOOLONG where a record does not fit in a line and must not be cut.
+/// ENAMETOOLONG where a record does not fit in a line and must not be cut, with room to say that something
+/// was left out of it.
 pub fn fits(record: &Record) -> Result<(), Errno> {
-    body(record).map(drop)
+    let longest = whole_body(record)?.len().saturating_add(SHORTENED.len());
+    // Both end with the same brace.
+    if longest.saturating_sub(1) <= BODY_MAX { Ok(()) } else { shorten::shorten(record).map(drop) }
 }
 
 /// Bytes that most bodies have room in.

@@ -41,8 +41,8 @@ impl<S: Storage> Mover<S> {
             lost: lossy.then(|| "x".repeat(LOST_BYTES_MAX)).into_iter().collect(),
             moves: ends.into_iter().map(longest).collect(),
             replaced: Some(identity.handle.clone()),
-            // That of whoever takes it back may be so long that it is left out.
-            exe: Some("x".repeat(ledger::LINE_MAX).into()),
+            // That of whoever takes it back may be so long that it is left out, and so may this one.
+            exe: None,
             ..prepare.clone()
         };
         ledger::fits(&Record::Crossing(Box::new(commit)))

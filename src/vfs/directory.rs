@@ -1,6 +1,7 @@
 //! opendir, readdir, fsyncdir. A listing is a snapshot, so that offsets hold while entries come and
 //! go: taken when reading begins, and anew after a rewind.
 
+use std::cell::LazyCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ffi::{OsStr, OsString};
@@ -17,6 +18,7 @@ use crate::view::handles::{Listed, Snapshot};
 use crate::view::{Inode, LayoutIndex, OpenDirectory, Part, Parts, Place};
 
 use super::facts::{About, Asked};
+use super::lookup::Child;
 use super::permit::Question;
 use super::site::OpenPart;
 use super::{Attributes, PRIVATE_NAME, Vfs, virtual_stat};
@@ -88,9 +90,15 @@ impl Vfs {
         take: &mut dyn FnMut(DirectoryEntry<'_>, Attributes) -> bool,
     ) -> Result<(), Errno> {
         let (open, entries) = self.listing(handle, offset)?;
+        // Opened once for all, if there are any.
+        let node = LazyCell::new(|| self.node(Arc::clone(&open.inode)));
+        let find = |name: &OsStr| match &*node {
+            Ok(node) => self.find_in(node, name),
+            Err(_) => self.find_child(&open.inode, name),
+        };
         each(&entries, offset, |listed, entry| {
             let counted = listed.name != "." && listed.name != "..";
-            let Some(attributes) = self.entry_attributes(caller, &open.inode, listed) else {
+            let Some(attributes) = self.entry_attributes(caller, &open.inode, listed, find) else {
                 return false;
             };
             let full = take(entry, attributes);
@@ -102,11 +110,13 @@ impl Vfs {
         .ended(&open)
     }
 
+    /// Attributes of an entry; `find` finds it in the branches.
     fn entry_attributes(
         &self,
         caller: Caller,
         parent: &Arc<Inode>,
         listed: &Listed,
+        find: impl FnOnce(&OsStr) -> Result<Child, Errno>,
     ) -> Option<Attributes> {
         let kind = listed.kind;
         let number = listed.number;
@@ -123,7 +133,7 @@ impl Vfs {
         if let Some(folder) = child.and_then(|child| self.view.inodes.get(child.number())) {
             return Some(Attributes { number, stat: self.last_stat(&folder), ttl: Duration::ZERO });
         }
-        match self.find_child(parent, &listed.name) {
+        match find(&listed.name) {
             Ok(child) => Some(child.attributes()),
             Err(Errno::NOENT) => None,
             // It is there, but cannot be looked at: a mount point inside the branch, say. Its own

@@ -65,20 +65,30 @@ impl Vfs {
             }
         }
         for _ in 0..LOOKS_MAX {
-            if let Some(child) = self.look_for(parent, name)? {
+            let opened = self.node(Arc::clone(parent))?;
+            if let Some(child) = self.look_for(&opened, name)? {
                 return Ok(child);
             }
         }
         Err(Errno::STALE)
     }
 
+    /// As [`Vfs::find_child`], in a directory that may have been opened a while ago. Does not know folders
+    /// of the layout.
+    pub(super) fn find_in(&self, opened: &Node<'_>, name: &OsStr) -> Result<Child, Errno> {
+        match self.look_for(opened, name) {
+            Ok(Some(child)) => Ok(child),
+            // It may have parts that it had not then, or be elsewhere.
+            Ok(None) | Err(_) => self.find_child(&opened.inode, name),
+        }
+    }
+
     /// Looks in the branches; nothing, if a name of the directory was taken away meanwhile.
-    fn look_for(&self, parent: &Arc<Inode>, name: &OsStr) -> Result<Option<Child>, Errno> {
-        let parent = self.node(Arc::clone(parent))?;
+    fn look_for(&self, parent: &Node<'_>, name: &OsStr) -> Result<Option<Child>, Errno> {
         let changes = parent.inode.name_changes();
-        let standings = self.standings(&parent, name)?;
+        let standings = self.standings(parent, name)?;
         let Some(first) = standings.first() else {
-            return Err(self.absent(&parent, name));
+            return Err(self.absent(parent, name));
         };
         let kind = first.found.stat.kind;
         let merged = Parts::merged(directories(&standings)).filter(|_| first.is_directory());
@@ -86,7 +96,7 @@ impl Vfs {
             merged.unwrap_or_else(|| Parts::single(first.index, first.found.handle.clone()));
         let found = self.view.inodes.enter_found(&parts, kind, (&parent.inode, name), changes);
         let Some(inode) = found else { return Ok(None) };
-        let entered = self.check_entered(&parent, &inode, parts, kind);
+        let entered = self.check_entered(parent, &inode, parts, kind);
         if let Err(errno) = entered {
             self.view.inodes.forget(inode.number, 1);
             return Err(errno);

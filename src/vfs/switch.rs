@@ -4,7 +4,7 @@
 //! Descendants of a tree are not held during the commit. Until one is pointed anew, reading it gives
 //! what it was, from hold, which is the same; and nothing changes it, for the tree's lock keeps
 //! operations out. Directories are pointed before what they hold, and a lookup checks that its
-//! directory is where it was ([`Vfs::find_child`]): so nothing found in hold outlives the switch.
+//! directory is where it was ([`Vfs::check_place`]): so nothing found in hold outlives the switch.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;

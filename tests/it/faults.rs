@@ -22,7 +22,7 @@ type Act = fn(&Path) -> std::io::Result<()>;
 /// calls the operation. What takes room is tried once more when the disk is full.
 const OPERATIONS: [(Act, &str, Option<&str>); 22] = [
     (|at| fs::metadata(at.join("file")).map(drop), "statx:error=EIO", None),
-    (|at| File::open(at.join("file")).map(drop), "open:error=EMFILE", None),
+    (|at| File::open(at.join("file")).map(drop), "openat:error=EMFILE", None),
     (|at| File::create(at.join("new")).map(drop), "openat2:error=ENOMEM", None),
     (|at| fs::create_dir(at.join("new")), "mkdirat:error=ENOSPC:when=1+", Some("mkdir")),
     (|at| fifo(&at.join("new")), "mknodat:error=EDQUOT", Some("mknod")),

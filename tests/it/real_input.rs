@@ -32,10 +32,10 @@ const LIST: &str = "find . -printf '%P %y %m %u %g %s %n %l %T@\\n' | grep -v '^
 fn a_source_tree_unpacks_copies_and_is_searched_as_on_a_plain_directory() {
     require_root();
     let scene = Scene::with(&["work", "fast"], BOTH_KINDS);
-    let archive = sources(&scene, 4000);
+    let archive = sources(&scene, 1500);
     let plain = scene.base().join("plain");
     let unpack = format!("tar xf {} && find . -type f | wc -l", archive.display());
-    assert_eq!(sh(&plain, &unpack).ok().trim(), "4000");
+    assert_eq!(sh(&plain, &unpack).ok().trim(), "1500");
     let mount = scene.mount();
     for branch in ["work", "fast"] {
         let here = mount.path(branch);
@@ -90,14 +90,14 @@ fn rsync_there_and_back_finds_no_difference() {
 #[test]
 fn git_works_and_finds_its_repository_sound() {
     let scene = Scene::with(&["work", "fast"], BOTH_KINDS);
-    let archive = sources(&scene, 1500);
+    let archive = sources(&scene, 700);
     let mount = scene.mount();
     for branch in ["work", "fast"] {
         let script = format!(
             "set -e; export GIT_AUTHOR_DATE='2020-01-01T00:00:00Z' GIT_COMMITTER_DATE='2020-01-01T00:00:00Z'
              git() {{ command git -c user.name=t -c user.email=t@t -c gc.auto=0 -c init.defaultBranch=main \"$@\"; }}
              mkdir repo; cd repo; git init -q; tar xf {} ; git add -A 2>/dev/null; git commit -qm one
-             git status --porcelain; git checkout -qb side; git rm -rq $(ls | head -20); git commit -qm two
+             git status --porcelain; git checkout -qb side; git rm -rq $(ls | head -5); git commit -qm two
              git checkout -q main; git merge -q --no-ff -m three side; git gc -q --prune=now; git fsck --full --strict 2>&1
              git clone -q . ../clone; cd ../clone; git fsck --full --strict 2>&1; git rev-parse HEAD^{{tree}}; git log --oneline | wc -l",
             archive.display()
@@ -149,7 +149,7 @@ fn files_of_a_real_tree_cross_byte_for_byte() {
     require_root();
     let scene = Scene::lab();
     let disk = crate::disk::Disk::ext4(&scene, "review", "256M");
-    let archive = sources(&scene, 1500);
+    let archive = sources(&scene, 700);
     let mount = scene.mount();
     let script = format!(
         "set -e; mkdir inbox/t; cd inbox/t; tar xf {} --transform 's,^./,,;s,/,_,g'; ls | tail -n +201 | xargs rm -f
