@@ -436,3 +436,24 @@ fn what_is_kept_of_what_has_no_name_goes_with_a_member() {
     vfs.forget(first, u64::MAX);
     assert_eq!(vfs.kept(), 0);
 }
+
+#[test]
+fn what_a_member_has_that_leaves_while_it_is_listed_is_not_taken_for_removed() {
+    let fixture = pool(Placement::First);
+    for (folder, file) in [("one/d", "one/d/a"), ("two/d", "two/d/b")] {
+        fixture.folder(folder);
+        fixture.plant(file, "");
+    }
+    let folder = fixture.number("pool/d");
+    fixture.number("pool/d/b");
+    let listing = fixture.vfs.opendir(*ROOT, folder).expect("opened");
+    let mut seen = Vec::new();
+    let listed = fixture.vfs.readdirplus(*ROOT, listing, 0, &mut |entry, _| {
+        if entry.name == "a" {
+            fixture.go_offline(1);
+        }
+        seen.push(entry.name.display().to_string());
+        false
+    });
+    assert_eq!((listed, seen.join(" ")), (Ok(()), ". .. a b".to_owned()));
+}
