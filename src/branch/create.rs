@@ -144,14 +144,18 @@ impl Branch {
     pub fn unlink(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
         self.check_online()?;
         check_component(name)?;
-        rustix::fs::unlinkat(dir, name, AtFlags::empty())
+        rustix::fs::unlinkat(dir, name, AtFlags::empty())?;
+        self.note_removed();
+        Ok(())
     }
 
     /// Removes an empty directory.
     pub fn rmdir(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
         self.check_online()?;
         check_component(name)?;
-        rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
+        rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)?;
+        self.note_removed();
+        Ok(())
     }
 
     /// Renames within the branch. EINVAL for flags other than NOREPLACE and EXCHANGE.
@@ -168,7 +172,10 @@ impl Branch {
             return Err(Errno::INVAL);
         }
         if flags.is_empty() {
-            return rustix::fs::renameat(source, source_name, target, target_name);
+            rustix::fs::renameat(source, source_name, target, target_name)?;
+            // It may have replaced something.
+            self.note_removed();
+            return Ok(());
         }
         rustix::fs::renameat_with(source, source_name, target, target_name, flags)
     }

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
@@ -146,6 +147,8 @@ pub struct Branch {
     mount_warned: AtomicBool,
     /// A change was refused with EROFS since the last probe.
     refused: AtomicBool,
+    /// When something was last removed whose space may be freed later.
+    removed: Mutex<Option<Instant>>,
 }
 
 /// What an online branch holds open.

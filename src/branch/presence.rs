@@ -137,6 +137,7 @@ impl Branch {
             condition: Mutex::new(condition),
             mount_warned: AtomicBool::new(false),
             refused: AtomicBool::new(false),
+            removed: Mutex::new(None),
         }
     }
 

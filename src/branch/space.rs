@@ -1,6 +1,7 @@
 //! Space of the file system that a branch lies on.
 
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use rustix::fs::StatVfsMountFlags;
 
@@ -79,7 +80,27 @@ impl SpaceStat {
     }
 }
 
+/// Space of what was removed longer ago is free, unless somebody has it open.
+const FREED_WITHIN: Duration = Duration::from_secs(1);
+
 impl Branch {
+    /// Notes that something loses its name, or who had it open without one. Its space is free when the kernel has
+    /// forgotten it, or when its last close, which nobody waits for, has been done.
+    pub fn note_removed(&self) {
+        *self.removed.lock() = Some(Instant::now());
+    }
+
+    /// As if nothing had been removed for long.
+    #[cfg(test)]
+    pub fn forget_removed(&self) {
+        *self.removed.lock() = None;
+    }
+
+    /// Whether there may be more space in a moment.
+    pub fn may_free_soon(&self) -> bool {
+        self.removed.lock().is_some_and(|removed| removed.elapsed() < FREED_WITHIN)
+    }
+
     /// Space of the branch's file system.
     pub fn statfs(&self) -> Result<SpaceStat, Errno> {
         space_of(&self.online()?.root)

@@ -1,5 +1,4 @@
-//! Requests of the kernel become calls of [`Vfs`]. Nothing is decided here; where each is done is said
-//! in [`super::lanes`].
+//! Requests of the kernel become calls of [`Vfs`]. Nothing is decided here; where each is done, in [`super::lanes`].
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
@@ -260,10 +259,11 @@ impl Filesystem for Adapter {
         &self,
         _request: &Request,
         _number: INodeNo,
-        _handle: FileHandle,
+        handle: FileHandle,
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
+        self.vfs.flush(handle.0);
         reply.ok();
     }
 

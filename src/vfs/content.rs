@@ -102,11 +102,23 @@ impl Vfs {
             true => branch.clear_set_id(descriptor.as_fd(), |gid| self.is_in_group(caller, gid)),
             false => Ok(()),
         };
-        let write = || match offset {
-            Some(offset) if mapped => branch.write_mapped_at(descriptor.as_fd(), bytes, offset),
-            _ => branch.write_at(descriptor.as_fd(), bytes, offset),
+        let write = |done: usize| {
+            let rest = bytes.get(done..).unwrap_or_default();
+            let offset = offset.map(|offset| offset.saturating_add(done as u64));
+            self.fill(caller, &file, rest.len() as u64, || match offset {
+                Some(offset) if mapped => branch.write_mapped_at(descriptor.as_fd(), rest, offset),
+                _ => branch.write_at(descriptor.as_fd(), rest, offset),
+            })
         };
-        let written = cleared.and_then(|()| self.fill(caller, &file, length, write));
+        let write_all = |()| {
+            let first = write(0)?;
+            // What a full disk took a part of is continued as if it had taken none.
+            Ok(match first < bytes.len() {
+                true => first.saturating_add(write(first).unwrap_or(0)),
+                false => first,
+            })
+        };
+        let written = cleared.and_then(write_all);
         if mapped && written.is_err() {
             // The page cache has what the branch has not: the next open drops it.
             file.inode.cached.store(0, Ordering::Release);

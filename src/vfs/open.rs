@@ -327,6 +327,16 @@ impl Vfs {
         self.closed(closed);
     }
 
+    /// A descriptor of an open file is closed. The close of the last one comes later, and nobody waits for it.
+    pub fn flush(&self, handle: u64) {
+        if let Some(file) = self.view.handles.file(handle)
+            && !file.inode.has_name()
+            && let Ok(branch) = self.branch(file.branch())
+        {
+            branch.note_removed();
+        }
+    }
+
     /// Closes an open file: nobody reads or writes it any more. Asks no disk; what comes back is for
     /// [`Vfs::closed`], which may.
     pub fn close(&self, handle: u64) -> Option<Arc<OpenFile>> {

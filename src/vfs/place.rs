@@ -3,6 +3,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use crate::error::Errno;
 use crate::mover::{Journal, Transaction, TransactionState};
@@ -69,6 +70,10 @@ impl Drop for MadeGuard {
 /// How often something is tried that takes room: others may take what hold gave up for it.
 pub(super) const ROOM_TRIES: usize = 4;
 
+/// How long what takes room waits for what was removed just now, each time that there is none.
+const FREED_PAUSES: [Duration; 3] =
+    [Duration::from_millis(2), Duration::from_millis(10), Duration::from_millis(50)];
+
 impl Vfs {
     /// Makes something at a site, where a pool's member cannot take it on the next; where all are full, what
     /// can be undone goes. EEXIST if any member has the name; ENOSPC if all are full, EROFS if they are
@@ -112,8 +117,8 @@ impl Vfs {
         Err(full)
     }
 
-    /// Does something that takes room, and again where the branch was full and hold could make room for `bytes`: what
-    /// can be undone costs space, and goes first.
+    /// Does something that takes room, and again where the branch was full: what was removed just now may be freed
+    /// late, and hold may make room for `bytes`; what can be undone costs space, and goes first.
     pub(super) fn with_room<T>(
         &self,
         caller: Caller,
@@ -121,13 +126,23 @@ impl Vfs {
         bytes: u64,
         act: impl Fn() -> Result<T, Errno>,
     ) -> Result<T, Errno> {
-        for _ in 1..ROOM_TRIES {
-            match act() {
-                Err(Errno::NOSPC) if self.mover.make_room(branch, bytes, caller.uid) => {}
+        let (mut pauses, mut tries) = (FREED_PAUSES.iter(), 1..ROOM_TRIES);
+        loop {
+            let full = match act() {
+                Err(full @ (Errno::NOSPC | Errno::DQUOT)) => full,
                 done => return done,
+            };
+            if self.branch(branch)?.may_free_soon()
+                && let Some(pause) = pauses.next()
+            {
+                std::thread::sleep(*pause);
+            } else if full != Errno::NOSPC
+                || tries.next().is_none()
+                || !self.mover.make_room(branch, bytes, caller.uid)
+            {
+                return Err(full);
             }
         }
-        act()
     }
 
     /// The members that something new in a directory of a pool may go to, in the order to try. One that

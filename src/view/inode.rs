@@ -314,6 +314,11 @@ impl Inode {
         }
     }
 
+    /// Whether it has a name.
+    pub fn has_name(&self) -> bool {
+        self.ties.lock().name.is_some()
+    }
+
     fn newest_name(&self) -> Option<Name> {
         self.ties.lock().name.clone()
     }

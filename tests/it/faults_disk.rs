@@ -191,6 +191,31 @@ with open(\"other/f\", \"r+b\") as file:
 }
 
 #[test]
+fn what_is_removed_from_a_full_disk_makes_room_for_what_is_written_next() {
+    require_root();
+    let scene = Scene::with(&["inbox", "other", "review"], LAB);
+    let disk = Disk::tmpfs(&scene, "other", "1M");
+    let mount = scene.mount();
+    let rounds = "python3 -c 'import os
+for round in range(1000):
+    name = f\"other/{round % 2}\"
+    with open(name, \"xb\", buffering=0) as file:
+        assert file.write(bytes(600 << 10)) == 600 << 10, round
+    if round % 3 == 0:
+        os.unlink(name)
+    elif round % 3 == 1:
+        open(\"other/new\", \"xb\").close()
+        os.rename(\"other/new\", name)
+        os.unlink(name)
+    else:
+        with open(name, \"rb\") as file:
+            os.unlink(name)'";
+    mount.sh(rounds).ok();
+    mount.unmount();
+    drop(disk);
+}
+
+#[test]
 fn a_branch_without_inodes_says_so_and_heals() {
     require_root();
     let scene = Scene::with(&["inbox", "other", "review"], &format!("{LAB}{BOTH_WAYS}"));

@@ -288,6 +288,8 @@ fn try_one(
     let held = lab.held();
     let case = Arc::new(lab.case(&folder, operation.opens));
     let (act, acting) = (operation.act, Arc::clone(&case));
+    // A full disk is not asked again.
+    lab.fixture.vfs.branches.iter().for_each(|branch| branch.forget_removed());
     let (result, lines) = lab.worker.traced(Some(fault), move || act(&acting));
     if !lines.iter().any(|line| line.contains("INJECTED")) {
         wrong.push(format!("the call was not made: {lines:?}"));
