@@ -5,9 +5,9 @@ use std::os::fd::BorrowedFd;
 use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
 
 use crate::error::Errno;
+use crate::sys::resolve::magic_path;
 use crate::types::Time;
 
-use super::node::magic_path;
 use super::{Branch, Stat};
 
 /// A time to set.

@@ -7,8 +7,8 @@ use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::ReadWriteFlags;
 
 use crate::error::Errno;
+use crate::sys::resolve::{magic_path, reopen};
 
-use super::node::{magic_path, reopen};
 use super::{Branch, FileKind};
 
 pub use rustix::fs::FallocateFlags as FallocateMode;

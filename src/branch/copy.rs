@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags};
 
 use crate::error::Errno;
+use crate::sys::resolve::CONFINED;
 
 use super::adopt::{BranchError, DIRECTORY};
-use super::node::CONFINED;
 use super::private::{open_private, private_io};
 use super::{Branch, BranchSpec, Online, Returning};
 

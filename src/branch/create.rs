@@ -7,9 +7,10 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use crate::error::{Errno, errno_name};
 use crate::sys::identity::CallerGuard;
+use crate::sys::resolve::{CONFINED, magic_path, reopen};
 
 use super::content::OPEN_KEPT;
-use super::node::{CONFINED, check_component, magic_path, reopen};
+use super::node::check_component;
 use super::{Branch, Creator, Found};
 
 pub use rustix::fs::RenameFlags;

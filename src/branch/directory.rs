@@ -7,8 +7,9 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::{OFlags, RawDir};
 
 use crate::error::Errno;
+use crate::sys::resolve::reopen;
 
-use super::node::{kind_of, reopen};
+use super::node::kind_of;
 use super::{Branch, DirEntry, FileKind};
 
 /// Room for the entries of one getdents64(2), in bytes.

@@ -6,8 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 
 use crate::error::{Errno, errno_name};
+use crate::sys::resolve::CONFINED;
 
-use super::node::{CONFINED, check_component};
+use super::node::check_component;
 use super::{AttributeChange, Branch, Found, SetTime, XattrFlags};
 
 impl Branch {

@@ -2,32 +2,22 @@
 //! time or by openat2(2) with every way out shut.
 
 use std::ffi::{OsStr, OsString};
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
-use rustix::path::DecInt;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Statx, StatxFlags};
 
 use crate::error::Errno;
 use crate::sys::handle::{name_to_handle, open_by_handle};
+use crate::sys::resolve::{CONFINED, with_path_of};
 use crate::types::{Handle, Time};
 
 use super::{Branch, FileKind, Found, Online, Stat};
 
-/// Nothing leads out: no link is followed, no mount point entered, `..` goes nowhere.
-pub(super) const CONFINED: ResolveFlags = ResolveFlags::BENEATH
-    .union(ResolveFlags::NO_SYMLINKS)
-    .union(ResolveFlags::NO_MAGICLINKS)
-    .union(ResolveFlags::NO_XDEV);
-
 const NODE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-
-/// Bytes of a path that the kernel tells: it writes them into a page (Linux, fs/proc/base.c, do_proc_readlink).
-const PATH_PAGE: usize = 4096;
 
 impl Branch {
     /// Opens (`O_PATH`) the inode of a handle, wherever in the branch it lies now. Where handles cannot be
@@ -173,32 +163,6 @@ impl Online {
     }
 }
 
-/// The folder of this process's descriptors, opened once: the walk to it took as long as what is asked of it,
-/// with each look-up. Not for a child that was forked. `None`: there is no `/proc`, or no descriptor left.
-fn open_descriptors() -> Option<BorrowedFd<'static>> {
-    static FOLDER: OnceLock<OwnedFd> = OnceLock::new();
-    if let Some(folder) = FOLDER.get() {
-        return Some(folder.as_fd());
-    }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let folder = rustix::fs::open("/proc/self/fd", flags, Mode::empty()).ok()?;
-    Some(FOLDER.get_or_init(|| folder).as_fd())
-}
-
-/// Does something with the kernel's own path of what is open. ENAMETOOLONG for one that it cannot tell.
-fn with_path_of<T>(
-    node: BorrowedFd<'_>,
-    act: impl FnOnce(&[u8]) -> Result<T, Errno>,
-) -> Result<T, Errno> {
-    let mut page = [MaybeUninit::uninit(); PATH_PAGE];
-    let (path, _) = match open_descriptors() {
-        Some(all) => rustix::fs::readlinkat_raw(all, DecInt::from_fd(node), &mut page)?,
-        None => rustix::fs::readlinkat_raw(rustix::fs::CWD, magic_path(node), &mut page)?,
-    };
-    // Larger pages hold longer ones.
-    if path.len() == PATH_PAGE { Err(Errno::NAMETOOLONG) } else { act(path) }
-}
-
 /// Whether a directory lies below another, step by step upwards.
 fn climbs_to(root: BorrowedFd<'_>, directory: BorrowedFd<'_>) -> Result<bool, Errno> {
     let up = |from: BorrowedFd<'_>| {
@@ -219,22 +183,6 @@ fn climbs_to(root: BorrowedFd<'_>, directory: BorrowedFd<'_>) -> Result<bool, Er
         (here, known) = (above, next);
     }
     Ok(true)
-}
-
-/// The path by which the kernel reaches what a descriptor has open, also if it is `O_PATH`, without
-/// walking any name.
-pub(super) fn magic_path(node: BorrowedFd<'_>) -> String {
-    use std::os::fd::AsRawFd;
-    format!("/proc/self/fd/{}", node.as_raw_fd())
-}
-
-/// Opens anew what a descriptor, which may be `O_PATH`, has open.
-pub(super) fn reopen(node: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {
-    let flags = flags | OFlags::CLOEXEC;
-    match open_descriptors() {
-        Some(all) => rustix::fs::openat(all, DecInt::from_fd(node), flags, Mode::empty()),
-        None => rustix::fs::open(magic_path(node), flags, Mode::empty()),
-    }
 }
 
 fn stat_of(statx: &Statx) -> Result<Stat, Errno> {

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 
 use crate::error::Errno;
+use crate::sys::resolve::CONFINED;
 use crate::types::{BranchUuid, after};
 
 use super::adopt::{Adoption, BranchError, DIRECTORY};
 use super::case::check_case;
-use super::node::CONFINED;
 use super::{BranchSpec, Private};
 
 /// How long a lock that another holds is waited for: while this process starts a program, that has a copy of

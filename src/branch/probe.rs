@@ -14,10 +14,10 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 
 use crate::error::Errno;
+use crate::sys::resolve::CONFINED;
 use crate::types::BranchUuid;
 
 use super::adopt::BranchError;
-use super::node::CONFINED;
 use super::space::space_of;
 use super::{BranchSpec, Online, SpaceStat};
 

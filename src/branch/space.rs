@@ -84,7 +84,7 @@ impl SpaceStat {
 const FREED_WITHIN: Duration = Duration::from_secs(1);
 
 impl Branch {
-    /// Notes that something loses its name, or who had it open without one. Its space is free when the kernel has
+    /// Notes that something lost its name, or was closed without one. Its space is free when the kernel has
     /// forgotten it, or when its last close, which nobody waits for, has been done.
     pub fn note_removed(&self) {
         *self.removed.lock() = Some(Instant::now());

@@ -5,9 +5,9 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use crate::error::Errno;
+use crate::sys::resolve::magic_path;
 
 use super::Branch;
-use super::node::magic_path;
 
 pub use rustix::fs::XattrFlags;
 

@@ -1,4 +1,5 @@
-//! Requests of the kernel become calls of [`Vfs`]. Nothing is decided here; where each is done, in [`super::lanes`].
+//! Requests of the kernel become calls of [`Vfs`]. Nothing is decided here; where each is done is said
+//! in [`super::lanes`].
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
@@ -259,11 +260,10 @@ impl Filesystem for Adapter {
         &self,
         _request: &Request,
         _number: INodeNo,
-        handle: FileHandle,
+        _handle: FileHandle,
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.vfs.flush(handle.0);
         reply.ok();
     }
 

@@ -10,6 +10,7 @@ pub mod limits;
 pub mod memory;
 pub mod peer;
 pub mod process;
+pub mod resolve;
 pub mod sandbox;
 pub mod schedule;
 pub mod users;

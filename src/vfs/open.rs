@@ -327,23 +327,19 @@ impl Vfs {
         self.closed(closed);
     }
 
-    /// A descriptor of an open file is closed. The close of the last one comes later, and nobody waits for it.
-    pub fn flush(&self, handle: u64) {
-        if let Some(file) = self.view.handles.file(handle)
-            && !file.inode.has_name()
-            && let Ok(branch) = self.branch(file.branch())
-        {
-            branch.note_removed();
-        }
-    }
-
     /// Closes an open file: nobody reads or writes it any more. Asks no disk; what comes back is for
     /// [`Vfs::closed`], which may.
     pub fn close(&self, handle: u64) -> Option<Arc<OpenFile>> {
         if self.release_audit(handle) {
             return None;
         }
-        self.view.handles.remove_file(handle)
+        let file = self.view.handles.remove_file(handle)?;
+        if !file.inode.has_name()
+            && let Ok(branch) = self.branch(file.branch())
+        {
+            branch.note_removed();
+        }
+        Some(file)
     }
 
     /// Records what was written through a file that was closed, and lets go of it.

@@ -9,10 +9,11 @@ use rustix::fs::{
     XattrFlags,
 };
 
-use super::resolve::{beneath, proc_path};
+use super::resolve::beneath;
 use crate::error::Errno;
 use crate::storage::{Kind, Metadata, Xattrs};
 use crate::sys::handle;
+use crate::sys::resolve::magic_path;
 use crate::types::{Identity, Time};
 
 /// Further names of ACLs, which xfs shows to root and other file systems keep as any attribute
@@ -96,12 +97,12 @@ pub fn set_owner(node: BorrowedFd<'_>, uid: u32, gid: u32) -> Result<(), Errno> 
 
 /// Permission bits; EOPNOTSUPP for a symlink.
 pub fn set_mode(node: BorrowedFd<'_>, mode: u32) -> Result<(), Errno> {
-    rustix::fs::chmod(proc_path(node), Mode::from_raw_mode(mode & 0o7777))
+    rustix::fs::chmod(magic_path(node), Mode::from_raw_mode(mode & 0o7777))
 }
 
 /// All attributes by name; empty where the file system has none.
 pub fn xattrs(node: BorrowedFd<'_>) -> Result<Xattrs, Errno> {
-    let path = proc_path(node);
+    let path = magic_path(node);
     let list = match grown(|buffer| rustix::fs::listxattr(&path, buffer)) {
         Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
         list => list?,
@@ -122,7 +123,7 @@ pub fn xattrs(node: BorrowedFd<'_>) -> Result<Xattrs, Errno> {
 
 /// Sets or replaces one attribute.
 pub fn set_xattr(node: BorrowedFd<'_>, key: &OsStr, value: &[u8]) -> Result<(), Errno> {
-    rustix::fs::setxattr(proc_path(node), key, value, XattrFlags::empty())
+    rustix::fs::setxattr(magic_path(node), key, value, XattrFlags::empty())
 }
 
 /// Calls with a larger buffer while ERANGE says that it was too small. The kernel's limit is 64 KiB

@@ -20,6 +20,7 @@ use rustix::fs::{
 
 use super::{FileSystem, Kind, Metadata, Readback, Storage, Xattrs};
 use crate::error::Errno;
+use crate::sys::resolve::reopen;
 use crate::sys::{handle, lease};
 use crate::types::{Handle, Time};
 
@@ -29,7 +30,7 @@ mod resolve;
 #[cfg(test)]
 mod tests;
 
-use resolve::{beneath, open_path, reopen, single};
+use resolve::{beneath, open_path, single};
 
 /// Bytes of a path that one call takes, with its end (include/uapi/linux/limits.h).
 const PATH_MAX: usize = 4096;

@@ -1,22 +1,14 @@
 //! From names to descriptors.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 
 use super::{RealDir, attributes};
 use crate::error::Errno;
-
-/// Nothing leads out of the directory: no link, no mount point, no `..`.
-fn confined() -> ResolveFlags {
-    ResolveFlags::BENEATH
-        | ResolveFlags::NO_SYMLINKS
-        | ResolveFlags::NO_MAGICLINKS
-        | ResolveFlags::NO_XDEV
-}
+use crate::sys::resolve::{CONFINED, reopen};
 
 /// A name that is one component; EINVAL for anything else.
 pub fn single(name: &OsStr) -> Result<&OsStr, Errno> {
@@ -40,7 +32,7 @@ pub fn create(
     mode: Mode,
 ) -> Result<OwnedFd, Errno> {
     let flags = flags | OFlags::CLOEXEC;
-    rustix::io::retry_on_intr(|| rustix::fs::openat2(dir, path, flags, mode, confined()))
+    rustix::io::retry_on_intr(|| rustix::fs::openat2(dir, path, flags, mode, CONFINED))
 }
 
 /// An `O_PATH` descriptor of a name, of the link itself if it is one.
@@ -57,18 +49,6 @@ pub fn regular(dir: &RealDir, name: &OsStr) -> Result<OwnedFd, Errno> {
         FileType::Symlink => Err(Errno::LOOP),
         _ => Err(Errno::INVAL),
     }
-}
-
-/// The name in `/proc` by which the inode of a descriptor can be reached again.
-pub fn proc_path(node: BorrowedFd<'_>) -> PathBuf {
-    format!("/proc/self/fd/{}", node.as_raw_fd()).into()
-}
-
-/// Opens the inode behind an `O_PATH` descriptor.
-pub fn reopen(node: BorrowedFd<'_>, access: OFlags) -> Result<OwnedFd, Errno> {
-    let path = proc_path(node);
-    let flags = access | OFlags::CLOEXEC;
-    rustix::io::retry_on_intr(|| rustix::fs::open(&path, flags, Mode::empty()))
 }
 
 /// As [`reopen`], such that reading leaves the time of last read what users made it, where we may:
