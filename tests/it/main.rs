@@ -30,6 +30,7 @@ mod cached;
 mod checks;
 mod cli;
 mod crossing;
+mod crowd;
 mod examples;
 mod faults;
 mod faults_crossing;
