@@ -74,16 +74,17 @@ pub enum BranchError {
     },
     /// Not the directory that the ledger knows.
     #[error(
-        "branch {name}: {} is not the directory that was mounted before ({found}); is its disk mounted?\n\
-         hint: if it was replaced on purpose, mount once with --adopt {name}", path.display()
+        "branch {name}: {} is not the directory that was mounted before (it carries {}); is its disk mounted?\n\
+         hint: if it was replaced on purpose, mount once with --adopt {name}",
+        path.display(), found.map_or("no id".to_owned(), |id| format!("the id {id}"))
     )]
     Foreign {
         /// The branch.
         name: String,
         /// Its directory.
         path: PathBuf,
-        /// The id that was found, in words.
-        found: String,
+        /// The id that was found.
+        found: Option<BranchUuid>,
     },
     /// Its file system takes names for the same that differ in case alone.
     #[error(
@@ -114,9 +115,10 @@ pub enum BranchError {
 }
 
 impl BranchError {
-    /// Whether the directory is not there at all, as that of a disk that is not mounted.
+    /// Whether the directory is not there at all, as that of a disk that is not mounted, or is the mount point of
+    /// one.
     pub fn is_missing(&self) -> bool {
-        matches!(self, Self::Io { errno: Errno::NOENT, .. })
+        matches!(self, Self::Io { errno: Errno::NOENT, .. } | Self::Foreign { found: None, .. })
     }
 
     /// Whether it says nothing about the branch: this process or the machine has run out of something.

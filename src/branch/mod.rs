@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
@@ -149,6 +149,8 @@ pub struct Branch {
     refused: AtomicBool,
     /// When something was last removed whose space may be freed later.
     removed: Mutex<Option<Instant>>,
+    /// How many wait for that.
+    waiting: AtomicUsize,
 }
 
 /// What an online branch holds open.

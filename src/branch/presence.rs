@@ -8,7 +8,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -138,6 +138,7 @@ impl Branch {
             mount_warned: AtomicBool::new(false),
             refused: AtomicBool::new(false),
             removed: Mutex::new(None),
+            waiting: AtomicUsize::new(0),
         }
     }
 

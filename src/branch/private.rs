@@ -197,16 +197,12 @@ fn compare(
     known: Option<BranchUuid>,
     adopt: bool,
 ) -> Result<Option<(BranchUuid, Adoption)>, BranchError> {
-    let foreign = |found: String| BranchError::Foreign {
-        name: spec.name.clone(),
-        path: spec.path.clone(),
-        found,
-    };
+    let foreign =
+        || BranchError::Foreign { name: spec.name.clone(), path: spec.path.clone(), found };
     match (found, known) {
         (Some(found), Some(known)) if found == known => Ok(Some((found, Adoption::Known))),
-        (Some(found), Some(_)) if !adopt => Err(foreign(format!("it carries the id {found}"))),
+        (_, Some(_)) if !adopt => Err(foreign()),
         (Some(found), _) => Ok(Some((found, Adoption::Found(found)))),
-        (None, Some(_)) if !adopt => Err(foreign("it carries no id".to_owned())),
         (None, _) => Ok(None),
     }
 }

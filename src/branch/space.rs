@@ -1,6 +1,7 @@
 //! Space of the file system that a branch lies on.
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::fs::StatVfsMountFlags;
@@ -83,6 +84,9 @@ impl SpaceStat {
 /// Space of what was removed longer ago is free, unless somebody has it open.
 const FREED_WITHIN: Duration = Duration::from_secs(1);
 
+/// So many wait for it at a time.
+const WAITING_MAX: usize = 4;
+
 impl Branch {
     /// Notes that something lost its name, or was closed without one. Its space is free when the kernel has
     /// forgotten it, or when its last close, which nobody waits for, has been done.
@@ -96,9 +100,18 @@ impl Branch {
         *self.removed.lock() = None;
     }
 
-    /// Whether there may be more space in a moment.
-    pub fn may_free_soon(&self) -> bool {
-        self.removed.lock().is_some_and(|removed| removed.elapsed() < FREED_WITHIN)
+    /// Waits for more space if there may be some in a moment, and few wait for it already: who waits takes a thread
+    /// from those who use the branch. Whether it has.
+    pub fn wait_for_removed(&self, pause: Duration) -> bool {
+        let soon = self.removed.lock().is_some_and(|removed| removed.elapsed() < FREED_WITHIN);
+        let waits = soon && self.waiting.fetch_add(1, Ordering::Relaxed) < WAITING_MAX;
+        if waits {
+            std::thread::sleep(pause);
+        }
+        if soon {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+        waits
     }
 
     /// Space of the branch's file system.

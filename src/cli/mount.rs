@@ -58,6 +58,8 @@ pub fn run(args: Args) -> Result<(), Failure> {
         nonempty: args.nonempty,
     };
     if args.background {
+        // The kernel calls it by what was started, /proc/self/exe.
+        let _ = rustix::thread::set_name(c"octroi");
         return serve_reporting(&launch);
     }
     if args.foreground {

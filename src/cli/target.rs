@@ -134,6 +134,9 @@ fn named(views: &[ViewMount], wanted: &Path) -> Result<ViewMount, Failure> {
             Err(io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 "it is not mounted, and there is no such file"
             }
+            _ if views.iter().any(|view| Client::find(view).is_err()) => {
+                "it is not mounted, or its daemon is gone"
+            }
             _ => "it is not mounted",
         };
         Failure::new(format!("cannot find view {}: {why}", wanted.display()))

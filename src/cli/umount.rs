@@ -17,7 +17,7 @@ const WAIT_MAX: Duration = Duration::from_secs(600);
 
 /// Unmount a view, and wait until its ledger is closed.
 ///
-/// Crossings under way are finished first. For root and the user who mounted the view.
+/// Refused while anybody uses it, unless --lazy. For root and the user who mounted the view.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  octroi umount /mnt/lab")]
 pub struct Args {

@@ -60,7 +60,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 }
 
 /// Seconds after which a denial may not be the one that is meant.
-const OLD_SECONDS: i64 = 10;
+const OLD_SECONDS: i64 = 1;
 
 fn render(denial: &DenialReport, verbose: bool, now: Timestamp) -> String {
     let target = denial.target.as_ref().map(|target| format!(" to {target}")).unwrap_or_default();

@@ -67,12 +67,6 @@ pub(super) fn assemble(
     let found = copies::find(config, &launch.adopt, notices);
     log::info!("reading the ledger");
     let (ledger, mut memory) = open_ledger(&storage, &config.view, state, &found, notices)?;
-    for name in found.without.iter().filter(|name| memory.known.contains_key(*name)) {
-        notices.push(format!(
-            "branch {name} has no copy of the ledger's checkpoint, which it had if it was mounted \
-             before: it cannot show whether the state folder was put back to an earlier day"
-        ));
-    }
     let (mut branches, mut adopted) = (Vec::new(), Vec::new());
     for entry in &config.branches {
         let adopt = launch.adopt.contains(&entry.spec.name);
@@ -81,6 +75,19 @@ pub(super) fn assemble(
             refuse_unknown(&entry.spec)?;
         }
         let (branch, record) = open_branch(&entry.spec, known, adopt, notices)?;
+        if branch.is_online() && known.is_some() && found.without.contains(&entry.spec.name) {
+            notices.push(format!(
+                "branch {} has no copy of the ledger's checkpoint, which it had if it was mounted \
+                 before: it cannot show whether the state folder was put back to an earlier day",
+                entry.spec.name
+            ));
+        }
+        if let Some(BranchRecord { replaced: true, branch, .. }) = &record {
+            let path = entry.spec.path.display();
+            notices.push(format!(
+                "branch {branch} is {path} now, and no longer what was mounted before: what is in that is not shown"
+            ));
+        }
         if let Some(record) = record {
             refuse_ahead(&branch, &memory.journal)?;
             memory.journal.adopt(record.id, jiff::Timestamp::now());

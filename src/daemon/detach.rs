@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -48,6 +49,7 @@ pub fn start(
         DaemonError::Failed(format!("cannot {what} the daemon: {error}"))
     };
     let mut child = Command::new("/proc/self/exe")
+        .arg0("octroi")
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -137,7 +137,8 @@ fn take_lock(path: &Path, view: &str, attempted: &str) -> Result<File, DaemonErr
                 let _ = file.read_to_string(&mut holder);
                 return Err(DaemonError::Failed(format!(
                     "cannot {attempted} view {view}: process {} has a view mounted with this state folder, {}\n\
-                     hint: octroi status shows it; octroi umount ends it",
+                     hint: octroi status shows it; octroi umount ends it; a view that was detached (--lazy) ends when \
+                     nobody uses it any more",
                     holder.trim(),
                     path.parent().unwrap_or(path).display()
                 )));

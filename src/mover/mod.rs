@@ -163,6 +163,8 @@ pub struct Mover<S: Storage> {
     configured: OnceLock<HashSet<BranchUuid>>,
     journal: Mutex<Journal>,
     active: Mutex<HashMap<TxId, Arc<Progress>>>,
+    /// Names of branches that went offline.
+    left: Mutex<HashMap<BranchIndex, String>>,
     same_filesystem: Mutex<HashMap<(BranchIndex, BranchIndex), bool>>,
     /// Transactions whose moves could not be synced. A second sync would prove nothing while the kernel
     /// has the pages of the first, so they wait for another mount of the view.
@@ -198,6 +200,7 @@ impl<S: Storage> Mover<S> {
             room: Room::new(branches.len()),
             going: Mutex::default(),
             branches: branches.into_iter().map(ArcSwapOption::from_pointee).collect(),
+            left: Mutex::default(),
             configured: OnceLock::new(),
             journal: Mutex::new(journal),
             active: Mutex::default(),
@@ -246,7 +249,13 @@ impl<S: Storage> Mover<S> {
         self.branches
             .get(usize::from(index.0))
             .and_then(ArcSwapOption::load_full)
-            .ok_or_else(|| CrossingError::Offline { branch: format!("number {}", index.0) })
+            .ok_or_else(|| CrossingError::Offline { branch: self.name_at(index) })
+    }
+
+    /// The name of a branch that was online once.
+    fn name_at(&self, index: BranchIndex) -> String {
+        let name = self.left.lock().get(&index).cloned();
+        name.unwrap_or_else(|| format!("number {}", index.0))
     }
 
     fn branch_by_uuid(&self, uuid: BranchUuid) -> Option<Arc<MoverBranch<S>>> {

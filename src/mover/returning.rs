@@ -12,8 +12,10 @@ impl<S: Storage> Mover<S> {
     /// A branch went offline: nothing crosses from or to it from now on. What is under way fails where
     /// it meets the branch.
     pub fn branch_left(&self, index: BranchIndex) {
-        if let Some(branch) = self.branches.get(usize::from(index.0)) {
-            branch.store(None);
+        if let Some(branch) = self.branches.get(usize::from(index.0))
+            && let Some(left) = branch.swap(None)
+        {
+            self.left.lock().insert(index, left.name.clone());
         }
     }
 

@@ -78,9 +78,21 @@ impl Vfs {
         let result = self.place_new(caller, &site, |part| {
             self.as_caller(caller, umask, part, |creator| act(part, creator))
         });
-        self.record(operation, &question, result.as_ref().map(drop).map_err(|errno| *errno));
+        self.record_new(operation, &question, &result);
         let (branch, found) = result?;
         Ok(self.enter(&site, branch, &found))
+    }
+
+    /// Records that something was made, on the member where it was placed.
+    pub(super) fn record_new<T>(
+        &self,
+        operation: Operation,
+        question: &Question<'_>,
+        result: &Result<(BranchIndex, T), Errno>,
+    ) {
+        let branch = result.as_ref().map_or(question.branch, |(branch, _)| Some(*branch));
+        let ended = result.as_ref().map(drop).map_err(|errno| *errno);
+        self.record(operation, &Question { branch, ..*question }, ended);
     }
 
     /// Notes something new in the view, with a reference for the kernel.
@@ -149,7 +161,8 @@ impl Vfs {
         let source = node.inode.path().ok_or(Errno::NOENT)?;
         // The new name is what is asked about; the record has the source first, as that of a rename.
         let name = site.question(caller, false);
-        let question = Question { path: &source, target: Some(&site.path), ..name };
+        let branch = Some(node.first.index);
+        let question = Question { path: &source, target: Some(&site.path), branch, ..name };
         let facts = Asked { size: Size::Whole, ..Asked::of(About::Inode(self, &node.inode)) };
         self.by_one_policy(|| {
             let decision = self.decide(caller, Operation::Link, name.object(), &facts);

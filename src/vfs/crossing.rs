@@ -5,6 +5,7 @@
 //! check, verify); then [`super::switch`]. Until the commit nobody waits; during the switch whoever
 //! asks for the inode does.
 
+use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use crate::view::locks::LockGuard;
 use super::Vfs;
 use super::facts::{About, Asked, Size};
 use super::permit::Question;
-use super::place::{MadeGuard, ROOM_TRIES, passes_on, takes_nothing};
+use super::place::{MadeGuard, Patience, ROOM_TRIES, passes_on, takes_nothing};
 use super::remove::Occupied;
 use super::site::{OpenPart, Site};
 
@@ -149,12 +150,12 @@ impl Vfs {
         let again = std::iter::repeat_n(&all, ROOM_TRIES).flatten();
         let tries = candidates.iter().map(|branch| (*branch, false));
         // Each is asked once in vain: that may take as long as a purge does.
-        let mut spent = Vec::new();
+        let (mut spent, mut patience) = (Vec::new(), Patience::new());
         for (branch, again) in tries.chain(again.map(|branch| (*branch, true))) {
             if again && spent.contains(&branch) {
                 continue;
             }
-            if again && !self.make_room_for(branch, full.as_ref(), caller) {
+            if again && !self.make_room_for(branch, full.as_ref(), caller, &mut patience) {
                 spent.push(branch);
                 continue;
             }
@@ -191,7 +192,10 @@ impl Vfs {
                 }
             }
         }
-        let Some(error) = full else { return Err(errno.into()) };
+        let Some(error) = full else {
+            let reason = format!("nothing can be made where it goes: {}", io::Error::from(errno));
+            return Err(self.failed_early(caller, source, target, errno, &reason));
+        };
         Err(self.crossing_failed(caller, source, target, gates.first(), &error))
     }
 
@@ -201,6 +205,7 @@ impl Vfs {
         branch: BranchIndex,
         full: Option<&CrossingError>,
         caller: Caller,
+        patience: &mut Patience,
     ) -> bool {
         let bytes = match full {
             Some(CrossingError::NoSpace { data, .. }) => *data,
@@ -209,7 +214,7 @@ impl Vfs {
             None => 0,
             _ => return false,
         };
-        self.mover.make_room(branch, bytes, caller.uid)
+        self.finds_room(caller, branch, bytes, patience)
     }
 
     /// Somebody else has the file or a folder above it.

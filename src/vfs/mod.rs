@@ -295,6 +295,10 @@ impl Vfs {
     pub fn forget(&self, number: u64, count: u64) -> Option<Kept> {
         let kept = self.view.inodes.forget(number, count);
         self.forget_audit(number);
+        let branches = kept.iter().flat_map(Kept::branches);
+        branches
+            .filter_map(|index| self.branch(index).ok())
+            .for_each(|branch| branch.note_removed());
         kept
     }
 

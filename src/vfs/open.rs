@@ -295,8 +295,7 @@ impl Vfs {
             // nobody whether the caller may open it: it shall look again.
             Err(Errno::EXIST) if !exclusive => return Err(Errno::STALE),
             result => {
-                let ended = result.as_ref().map(drop).map_err(|errno| *errno);
-                self.record(Operation::Create, &question, ended);
+                self.record_new(Operation::Create, &question, &result);
                 result?
             }
         };

@@ -67,12 +67,21 @@ impl Drop for MadeGuard {
     }
 }
 
-/// How often something is tried that takes room: others may take what hold gave up for it.
-pub(super) const ROOM_TRIES: usize = 4;
-
-/// How long what takes room waits for what was removed just now, each time that there is none.
-const FREED_PAUSES: [Duration; 3] =
+/// How long each wait is for what was removed just now.
+const PAUSES: [Duration; 3] =
     [Duration::from_millis(2), Duration::from_millis(10), Duration::from_millis(50)];
+
+/// How often something is tried that takes room: after each pause, and others may take what hold gave up for it.
+pub(super) const ROOM_TRIES: usize = 4 + PAUSES.len();
+
+/// The pauses that are left to somebody who takes room.
+pub(super) struct Patience(std::slice::Iter<'static, Duration>);
+
+impl Patience {
+    pub(super) fn new() -> Self {
+        Self(PAUSES.iter())
+    }
+}
 
 impl Vfs {
     /// Makes something at a site, where a pool's member cannot take it on the next; where all are full, what
@@ -99,12 +108,12 @@ impl Vfs {
         let again = std::iter::repeat_n(&members, ROOM_TRIES).flatten();
         let again = again.map(|branch| (*branch, true));
         // Each is asked once in vain: that may take as long as a purge does.
-        let mut spent = Vec::new();
+        let (mut spent, mut patience) = (Vec::new(), Patience::new());
         for (branch, again) in tries.chain(again) {
             if again && (full != Errno::NOSPC || spent.contains(&branch)) {
                 continue;
             }
-            if again && !self.mover.make_room(branch, NEW_BYTES, caller.uid) {
+            if again && !self.finds_room(caller, branch, NEW_BYTES, &mut patience) {
                 spent.push(branch);
                 continue;
             }
@@ -126,23 +135,31 @@ impl Vfs {
         bytes: u64,
         act: impl Fn() -> Result<T, Errno>,
     ) -> Result<T, Errno> {
-        let (mut pauses, mut tries) = (FREED_PAUSES.iter(), 1..ROOM_TRIES);
-        loop {
-            let full = match act() {
-                Err(full @ (Errno::NOSPC | Errno::DQUOT)) => full,
+        let mut patience = Patience::new();
+        for _ in 1..ROOM_TRIES {
+            match act() {
+                Err(Errno::NOSPC) if self.finds_room(caller, branch, bytes, &mut patience) => {}
+                Err(Errno::DQUOT) if self.waits_for_removed(branch, &mut patience) => {}
                 done => return done,
-            };
-            if self.branch(branch)?.may_free_soon()
-                && let Some(pause) = pauses.next()
-            {
-                std::thread::sleep(*pause);
-            } else if full != Errno::NOSPC
-                || tries.next().is_none()
-                || !self.mover.make_room(branch, bytes, caller.uid)
-            {
-                return Err(full);
             }
         }
+        act()
+    }
+
+    /// Whether a full branch may take so many bytes now.
+    pub(super) fn finds_room(
+        &self,
+        caller: Caller,
+        branch: BranchIndex,
+        bytes: u64,
+        patience: &mut Patience,
+    ) -> bool {
+        self.waits_for_removed(branch, patience) || self.mover.make_room(branch, bytes, caller.uid)
+    }
+
+    fn waits_for_removed(&self, branch: BranchIndex, patience: &mut Patience) -> bool {
+        let Ok(branch) = self.branch(branch) else { return false };
+        patience.0.next().is_some_and(|pause| branch.wait_for_removed(*pause))
     }
 
     /// The members that something new in a directory of a pool may go to, in the order to try. One that

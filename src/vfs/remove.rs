@@ -40,6 +40,12 @@ impl Occupied<'_> {
         std::iter::once(&self.first).chain(&self.more)
     }
 
+    /// The question about it, on the member where it stands.
+    fn question(&self, caller: Caller) -> Question<'_> {
+        let branch = Some(self.first.index);
+        Question { branch, ..self.site.question(caller, self.is_directory()) }
+    }
+
     /// The questions about both names of a rename or move.
     pub(super) fn sides<'a>(
         &'a self,
@@ -47,8 +53,7 @@ impl Occupied<'_> {
         target: &'a Site<'_>,
     ) -> (Question<'a>, Question<'a>) {
         let is_directory = self.is_directory();
-        let from =
-            Question { target: Some(&target.path), ..self.site.question(caller, is_directory) };
+        let from = Question { target: Some(&target.path), ..self.question(caller) };
         let to =
             Question { target: Some(&self.site.path), ..target.question(caller, is_directory) };
         (from, to)
@@ -89,7 +94,7 @@ impl Vfs {
     ) -> Result<(), Errno> {
         let site = self.site(parent, name, Purpose::Remove)?;
         let there = self.occupied(site)?;
-        let question = there.site.question(caller, there.is_directory());
+        let question = there.question(caller);
         self.permit(operation, &question, &Asked::of(About::Standing(self, &there.first)))?;
         self.ready_to_record()?;
         let parent = &there.site.parent;
@@ -280,7 +285,8 @@ impl Vfs {
             self.refuse_widening(caller, Operation::RenameSource, inode, target)?;
         }
         let Some(replaced) = replaced else { return Ok(()) };
-        let there = Question { is_directory: replaced.is_directory(), ..to };
+        let branch = Some(replaced.index);
+        let there = Question { is_directory: replaced.is_directory(), branch, ..to };
         if flags.contains(RenameFlags::EXCHANGE) {
             let back = Question { is_directory: there.is_directory, ..from };
             let moved = Asked::of(About::Standing(self, replaced));

@@ -235,17 +235,21 @@ impl Vfs {
 
     /// What crossed, where it arrived.
     fn arrived<'a>(&'a self, site: Site<'a>, plan: &UndoPlan) -> Result<Occupied<'a>, UndoError> {
+        let offline = |errno| {
+            let name = || UndoError::Name { path: plan.source.clone(), errno };
+            let branch = self.offline_at(&plan.source).filter(|_| errno == Errno::IO);
+            branch.map_or_else(name, |branch| CrossingError::Offline { branch }.into())
+        };
+        let incomplete = site.parent.incomplete;
         let source = self.occupied(site).map_err(|errno| match errno {
+            // It may be on the member that is offline.
+            Errno::NOENT if incomplete => offline(Errno::IO),
             Errno::NOENT => UndoError::Gone(plan.source.clone()),
-            errno => UndoError::Name { path: plan.source.clone(), errno },
+            errno => offline(errno),
         })?;
-        if source.is_directory() && source.site.parent.incomplete {
+        if source.is_directory() && incomplete {
             // What an offline member holds of it would stay behind.
-            let name = || UndoError::Name { path: plan.source.clone(), errno: Errno::IO };
-            let offline = self.offline_at(&plan.source);
-            return Err(
-                offline.map_or_else(name, |branch| CrossingError::Offline { branch }.into())
-            );
+            return Err(offline(Errno::IO));
         }
         // Something new in it went to another member.
         if source.more.is_empty() { Ok(source) } else { Err(changed(plan.txid)) }

@@ -79,6 +79,27 @@ fn ordinary_tools_see_one_tree() {
 }
 
 #[test]
+fn the_ledger_names_the_member_that_has_what_was_changed() {
+    let scene = scene("place = \"first\"");
+    // On the first, the second alone has room.
+    let disk = Disk::tmpfs(&scene, "disk1", "512k");
+    let mount = scene.mount();
+    mount.sh("cd archive; echo x >f; ln f g; mv g h; mkdir d; rmdir d; rm f h").ok();
+    mount.sh("cd archive; mkdir d; ln -s x l; mkfifo d/p; rm -r d l").ok();
+    let query = "$OCTROI audit query --path /archive | grep '\"operation\"' | grep -v '\"branch\":\"disk2\"'";
+    let others = mount.sh(query);
+    assert_eq!(others.out, "", "{others:?}");
+    let ours = mount.sh("$OCTROI audit query --path /archive --branch disk2").ok();
+    for made in
+        ["create", "link", "rename", "mkdir", "rmdir", "unlink", "symlink", "mknod", "write-data"]
+    {
+        assert!(ours.contains(&format!("\"{made}")), "{made} in {ours}");
+    }
+    mount.unmount();
+    drop(disk);
+}
+
+#[test]
 fn a_merged_directory_moves_on_both_disks_in_one_step() {
     let scene = scene("place = \"first\"");
     let disks = ["disk1", "disk2"].map(|name| Disk::tmpfs(&scene, name, "64m"));

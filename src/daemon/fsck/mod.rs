@@ -164,6 +164,8 @@ fn look_at_branches(
                     );
                     report.find("branch", text, advice);
                 }
+                // What is only read needs no id.
+                (_, None) if spec.mode == BranchMode::Ro => {}
                 (_, None) => {
                     report.notes.push(format!("branch {name} is new: mounting adopts it"));
                 }
