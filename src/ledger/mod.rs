@@ -125,8 +125,8 @@ pub enum LedgerError {
     #[error(
         "ledger segment {segment} is damaged at line {line}: {why}; nothing was changed\n\
          hint: restore the segment from a copy; if it cannot be had back, octroi audit accept-loss --why \
-         TEXT goes on with the lines before, keeps all others in evidence/ of the state folder, and \
-         records that"
+         TEXT --view CONFIG goes on with the lines before, keeps all others in evidence/ of the state folder, \
+         and records that"
     )]
     Damaged {
         /// File name.
@@ -139,8 +139,8 @@ pub enum LedgerError {
     /// A segment cannot be read to its end.
     #[error(
         "cannot read ledger segment {segment}: {errno}; nothing was changed\n\
-         hint: if its disk has lost it for good, octroi audit accept-loss --why TEXT goes on with the lines \
-         before, keeps all others in evidence/ of the state folder, and records that"
+         hint: if its disk has lost it for good, octroi audit accept-loss --why TEXT --view CONFIG goes on with \
+         the lines before, keeps all others in evidence/ of the state folder, and records that"
     )]
     Unreadable {
         /// File name.
@@ -172,8 +172,8 @@ pub enum LedgerError {
     #[error(
         "it is not the ledger that was signed: {}; nothing was changed\n\
          hint: restore the state folder from a copy; if what is lost cannot be had back, octroi audit \
-         accept-loss --why TEXT records that and begins a new key; what it takes out of the ledger it keeps \
-         in evidence/ of the state folder; a branch that comes from another view is taken with octroi \
+         accept-loss --why TEXT --view CONFIG records that and begins a new key; what it takes out of the ledger \
+         it keeps in evidence/ of the state folder; a branch that comes from another view is taken with octroi \
          mount --adopt NAME",
         found.join("; ")
     )]
