@@ -47,6 +47,11 @@ impl AuditNodes {
     pub fn directory(&self) -> &AuditDir {
         &self.directory
     }
+
+    /// Gives up room for nodes that were forgotten: the inodes are fewer than they were.
+    pub fn shrink(&self) {
+        self.nodes.shrink_to_fit();
+    }
 }
 
 impl Vfs {
@@ -237,10 +242,10 @@ mod tests {
     use crate::types::TxId;
     use crate::vfs::tests::fixture::{Fixture, READ, ROOT, ROOT_NUMBER};
 
-    /// Three transactions that are done, of which is counted how many texts are made.
-    struct Three(Arc<AtomicUsize>);
+    /// So many transactions that are done, of which is counted how many texts are made.
+    struct Done(u128, Arc<AtomicUsize>);
 
-    impl AuditSource for Three {
+    impl AuditSource for Done {
         fn branches(&self) -> Vec<String> {
             Vec::new()
         }
@@ -248,13 +253,13 @@ mod tests {
             None
         }
         fn transactions(&self, _state: TxState) -> Vec<TxId> {
-            [1_u128, 2, 3].map(|number| TxId(number.into())).into()
+            (1..=self.0).map(|number| TxId(number.into())).collect()
         }
-        fn is_in(&self, state: TxState, txid: TxId) -> bool {
-            self.transactions(state).contains(&txid)
+        fn is_in(&self, _state: TxState, txid: TxId) -> bool {
+            (1..=self.0).contains(&txid.0.into())
         }
         fn transaction(&self, _state: TxState, _txid: TxId) -> Option<Value> {
-            self.0.fetch_add(1, Ordering::Relaxed);
+            self.1.fetch_add(1, Ordering::Relaxed);
             Some(Value::Null)
         }
         fn stats(&self) -> String {
@@ -262,17 +267,44 @@ mod tests {
         }
     }
 
-    #[test]
-    fn who_lists_has_no_text_made_and_is_not_told_another_size_than_before() {
+    fn with_done(count: u128, texts: &Arc<AtomicUsize>) -> Fixture {
         let mut fixture = Fixture::new(vec![]);
-        let texts = Arc::new(AtomicUsize::new(0));
-        let state = fixture.backing("state");
-        let directory = AuditDir::new(state, String::new(), Box::new(Three(Arc::clone(&texts))));
+        let source = Box::new(Done(count, Arc::clone(texts)));
+        let directory = AuditDir::new(fixture.backing("state"), String::new(), source);
         let meanwhile = Arc::clone(&Fixture::new(vec![]).vfs);
         let vfs = std::mem::replace(&mut fixture.vfs, meanwhile);
         let mut vfs = Arc::into_inner(vfs).expect("nobody else has it");
         vfs.audit = AuditNodes::new(directory);
         fixture.vfs = Arc::new(vfs);
+        fixture
+    }
+
+    #[test]
+    fn room_for_what_was_listed_is_given_back_once_it_is_forgotten() {
+        const DONE: u128 = 20_000;
+        let fixture = with_done(DONE, &Arc::default());
+        let vfs = &fixture.vfs;
+        let folder = fixture.number(".audit/tx/done");
+        let handle = vfs.opendir(*ROOT, folder).expect("opened");
+        let mut listed = Vec::new();
+        vfs.readdirplus(*ROOT, handle, 2, &mut |_, found| {
+            listed.push(found.number);
+            false
+        })
+        .expect("listed");
+        vfs.releasedir(handle);
+        let room = vfs.audit.nodes.capacity();
+        assert!(listed.len() == DONE as usize && room >= listed.len(), "{room}");
+        listed.iter().for_each(|number| drop(vfs.forget(*number, 1)));
+        vfs.tend();
+        vfs.tend();
+        assert!(vfs.audit.nodes.capacity() < room / 8);
+    }
+
+    #[test]
+    fn who_lists_has_no_text_made_and_is_not_told_another_size_than_before() {
+        let texts = Arc::new(AtomicUsize::new(0));
+        let fixture = with_done(3, &texts);
         let vfs = &fixture.vfs;
         let folder = fixture.number(".audit/tx/done");
         let sizes = || {

@@ -369,7 +369,11 @@ impl Vfs {
     /// of what the kernel has forgotten. Waits for no disk.
     pub fn tend(self: &Arc<Self>) {
         let times = self.tended.fetch_add(1, Ordering::Relaxed);
-        if self.view.inodes.shrink() || times % GIVE_BACK_EACH == GIVE_BACK_EACH - 1 {
+        let shrunk = self.view.inodes.shrink();
+        if shrunk {
+            self.audit.shrink();
+        }
+        if shrunk || times % GIVE_BACK_EACH == GIVE_BACK_EACH - 1 {
             memory::give_back();
         }
         self.renew_folders();
