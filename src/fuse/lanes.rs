@@ -173,7 +173,7 @@ impl Lanes {
     /// Whether nothing is left to do in any lane.
     pub fn are_idle(&self) -> bool {
         let pools = self.lanes.iter().flat_map(Lane::pools);
-        pools.map(|pool| pool.unfinished.load(Ordering::Acquire)).sum::<usize>() == 0
+        pools.map(Pool::unfinished).sum::<usize>() == 0
     }
 
     /// Whether the thread that read a request may do it itself. `None`: it is to be handed on.

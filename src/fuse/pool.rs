@@ -4,8 +4,9 @@ use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use crate::sys::schedule::{Slice, set_slice};
 
@@ -13,22 +14,46 @@ use crate::sys::schedule::{Slice, set_slice};
 /// ([`super::negotiate`]), so that reading ahead alone cannot fill it.
 pub const QUEUE: usize = 1 << 17;
 
+/// A thread that had nothing to do for so long ends: a hundred KB each.
+const IDLE: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(10) };
+
 /// What is left to do of a request.
 pub type Job = Box<dyn FnOnce() + Send>;
 
 /// Threads with one queue, started when they are needed, the first at once: so there is one whatever the
-/// system then allows. They end with the pool.
+/// system then allows. That one ends with the pool, the others also when they are not needed any more.
 pub struct Pool {
     name: String,
     jobs: Sender<Job>,
     queue: Receiver<Job>,
-    threads_max: usize,
     slice: Slice,
-    threads: AtomicUsize,
-    /// What waits or is being done.
-    pub unfinished: Arc<AtomicUsize>,
+    staff: Arc<Staff>,
     /// What was admitted and has not begun.
     waiting: Arc<AtomicUsize>,
+}
+
+/// How many threads a pool has, and for what.
+struct Staff {
+    threads: AtomicUsize,
+    threads_max: usize,
+    /// What waits or is being done.
+    unfinished: AtomicUsize,
+}
+
+impl Staff {
+    /// Whether there is to be another thread, which then counts.
+    fn hire(&self) -> bool {
+        let wanted = self.unfinished.load(Ordering::SeqCst).min(self.threads_max);
+        let more = |threads: usize| (threads < wanted).then(|| threads.saturating_add(1));
+        self.threads.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
+    }
+
+    /// Whether a thread that had nothing to do is to end. It counts no more before it looks for a job again: whoever
+    /// came meanwhile either saw that a thread is missing, or is seen here.
+    fn dismiss(&self) -> bool {
+        let fewer = |threads: usize| (threads > 1).then(|| threads.saturating_sub(1));
+        self.threads.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer).is_ok() && !self.hire()
+    }
 }
 
 /// A place among those that wait, until it is dropped.
@@ -48,10 +73,12 @@ impl Pool {
             name,
             jobs,
             queue,
-            threads_max,
             slice,
-            threads: AtomicUsize::new(1),
-            unfinished: Arc::default(),
+            staff: Arc::new(Staff {
+                threads: AtomicUsize::new(1),
+                threads_max,
+                unfinished: AtomicUsize::new(0),
+            }),
             waiting: Arc::default(),
         };
         pool.start()?;
@@ -65,32 +92,98 @@ impl Pool {
         (before < QUEUE).then_some(waiting)
     }
 
+    /// How many jobs wait or are being done.
+    pub fn unfinished(&self) -> usize {
+        self.staff.unfinished.load(Ordering::SeqCst)
+    }
+
     /// Has a job done.
     pub fn run(&self, job: Job) {
-        let unfinished = self.unfinished.fetch_add(1, Ordering::AcqRel).saturating_add(1);
+        self.staff.unfinished.fetch_add(1, Ordering::SeqCst);
         // Both ends of the queue are here, so that it takes whatever comes.
         let _ = self.jobs.send(job);
-        let wanted = unfinished.min(self.threads_max);
-        let more = |threads: usize| (threads < wanted).then(|| threads.saturating_add(1));
-        if self.threads.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
+        if self.staff.hire()
             && let Err(error) = self.start()
         {
-            self.threads.fetch_sub(1, Ordering::AcqRel);
+            self.staff.threads.fetch_sub(1, Ordering::SeqCst);
             log::warn!("cannot start another thread {}: {error}", self.name);
         }
     }
 
     fn start(&self) -> io::Result<()> {
-        let (queue, unfinished) = (self.queue.clone(), Arc::clone(&self.unfinished));
+        let (queue, staff) = (self.queue.clone(), Arc::clone(&self.staff));
         let slice = self.slice;
         let work = move || {
             set_slice(slice);
-            for job in queue {
-                // A panic, which is a bug and was logged, does not cost the thread.
-                let _ = std::panic::catch_unwind(AssertUnwindSafe(job));
-                unfinished.fetch_sub(1, Ordering::AcqRel);
+            loop {
+                match queue.recv_timeout(IDLE) {
+                    Ok(job) => {
+                        // A panic, which is a bug and was logged, does not cost the thread.
+                        let _ = std::panic::catch_unwind(AssertUnwindSafe(job));
+                        staff.unfinished.fetch_sub(1, Ordering::SeqCst);
+                    }
+                    Err(RecvTimeoutError::Timeout) if staff.dismiss() => break,
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => break,
+                }
             }
         };
         std::thread::Builder::new().name(self.name.clone()).spawn(work).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    const MANY: usize = 8;
+    const LONG: Duration = Duration::from_secs(10);
+
+    /// Jobs that end only when all of them have begun, each with a thread.
+    fn do_many(pool: &Pool) {
+        let (begins, begun) = unbounded();
+        let (all, all_begun) = unbounded::<()>();
+        for _ in 0..MANY {
+            let (begins, all_begun) = (begins.clone(), all_begun.clone());
+            pool.run(Box::new(move || {
+                begins.send(()).unwrap();
+                let _ = all_begun.recv();
+            }));
+        }
+        for number in 0..MANY {
+            assert!(begun.recv_timeout(LONG).is_ok(), "only {number} jobs have begun");
+        }
+        drop(all);
+    }
+
+    fn threads(pool: &Pool) -> usize {
+        pool.staff.threads.load(Ordering::SeqCst)
+    }
+
+    #[test]
+    fn threads_that_are_not_needed_end_and_come_back() {
+        let pool = Pool::new("pool-test".to_owned(), MANY, Slice::Usual).unwrap();
+        for _ in 0..5 {
+            do_many(&pool);
+            assert_eq!(threads(&pool), MANY);
+            let deadline = Instant::now() + LONG;
+            while threads(&pool) > 1 {
+                assert!(Instant::now() < deadline, "{} threads have nothing to do", threads(&pool));
+                std::thread::sleep(IDLE);
+            }
+        }
+    }
+
+    #[test]
+    fn none_is_missing_when_jobs_come_while_threads_end() {
+        let pool = Pool::new("pool-test".to_owned(), MANY, Slice::Usual).unwrap();
+        // A thread wakes a little after its time is up.
+        let step = IDLE / 400;
+        for round in 0..100 {
+            do_many(&pool);
+            std::thread::sleep(IDLE - step * 10 + step * round);
+        }
     }
 }

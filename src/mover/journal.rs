@@ -174,7 +174,8 @@ pub(super) const ENDED_MAX: usize = 10_000;
 /// All transactions that matter.
 #[derive(Debug, Clone, Default)]
 pub struct Journal {
-    transactions: HashMap<TxId, Transaction>,
+    /// No hash table: it would keep its room for the most there ever were, and each is half a KB and more.
+    transactions: BTreeMap<TxId, Box<Transaction>>,
     /// In order of their first records: ids do not sort within a millisecond, and clocks are set
     /// back.
     order: BTreeMap<u64, TxId>,
@@ -243,7 +244,7 @@ impl Journal {
         let transaction = self.transactions.entry(record.txid).or_insert_with(|| {
             self.begun = self.begun.wrapping_add(1);
             self.order.insert(self.begun, record.txid);
-            Transaction {
+            Box::new(Transaction {
                 state: TransactionState::Active,
                 started: time,
                 changed: time,
@@ -260,7 +261,7 @@ impl Journal {
                 doubtful: false,
                 rest: Rest::default(),
                 begun: self.begun,
-            }
+            })
         });
         transaction.changed = time;
         transaction.reason.clone_from(&record.reason);
@@ -357,7 +358,7 @@ impl Journal {
 
     /// One transaction.
     pub fn get(&self, txid: TxId) -> Option<&Transaction> {
-        self.transactions.get(&txid)
+        self.transactions.get(&txid).map(Box::as_ref)
     }
 
     /// Lines that were written before `now` are missing.
@@ -387,7 +388,7 @@ impl Journal {
 
     /// All that are remembered, oldest first.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (TxId, &Transaction)> {
-        self.order.values().filter_map(|txid| Some((*txid, self.transactions.get(txid)?)))
+        self.order.values().filter_map(|txid| Some((*txid, self.get(*txid)?)))
     }
 
     /// Those that have begun and not ended, oldest first.
