@@ -48,11 +48,11 @@ impl Staff {
         self.threads.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
     }
 
-    /// Whether a thread that had nothing to do is to end. It counts no more before it looks for a job again: whoever
-    /// came meanwhile either saw that a thread is missing, or is seen here.
+    /// Whether a thread that had nothing to do is to end. It counts no more before it looks whether it is wanted:
+    /// whoever came meanwhile either saw that a thread is missing, or is seen here.
     fn dismiss(&self) -> bool {
-        let fewer = |threads: usize| (threads > 1).then(|| threads.saturating_sub(1));
-        self.threads.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer).is_ok() && !self.hire()
+        self.threads.fetch_sub(1, Ordering::SeqCst);
+        !self.hire()
     }
 }
 
@@ -81,7 +81,7 @@ impl Pool {
             }),
             waiting: Arc::default(),
         };
-        pool.start()?;
+        pool.start(true)?;
         Ok(pool)
     }
 
@@ -103,29 +103,31 @@ impl Pool {
         // Both ends of the queue are here, so that it takes whatever comes.
         let _ = self.jobs.send(job);
         if self.staff.hire()
-            && let Err(error) = self.start()
+            && let Err(error) = self.start(false)
         {
             self.staff.threads.fetch_sub(1, Ordering::SeqCst);
             log::warn!("cannot start another thread {}: {error}", self.name);
         }
     }
 
-    fn start(&self) -> io::Result<()> {
+    /// Starts a thread that stays until the pool ends, or ends before when there is nothing to do.
+    fn start(&self, stays: bool) -> io::Result<()> {
         let (queue, staff) = (self.queue.clone(), Arc::clone(&self.staff));
         let slice = self.slice;
         let work = move || {
             set_slice(slice);
             loop {
-                match queue.recv_timeout(IDLE) {
-                    Ok(job) => {
-                        // A panic, which is a bug and was logged, does not cost the thread.
-                        let _ = std::panic::catch_unwind(AssertUnwindSafe(job));
-                        staff.unfinished.fetch_sub(1, Ordering::SeqCst);
-                    }
-                    Err(RecvTimeoutError::Timeout) if staff.dismiss() => break,
-                    Err(RecvTimeoutError::Timeout) => {}
-                    Err(RecvTimeoutError::Disconnected) => break,
-                }
+                let job = match stays {
+                    true => queue.recv().ok(),
+                    false => match queue.recv_timeout(IDLE) {
+                        Err(RecvTimeoutError::Timeout) if !staff.dismiss() => continue,
+                        job => job.ok(),
+                    },
+                };
+                let Some(job) = job else { break };
+                // A panic, which is a bug and was logged, does not cost the thread.
+                let _ = std::panic::catch_unwind(AssertUnwindSafe(job));
+                staff.unfinished.fetch_sub(1, Ordering::SeqCst);
             }
         };
         std::thread::Builder::new().name(self.name.clone()).spawn(work).map(drop)
