@@ -9,6 +9,16 @@ use tikv_jemallocator::Jemalloc;
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
+/// What each thread keeps of what it freed, for itself: 20 pieces of each size up to 1 KiB. jemalloc's own measure is
+/// up to 200, and of up to 32 KiB: of 55 threads that were idle, 8 MB of 22, and the more the longer they had worked.
+#[cfg(not(fuzzing))]
+#[unsafe(export_name = "_rjem_malloc_conf")]
+static CONFIGURATION: Option<&'static std::ffi::c_char> = {
+    let text = c"tcache_max:1024,tcache_nslots_small_max:20";
+    // SAFETY: the pointer is not null, and what it points at is there forever.
+    unsafe { text.as_ptr().as_ref() }
+};
+
 /// Has the allocator give unused pages back to the kernel at once. By itself it does so over ten seconds, while
 /// somebody allocates.
 pub fn give_back() {
@@ -22,5 +32,24 @@ pub fn give_back() {
             std::ptr::null_mut(),
             0,
         );
+    }
+}
+
+#[cfg(all(test, not(fuzzing)))]
+mod tests {
+    #[test]
+    fn the_allocator_knows_what_threads_may_keep() {
+        let (mut max, mut size) = (0_usize, size_of::<usize>());
+        // SAFETY: the name is a C string, and the control writes a number of that size.
+        let got = unsafe {
+            tikv_jemalloc_sys::mallctl(
+                c"opt.tcache_max".as_ptr(),
+                (&raw mut max).cast(),
+                &raw mut size,
+                std::ptr::null_mut(),
+                0,
+            )
+        };
+        assert_eq!((got, max), (0, 1024));
     }
 }
