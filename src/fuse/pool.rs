@@ -14,7 +14,7 @@ use crate::sys::schedule::{Slice, set_slice};
 /// ([`super::negotiate`]), so that reading ahead alone cannot fill it.
 pub const QUEUE: usize = 1 << 17;
 
-/// A thread that had nothing to do for so long ends: a hundred KB each.
+/// A thread that had nothing to do for so long ends.
 const IDLE: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(10) };
 
 /// What is left to do of a request.

@@ -10,7 +10,7 @@ use tikv_jemallocator::Jemalloc;
 static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// What each thread keeps of what it freed, for itself: 20 pieces of each size up to 1 KiB. jemalloc's own measure is
-/// up to 200, and of up to 32 KiB: of 55 threads that were idle, 8 MB of 22, and the more the longer they had worked.
+/// up to 200, and of up to 32 KiB: of 55 threads that were idle after crossings, 8 MB of 22.
 #[cfg(not(fuzzing))]
 #[unsafe(export_name = "_rjem_malloc_conf")]
 static CONFIGURATION: Option<&'static std::ffi::c_char> = {
