@@ -3,7 +3,7 @@
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
@@ -38,6 +38,8 @@ struct Staff {
     threads_max: usize,
     /// What waits or is being done.
     unfinished: AtomicUsize,
+    /// The last thread that was wanted could not be started.
+    short: AtomicBool,
 }
 
 impl Staff {
@@ -78,6 +80,7 @@ impl Pool {
                 threads: AtomicUsize::new(1),
                 threads_max,
                 unfinished: AtomicUsize::new(0),
+                short: AtomicBool::new(false),
             }),
             waiting: Arc::default(),
         };
@@ -102,11 +105,17 @@ impl Pool {
         self.staff.unfinished.fetch_add(1, Ordering::SeqCst);
         // Both ends of the queue are here, so that it takes whatever comes.
         let _ = self.jobs.send(job);
-        if self.staff.hire()
-            && let Err(error) = self.start(false)
-        {
+        if !self.staff.hire() {
+            return;
+        }
+        let started = self.start(false);
+        let was_short = self.staff.short.swap(started.is_err(), Ordering::Relaxed);
+        if let Err(error) = started {
             self.staff.threads.fetch_sub(1, Ordering::SeqCst);
-            log::warn!("cannot start another thread {}: {error}", self.name);
+            // The next job asks again: thousands a second may.
+            if !was_short {
+                log::warn!("cannot start another thread {}: {error}", self.name);
+            }
         }
     }
 

@@ -141,13 +141,13 @@ impl<S: Storage> Mover<S> {
     }
 
     /// Purges, oldest first, until an ordinary user, `uid`, can write `bytes` in a branch beside its `min_free`.
-    /// Whether that is so now, by whomever it was made: then it is worth trying once more. Nothing is purged where
-    /// space is not what is missing, nor where all of hold would not be enough.
-    pub fn make_room(&self, index: BranchIndex, bytes: u64, uid: u32) -> bool {
-        let Ok(branch) = self.branch(index) else { return false };
+    /// What it purged, if that is so now, by whomever it was made: then it is worth trying once more. Nothing is
+    /// purged where space is not what is missing, nor where all of hold would not be enough.
+    pub fn make_room(&self, index: BranchIndex, bytes: u64, uid: u32) -> Option<Purged> {
+        let branch = self.branch(index).ok()?;
         let made = self.free_up(&branch, bytes, Some(uid));
         self.count_freeable();
-        made.is_some()
+        made
     }
 
     /// Bytes on the file system of a branch that hold would give back, as of a moment ago.

@@ -6,6 +6,7 @@
 //! asks for the inode does.
 
 use std::io;
+use std::ops::ControlFlow::{Break, Continue};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use crate::view::locks::LockGuard;
 use super::Vfs;
 use super::facts::{About, Asked, Size};
 use super::permit::Question;
-use super::place::{MadeGuard, Patience, ROOM_TRIES, passes_on, takes_nothing};
+use super::place::{MadeGuard, Patience, passes_on, takes_nothing};
 use super::remove::Occupied;
 use super::site::{OpenPart, Site};
 
@@ -53,6 +54,20 @@ pub(super) struct Refused {
 impl From<Errno> for Refused {
     fn from(errno: Errno) -> Self {
         Self { errno, why: None }
+    }
+}
+
+/// Why a crossing was not prepared on one member.
+enum Refusal {
+    /// Its place could not be made or asked for.
+    Errno(Errno),
+    /// The mover refused.
+    Error(CrossingError),
+}
+
+impl From<Errno> for Refusal {
+    fn from(errno: Errno) -> Self {
+        Self::Errno(errno)
     }
 }
 
@@ -142,35 +157,13 @@ impl Vfs {
         watch: &dyn Fn(&Arc<Progress>),
     ) -> Result<Prepared<RealStorage>, Refused> {
         let admit = self.admission(caller, source, target, gates)?;
-        let mut full = None;
-        let mut errno = Errno::NOSPC;
-        let candidates = self.candidates(&target.parent)?;
-        // Only where all are full goes what could be undone. What it needs is known once it was tried.
-        let all = self.writable_members(&target.parent);
-        let again = std::iter::repeat_n(&all, ROOM_TRIES).flatten();
-        let tries = candidates.iter().map(|branch| (*branch, false));
-        // Each is asked once in vain: that may take as long as a purge does.
-        let (mut spent, mut patience) = (Vec::new(), Patience::new());
-        for (branch, again) in tries.chain(again.map(|branch| (*branch, true))) {
-            if again && spent.contains(&branch) {
-                continue;
-            }
-            if again && !self.make_room_for(branch, full.as_ref(), caller, &mut patience) {
-                spent.push(branch);
-                continue;
-            }
+        let mut attempt = |branch| -> Result<_, Refusal> {
             let name = match target.parent.part_on(branch) {
-                Some(part) => name_of(target, part),
-                None => self
-                    .make_part(&target.parent.inode, branch, made.parts())
-                    .and_then(|part| name_of(target, &part)),
-            };
-            let name = match name {
-                Err(refused) if passes_on(refused) => {
-                    errno = refused;
-                    continue;
+                Some(part) => name_of(target, part)?,
+                None => {
+                    let part = self.make_part(&target.parent.inode, branch, made.parts())?;
+                    name_of(target, &part)?
                 }
-                name => name?,
             };
             let request = CrossingRequest {
                 caller,
@@ -181,40 +174,43 @@ impl Vfs {
                 no_replace,
                 admit: Arc::clone(&admit),
             };
-            match self.mover.prepare_watched(request, watch) {
-                Ok(prepared) => return Ok(prepared),
-                Err(error) if takes_nothing(error.errno()) => {
-                    full = Some(error);
+            self.mover.prepare_watched(request, watch).map_err(Refusal::Error)
+        };
+        let failed = |error: &_| self.crossing_failed(caller, source, target, gates.first(), error);
+        let attempt = |branch| match attempt(branch) {
+            Err(Refusal::Errno(errno)) if !passes_on(errno) => Break(Err(errno.into())),
+            Err(Refusal::Error(error)) if !takes_nothing(error.errno()) => {
+                Break(Err(failed(&error)))
+            }
+            Err(refusal) => Continue(refusal),
+            Ok(prepared) => Break(Ok(prepared)),
+        };
+        let finds_room = |branch, refusal: Option<&Refusal>, patience: &mut Patience| {
+            let (why, bytes) = match refusal {
+                Some(Refusal::Error(CrossingError::NoInodes { .. })) => {
+                    return self.waits_for_removed(branch, patience);
                 }
-                Err(error) => {
-                    full = Some(error);
-                    break;
-                }
+                Some(Refusal::Error(CrossingError::NoSpace { data, .. })) => (Errno::NOSPC, *data),
+                Some(Refusal::Error(error)) => (error.errno(), 0),
+                Some(Refusal::Errno(errno)) => (*errno, 0),
+                None => (Errno::NOSPC, 0),
+            };
+            self.member_finds_room(caller, (&target.parent, branch), why, bytes, patience)
+        };
+        // What it needs is known once it was tried.
+        match self.on_some_member(&target.parent, attempt, finds_room)? {
+            Break(done) => done,
+            Continue(Some(Refusal::Error(error))) => Err(failed(&error)),
+            Continue(refusal) => {
+                let errno = match refusal {
+                    Some(Refusal::Errno(errno)) => errno,
+                    _ => Errno::NOSPC,
+                };
+                let reason =
+                    format!("nothing can be made where it goes: {}", io::Error::from(errno));
+                Err(self.failed_early(caller, source, target, errno, &reason))
             }
         }
-        let Some(error) = full else {
-            let reason = format!("nothing can be made where it goes: {}", io::Error::from(errno));
-            return Err(self.failed_early(caller, source, target, errno, &reason));
-        };
-        Err(self.crossing_failed(caller, source, target, gates.first(), &error))
-    }
-
-    /// Purges hold for a crossing that a full branch refused. Whether it can be tried again.
-    fn make_room_for(
-        &self,
-        branch: BranchIndex,
-        full: Option<&CrossingError>,
-        caller: Caller,
-        patience: &mut Patience,
-    ) -> bool {
-        let bytes = match full {
-            Some(CrossingError::NoSpace { data, .. }) => *data,
-            Some(CrossingError::NoInodes { .. }) => return false,
-            Some(error) if error.errno() == Errno::NOSPC => 0,
-            None => 0,
-            _ => return false,
-        };
-        self.finds_room(caller, branch, bytes, patience)
     }
 
     /// Somebody else has the file or a folder above it.

@@ -1,6 +1,8 @@
 //! Where something new goes: on its branch, or on the member that the pool's placement chooses. The
 //! folders above it are made there as needed.
 
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -71,15 +73,18 @@ impl Drop for MadeGuard {
 const PAUSES: [Duration; 3] =
     [Duration::from_millis(2), Duration::from_millis(10), Duration::from_millis(50)];
 
-/// How often something is tried that takes room: after each pause, and others may take what hold gave up for it.
-pub(super) const ROOM_TRIES: usize = 4 + PAUSES.len();
+/// How often hold gives up something for the same: others may take the room.
+const PURGES: usize = 3;
 
-/// The pauses that are left to somebody who takes room.
-pub(super) struct Patience(std::slice::Iter<'static, Duration>);
+/// What somebody who takes room may still have done for it, in one branch.
+pub(super) struct Patience {
+    pauses: std::slice::Iter<'static, Duration>,
+    purges: std::ops::Range<usize>,
+}
 
 impl Patience {
     pub(super) fn new() -> Self {
-        Self(PAUSES.iter())
+        Self { pauses: PAUSES.iter(), purges: 0..PURGES }
     }
 }
 
@@ -101,29 +106,50 @@ impl Vfs {
         if !self.standings(parent, &site.name)?.is_empty() {
             return Err(Errno::EXIST);
         }
-        let mut full = Errno::NOSPC;
-        let candidates = self.candidates(parent)?;
-        let tries = candidates.into_iter().map(|branch| (branch, false));
-        let members = self.writable_members(parent);
-        let again = std::iter::repeat_n(&members, ROOM_TRIES).flatten();
-        let again = again.map(|branch| (*branch, true));
-        // Each is asked once in vain: that may take as long as a purge does.
-        let (mut spent, mut patience) = (Vec::new(), Patience::new());
-        for (branch, again) in tries.chain(again) {
-            if again && (full != Errno::NOSPC || spent.contains(&branch)) {
-                continue;
-            }
-            if again && !self.finds_room(caller, branch, NEW_BYTES, &mut patience) {
-                spent.push(branch);
-                continue;
-            }
-            match self.with_part(parent, branch, &act) {
-                Ok(made) => return Ok((branch, made)),
-                Err(errno) if passes_on(errno) => full = errno,
-                Err(errno) => return Err(errno),
+        let attempt = |branch| match self.with_part(parent, branch, &act) {
+            Err(errno) if passes_on(errno) => ControlFlow::Continue(errno),
+            done => ControlFlow::Break(done.map(|made| (branch, made))),
+        };
+        let finds_room = |branch, refused: Option<&Errno>, patience: &mut Patience| {
+            let why = refused.copied().unwrap_or(Errno::NOSPC);
+            self.member_finds_room(caller, (parent, branch), why, NEW_BYTES, patience)
+        };
+        match self.on_some_member(parent, attempt, finds_room)? {
+            ControlFlow::Break(done) => done,
+            ControlFlow::Continue(refused) => Err(refused.unwrap_or(Errno::NOSPC)),
+        }
+    }
+
+    /// Attempts something on the members that placement chooses, in turn; where all refuse, again on each that can be
+    /// written, as often as it finds room for it, which is told why that one refused if it was asked. The first
+    /// `Break`, or what was refused last.
+    pub(super) fn on_some_member<T, R>(
+        &self,
+        parent: &Node<'_>,
+        mut attempt: impl FnMut(BranchIndex) -> ControlFlow<T, R>,
+        mut finds_room: impl FnMut(BranchIndex, Option<&R>, &mut Patience) -> bool,
+    ) -> Result<ControlFlow<T, Option<R>>, Errno> {
+        let mut refusals = Vec::new();
+        for branch in self.candidates(parent)? {
+            match attempt(branch) {
+                ControlFlow::Break(done) => return Ok(ControlFlow::Break(done)),
+                ControlFlow::Continue(refused) => refusals.push((branch, refused)),
             }
         }
-        Err(full)
+        let members = self.writable_members(parent).into_iter();
+        let mut turns: VecDeque<_> = members.map(|branch| (branch, Patience::new())).collect();
+        while let Some((branch, mut patience)) = turns.pop_front() {
+            let why = refusals.iter().rev().find(|(refusing, _)| *refusing == branch);
+            if !finds_room(branch, why.map(|(_, refused)| refused), &mut patience) {
+                continue;
+            }
+            match attempt(branch) {
+                ControlFlow::Break(done) => return Ok(ControlFlow::Break(done)),
+                ControlFlow::Continue(refused) => refusals.push((branch, refused)),
+            }
+            turns.push_back((branch, patience));
+        }
+        Ok(ControlFlow::Continue(refusals.pop().map(|(_, refused)| refused)))
     }
 
     /// Does something that takes room, and again where the branch was full: what was removed just now may be freed
@@ -136,35 +162,78 @@ impl Vfs {
         act: impl Fn() -> Result<T, Errno>,
     ) -> Result<T, Errno> {
         let mut patience = Patience::new();
-        for _ in 1..ROOM_TRIES {
+        loop {
             match act() {
                 Err(Errno::NOSPC) if self.finds_room(caller, branch, bytes, &mut patience) => {}
                 Err(Errno::DQUOT) if self.waits_for_removed(branch, &mut patience) => {}
                 done => return done,
             }
         }
-        act()
     }
 
     /// Whether a full branch may take so many bytes now.
-    pub(super) fn finds_room(
+    fn finds_room(
         &self,
         caller: Caller,
         branch: BranchIndex,
         bytes: u64,
         patience: &mut Patience,
     ) -> bool {
-        self.waits_for_removed(branch, patience) || self.mover.make_room(branch, bytes, caller.uid)
+        self.waits_for_removed(branch, patience) || self.purges(caller, branch, bytes, patience)
     }
 
-    fn waits_for_removed(&self, branch: BranchIndex, patience: &mut Patience) -> bool {
-        let Ok(branch) = self.branch(branch) else { return false };
-        patience.0.next().is_some_and(|pause| branch.wait_for_removed(*pause))
+    /// Whether a member that refused so many bytes may take them now, and keep its `min_free`.
+    pub(super) fn member_finds_room(
+        &self,
+        caller: Caller,
+        (parent, branch): (&Node<'_>, BranchIndex),
+        why: Errno,
+        bytes: u64,
+        patience: &mut Patience,
+    ) -> bool {
+        if !matches!(why, Errno::NOSPC | Errno::DQUOT) {
+            return false;
+        }
+        while self.waits_for_removed(branch, patience) {
+            if self.candidate(parent, branch).is_ok_and(|member| member.has_min_free()) {
+                return true;
+            }
+        }
+        why == Errno::NOSPC && self.purges(caller, branch, bytes, patience)
+    }
+
+    pub(super) fn waits_for_removed(&self, branch: BranchIndex, patience: &mut Patience) -> bool {
+        let (Ok(branch), Some(pause)) = (self.branch(branch), patience.pauses.as_slice().first())
+        else {
+            return false;
+        };
+        let waited = branch.wait_for_removed(*pause);
+        if waited {
+            patience.pauses.next();
+        }
+        waited
+    }
+
+    fn purges(
+        &self,
+        caller: Caller,
+        branch: BranchIndex,
+        bytes: u64,
+        patience: &mut Patience,
+    ) -> bool {
+        let Some(_) = patience.purges.next() else { return false };
+        let Some(purged) = self.mover.make_room(branch, bytes, caller.uid) else { return false };
+        if !purged.transactions.is_empty()
+            && let Ok(branch) = self.branch(branch)
+        {
+            branch.note_removed();
+        }
+        true
     }
 
     /// The members that something new in a directory of a pool may go to, in the order to try. One that
     /// cannot tell its space, or is read-only, is left out; an error where that leaves none.
-    pub(super) fn candidates(&self, parent: &Node<'_>) -> Result<Vec<BranchIndex>, Errno> {
+    fn candidates(&self, parent: &Node<'_>) -> Result<Vec<BranchIndex>, Errno> {
         let Some((_, Pool { members, place, .. })) = self.view.pool_of(parent.first.index) else {
             return Ok(vec![parent.first.index]);
         };
@@ -182,7 +251,7 @@ impl Vfs {
     }
 
     /// All members that can be written, in order: where none has its `min_free`, hold may make room on one.
-    pub(super) fn writable_members(&self, parent: &Node<'_>) -> Vec<BranchIndex> {
+    fn writable_members(&self, parent: &Node<'_>) -> Vec<BranchIndex> {
         match self.view.pool_of(parent.first.index) {
             None => vec![parent.first.index],
             Some((_, Pool { members, .. })) => {

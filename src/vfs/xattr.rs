@@ -100,8 +100,9 @@ impl Vfs {
                 space.blocks_available.saturating_mul(space.block_size.into()) < bytes
             })
         });
-        let made: Vec<bool> =
-            full.map(|part| self.mover.make_room(part.index, bytes, caller.uid)).collect();
+        let made: Vec<bool> = full
+            .map(|part| self.mover.make_room(part.index, bytes, caller.uid).is_some())
+            .collect();
         made.is_empty() || made.contains(&true)
     }
 

@@ -38,10 +38,17 @@ pub struct Candidate {
     pub has_folder: bool,
 }
 
+impl Candidate {
+    /// Whether it has what must stay free.
+    pub fn has_min_free(&self) -> bool {
+        self.free >= self.min_free
+    }
+}
+
 /// The members to try in turn. Those with less than their `min_free` are left out.
 pub fn placement(place: Placement, members: &[Candidate]) -> Vec<BranchIndex> {
     let mut able: Vec<Candidate> =
-        members.iter().copied().filter(|member| member.free >= member.min_free).collect();
+        members.iter().copied().filter(Candidate::has_min_free).collect();
     // Sorting is stable: what is equal stays in order of the configuration.
     let most_free = |member: &Candidate| std::cmp::Reverse(member.free);
     match place {

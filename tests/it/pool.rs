@@ -100,6 +100,56 @@ fn the_ledger_names_the_member_that_has_what_was_changed() {
 }
 
 #[test]
+fn what_is_removed_does_not_let_others_below_what_must_stay_free() {
+    let scene = scene("place = \"first\"");
+    let disks = ["disk1", "disk2"].map(|name| Disk::tmpfs(&scene, name, "512k"));
+    fs::write(scene.branch("disk1").join("old"), "old").expect("planted");
+    let mount = scene.mount();
+    for make in
+        ["echo new >archive/new", "mkdir archive/new", "echo x >inbox/new; mv inbox/new archive/"]
+    {
+        assert!(mount.sh(make).refused().contains("No space left"), "{make}");
+        let said = mount.sh(&format!("rm archive/old; {make}")).refused();
+        assert!(said.contains("No space left"), "{make}: {said}");
+        assert_eq!(members(&scene, "new"), "", "{make}");
+        fs::write(scene.branch("disk1").join("old"), "old").expect("planted");
+    }
+    mount.unmount();
+    drop(disks);
+}
+
+#[test]
+fn what_is_removed_from_one_of_many_full_members_makes_room_there() {
+    let names = ["disk1", "disk2", "disk3", "disk4", "disk5"];
+    let branch = |name: &&str| {
+        format!("[branches.{name}]\npath = \"branches/{name}\"\nmin_free = \"1MiB\"\n")
+    };
+    let body: String = names.iter().map(branch).collect();
+    let body = format!("{body}[pools.archive]\nmembers = {names:?}\nplace = \"first\"\n");
+    let scene = Scene::with(&names, &body);
+    let disks = names.map(|name| Disk::tmpfs(&scene, name, "16m,nr_inodes=24"));
+    let mount = scene.mount();
+    // They take inodes too.
+    let copies = || names.iter().all(|name| scene.branch(name).join(".octroi/checkpoint").exists());
+    wait_for("copies of the checkpoint", copies);
+    for name in names {
+        let full = (0..)
+            .find(|at| fs::write(scene.branch(name).join(format!("{name}-{at}")), "").is_err());
+        assert!(full.is_some_and(|at| at > 0), "{name} is full");
+    }
+    let rounds = "python3 -c 'import os
+last = \"archive/disk5-0\"
+for round in range(300):
+    os.unlink(last)
+    last = f\"archive/{round}\"
+    open(last, \"xb\").close()'";
+    mount.sh(rounds).ok();
+    assert!(scene.branch("disk5").join("299").exists());
+    mount.unmount();
+    drop(disks);
+}
+
+#[test]
 fn a_merged_directory_moves_on_both_disks_in_one_step() {
     let scene = scene("place = \"first\"");
     let disks = ["disk1", "disk2"].map(|name| Disk::tmpfs(&scene, name, "64m"));

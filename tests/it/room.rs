@@ -141,6 +141,8 @@ fn whatever_needs_room_on_a_full_disk_gets_that_of_hold() {
         ("setxattr,fsetxattr", "setfattr -n user.a -v b inbox/f".to_owned()),
     ] {
         while fill_up(&scene, &mount, "inbox", &["inbox"]) == 0 {}
+        // Else what went for the one before is waited for first.
+        std::thread::sleep(std::time::Duration::from_secs(1));
         let inject = format!("{call}:error=ENOSPC:when=1");
         let strace = Strace::attach(&mount, REQUESTS, Some(&inject));
         let said = mount.sh(&act);

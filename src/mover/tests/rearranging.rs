@@ -181,7 +181,10 @@ fn who_runs_short_waits_for_what_is_displaced() {
         while !purged() && !slow.is_finished() {
             std::thread::yield_now();
         }
-        assert!(lab.mover.make_room(index, 1, AUTHOR.uid), "it found nothing, and did not wait");
+        assert!(
+            lab.mover.make_room(index, 1, AUTHOR.uid).is_some(),
+            "it found nothing, and did not wait"
+        );
         slow.join().unwrap();
     });
 }

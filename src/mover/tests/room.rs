@@ -48,7 +48,7 @@ impl World {
     }
 
     fn make_room(&self, branch: u16, bytes: u64) -> bool {
-        self.mover.make_room(BranchIndex(branch), bytes, AUTHOR.uid)
+        self.mover.make_room(BranchIndex(branch), bytes, AUTHOR.uid).is_some()
     }
 
     /// Those of all purges in the ledger.
