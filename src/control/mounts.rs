@@ -44,8 +44,9 @@ impl ViewMount {
 /// Whether a path is a FUSE mount whose daemon is gone. Attributes may still come from the kernel's
 /// cache; statfs(2) never does.
 pub fn is_dead(path: &Path) -> bool {
-    let gone = Some(Errno::NOTCONN);
-    rustix::fs::statfs(path).err() == gone || rustix::fs::stat(path).err() == gone
+    // ECONNABORTED: it went while it was asked (fs/fuse/dev.c, `fuse_abort_conn`).
+    let gone = |errno| matches!(errno, Errno::NOTCONN | Errno::CONNABORTED);
+    rustix::fs::statfs(path).is_err_and(gone) || rustix::fs::stat(path).is_err_and(gone)
 }
 
 /// All mounts of this process's namespace, a later one over an earlier one after it.

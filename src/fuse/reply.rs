@@ -30,9 +30,13 @@ pub fn entry(reply: ReplyEntry, result: Result<Attributes, fuser::Errno>) {
     }
 }
 
-/// What the kernel is told of an open file. FLUSH would only cost a request at each close.
+/// What the kernel is told of an open file. Without FOPEN_NOFLUSH close(2) writes what mappings have stored, and
+/// tells what became of it (fs/fuse/file.c, `fuse_flush`).
 pub fn open_flags(opened: &Opened) -> FopenFlags {
-    let mut flags = FopenFlags::FOPEN_NOFLUSH;
+    let mut flags = FopenFlags::empty();
+    if !opened.stores {
+        flags |= FopenFlags::FOPEN_NOFLUSH;
+    }
     if opened.direct_io {
         flags |= FopenFlags::FOPEN_DIRECT_IO;
     }

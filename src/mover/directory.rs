@@ -7,11 +7,12 @@ use parking_lot::Mutex;
 
 use super::copy::{Arrived, Copy, Origin, Work};
 use super::error::CrossingError;
+use super::manifest::Manifest;
 use super::merge::{self, Plan, Trees};
 use super::moves::Place;
 use super::prepare::{Part, Prepared, check_kind, check_size};
 use super::stage::{self, Losses};
-use super::tree::{Digest, Item, Manifest, Tree, entry_error};
+use super::tree::{Digest, Item, Tree, entry_error};
 use super::{CrossingRequest, Moved, Mover, MoverBranch, Progress, SourcePart};
 use crate::policy::GateTerms;
 use crate::storage::{Kind, Storage};
@@ -177,6 +178,7 @@ impl<S: Storage> Mover<S> {
             prepared.moved = moved(&plan, &trees, parts, target, None)?;
             return Ok(None);
         }
+        trees.iter().flatten().try_for_each(|tree| tree.check_fixed())?;
         let arrived = self.copy_tree(prepared, parts, branch, &mut work)?;
         self.sync_parts(parts, &tops)?;
         prepared.record.sha256 = Some(manifest(&plan, &trees, &arrived)?);

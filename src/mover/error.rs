@@ -71,6 +71,9 @@ pub enum CrossingError {
     /// The target's branch has no room for so many files.
     #[error("branch {branch} has room for {free} files more; {needed} are needed")]
     NoInodes { branch: String, needed: u64, free: u64 },
+    /// Nobody may remove it.
+    #[error("{} is immutable or append-only (chattr(1))", path.display())]
+    Fixed { path: PathBuf },
     /// It is not what was copied any more.
     #[error("the source changed while it was crossing")]
     SourceChanged,
@@ -138,7 +141,7 @@ impl CrossingError {
             Self::TargetNotEmpty => Errno::NOTEMPTY,
             Self::Fidelity { .. } => Errno::OPNOTSUPP,
             Self::SourceBusy | Self::SourceChanged | Self::CopyChanged => Errno::BUSY,
-            Self::HardLinked { .. } | Self::UndoNotYours { .. } => Errno::PERM,
+            Self::HardLinked { .. } | Self::Fixed { .. } | Self::UndoNotYours { .. } => Errno::PERM,
             // What the gate refuses is a denial like any other.
             Self::TypeNotAllowed { .. }
             | Self::TooLarge { .. }

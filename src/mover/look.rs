@@ -39,6 +39,9 @@ impl<S: Storage> Mover<S> {
             let path = PathBuf::from(&place.name);
             return Err(CrossingError::HardLinked { path, links: found.nlink, inside: 1 });
         }
+        if found.fixed {
+            return Err(CrossingError::Fixed { path: PathBuf::from(&place.name) });
+        }
         Ok(found)
     }
 

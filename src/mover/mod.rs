@@ -80,6 +80,7 @@ mod length;
 mod letters;
 mod look;
 mod making;
+mod manifest;
 mod may_settle;
 mod merge;
 mod moves;

@@ -399,8 +399,8 @@ impl<S: Storage> Mover<S> {
             });
             match known {
                 Some((TransactionState::Done | TransactionState::Accepted, true)) => {
-                    self.remove_held(branch, &name);
-                    recovery.purged_left = recovery.purged_left.saturating_add(1);
+                    let removed = u64::from(self.remove_held(branch, &name));
+                    recovery.purged_left = recovery.purged_left.saturating_add(removed);
                 }
                 Some((
                     TransactionState::Done
@@ -416,11 +416,13 @@ impl<S: Storage> Mover<S> {
         }
     }
 
-    /// Removes an entry of hold whose purge is recorded.
-    pub(super) fn remove_held(&self, branch: &MoverBranch<S>, name: &std::ffi::OsStr) {
-        if let Err(error) = remove(&*self.storage, &branch.hold, name) {
+    /// Removes an entry of hold whose purge is recorded. What stays is for the next mount.
+    pub(super) fn remove_held(&self, branch: &MoverBranch<S>, name: &std::ffi::OsStr) -> bool {
+        let removed = remove(&*self.storage, &branch.hold, name);
+        if let Err(error) = &removed {
             log::warn!("branch {}: {} stays in hold: {error}", branch.name, name.display());
         }
+        removed.is_ok()
     }
 }
 

@@ -247,6 +247,8 @@ pub(super) struct Tree {
     atimes: Vec<Time>,
     /// Nodes that are no directories and have several names, with the number of these.
     pub(super) linked: Vec<(u32, u64)>,
+    /// One that nobody may change.
+    fixed: Option<u32>,
 }
 
 /// An entry of a [`Tree`].
@@ -277,6 +279,7 @@ impl Tree {
             dir_nodes: Vec::new(),
             atimes: Vec::new(),
             linked: Vec::new(),
+            fixed: None,
         };
         tree.dirs = walk(storage, top, &mut |found| {
             check()?;
@@ -307,6 +310,9 @@ impl Tree {
         } else if metadata.nlink > 1 {
             self.linked.push((at, metadata.nlink));
         }
+        if metadata.fixed {
+            self.fixed = Some(at);
+        }
         self.names.push(found.name.as_bytes())?;
         self.handles.push(&metadata.identity.handle.bytes)?;
         self.nodes.push(Node {
@@ -318,6 +324,14 @@ impl Tree {
             ctime: metadata.identity.ctime,
         });
         Ok(())
+    }
+
+    /// A copy would be without what keeps it from being changed, and the original could not be removed.
+    pub(super) fn check_fixed(&self) -> Result<(), CrossingError> {
+        match self.fixed {
+            Some(node) => Err(CrossingError::Fixed { path: self.path(node) }),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn len(&self) -> u32 {
@@ -461,40 +475,5 @@ impl Digest {
             Ok(())
         })?;
         Ok(digest.finish())
-    }
-}
-
-/// What COMMIT promises of a tree, as its `sha256`: SHA-256 over a line for each entry, in the order
-/// of the walk. A line is the letter of find(1)'s `%y`, a space, the length in bytes of a file or a
-/// link's text, a space, the SHA-256 of the content or of the link's text in hexadecimal, a space,
-/// the path below the top, and a NUL. A device has its number for its length, and whatever has
-/// neither length nor content has `-`.
-pub(super) struct Manifest(Sha256);
-
-impl Manifest {
-    pub(super) fn new() -> Self {
-        Self(Sha256::new())
-    }
-
-    /// Entries of one directory follow each other, with its path.
-    pub(super) fn add(&mut self, item: Item<'_>, folder: &Path, content: &[u8; 32]) {
-        let hash = &mut self.0;
-        hash.update([item.letter, b' ']);
-        match item.letter {
-            b'd' | b'p' | b's' => hash.update(b"-"),
-            _ => hash.update(item.measure.to_string()),
-        }
-        hash.update(b" ");
-        match item.letter {
-            b'f' | b'l' => hash.update(hex(content)),
-            _ => hash.update(b"-"),
-        }
-        hash.update(b" ");
-        hash.update(folder.join(item.name).as_os_str().as_bytes());
-        hash.update([0]);
-    }
-
-    pub(super) fn finish(self) -> String {
-        hex(&self.0.finalize())
     }
 }

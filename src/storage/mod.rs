@@ -50,6 +50,8 @@ pub struct Metadata {
     pub gid: u32,
     /// Number of hard links; for a directory whatever its file system likes.
     pub nlink: u64,
+    /// Nobody may change, rename or remove it: immutable or append-only (chattr(1)).
+    pub fixed: bool,
     /// Time of last read.
     pub atime: Time,
     /// Inode, length, time of last write and change.

@@ -196,6 +196,7 @@ impl Vfs {
             handle,
             direct_io: true,
             keep_cache: false,
+            stores: false,
             passthrough: None,
             number: inode.number,
         })

@@ -119,9 +119,14 @@ impl Vfs {
             })
         };
         let written = cleared.and_then(write_all);
-        if mapped && written.is_err() {
+        if mapped && let Err(errno) = written {
             // The page cache has what the branch has not: the next open drops it.
             file.inode.cached.store(0, Ordering::Release);
+            if !file.lost.swap(true, Ordering::AcqRel)
+                && let Some(path) = file.inode.last_path()
+            {
+                log::error!("{path}: what was stored through a mapping is lost: {errno}");
+            }
         }
         self.wrote(&file, caller, Operation::WriteData, written)
     }

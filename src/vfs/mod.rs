@@ -115,6 +115,8 @@ pub struct Opened {
     pub direct_io: bool,
     /// What the page cache has of the file is still so.
     pub keep_cache: bool,
+    /// A mapping may store what the kernel has to write before the file counts as closed.
+    pub stores: bool,
     /// Descriptor of the backing file for the kernel to read and write by itself.
     pub passthrough: Option<Arc<OwnedFd>>,
     /// Inode number, by which the transport shares one backing registration.

@@ -247,6 +247,7 @@ impl Vfs {
             handle,
             direct_io,
             keep_cache,
+            stores: access.read && access.write && !direct_io,
             passthrough: passthrough.then(|| file.descriptor()),
             number,
         }

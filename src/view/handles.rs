@@ -40,6 +40,8 @@ pub struct OpenFile {
     pub generation: AtomicU64,
     /// Whether the first write was recorded.
     pub wrote: AtomicBool,
+    /// Whether it was said that something stored through a mapping could not be written.
+    pub lost: AtomicBool,
     /// Bytes written so far.
     pub written: AtomicU64,
     /// What `written` was when a record last told of it.
@@ -79,6 +81,7 @@ impl OpenFile {
             exe: OnceLock::new(),
             generation: AtomicU64::new(generation),
             wrote: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
             written: AtomicU64::new(0),
             told: AtomicU64::new(0),
             length: AtomicU64::new(UNKNOWN),

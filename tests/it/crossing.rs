@@ -438,3 +438,34 @@ fn passed_through_files_cross_too() {
     mount.unmount();
     drop(disk);
 }
+
+#[test]
+fn what_nobody_may_change_stays_and_so_does_what_holds_it() {
+    require_root();
+    let scene = Scene::with(&["inbox", "other", "review"], LAB);
+    // Its flags go with it, whatever happens.
+    let disk = Disk::tmpfs(&scene, "inbox", "8M");
+    let mount = scene.mount();
+    let inbox = scene.branch("inbox").display().to_string();
+    for (flag, named) in [("i", "d/deep/f"), ("a", "d/deep/f"), ("i", "d/deep"), ("i", "f")] {
+        mount.sh("mkdir -p inbox/d/deep; echo x >inbox/f; echo x >inbox/d/deep/f").ok();
+        mount.sh(&format!("chattr +{flag} {inbox}/{named}")).ok();
+        let top = named.split('/').next().expect("a name");
+        let said = mount.sh(&format!("mv inbox/{top} review/")).refused();
+        assert!(said.contains("Operation not permitted"), "{flag} {named}: {said}");
+        let said = mount.sh(&format!("$OCTROI mv inbox/{top} review/")).refused();
+        assert!(said.contains("immutable or append-only"), "{flag} {named}: {said}");
+        assert_eq!(
+            mount.sh("cat inbox/f inbox/d/deep/f; ls -A review").ok(),
+            "x\nx\n",
+            "{flag} {named}"
+        );
+        mount
+            .sh(&format!(
+                "chattr -{flag} {inbox}/{named}; mv inbox/{top} review/; rm -r review/{top}"
+            ))
+            .ok();
+    }
+    mount.unmount();
+    drop(disk);
+}

@@ -185,7 +185,17 @@ with open(\"other/f\", \"r+b\") as file:
             sys.exit(\"msync: \" + error.strerror)'";
     let said = mount.sh(store).refused();
     assert!(said.contains("No space left") || said.contains("Input/output error"), "{said}");
-    mount.sh("rm other/fill other/f; echo again >other/f").ok();
+    // Who asks for nothing to be written is told when the file is closed.
+    let store = "python3 -c 'import mmap, os
+file = os.open(\"other/g\", os.O_RDWR | os.O_CREAT)
+os.truncate(file, 512 << 10)
+mapped = mmap.mmap(file, 0)
+mapped[:] = b\"x\" * len(mapped)
+os.close(file)'";
+    let said = mount.sh(store).refused();
+    assert!(said.contains("line 6") && said.contains("No space left"), "{said}");
+    assert!(mount.log().contains("/other/g: what was stored through a mapping is lost"));
+    mount.sh("rm other/fill other/f other/g; echo again >other/f").ok();
     mount.unmount();
     drop(disk);
 }

@@ -355,6 +355,11 @@ impl Mount {
         text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect()
     }
 
+    /// What the daemon has logged.
+    pub fn log(&self) -> String {
+        read_lossy(&self.log)
+    }
+
     /// The daemon's process id.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("alive").id()

@@ -74,6 +74,25 @@ fn after_kill_9_mount_clears_the_dead_mountpoint_and_serves() {
 }
 
 #[test]
+fn a_daemon_that_ends_while_mount_looks_at_it_is_cleared_away() {
+    let scene = Scene::lab();
+    let mount = scene.mount();
+    // The kernel knows the root's attributes for a second.
+    mount.sh("stat .").ok();
+    mount.signal(Signal::STOP);
+    let threads = format!("cat /proc/{}/task/*/stat | grep -cv ') T '", mount.pid());
+    wait_for("the daemon to stop", || sh(Path::new("/"), &threads).out == "0\n");
+    let ends = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        mount.kill9();
+    });
+    let mount = scene.mount();
+    ends.join().expect("it ended");
+    mount.sh("echo alive >inbox/f").ok();
+    mount.unmount();
+}
+
+#[test]
 fn kill_9_in_the_middle_of_a_crossing_leaves_the_file_whole_at_one_end() {
     require_root();
     let scene = Scene::with(&["inbox", "other", "review"], LAB);

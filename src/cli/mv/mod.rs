@@ -55,8 +55,11 @@ pub struct Args {
     #[arg(short = 'T', long)]
     no_target_directory: bool,
     /// Do not replace; what would be is left, and counts as not moved
-    #[arg(short, long)]
+    #[arg(short, long, overrides_with = "force")]
     no_clobber: bool,
+    /// Replace, as is done anyway; takes back a -n before it
+    #[arg(short, long, overrides_with = "no_clobber")]
+    force: bool,
     /// Say what was moved
     #[arg(short, long)]
     verbose: bool,

@@ -76,6 +76,7 @@ fn describe(dir: BorrowedFd<'_>, name: &OsStr, stat: Statx) -> Result<Metadata, 
         uid: stat.stx_uid,
         gid: stat.stx_gid,
         nlink: stat.stx_nlink.into(),
+        fixed: stat.stx_attributes.intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND),
         atime: time(stat.stx_atime),
         identity: Identity {
             handle: handle::name_to_handle(dir, name)?,

@@ -168,6 +168,7 @@ impl State {
             uid: attributes.uid,
             gid: attributes.gid,
             nlink: self.nlink(number),
+            fixed: false,
             atime: options.kept(attributes.atime),
             identity: Identity {
                 handle: handle_of(number),
