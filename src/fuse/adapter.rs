@@ -27,7 +27,7 @@ use super::serve::{Adapter, Job};
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        self.vfs.set_kernel_io(negotiate(config)?);
+        self.vfs.set_kernel(negotiate(config)?);
         Ok(())
     }
 

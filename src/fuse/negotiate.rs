@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use fuser::{InitFlags, KernelConfig};
 
+use crate::vfs::Kernel;
+
 /// Negotiated with the kernel where it offers them; see the page of measured facts in the design.
 /// The writeback cache is never asked for: each write is checked. Nor is ATOMIC_O_TRUNC: with it the
 /// kernel would let `O_RDONLY | O_TRUNC` empty a program that is running.
@@ -32,8 +34,12 @@ const WRITE_MAX: u32 = 1 << 20;
 /// bounded there.
 const BACKGROUND_MAX: u16 = u16::MAX;
 
-/// Agrees on everything; gives whether the kernel can read and write backing files by itself.
-pub fn negotiate(config: &mut KernelConfig) -> io::Result<bool> {
+/// Since this version of the protocol (Linux 6.16, include/uapi/linux/fuse.h) close(2) waits for what mappings have stored
+/// without the inode's lock, which a rename holds for as long as it takes.
+const STORES_AT_CLOSE: (u32, u32) = (7, 44);
+
+/// Agrees on everything; gives what the kernel can do.
+pub fn negotiate(config: &mut KernelConfig) -> io::Result<Kernel> {
     for capability in REQUIRED {
         config
             .add_capabilities(capability)
@@ -44,12 +50,14 @@ pub fn negotiate(config: &mut KernelConfig) -> io::Result<bool> {
             log::debug!("the kernel's FUSE lacks {capability:?}");
         }
     }
-    let able = rustix::process::geteuid().is_root()
+    let passthrough = rustix::process::geteuid().is_root()
         && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
         && config.set_max_stack_depth(1).is_ok();
     // Larger or finer than the kernel takes: it says what it does take, which is as good.
     let _ = config.set_max_write(WRITE_MAX);
     let _ = config.set_max_background(BACKGROUND_MAX);
     let _ = config.set_time_granularity(Duration::from_nanos(1));
-    Ok(able)
+    let version = config.kernel_abi();
+    let stores_at_close = (version.0, version.1) >= STORES_AT_CLOSE;
+    Ok(Kernel { passthrough, stores_at_close })
 }

@@ -5,6 +5,7 @@
 //! check, verify); then [`super::switch`]. Until the commit nobody waits; during the switch whoever
 //! asks for the inode does.
 
+use std::cell::Cell;
 use std::io;
 use std::ops::ControlFlow::{Break, Continue};
 use std::os::fd::AsFd;
@@ -177,40 +178,48 @@ impl Vfs {
             self.mover.prepare_watched(request, watch).map_err(Refusal::Error)
         };
         let failed = |error: &_| self.crossing_failed(caller, source, target, gates.first(), error);
+        // What it needs is known once it was tried.
+        let data = Cell::new(0);
         let attempt = |branch| match attempt(branch) {
-            Err(Refusal::Errno(errno)) if !passes_on(errno) => Break(Err(errno.into())),
+            Err(Refusal::Errno(errno)) if !passes_on(errno) => {
+                Break(Err(never_across(errno).into()))
+            }
             Err(Refusal::Error(error)) if !takes_nothing(error.errno()) => {
                 Break(Err(failed(&error)))
             }
-            Err(refusal) => Continue(refusal),
+            Err(refusal) => {
+                if let Refusal::Error(CrossingError::NoSpace { data: needed, .. }) = &refusal {
+                    data.set(*needed);
+                }
+                Continue(refusal)
+            }
             Ok(prepared) => Break(Ok(prepared)),
         };
         let finds_room = |branch, refusal: Option<&Refusal>, patience: &mut Patience| {
-            let (why, bytes) = match refusal {
+            let why = match refusal {
                 Some(Refusal::Error(CrossingError::NoInodes { .. })) => {
                     return self.waits_for_removed(branch, patience);
                 }
-                Some(Refusal::Error(CrossingError::NoSpace { data, .. })) => (Errno::NOSPC, *data),
-                Some(Refusal::Error(error)) => (error.errno(), 0),
-                Some(Refusal::Errno(errno)) => (*errno, 0),
-                None => (Errno::NOSPC, 0),
+                Some(Refusal::Error(error)) => error.errno(),
+                Some(Refusal::Errno(errno)) => *errno,
+                None => Errno::NOSPC,
             };
-            self.member_finds_room(caller, (&target.parent, branch), why, bytes, patience)
+            self.member_finds_room(caller, (&target.parent, branch), why, data.get(), patience)
         };
-        // What it needs is known once it was tried.
-        match self.on_some_member(&target.parent, attempt, finds_room)? {
-            Break(done) => done,
-            Continue(Some(Refusal::Error(error))) => Err(failed(&error)),
-            Continue(refusal) => {
-                let errno = match refusal {
-                    Some(Refusal::Errno(errno)) => errno,
-                    _ => Errno::NOSPC,
-                };
-                let reason =
-                    format!("nothing can be made where it goes: {}", io::Error::from(errno));
-                Err(self.failed_early(caller, source, target, errno, &reason))
+        let refusals = match self.on_some_member(&target.parent, attempt, finds_room)? {
+            Break(done) => return done,
+            Continue(refusals) => refusals,
+        };
+        // What the mover says tells more.
+        let mut errno = Errno::NOSPC;
+        for refusal in refusals.iter().rev() {
+            match refusal {
+                Refusal::Error(error) => return Err(failed(error)),
+                Refusal::Errno(last) => errno = *last,
             }
         }
+        let reason = format!("nothing can be made where it goes: {}", io::Error::from(errno));
+        Err(self.failed_early(caller, source, target, errno, &reason))
     }
 
     /// Somebody else has the file or a folder above it.

@@ -123,6 +123,15 @@ pub struct Opened {
     pub number: u64,
 }
 
+/// What the kernel and the transport can do.
+#[derive(Debug, Clone, Copy)]
+pub struct Kernel {
+    /// Read and write backing files by itself.
+    pub passthrough: bool,
+    /// Write what mappings have stored when a file is closed, and wait for nobody else then.
+    pub stores_at_close: bool,
+}
+
 /// What a [`Vfs`] is made of; the daemon builds it.
 pub struct Parts {
     /// Name of the view.
@@ -179,6 +188,7 @@ pub struct Vfs {
     root_acls: DashMap<u64, Result<Vec<u8>, Errno>>,
     started: Time,
     kernel_io: AtomicBool,
+    stores_at_close: AtomicBool,
     /// How often the view was tended.
     tended: AtomicUsize,
     /// Files that may be open at once.
@@ -225,6 +235,7 @@ impl Vfs {
             root_acls: DashMap::new(),
             started: now(),
             kernel_io: AtomicBool::new(true),
+            stores_at_close: AtomicBool::new(false),
             tended: AtomicUsize::new(0),
             open_max: AtomicUsize::new(usize::MAX),
             open_all: AtomicBool::new(false),
@@ -308,6 +319,12 @@ impl Vfs {
     #[cfg(test)]
     pub fn kept(&self) -> usize {
         self.view.inodes.kept.all()
+    }
+
+    /// What the kernel can do.
+    pub fn set_kernel(&self, kernel: Kernel) {
+        self.set_kernel_io(kernel.passthrough);
+        self.stores_at_close.store(kernel.stores_at_close, Ordering::Release);
     }
 
     /// Whether the transport can have the kernel read and write backing files by itself; if not, all

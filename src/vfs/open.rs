@@ -247,7 +247,10 @@ impl Vfs {
             handle,
             direct_io,
             keep_cache,
-            stores: access.read && access.write && !direct_io,
+            stores: access.read
+                && access.write
+                && !direct_io
+                && self.stores_at_close.load(Ordering::Acquire),
             passthrough: passthrough.then(|| file.descriptor()),
             number,
         }

@@ -80,11 +80,12 @@ const PURGES: usize = 3;
 pub(super) struct Patience {
     pauses: std::slice::Iter<'static, Duration>,
     purges: std::ops::Range<usize>,
+    pub(super) may_purge: bool,
 }
 
 impl Patience {
     pub(super) fn new() -> Self {
-        Self { pauses: PAUSES.iter(), purges: 0..PURGES }
+        Self { pauses: PAUSES.iter(), purges: 0..PURGES, may_purge: true }
     }
 }
 
@@ -116,19 +117,19 @@ impl Vfs {
         };
         match self.on_some_member(parent, attempt, finds_room)? {
             ControlFlow::Break(done) => done,
-            ControlFlow::Continue(refused) => Err(refused.unwrap_or(Errno::NOSPC)),
+            ControlFlow::Continue(refused) => Err(refused.last().copied().unwrap_or(Errno::NOSPC)),
         }
     }
 
     /// Attempts something on the members that placement chooses, in turn; where all refuse, again on each that can be
-    /// written, as often as it finds room for it, which is told why that one refused if it was asked. The first
-    /// `Break`, or what was refused last.
+    /// written, as often as it finds room for it: none may purge before all have waited. `finds_room` is told
+    /// why that one refused, if it was asked. The first `Break`, or all refusals in order.
     pub(super) fn on_some_member<T, R>(
         &self,
         parent: &Node<'_>,
         mut attempt: impl FnMut(BranchIndex) -> ControlFlow<T, R>,
         mut finds_room: impl FnMut(BranchIndex, Option<&R>, &mut Patience) -> bool,
-    ) -> Result<ControlFlow<T, Option<R>>, Errno> {
+    ) -> Result<ControlFlow<T, Vec<R>>, Errno> {
         let mut refusals = Vec::new();
         for branch in self.candidates(parent)? {
             match attempt(branch) {
@@ -138,18 +139,24 @@ impl Vfs {
         }
         let members = self.writable_members(parent).into_iter();
         let mut turns: VecDeque<_> = members.map(|branch| (branch, Patience::new())).collect();
-        while let Some((branch, mut patience)) = turns.pop_front() {
-            let why = refusals.iter().rev().find(|(refusing, _)| *refusing == branch);
-            if !finds_room(branch, why.map(|(_, refused)| refused), &mut patience) {
-                continue;
+        for may_purge in [false, true] {
+            let mut waited = VecDeque::new();
+            while let Some((branch, mut patience)) = turns.pop_front() {
+                patience.may_purge = may_purge;
+                let why = refusals.iter().rev().find(|(refusing, _)| *refusing == branch);
+                if !finds_room(branch, why.map(|(_, refused)| refused), &mut patience) {
+                    waited.push_back((branch, patience));
+                    continue;
+                }
+                match attempt(branch) {
+                    ControlFlow::Break(done) => return Ok(ControlFlow::Break(done)),
+                    ControlFlow::Continue(refused) => refusals.push((branch, refused)),
+                }
+                turns.push_back((branch, patience));
             }
-            match attempt(branch) {
-                ControlFlow::Break(done) => return Ok(ControlFlow::Break(done)),
-                ControlFlow::Continue(refused) => refusals.push((branch, refused)),
-            }
-            turns.push_back((branch, patience));
+            turns = waited;
         }
-        Ok(ControlFlow::Continue(refusals.pop().map(|(_, refused)| refused)))
+        Ok(ControlFlow::Continue(refusals.into_iter().map(|(_, refused)| refused).collect()))
     }
 
     /// Does something that takes room, and again where the branch was full: what was removed just now may be freed
@@ -221,7 +228,9 @@ impl Vfs {
         bytes: u64,
         patience: &mut Patience,
     ) -> bool {
-        let Some(_) = patience.purges.next() else { return false };
+        if !patience.may_purge || patience.purges.next().is_none() {
+            return false;
+        }
         let Some(purged) = self.mover.make_room(branch, bytes, caller.uid) else { return false };
         if !purged.transactions.is_empty()
             && let Ok(branch) = self.branch(branch)

@@ -4,6 +4,8 @@
 use super::*;
 use crate::types::BranchMode;
 use crate::types::Placement;
+use crate::vfs::site::Purpose;
+use std::ops::ControlFlow;
 use std::os::unix::fs::PermissionsExt;
 
 const POOL: &str = "pool";
@@ -456,4 +458,25 @@ fn what_a_member_has_that_leaves_while_it_is_listed_is_not_taken_for_removed() {
         false
     });
     assert_eq!((listed, seen.join(" ")), (Ok(()), ". .. a b".to_owned()));
+}
+
+#[test]
+fn nothing_that_can_be_undone_goes_before_all_members_have_waited() {
+    let fixture = pool(Placement::First);
+    let root = fixture.number(POOL);
+    let site = fixture.vfs.site(root, OsStr::new("new"), Purpose::Add).expect("a site");
+    let mut asked = Vec::new();
+    let refused = fixture.vfs.on_some_member(
+        &site.parent,
+        ControlFlow::<(), _>::Continue,
+        |branch, refused, patience| {
+            assert_eq!(refused, Some(&branch));
+            asked.push((patience.may_purge, branch.0));
+            asked.iter().filter(|one| **one == (false, 1)).count() == 1 && branch.0 == 1
+        },
+    );
+    let again = [(false, 0), (false, 1), (false, 2), (false, 1)];
+    assert_eq!(asked, [&again[..], &[(true, 0), (true, 2), (true, 1)]].concat());
+    let branches = [0, 1, 2, 1].map(BranchIndex);
+    assert!(matches!(refused, Ok(ControlFlow::Continue(all)) if all == branches));
 }
