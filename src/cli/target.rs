@@ -1,5 +1,6 @@
 //! Which view a command speaks of, and paths of the file system as paths of the view.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -33,11 +34,15 @@ pub struct View {
 impl View {
     /// A path of the view as a path of the file system.
     pub fn outside(&self, path: &ViewPath) -> PathBuf {
-        let below = path.as_path().strip_prefix("/").unwrap_or(path.as_path());
-        if below.as_os_str().is_empty() {
-            return self.mount.mountpoint.clone();
-        }
-        self.mount.mountpoint.join(below)
+        // What a bind mount of a folder does not show may lie where the view was mounted.
+        let whole = || ViewMount {
+            mountpoint: self.client.hello.mountpoint.clone(),
+            root: "/".into(),
+            ..self.mount.clone()
+        };
+        let path = path.as_path();
+        let shown = self.mount.outside(path).or_else(|| whole().outside(path));
+        shown.unwrap_or_else(|| path.to_owned())
     }
 }
 
@@ -71,7 +76,7 @@ impl ViewOption {
             Err(failure) if self.view.is_none() => failure,
             found => return found,
         };
-        let mounted = mounts::views().unwrap_or_default();
+        let mounted = distinct(&mounts::views().unwrap_or_default());
         let knows = |mount: ViewMount| {
             let client = Client::find(&mount).ok()?;
             let answer = client.ask(&Request::Transaction { txid }).ok()?;
@@ -90,10 +95,8 @@ impl ViewOption {
 
     /// A path as the view has it.
     pub fn inside(&self, mount: &ViewMount, path: &Path) -> Result<ViewPath, Failure> {
-        let absolute = absolute(path)?;
-        if let Ok(below) = absolute.strip_prefix(&mount.mountpoint) {
-            let inside = ViewPath::parse(&Path::new("/").join(below));
-            return inside.ok_or_else(|| not_in(mount, path));
+        if let Some(inside) = mount.inside(&absolute(path)?) {
+            return ViewPath::parse(&inside).ok_or_else(|| not_in(mount, path));
         }
         match ViewPath::parse(path) {
             Some(inside) if self.view.is_some() || is_here(mount) => Ok(inside),
@@ -118,10 +121,10 @@ fn not_in(mount: &ViewMount, path: &Path) -> Failure {
 }
 
 fn named(views: &[ViewMount], wanted: &Path) -> Result<ViewMount, Failure> {
-    let by_name: Vec<_> =
-        views.iter().filter(|view| OsStr::new(&view.name) == wanted.as_os_str()).collect();
+    let mut by_name = distinct(views);
+    by_name.retain(|view| OsStr::new(&view.name) == wanted.as_os_str());
     match by_name.as_slice() {
-        [one] => return Ok((*one).clone()),
+        [one] => return Ok(one.clone()),
         [] => {}
         several => return Err(ambiguous(several)),
     }
@@ -129,25 +132,27 @@ fn named(views: &[ViewMount], wanted: &Path) -> Result<ViewMount, Failure> {
     if let Some(view) = views.iter().find(|view| view.mountpoint == absolute) {
         return Ok(view.clone());
     }
-    views.iter().find(|view| is_of_config(view, &absolute)).cloned().ok_or_else(|| {
+    let distinct = distinct(views);
+    distinct.iter().find(|view| is_of_config(view, &absolute)).cloned().ok_or_else(|| {
         let why = match std::fs::metadata(wanted).map_err(|error| error.kind()) {
             Err(io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 "it is not mounted, and there is no such file"
             }
-            _ if views.iter().any(|view| Client::find(view).is_err()) => {
+            _ if distinct.iter().any(|view| Client::find(view).is_err()) => {
                 "it is not mounted, or its daemon is gone"
             }
             _ => "it is not mounted",
         };
         Failure::new(format!("cannot find view {}: {why}", wanted.display()))
-            .hint(mounted_hint(views))
+            .hint(mounted_hint(&distinct))
     })
 }
 
 /// Where a configuration is mounted, if it is, by its path and the name of its view.
 pub fn mount_of_config(config: &Path, view: &str) -> Option<ViewMount> {
     let absolute = absolute(config).ok()?;
-    let mut mounted = mounts::views().ok()?.into_iter().filter(|mount| mount.name == view);
+    let mounted = distinct(&mounts::views().ok()?);
+    let mut mounted = mounted.into_iter().filter(|mount| mount.name == view);
     mounted.find(|mount| is_of_config(mount, &absolute))
 }
 
@@ -165,18 +170,26 @@ fn implied(views: &[ViewMount], path: Option<&Path>) -> Result<ViewMount, Failur
     if let Some(view) = named.or_else(here) {
         return Ok(view);
     }
-    match views {
+    match distinct(views).as_slice() {
         [] => Err(Failure::new("cannot find a view: none is mounted")
             .hint("octroi mount CONFIG MOUNTPOINT mounts one")),
         [one] => Ok(one.clone()),
-        several => Err(ambiguous(&several.iter().collect::<Vec<_>>())),
+        several => Err(ambiguous(several)),
     }
 }
 
-fn ambiguous(views: &[&ViewMount]) -> Failure {
-    let views: Vec<_> = views.iter().map(|view| (*view).clone()).collect();
+/// Each view once: as a whole where it is seen so, the first mount of several.
+fn distinct(views: &[ViewMount]) -> Vec<ViewMount> {
+    let mut views = views.to_vec();
+    views.sort_by_key(|view| view.root != Path::new("/"));
+    let mut seen = HashSet::new();
+    views.retain(|view| seen.insert(view.device));
+    views
+}
+
+fn ambiguous(views: &[ViewMount]) -> Failure {
     Failure::usage("cannot tell which view is meant: several are mounted")
-        .hint(format!("name it with --view; {}", mounted_hint(&views)))
+        .hint(format!("name it with --view; {}", mounted_hint(views)))
 }
 
 fn mounted_hint(views: &[ViewMount]) -> String {
@@ -212,7 +225,10 @@ mod tests {
     use super::*;
 
     fn view(name: &str, mountpoint: &str) -> ViewMount {
-        ViewMount { name: name.into(), mountpoint: mountpoint.into(), owner: 0 }
+        // One device for each name.
+        let device = (0, name.bytes().map(u32::from).sum());
+        let (name, mountpoint) = (name.into(), mountpoint.into());
+        ViewMount { name, mountpoint, root: "/".into(), device, owner: 0 }
     }
 
     #[test]
@@ -227,6 +243,19 @@ mod tests {
         assert_eq!(implied(&views, None).expect_err("two").code, super::super::ExitCode::Usage);
         assert_eq!(implied(&views[..1], None).expect("the only one"), views[0]);
         assert!(implied(&[], None).is_err());
+    }
+
+    #[test]
+    fn a_view_that_is_bound_to_other_places_is_one() {
+        let jail = ViewMount { root: "/inbox".into(), ..view("lab", "/jail") };
+        let views = [jail.clone(), view("lab", "/mnt/lab"), view("lab", "/bound")];
+        assert_eq!(named(&views, Path::new("lab")).expect("by name"), views[1]);
+        assert_eq!(implied(&views, None).expect("the only one"), views[1]);
+        assert_eq!(implied(&views, Some(Path::new("/jail/a"))).expect("by path"), jail);
+        let option = ViewOption { view: None };
+        let inside = |mount| option.inside(mount, Path::new("/jail/a")).expect("in it");
+        assert_eq!(inside(&jail).as_path(), Path::new("/inbox/a"));
+        assert_eq!(named(&views, Path::new("/jail")).expect("by mountpoint"), jail);
     }
 
     #[test]

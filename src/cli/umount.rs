@@ -11,6 +11,7 @@ use crate::daemon::unmount::{self, UnmountError};
 use crate::error::Errno;
 
 use super::failure::{Failure, cannot};
+use super::output::{plain, say};
 
 /// How long the daemon may take to finish what is crossing and to close its ledger.
 const WAIT_MAX: Duration = Duration::from_secs(600);
@@ -55,6 +56,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         }
         UnmountError::Other(why) => Failure::new(format!("cannot {attempt}: {why}")),
     })?;
+    let mut left = mounts::views().unwrap_or_default().into_iter();
+    if let Some(left) = left.find(|left| left.device == view.device) {
+        let at = plain(&left.mountpoint.to_string_lossy());
+        say(format_args!("octroi: view {} stays mounted at {at}", view.name));
+        return Ok(());
+    }
     match lock {
         Some(lock) => wait_for(&lock, &attempt),
         None => Ok(()),

@@ -65,8 +65,11 @@ impl Client {
         for socket in candidates(&mount.name, mount.owner) {
             let Ok((answer, peer)) = exchange(&socket, &Request::Hello) else { continue };
             let trusted = peer == mount.owner || peer == 0;
-            let ours =
-                |hello: &Hello| hello.view == mount.name && hello.mountpoint == mount.mountpoint;
+            let ours = |hello: &Hello| match hello.device {
+                // Another namespace or a bind mount may show it elsewhere.
+                Some(device) => hello.view == mount.name && device == mount.device,
+                None => hello.view == mount.name && hello.mountpoint == mount.mountpoint,
+            };
             match answer {
                 Answer::Hello(hello) if trusted && ours(&hello) => {
                     return Ok(Self { socket, hello });

@@ -17,8 +17,9 @@ const SOURCE: &[u8] = b"octroi:";
 pub struct Mount {
     /// Where, as this process sees it.
     pub mountpoint: PathBuf,
-    /// Minor number of its device, by which `/sys/fs/fuse/connections` names a FUSE mount.
-    pub minor: u32,
+    /// Major and minor number of its device; the minor one names a FUSE mount in
+    /// `/sys/fs/fuse/connections`.
+    pub device: (u32, u32),
     /// The view, if it is one.
     pub view: Option<ViewMount>,
 }
@@ -30,11 +31,28 @@ pub struct ViewMount {
     pub name: String,
     /// Where, as this process sees it.
     pub mountpoint: PathBuf,
+    /// What of it is there, from its root: a bind mount may show a folder of it.
+    pub root: PathBuf,
+    /// Major and minor number of its device, which bind mounts share.
+    pub device: (u32, u32),
     /// The user who mounted it.
     pub owner: u32,
 }
 
 impl ViewMount {
+    /// A path below the mountpoint as one from the view's root; None if it is not below.
+    pub fn inside(&self, path: &Path) -> Option<PathBuf> {
+        path.strip_prefix(&self.mountpoint).ok().map(|below| self.root.join(below))
+    }
+
+    /// A path from the view's root as one below the mountpoint; None if it is not shown there.
+    pub fn outside(&self, path: &Path) -> Option<PathBuf> {
+        path.strip_prefix(&self.root).ok().map(|below| match below.as_os_str().is_empty() {
+            true => self.mountpoint.clone(),
+            false => self.mountpoint.join(below),
+        })
+    }
+
     /// Whether the daemon of this mount is gone: the kernel answers ENOTCONN then.
     pub fn is_dead(&self) -> bool {
         is_dead(&self.mountpoint)
@@ -54,7 +72,7 @@ pub fn mounts() -> io::Result<Vec<Mount>> {
     Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
 }
 
-/// The mounted views; where one is mounted over another, only the upper one.
+/// The mounted views, each with its bind mounts; where one is mounted over another, only the upper one.
 pub fn views() -> io::Result<Vec<ViewMount>> {
     let mut views: Vec<ViewMount> = Vec::new();
     for mount in mounts()? {
@@ -77,8 +95,10 @@ fn parse(text: &[u8]) -> Vec<Mount> {
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ');
     let device = std::str::from_utf8(fields.nth(2)?).ok()?;
-    let minor = device.split_once(':')?.1.parse().ok()?;
-    let mountpoint = PathBuf::from(unescape(fields.nth(1)?));
+    let (major, minor) = device.split_once(':')?;
+    let device = (major.parse().ok()?, minor.parse().ok()?);
+    let root = PathBuf::from(unescape(fields.next()?));
+    let mountpoint = PathBuf::from(unescape(fields.next()?));
     fields.find(|field| *field == b"-")?;
     let kind = fields.next()?;
     let source = unescape(fields.next()?);
@@ -90,9 +110,11 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
         .map(|name| ViewMount {
             name: name.to_owned(),
             mountpoint: mountpoint.clone(),
+            root,
+            device,
             owner: owner(options).unwrap_or(0),
         });
-    Some(Mount { mountpoint, minor, view })
+    Some(Mount { mountpoint, device, view })
 }
 
 fn owner(options: &[u8]) -> Option<u32> {
@@ -132,17 +154,30 @@ mod tests {
         90 28 0:51 / /mnt/lab rw,nosuid,nodev shared:99 master:2 - fuse.octroi octroi:lab rw,user_id=1000,group_id=1000\n\
         91 28 0:52 / /mnt/a\\040b\\134c\\011 rw - fuse.octroi octroi:two rw,user_id=0\n\
         nonsense\n\
-        92 28 0:53 / /mnt/x rw - fuse.other octroi:fake rw\n";
+        92 28 0:53 / /mnt/x rw - fuse.other octroi:fake rw\n\
+        93 28 0:51 /in\\040box /jail rw - fuse.octroi octroi:lab rw,user_id=1000\n";
 
     #[test]
     fn views_are_told_from_other_mounts() {
         let mounts = parse(TEXT);
-        assert_eq!(mounts.len(), 4);
+        assert_eq!(mounts.len(), 5);
         assert_eq!(mounts[0].view, None);
-        assert_eq!(mounts[1].minor, 51);
+        assert_eq!(mounts[1].device, (0, 51));
         let lab = mounts[1].view.as_ref().expect("a view");
         assert_eq!((lab.name.as_str(), lab.owner), ("lab", 1000));
         assert_eq!(mounts[3].view, None, "the source alone does not make a view");
+    }
+
+    #[test]
+    fn a_bind_mount_of_a_folder_shows_what_is_below_it() {
+        let mounts = parse(TEXT);
+        let jail = mounts[4].view.as_ref().expect("a view");
+        assert_eq!((&*jail.root, jail.device), (Path::new("/in box"), (0, 51)));
+        assert_eq!(jail.inside(Path::new("/jail/a")).expect("below"), Path::new("/in box/a"));
+        assert_eq!(jail.inside(Path::new("/jailed/a")), None);
+        assert_eq!(jail.outside(Path::new("/in box")).expect("shown"), Path::new("/jail"));
+        assert_eq!(jail.outside(Path::new("/in box/a")).expect("shown"), Path::new("/jail/a"));
+        assert_eq!(jail.outside(Path::new("/archive/a")), None);
     }
 
     #[test]

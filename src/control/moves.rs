@@ -130,7 +130,7 @@ fn understand(
         if !found.is_directory {
             return Err(Errno::NOTDIR.into());
         }
-        if Some(found.device) != service.device {
+        if Some(found.device) != service.hello.device {
             let why = "the folder is not in this view".to_owned();
             return Err(MoveError { errno: Errno::XDEV, why });
         }

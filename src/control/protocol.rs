@@ -199,6 +199,9 @@ pub struct Hello {
     /// Where it is mounted.
     #[serde(with = "crate::types::path_text")]
     pub mountpoint: PathBuf,
+    /// Major and minor number of the mount's device, where it could be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<(u32, u32)>,
     /// The configuration that it was mounted from.
     #[serde(with = "crate::types::path_text")]
     pub config: PathBuf,

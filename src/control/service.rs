@@ -47,8 +47,6 @@ pub struct ViewService {
     pub started: jiff::Timestamp,
     /// Threads that failed.
     pub panics: &'static AtomicU64,
-    /// The device of the mount, by which descriptors on it are known.
-    pub device: Option<(u32, u32)>,
     /// How the policy is reloaded.
     pub reload: Box<Reload>,
 }

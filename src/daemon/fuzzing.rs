@@ -151,6 +151,7 @@ impl Scene {
             hello: Hello {
                 view: "fuzz".into(),
                 mountpoint: self.folder.0.join("in"),
+                device: None,
                 config: self.folder.0.join("fuzz.toml"),
                 pid: std::process::id(),
                 uid: 0,
@@ -159,7 +160,6 @@ impl Scene {
             state: self.folder.0.join("state"),
             started: jiff::Timestamp::UNIX_EPOCH,
             panics: &PANICS,
-            device: None,
             reload: Box::new(|_| Err(NotReloaded::Failed("nothing is mounted".into()))),
         }
     }

@@ -146,6 +146,7 @@ pub fn serve(launch: &Launch, live: impl FnOnce(&Live)) -> Result<(), DaemonErro
     let hello = Hello {
         view: loaded.config.view.clone(),
         mountpoint: mountpoint.clone(),
+        device: device(&mountpoint, &mut notices),
         config: config_path,
         pid: std::process::id(),
         uid,
@@ -248,6 +249,13 @@ fn mount(
     })
 }
 
+fn device(mountpoint: &Path, notices: &mut Vec<String>) -> Option<(u32, u32)> {
+    let unknown = |errno| {
+        notices.push(format!("octroi mv will not work: the mount cannot be told: {errno}"));
+    };
+    device_of(mountpoint).map_err(unknown).ok()
+}
+
 /// The view is worth more than its control socket: without one it serves all the same.
 fn start_control(
     vfs: &Arc<Vfs>,
@@ -259,15 +267,7 @@ fn start_control(
 ) -> Option<Server> {
     let reloading = Arc::clone(reloading);
     let view = hello.view.clone();
-    let device = match device_of(&hello.mountpoint) {
-        Ok(device) => Some(device),
-        Err(errno) => {
-            notices.push(format!("octroi mv will not work: the mount cannot be told: {errno}"));
-            None
-        }
-    };
     let service = ViewService {
-        device,
         vfs: Arc::clone(vfs),
         hello,
         state: state.path.clone(),

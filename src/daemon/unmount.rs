@@ -56,7 +56,7 @@ pub fn cut_off(path: &Path) -> Result<(), UnmountError> {
         return rustix::mount::unmount(path, flags)
             .map_err(|errno| UnmountError::Other(errno.to_string()));
     }
-    let minor = mounts::mount_at(path).ok().flatten().map(|mount| mount.minor);
+    let minor = mounts::mount_at(path).ok().flatten().map(|mount| mount.device.1);
     by_fusermount(path, true)?;
     let Some(minor) = minor else { return Ok(()) };
     // The kernel gives this file to the user who mounted, where fusectl is mounted.

@@ -211,13 +211,17 @@ impl Vfs {
             Continue(refusals) => refusals,
         };
         // What the mover says tells more.
-        let mut errno = Errno::NOSPC;
-        for refusal in refusals.iter().rev() {
-            match refusal {
-                Refusal::Error(error) => return Err(failed(error)),
-                Refusal::Errno(last) => errno = *last,
-            }
+        let told = |refusal: &_| match refusal {
+            Refusal::Error(error) => Some(failed(error)),
+            Refusal::Errno(_) => None,
+        };
+        if let Some(refused) = refusals.iter().rev().find_map(told) {
+            return Err(refused);
         }
+        let errno = match refusals.last() {
+            Some(Refusal::Errno(errno)) => *errno,
+            _ => Errno::NOSPC,
+        };
         let reason = format!("nothing can be made where it goes: {}", io::Error::from(errno));
         Err(self.failed_early(caller, source, target, errno, &reason))
     }

@@ -79,13 +79,12 @@ const PURGES: usize = 3;
 /// What somebody who takes room may still have done for it, in one branch.
 pub(super) struct Patience {
     pauses: std::slice::Iter<'static, Duration>,
-    purges: std::ops::Range<usize>,
-    pub(super) may_purge: bool,
+    pub(super) purges: std::ops::Range<usize>,
 }
 
 impl Patience {
     pub(super) fn new() -> Self {
-        Self { pauses: PAUSES.iter(), purges: 0..PURGES, may_purge: true }
+        Self { pauses: PAUSES.iter(), purges: 0..PURGES }
     }
 }
 
@@ -139,10 +138,10 @@ impl Vfs {
         }
         let members = self.writable_members(parent).into_iter();
         let mut turns: VecDeque<_> = members.map(|branch| (branch, Patience::new())).collect();
-        for may_purge in [false, true] {
+        for purges in [0, PURGES] {
+            turns.iter_mut().for_each(|(_, patience)| patience.purges = 0..purges);
             let mut waited = VecDeque::new();
             while let Some((branch, mut patience)) = turns.pop_front() {
-                patience.may_purge = may_purge;
                 let why = refusals.iter().rev().find(|(refusing, _)| *refusing == branch);
                 if !finds_room(branch, why.map(|(_, refused)| refused), &mut patience) {
                     waited.push_back((branch, patience));
@@ -228,7 +227,7 @@ impl Vfs {
         bytes: u64,
         patience: &mut Patience,
     ) -> bool {
-        if !patience.may_purge || patience.purges.next().is_none() {
+        if patience.purges.next().is_none() {
             return false;
         }
         let Some(purged) = self.mover.make_room(branch, bytes, caller.uid) else { return false };

@@ -17,6 +17,7 @@ use crate::view::Place;
 use super::Vfs;
 use super::facts::{About, Asked};
 use super::permit::Question;
+use super::place::Patience;
 use super::site::{Node, OpenPart};
 
 /// Free bytes, beside those of a value, with which a disk has room for it.
@@ -94,13 +95,19 @@ impl Vfs {
     /// does anything where others have made room meanwhile.
     fn room_for_xattr(&self, caller: Caller, node: &Node<'_>, value: &[u8]) -> bool {
         let bytes = (value.len() as u64).saturating_add(ROOM_FOR_XATTR);
-        let full = node.parts().filter(|part| {
+        let is_full = |part: &&OpenPart<'_>| {
             let space = part.branch.space_for_changes();
             space.is_ok_and(|space| {
                 space.blocks_available.saturating_mul(space.block_size.into()) < bytes
             })
-        });
+        };
+        let mut full: Vec<_> = node.parts().filter(is_full).collect();
+        let mut patience = Patience::new();
+        while full.iter().any(|part| self.waits_for_removed(part.index, &mut patience)) {
+            full.retain(is_full);
+        }
         let made: Vec<bool> = full
+            .into_iter()
             .map(|part| self.mover.make_room(part.index, bytes, caller.uid).is_some())
             .collect();
         made.is_empty() || made.contains(&true)

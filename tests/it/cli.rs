@@ -234,6 +234,34 @@ fn umount_of_what_is_no_view_is_refused() {
 }
 
 #[test]
+fn commands_know_a_view_that_is_bound_to_other_places() {
+    let scene = Scene::lab();
+    let mount = scene.mount();
+    mount.sh("mkdir inbox/d && echo x >inbox/d/f").ok();
+    // In a namespace of its own: what fails leaves nothing mounted.
+    let script = format!(
+        "cd {base} && mkdir all part && mount --bind mnt all && mount --bind mnt/inbox part && \
+         $OCTROI where all/inbox/d/f && $OCTROI where part/d/f && cd part && $OCTROI where d/f && \
+         $OCTROI explain create d/new && $OCTROI mv d/f d/g && \
+         mv ../all/inbox/d/g ../all/review/ && $OCTROI undo ../all/review/g && cat d/g && cd .. && \
+         $OCTROI status --view part && $OCTROI status --view {name} && \
+         $OCTROI umount mnt && $OCTROI status --view {name} && $OCTROI umount part",
+        base = scene.base().display(),
+        name = scene.name(),
+    );
+    let private = format!("unshare --mount --propagation private sh -c '{script}'");
+    let ran = sh(Path::new("/"), &private);
+    let said = ran.err.clone();
+    let told = ran.ok();
+    assert_eq!(told.matches("branch   inbox\n").count(), 3, "{told}");
+    assert!(told.contains("\nx\n"), "{told}");
+    let stays =
+        format!("view {} stays mounted at {}", scene.name(), scene.base().join("all").display());
+    assert_eq!(said.matches(&stays).count(), 2, "{said}");
+    mount.unmount();
+}
+
+#[test]
 fn the_mount_is_shown_as_design_says() {
     let scene = Scene::lab();
     let mount = scene.mount();

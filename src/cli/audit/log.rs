@@ -55,7 +55,7 @@ impl Log {
             Ok(Answer::Status(status)) => {
                 have_written(mountpoint);
                 let log = Self::of_state(&status.state)?;
-                Ok((log, Scope::of_status(&status, mountpoint)))
+                Ok((log, Scope::of_status(&status, &view.mount)))
             }
             Ok(_) => Err(unexpected()),
             Err(_) => {
@@ -64,7 +64,7 @@ impl Log {
                 let file = std::fs::File::open(&path).map_err(|error| {
                     cannot(attempt)(error).hint("audit.readers names who may, beside root")
                 })?;
-                Ok((Self::File(file), Scope::of_mountpoint(mountpoint)))
+                Ok((Self::File(file), Scope::of_mount(&view.mount)))
             }
         }
     }

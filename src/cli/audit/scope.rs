@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::{self, Config};
+use crate::control::ViewMount;
 use crate::control::protocol::Status;
 use crate::types::ViewPath;
 
@@ -22,7 +23,7 @@ struct Place {
 #[derive(Debug, Default)]
 pub(super) struct Scope {
     /// Where it is mounted, where that is known.
-    mountpoint: Option<PathBuf>,
+    mount: Option<ViewMount>,
     /// Empty where they are not known.
     places: Vec<Place>,
 }
@@ -30,12 +31,11 @@ pub(super) struct Scope {
 impl Scope {
     /// Of a configuration, mounted or not.
     pub(super) fn of_config(path: &Path, config: &Config) -> Self {
-        let mount = target::mount_of_config(path, &config.view);
-        Self { mountpoint: mount.map(|mount| mount.mountpoint), places: places(config) }
+        Self { mount: target::mount_of_config(path, &config.view), places: places(config) }
     }
 
     /// Of a mounted view, for who may ask about it.
-    pub(super) fn of_status(status: &Status, mountpoint: &Path) -> Self {
+    pub(super) fn of_status(status: &Status, mount: &ViewMount) -> Self {
         // It alone names the pools; it may have changed since the mount.
         let config = config::load_unseen(&status.hello.config);
         let mut places = config.map(|loaded| places(&loaded.config)).unwrap_or_default();
@@ -45,12 +45,12 @@ impl Scope {
                 places.push(Place { name, at, members: Vec::new() });
             }
         }
-        Self { mountpoint: Some(mountpoint.to_owned()), places }
+        Self { mount: Some(mount.clone()), places }
     }
 
     /// Of a mounted view, for readers of `.audit`.
-    pub(super) fn of_mountpoint(mountpoint: &Path) -> Self {
-        Self { mountpoint: Some(mountpoint.to_owned()), places: Vec::new() }
+    pub(super) fn of_mount(mount: &ViewMount) -> Self {
+        Self { mount: Some(mount.clone()), places: Vec::new() }
     }
 
     /// The names of branches that a name means: itself, and a pool's members. With it a warning, where
@@ -77,12 +77,11 @@ impl Scope {
 
     /// A path as the view has it: one that begins with the mountpoint is one of the file system.
     pub(super) fn inside(&self, path: &Path) -> Option<PathBuf> {
-        let mountpoint = self.mountpoint.as_ref()?;
-        let below = |path: &Path| Some(Path::new("/").join(path.strip_prefix(mountpoint).ok()?));
-        if !path.is_absolute() || mountpoint == Path::new("/") {
+        let mount = self.mount.as_ref()?;
+        if !path.is_absolute() || mount.mountpoint == Path::new("/") {
             return None;
         }
-        below(path).or_else(|| below(&target::absolute(path).ok()?))
+        mount.inside(path).or_else(|| mount.inside(&target::absolute(path).ok()?))
     }
 
     /// What to say where nothing was found at a path and below it, if nothing of the view lies there.
@@ -111,8 +110,13 @@ impl Scope {
             at: ViewPath::parse(Path::new(at)),
             members: members.iter().map(|member| (*member).to_owned()).collect(),
         };
-        Self { mountpoint: Some(mountpoint.into()), places: vec![place] }
+        Self { mount: Some(mounted_at(mountpoint.into())), places: vec![place] }
     }
+}
+
+#[cfg(test)]
+fn mounted_at(mountpoint: PathBuf) -> ViewMount {
+    ViewMount { name: "lab".into(), mountpoint, root: "/".into(), device: (0, 51), owner: 0 }
 }
 
 fn places(config: &Config) -> Vec<Place> {
@@ -150,7 +154,7 @@ mod tests {
             members: members.iter().map(|name| (*name).to_owned()).collect(),
         };
         Scope {
-            mountpoint: Some("/mnt/lab".into()),
+            mount: Some(mounted_at("/mnt/lab".into())),
             places: vec![
                 place("inbox", Some("/deep/inbox"), &[]),
                 place("disk1", None, &[]),
@@ -169,7 +173,7 @@ mod tests {
         let warning = warning.expect("a warning");
         assert!(warning.contains("no branch or pool inbx"), "{warning}");
         assert!(warning.ends_with("there are inbox, disk1, archive"), "{warning}");
-        assert_eq!(Scope::of_mountpoint(Path::new("/mnt")).branches("inbx").1, None);
+        assert_eq!(Scope::of_mount(&mounted_at("/mnt".into())).branches("inbx").1, None);
     }
 
     #[test]
@@ -181,7 +185,7 @@ mod tests {
         assert_eq!(inside("/inbox"), None);
         assert_eq!(inside("inbox"), None);
         assert_eq!(Scope::default().inside(Path::new("/mnt/lab/x")), None);
-        let root = Scope { mountpoint: Some("/".into()), ..scope() };
+        let root = Scope { mount: Some(mounted_at("/".into())), ..scope() };
         assert_eq!(root.inside(Path::new("/inbox")), None);
     }
 
@@ -191,7 +195,7 @@ mod tests {
         let real = dir.path().canonicalize().expect("real");
         std::fs::create_dir(real.join("mnt")).expect("mkdir");
         std::os::unix::fs::symlink("mnt", real.join("link")).expect("symlink");
-        let scope = Scope { mountpoint: Some(real.join("mnt")), ..scope() };
+        let scope = Scope { mount: Some(mounted_at(real.join("mnt"))), ..scope() };
         assert_eq!(scope.inside(&real.join("link/inbox/x")), Some("/inbox/x".into()));
     }
 

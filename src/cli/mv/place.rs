@@ -161,13 +161,10 @@ impl Ends {
 
 /// The daemon that serves a device, if it is a view's.
 fn daemon_of(device: u64) -> Result<Option<Client>, Failure> {
-    if rustix::fs::major(device) != 0 {
-        return Ok(None);
-    }
+    let device = (rustix::fs::major(device), rustix::fs::minor(device));
     let all = mounts::mounts().map_err(cannot("read the table of mounts"))?;
-    let of_device = all.into_iter().filter(|mount| mount.minor == rustix::fs::minor(device));
+    let of_device = all.into_iter().filter(|mount| mount.device == device);
     let mut refused = None;
-    // A view may be bound to other places; its daemon knows the first.
     for mount in of_device.filter_map(|mount| mount.view) {
         match Client::find(&mount) {
             Ok(client) => return Ok(Some(client)),
