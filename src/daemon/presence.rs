@@ -113,8 +113,11 @@ impl Watcher {
             Ok(()) => {
                 self.failures = 0;
                 self.tell_read_only();
-                let (index, now) = (self.branch.spec().index, jiff::Timestamp::now());
-                self.mover.tend_branch(index, self.hold_max, now, self.hold_keep);
+                // What could not be removed would be lost for undo, and free nothing.
+                if !self.read_only {
+                    let (index, now) = (self.branch.spec().index, jiff::Timestamp::now());
+                    self.mover.tend_branch(index, self.hold_max, now, self.hold_keep);
+                }
             }
             Err(error) if error.is_shortage() => {}
             Err(error) => {

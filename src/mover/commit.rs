@@ -6,7 +6,6 @@ use super::error::CrossingError;
 use super::moves::{self, HalfOpen, PlacedMove, Stopped};
 use super::prepare::{Prepared, place};
 use super::recover::is_disk_trouble;
-use super::remove::remove;
 use super::sabotage::sabotaged;
 use super::tree::Digest;
 use super::{Crossed, Mover, later_step};
@@ -293,8 +292,9 @@ impl<S: Storage> Mover<S> {
 
     pub(super) fn remove_copy(&self, moves: &[PlacedMove<S>]) {
         for placed in moves.iter().filter(|placed| placed.step.from.area == Area::Stage) {
-            if let Err(error) = remove(&*self.storage, &placed.from.dir, &placed.from.name) {
-                log::warn!("the copy stays in stage until the next start: {error}");
+            // The stage of one that has left is swept when it returns.
+            if let Some(branch) = self.branch_by_uuid(placed.step.from.branch) {
+                self.remove_from_stage(&branch.name, &placed.from);
             }
         }
     }

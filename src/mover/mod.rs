@@ -74,6 +74,7 @@ mod copy;
 mod directory;
 mod discard;
 mod error;
+mod granted;
 mod inspect;
 mod journal;
 mod length;

@@ -7,7 +7,6 @@ use super::error::CrossingError;
 use super::look::Opened;
 use super::moves::{Place, PlacedMove};
 use super::pass::{CopyTo, Hashed, pass};
-use super::remove::remove;
 use super::stage;
 use super::stop::Stop;
 use super::tree::Tree;
@@ -112,12 +111,11 @@ impl<S: Storage> Prepared<S> {
         }
     }
 
-    /// Removes the copy, if there is one. What stays is removed at the next start.
+    /// Removes the copy, if there is one.
     pub(super) fn remove_staged(&mut self) {
-        if let Some(place) = self.staged.take()
-            && let Err(error) = remove(&*self.mover.storage, &place.dir, &place.name)
-        {
-            log::warn!("crossing {}: the copy stays in stage: {error}", self.txid);
+        if let Some(place) = self.staged.take() {
+            let [_, target] = &self.record.branches;
+            self.mover.remove_from_stage(target, &place);
         }
     }
 

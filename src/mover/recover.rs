@@ -152,10 +152,8 @@ impl<S: Storage> Mover<S> {
             return recovery.leave_open(record, error.to_string());
         }
         recovery.aborted.push(record.txid);
-        if let Some(staged) = staged
-            && let Err(error) = remove(&*self.storage, &staged.dir, &staged.name)
-        {
-            log::warn!("crossing {}: the copy stays in stage: {error}", record.txid);
+        if let Some(staged) = staged {
+            self.remove_from_stage(target, &staged);
         }
     }
 

@@ -16,7 +16,7 @@ use crate::policy::{Lossy, Verify, is_acl};
 use crate::storage::{Kind, Metadata, Readback, Storage, Xattrs};
 
 /// The access control list of an inode; the other one is what a directory's new entries get.
-const ACCESS_ACL: &str = "system.posix_acl_access";
+pub(super) const ACCESS_ACL: &str = "system.posix_acl_access";
 /// Tag of the entry for the owning group (include/uapi/linux/posix_acl.h).
 const ACL_GROUP_OBJ: u8 = 0x04;
 /// Free bytes, beside those of a value, with which a disk has room for it.
@@ -118,7 +118,7 @@ fn no_space<S: Storage>(
 }
 
 /// What a gate's `lossy` calls an extended attribute.
-fn word_of(key: &OsStr) -> String {
+pub(super) fn word_of(key: &OsStr) -> String {
     if is_acl(key) { "acl".to_owned() } else { format!("xattr:{}", key.display()) }
 }
 
@@ -241,7 +241,7 @@ fn is_infidelity<S: Storage>(storage: &S, dir: &S::Dir, value: &[u8], errno: Err
 
 /// The mode without its ACL (`struct posix_acl_xattr_header` and `posix_acl_xattr_entry`,
 /// include/uapi/linux/posix_acl_xattr.h): the group bits become what the entry of the group grants.
-fn narrowed(mode: u32, acl: &[u8]) -> u32 {
+pub(super) fn narrowed(mode: u32, acl: &[u8]) -> u32 {
     let entries = acl.get(4..).unwrap_or_default().chunks_exact(8);
     let mut group = entries.filter_map(|entry| match entry {
         [tag, 0, permissions, ..] if *tag == ACL_GROUP_OBJ => Some(u32::from(*permissions & 7)),

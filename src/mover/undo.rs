@@ -1,5 +1,6 @@
 //! Undo: what a crossing moved to hold goes back to its name, by the same way as a crossing.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -72,7 +73,7 @@ impl<S: Storage> Mover<S> {
             self.record(record.clone(), Durability::Group)?;
         }
         let mut prepared = self.prepared(record, vec![part], targets)?;
-        match self.fill_undo(&mut prepared, &original, admit) {
+        match self.fill_undo(&mut prepared, (&original, may_any), admit) {
             Ok(()) => Ok(prepared),
             Err(error) => {
                 prepared.abort(Some(&error));
@@ -193,7 +194,7 @@ impl<S: Storage> Mover<S> {
     fn fill_undo(
         &self,
         prepared: &mut Prepared<S>,
-        original: &CrossingRecord,
+        (original, may_any): (&CrossingRecord, bool),
         admit: &Admit,
     ) -> Result<(), CrossingError> {
         let undone = original.txid;
@@ -216,7 +217,7 @@ impl<S: Storage> Mover<S> {
         }
         prepared.record.sha256 = sha256;
         prepared.record.readback = Some("same".to_owned());
-        self.plan_undo(prepared, original)?;
+        self.plan_undo(prepared, original, may_any)?;
         let targets = prepared.targets.iter().map(|target| &target.at.0);
         let ways = targets.map(|spot| Ok((self.branch_of(spot)?.index, spot.path.as_path())));
         self.sync_ways_to(ways.collect::<Result<Vec<_>, CrossingError>>()?.into_iter())?;
@@ -269,6 +270,7 @@ impl<S: Storage> Mover<S> {
         &self,
         prepared: &mut Prepared<S>,
         original: &CrossingRecord,
+        may_any: bool,
     ) -> Result<(), CrossingError> {
         let part = prepared.first()?;
         let mut moves = Vec::new();
@@ -288,6 +290,9 @@ impl<S: Storage> Mover<S> {
                 moves.push(part.moved_to(Act::Retire, &part.hold));
                 let held = self.read_held(original.txid, &retired, &prepared.progress)?;
                 moved = self.moved_back(original.txid, part, &retired, &held)?;
+                if !may_any {
+                    self.check_granted(original, part, &retired, &held)?;
+                }
                 prepared.arriving = first.identity.clone();
             }
         }
@@ -330,6 +335,31 @@ impl<S: Storage> Mover<S> {
             held.push(Some(tree));
         }
         Ok(held)
+    }
+
+    /// What came back would be as open to others, and as free of labels, as it was when it left.
+    fn check_granted(
+        &self,
+        original: &CrossingRecord,
+        part: &Part<S>,
+        retired: &[&Move],
+        held: &[Option<Tree>],
+    ) -> Result<(), CrossingError> {
+        let places = retired.iter().map(|step| Ok(self.spot(&step.to)?.1));
+        let places = places.collect::<Result<Vec<_>, CrossingError>>()?;
+        match self.find_regranted(part, &places, held, &original.lost)? {
+            None => Ok(()),
+            Some(below) => {
+                let target = original.target.as_path().components();
+                let path: PathBuf = target.chain(below.components()).collect();
+                let why = format!(
+                    "owner, permissions or label of {} have changed since: only root and who mounted \
+                     the view can undo it now",
+                    path.display()
+                );
+                Err(impossible(original.txid, &why))
+            }
+        }
     }
 
     /// The target's entries, in the order of a walk, are those of the parts in hold together.

@@ -6,6 +6,8 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 
 use super::journal::TransactionState;
+use super::moves::Place;
+use super::remove::remove;
 use super::sabotage::sabotaged;
 use super::{CrossingError, Mover, MoverBranch};
 use crate::error::Errno;
@@ -121,13 +123,25 @@ impl<S: Storage> Mover<S> {
         Ok(())
     }
 
-    /// Removes from the stage of a branch the copies of those whose end came to be recorded late.
+    /// Removes a copy that came to nothing; one that cannot be removed now is tried again.
+    pub(super) fn remove_from_stage(&self, branch: &str, place: &Place<S>) {
+        if let Err(error) = remove(&*self.storage, &place.dir, &place.name) {
+            let name = place.name.display();
+            log::warn!("branch {branch}: {name} stays in stage for now: {error}");
+            self.swept.lock().push((branch.to_owned(), place.name.clone()));
+        }
+    }
+
+    /// Removes from the stage of a branch the copies that could not be removed, and of those whose end came to
+    /// be recorded late.
     pub(super) fn sweep_late(&self, branch: &MoverBranch<S>) {
         let here = |(name, _): &mut (String, OsString)| *name == branch.name;
         let copies: Vec<_> = self.swept.lock().extract_if(.., here).collect();
-        for (_, name) in copies {
-            if let Err(error) = super::remove::remove(&*self.storage, &branch.stage, &name) {
-                log::warn!("branch {}: {} stays in stage: {error}", branch.name, name.display());
+        for copy in copies {
+            if let Err(error) = remove(&*self.storage, &branch.stage, &copy.1) {
+                let name = copy.1.display();
+                log::debug!("branch {}: {name} stays in stage for now: {error}", branch.name);
+                self.swept.lock().push(copy);
             }
         }
     }

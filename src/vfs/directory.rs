@@ -287,7 +287,8 @@ impl Vfs {
     }
 }
 
-/// A new listing in which entries that were in the old one keep their positions.
+/// A new listing in which entries that were in the old one keep their positions, unless most of these were
+/// empty then: no position is good after rewinddir(3), and one that stays open would grow for ever.
 fn renewed(old: &[Option<Listed>], new: Vec<Listed>) -> Vec<Option<Listed>> {
     if old.is_empty() {
         return new.into_iter().map(Some).collect();
@@ -297,6 +298,10 @@ fn renewed(old: &[Option<Listed>], new: Vec<Listed>) -> Vec<Option<Listed>> {
     let kept = old.iter().map(|was| found.remove(&was.as_ref()?.name));
     let mut entries: Vec<_> = kept.collect();
     entries.extend(found.into_values().map(Some));
+    if entries.iter().flatten().count() < entries.len() / 2 {
+        entries.retain(Option::is_some);
+        entries.shrink_to_fit();
+    }
     entries
 }
 
@@ -343,4 +348,30 @@ fn each(
         handed_out = HandedOut::Rest;
     }
     Ok(handed_out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_that_stays_open_keeps_positions_and_does_not_grow() {
+        let list = |names: &[&str]| -> Vec<Listed> {
+            let kind = FileKind::File;
+            names.iter().map(|name| Listed { name: name.into(), number: 1, kind }).collect()
+        };
+        let shown = |entries: &[Option<Listed>]| -> Vec<String> {
+            let name = |listed: &Listed| listed.name.display().to_string();
+            entries.iter().map(|entry| entry.as_ref().map_or("-".to_owned(), name)).collect()
+        };
+        let mut entries = renewed(&[], list(&["a", "b", "c"]));
+        entries = renewed(&entries, list(&["c", "d", "a"]));
+        assert_eq!(shown(&entries), ["a", "-", "c", "d"]);
+        for _ in 0..100 {
+            entries = renewed(&entries, list(&["e", "f"]));
+            entries = renewed(&entries, list(&["g", "h"]));
+            assert!(entries.len() <= 4, "{:?}", shown(&entries));
+        }
+        assert!(renewed(&entries, vec![]).is_empty());
+    }
 }

@@ -117,11 +117,11 @@ impl Vfs {
 
     /// Both names with their folders, as the request has them.
     pub(super) fn sites(&self, request: &MoveRequest) -> Result<(Site<'_>, Site<'_>), MoveError> {
-        let site = |(folder, name): &NameIn| {
-            let found = self.site(*folder, name, Purpose::Remove);
+        let site = |(folder, name): &NameIn, purpose| {
+            let found = self.site(*folder, name, purpose);
             found.map_err(|errno| self.unreachable(*folder, errno))
         };
-        Ok((site(&request.source)?, site(&request.target)?))
+        Ok((site(&request.source, Purpose::Remove)?, site(&request.target, Purpose::Replace)?))
     }
 
     /// Why a folder, or a name in it, cannot be looked at: whose branch is offline, if that is why.

@@ -215,7 +215,7 @@ impl Vfs {
             return Err(Errno::INVAL);
         }
         let source = self.site(parent, name, Purpose::Remove)?;
-        let target = self.site(new_parent, new_name, Purpose::Remove)?;
+        let target = self.site(new_parent, new_name, Purpose::Replace)?;
         let source = self.occupied(source)?;
         if source.site.parent.domain == target.parent.domain {
             return self.rename_within(caller, source, target, flags);

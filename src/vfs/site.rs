@@ -117,6 +117,8 @@ pub(super) enum Purpose {
     Add,
     /// To take it away.
     Remove,
+    /// To move something there, over what has it.
+    Replace,
 }
 
 impl Vfs {
@@ -165,17 +167,14 @@ impl Vfs {
     /// may have brought by coming back, are looked for again.
     fn merged_node(&self, inode: Arc<Inode>, domain: Domain) -> Result<Node<'_>, Errno> {
         let members = self.view.members(domain);
-        let epoch = self.epoch(&members);
         // What has no name is not found by it.
         let named = !inode.is_unlinked();
-        if named && inode.epoch.load(Ordering::Acquire) != epoch {
-            self.renew_parts(&inode)?;
-        }
-        let opened = match self.open_parts(&inode) {
+        let opened = match self.open_current(&inode, self.epoch(&members)) {
             Err(Errno::STALE) if named => {
                 self.renew_parts(&inode)?;
                 self.open_parts(&inode)?
             }
+            Err(Errno::STALE) => self.open_parts(&inode)?,
             opened => opened?,
         };
         let mut opened = opened.into_iter();
@@ -183,6 +182,14 @@ impl Vfs {
         let online = |index: &BranchIndex| self.branch(*index).is_ok_and(|found| found.is_online());
         let incomplete = named && !members.iter().all(online);
         Ok(Node { inode, domain, first, more: opened.collect(), incomplete })
+    }
+
+    /// ESTALE where the parts are to be looked for again.
+    fn open_current(&self, inode: &Inode, epoch: u64) -> Result<Vec<OpenPart<'_>>, Errno> {
+        match inode.epoch.load(Ordering::Acquire) == epoch {
+            true => self.open_parts(inode),
+            false => Err(Errno::STALE),
+        }
     }
 
     fn open_parts(&self, inode: &Inode) -> Result<Vec<OpenPart<'_>>, Errno> {
@@ -204,13 +211,39 @@ impl Vfs {
         members.iter().map(epoch).fold(1, u64::wrapping_add)
     }
 
-    /// Looks by name for the parts of a directory of a pool. ESTALE if there is no directory of its name.
+    /// Looks by name for the parts of a directory of a pool, after those of the directories above it that
+    /// want it too: one after the other, for there may be more than the stack is deep. ESTALE if there is
+    /// no directory of its name.
     pub(super) fn renew_parts(&self, inode: &Arc<Inode>) -> Result<(), Errno> {
+        let branch = inode.place().parts().ok_or(Errno::STALE)?.first.branch;
+        let members = self.view.members(self.view.domain(branch));
+        let epoch = self.epoch(&members);
+        let mut way = vec![Arc::clone(inode)];
+        let mut above = inode.ancestors().into_iter();
+        while way.last().is_some_and(|last| last.layout.is_none())
+            && let Some(inode) = above.next()
+        {
+            match self.open_current(&inode, epoch) {
+                Err(Errno::STALE) => way.push(inode),
+                opened => {
+                    opened?;
+                    break;
+                }
+            }
+        }
+        way.into_iter().rev().try_for_each(|inode| self.renew_own_parts(&inode, &members, epoch))
+    }
+
+    /// As [`Vfs::renew_parts`], where those of the directory above are known.
+    fn renew_own_parts(
+        &self,
+        inode: &Inode,
+        members: &[BranchIndex],
+        epoch: u64,
+    ) -> Result<(), Errno> {
         // Held all the while, so that a part that is made meanwhile is not overlooked.
         let mut place = inode.switch();
         let Some(known) = place.parts().cloned() else { return Err(Errno::STALE) };
-        let members = self.view.members(self.view.domain(known.first.branch));
-        let epoch = self.epoch(&members);
         let mut parts: Vec<Part> = match inode.layout {
             Some(_) => members.iter().filter_map(|index| self.root_part(*index)).collect(),
             None => self.parts_by_name(inode)?,
@@ -235,7 +268,10 @@ impl Vfs {
     fn parts_by_name(&self, inode: &Inode) -> Result<Vec<Part>, Errno> {
         // An unlinked directory that somebody still has open.
         let Some(name) = inode.names().pop() else { return Err(Errno::STALE) };
-        let parent = self.node(name.parent)?;
+        let mut parts = self.open_parts(&name.parent)?.into_iter();
+        let first = parts.next().ok_or(Errno::IO)?;
+        let (inode, domain) = (name.parent, self.view.domain(first.index));
+        let parent = Node { inode, domain, first, more: parts.collect(), incomplete: false };
         let standings = self.standings(&parent, &name.name)?;
         if !standings.first().is_some_and(Standing::is_directory) {
             return Err(Errno::STALE);
@@ -288,7 +324,7 @@ impl Vfs {
             if self.view.layout.child(folder, name).is_some() {
                 return Err(match purpose {
                     Purpose::Add => Errno::EXIST,
-                    Purpose::Remove => Errno::BUSY,
+                    Purpose::Remove | Purpose::Replace => Errno::BUSY,
                 });
             }
             if folder == LayoutIndex::ROOT && name == AUDIT_NAME {
@@ -296,7 +332,7 @@ impl Vfs {
             }
             if name == PRIVATE_NAME && self.view.layout.folder(folder).domain.is_some() {
                 return Err(match purpose {
-                    Purpose::Add => Errno::ACCESS,
+                    Purpose::Add | Purpose::Replace => Errno::ACCESS,
                     Purpose::Remove => Errno::NOENT,
                 });
             }

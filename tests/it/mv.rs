@@ -184,6 +184,14 @@ fn names_are_taken_as_mv_takes_them() {
     mount.sh("echo newer >inbox/f").ok();
     mv(&mount, &["@inbox/f", "@review/g"]).end().ok();
     assert_eq!(mount.sh("cat review/g; ls inbox").ok(), "newer\nd\n");
+    mount.sh("mkdir inbox/e inbox/to; echo one >inbox/d/x; echo two >inbox/e/x").ok();
+    for (to, at) in [("@inbox/to", "inbox/to/x"), ("@review", "review/x")] {
+        let said = mv(&mount, &["-f", "@inbox/d/x", "@inbox/e/x", to]).end().fails(1);
+        assert!(said.contains("another source was just moved there"), "{said}");
+        assert_eq!(mount.sh(&format!("cat {at} inbox/e/x")).ok(), "one\ntwo\n");
+        mount.sh("echo one >inbox/d/x").ok();
+    }
+    mount.sh("rm -r inbox/[de] inbox/to review/x").ok();
     let odd = "mv=$(printf 'a\\377 \\nb'); echo odd >inbox/\"$mv\"; $OCTROI mv inbox/\"$mv\" review/ && \
                cat review/\"$mv\"";
     assert_eq!(mount.sh(odd).ok(), "odd\n");

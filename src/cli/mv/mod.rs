@@ -2,6 +2,7 @@
 //! rename(2); then this process renames, so that the kernel checks its permissions, and only the
 //! commit is left to do.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -108,14 +109,21 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let signals = Signals::catch()?;
     let begun = Instant::now();
     let mut totals = Totals::default();
+    let mut made: HashSet<&Path> = HashSet::new();
     for (number, (source, target)) in (1..).zip(&plan) {
         let (one, moved) = (Instant::now(), totals.moved);
         let mut show = Show::new(&source.to_string_lossy(), (number, plan.len()), args.quiet);
-        let ended = move_one(args, source, target, &signals, &mut show);
+        let ended = match made.contains(&**target) {
+            true => Err(cannot_move(source, target, "another source was just moved there")),
+            false => move_one(args, source, target, &signals, &mut show),
+        };
         // Its bar goes before anything is said.
         drop(show);
         if args.json {
             print_outcome(source, target, &ended, one.elapsed())?;
+        }
+        if let Ok(Ended::Crossed(_) | Ended::Renamed) = ended {
+            made.insert(target);
         }
         match ended {
             Ok(Ended::Interrupted { rolled_back, .. }) => {

@@ -126,6 +126,7 @@ fn nobody_gains_anything_by_an_acl_that_is_lost() {
             let found = world.disk.stat(&world.dir(1, at), name).unwrap().unwrap();
             assert_eq!(found.mode, 0o640, "{at}: {:o}", found.mode);
         }
+        world.undo(crossed.txid).expect("what was lost is no change");
     }
 }
 

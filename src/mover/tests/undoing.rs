@@ -3,6 +3,7 @@
 use super::rests::undone_and_dead;
 use super::*;
 use crate::ledger::record::PurgeRecord;
+use crate::policy::LABEL;
 
 #[test]
 fn an_undo_restores_both_ends() {
@@ -189,4 +190,43 @@ fn another_special_file_at_the_target_stays() {
     assert!(matches!(refused, CrossingError::UndoImpossible { .. }), "{refused}");
     assert!(world.disk.stat(root, name).unwrap().is_some());
     assert_eq!(world.get(0, "f"), None);
+}
+
+/// Root closes or labels what arrived; the original that is held is as open as it was.
+#[test]
+fn an_undo_opens_nothing_that_was_closed_since() {
+    type Change = dyn Fn(&Disk, &<Disk as Storage>::Dir, &OsStr);
+    let changes: [&Change; 5] = [
+        &|disk, dir, name| disk.set_mode(dir, name, 0o600).unwrap(),
+        &|disk, dir, name| disk.set_owner(dir, name, 0, 1000).unwrap(),
+        &|disk, dir, name| disk.set_owner(dir, name, 1000, 0).unwrap(),
+        &|disk, dir, name| disk.set_xattr(dir, name, OsStr::new(LABEL), b"pii").unwrap(),
+        &|disk, dir, name| {
+            disk.set_xattr(dir, name, OsStr::new("system.posix_acl_access"), b"less").unwrap();
+        },
+    ];
+    for (at, change) in changes.iter().enumerate() {
+        for (source, target, changed) in [("f", "g", "g"), ("d", "e", "e"), ("d", "e", "e/in")] {
+            let world = new_world(Names::Journal, false);
+            world.put(0, "f", b"new");
+            world.make_dirs(0, &["d"]);
+            world.put(0, "d/in", b"inside");
+            for path in ["f", "d", "d/in"] {
+                let dir = world.dir(0, path);
+                let name = Path::new(path).file_name().unwrap();
+                world.disk.set_owner(&dir, name, 1000, 1000).unwrap();
+            }
+            world.disk.sync_all();
+            let crossed = world.cross(source, target).unwrap().txid;
+            change(&world.disk, &world.dir(1, changed), Path::new(changed).file_name().unwrap());
+            let refused = world.undo(crossed).unwrap_err().to_string();
+            let named = format!("/{changed} have changed since");
+            assert!(refused.contains(&named), "change {at} of {changed}: {refused}");
+            assert!(world.get(1, target).is_some() && world.get(0, source).is_none());
+            let root = Caller { uid: 0, ..AUTHOR };
+            let prepared = world.mover.prepare_undo(root, None, true, crossed, &any()).unwrap();
+            world.mover.commit(prepared).unwrap();
+            assert!(world.get(0, source).is_some(), "change {at} of {changed}");
+        }
+    }
 }

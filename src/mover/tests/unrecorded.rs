@@ -330,3 +330,20 @@ fn no_dead_letter_is_opened_again_while_ends_are_recorded() {
         assert_ne!(world.state(txid), Some(TransactionState::Dead), "{wish:?}");
     }
 }
+
+/// The target's disk takes no changes for a moment.
+#[test]
+fn a_copy_that_cannot_be_removed_now_is_removed_later() {
+    let world = new_world(Names::Journal, false);
+    world.put(0, "f", b"new");
+    let prepared = world.mover.prepare(world.request("f", "g")).unwrap();
+    world.disk.fail_next("unlink", Fault::Errno(Errno::ROFS));
+    drop(prepared);
+    assert_eq!(world.private(1, "stage"), [b"new"]);
+    world.disk.fail_next("unlink", Fault::Errno(Errno::ROFS));
+    world.sweep();
+    assert_eq!(world.private(1, "stage"), [b"new"]);
+    world.sweep();
+    assert!(world.private(1, "stage").is_empty());
+    assert_eq!(world.get(0, "f").unwrap(), b"new");
+}

@@ -480,3 +480,19 @@ fn nothing_that_can_be_undone_goes_before_all_members_have_waited() {
     let branches = [0, 1, 2, 1].map(BranchIndex);
     assert!(matches!(refused, Ok(ControlFlow::Continue(all)) if all == branches));
 }
+
+/// What was looked up at each level is renewed from the top, however deep it goes.
+#[test]
+fn deep_folders_are_found_again_on_a_short_stack() {
+    const DEPTH: usize = 800;
+    let fixture = pool(Placement::First);
+    fixture.folder(&format!("one/{}", ["d"; DEPTH].join("/")));
+    let deepest = fixture.number(&format!("pool/{}", ["d"; DEPTH].join("/")));
+    fixture.go_offline(2);
+    std::thread::scope(|scope| {
+        let short = std::thread::Builder::new().stack_size(128 * 1024);
+        let look = || fixture.vfs.getattr(*ROOT, deepest, None).map(|found| found.stat.kind);
+        let found = short.spawn_scoped(scope, look).expect("a thread").join().expect("looked");
+        assert_eq!(found, Ok(FileKind::Directory));
+    });
+}

@@ -39,6 +39,21 @@ fn nothing_is_told(mount: &Mount, more: &str) -> String {
     told
 }
 
+/// What root closed where it arrived stays closed, and hidden names are not told.
+fn nothing_is_opened_by_an_undo(mount: &Mount) {
+    mount.sh_as("nobody", "echo open >inbox/n/o && mv inbox/n review/n").ok();
+    let closed = ["chmod 600 review/n/closed/hidden-name", "chown root review/n/o"];
+    let opened = ["chmod 644 review/n/closed/hidden-name", "chown nobody review/n/o"];
+    for (close, open) in closed.into_iter().zip(opened) {
+        mount.sh(close).ok();
+        let told = nothing_is_told(mount, "$OCTROI undo review/n || echo it stays");
+        assert!(told.contains("it stays"), "{told}");
+        mount.sh(&format!("test -e review/n/o && test ! -e inbox/n && {open}")).ok();
+    }
+    let told = nothing_is_told(mount, "$OCTROI undo review/n && echo it is back && rm inbox/n/o");
+    assert!(told.contains("it is back"), "{told}");
+}
+
 #[test]
 fn a_crossing_shows_its_author_nothing_of_what_only_others_can_read() {
     for other_disk in [false, true] {
@@ -66,6 +81,9 @@ fn a_crossing_shows_its_author_nothing_of_what_only_others_can_read() {
             mount.sh("stat -c '%U %a' inbox/n/secret inbox/n/closed").ok(),
             "root 600\nroot 700\n"
         );
+        if other_disk {
+            nothing_is_opened_by_an_undo(&mount);
+        }
         // Root is told all of it.
         let all = mount.sh("$OCTROI tx list --json; cat .audit/log.jsonl").ok();
         let hash = mount.sh("sha256sum <inbox/n/secret | cut -d' ' -f1").ok();
