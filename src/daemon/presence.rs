@@ -17,6 +17,7 @@ use crate::error::Errno;
 use crate::ledger::{Extends, Ledger};
 use crate::mover::Mover;
 use crate::storage::real::RealStorage;
+use crate::sys::memory;
 use crate::types::after;
 use crate::vfs::Vfs;
 
@@ -63,6 +64,7 @@ impl Presence {
             let watch = move || {
                 while stopped.recv_timeout(PROBE) == Err(RecvTimeoutError::Timeout) {
                     watcher.look();
+                    memory::give_back_own();
                 }
                 drop(running);
             };

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
+use crate::sys::memory;
 use crate::sys::schedule::{Slice, set_slice};
 
 /// Requests that may wait in a lane, of each sort. More than the kernel has under way without a caller
@@ -16,6 +17,9 @@ pub const QUEUE: usize = 1 << 17;
 
 /// A thread that had nothing to do for so long ends.
 const IDLE: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(10) };
+
+/// One that stays gives back the memory that it keeps for itself after so long.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// What is left to do of a request.
 pub type Job = Box<dyn FnOnce() + Send>;
@@ -127,7 +131,13 @@ impl Pool {
             set_slice(slice);
             loop {
                 let job = match stays {
-                    true => queue.recv().ok(),
+                    true => match queue.recv_timeout(QUIET) {
+                        Err(RecvTimeoutError::Timeout) => {
+                            memory::give_back_own();
+                            queue.recv().ok()
+                        }
+                        job => job.ok(),
+                    },
                     false => match queue.recv_timeout(IDLE) {
                         Err(RecvTimeoutError::Timeout) if !staff.dismiss() => continue,
                         job => job.ok(),

@@ -171,6 +171,13 @@ impl Transaction {
 /// ledger still has them.
 pub(super) const ENDED_MAX: usize = 10_000;
 
+/// After so many steps of crossings it is worth packing what is remembered.
+const LOOSE_MIN: u32 = 1_000;
+/// So many times it was asked for, and no step came between.
+const QUIET_MIN: u32 = 3;
+/// Transactions that are packed at a time: so many are there twice meanwhile.
+const PACKED_AT_ONCE: usize = 500;
+
 /// All transactions that matter.
 #[derive(Debug, Clone, Default)]
 pub struct Journal {
@@ -194,6 +201,10 @@ pub struct Journal {
     adopted: HashMap<BranchUuid, jiff::Timestamp>,
     /// See [`Journal::doubt`].
     doubted: HashSet<BranchUuid>,
+    /// Steps since [`Journal::pack_when_quiet`] has packed.
+    loose: u32,
+    /// How often it was called since the last step.
+    quiet: u32,
 }
 
 impl Journal {
@@ -240,7 +251,27 @@ impl Journal {
         }
     }
 
+    /// To be called about once a second. What is remembered is so much longer than the requests that came and
+    /// went beside it, and holds the pages that they shared: when crossings pause it is copied to where it lies
+    /// close together. Whether it was.
+    pub fn pack_when_quiet(&mut self) -> bool {
+        self.quiet = self.quiet.saturating_add(1);
+        if self.loose < LOOSE_MIN || self.quiet < QUIET_MIN {
+            return false;
+        }
+        self.loose = 0;
+        let mut all: Vec<_> = self.transactions.values_mut().collect();
+        for some in all.chunks_mut(PACKED_AT_ONCE) {
+            // First all copies, then what they replace: the allocator gives out again what came back last.
+            let copies: Vec<Box<Transaction>> = some.iter().map(|one| (**one).clone()).collect();
+            some.iter_mut().zip(copies).for_each(|(one, copy)| **one = copy);
+        }
+        true
+    }
+
     fn apply_crossing(&mut self, record: &CrossingRecord, time: jiff::Timestamp) {
+        self.loose = self.loose.saturating_add(1);
+        self.quiet = 0;
         let transaction = self.transactions.entry(record.txid).or_insert_with(|| {
             self.begun = self.begun.wrapping_add(1);
             self.order.insert(self.begun, record.txid);

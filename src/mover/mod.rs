@@ -237,6 +237,11 @@ impl<S: Storage> Mover<S> {
         self.configured.get().is_some_and(|ids| !ids.contains(&uuid))
     }
 
+    /// See [`Journal::pack_when_quiet`].
+    pub fn pack_journal_when_quiet(&self) -> bool {
+        self.journal.lock().pack_when_quiet()
+    }
+
     /// Looks at the transactions. The lock is held while `look` runs.
     pub fn with_journal<T>(&self, look: impl FnOnce(&Journal) -> T) -> T {
         look(&self.journal.lock())

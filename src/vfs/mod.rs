@@ -392,7 +392,8 @@ impl Vfs {
         if shrunk {
             self.audit.shrink();
         }
-        if shrunk || times % GIVE_BACK_EACH == GIVE_BACK_EACH - 1 {
+        let packed = self.mover.pack_journal_when_quiet();
+        if shrunk || packed || times % GIVE_BACK_EACH == GIVE_BACK_EACH - 1 {
             memory::give_back();
         }
         self.renew_folders();

@@ -83,3 +83,24 @@ fn an_undo_needs_what_it_takes_back_until_it_has_ended_well() {
     apply(&mut journal, purge(other, false));
     assert!(!journal.is_being_undone(first));
 }
+
+#[test]
+fn what_is_remembered_is_packed_when_crossings_pause() {
+    let mut journal = Journal::default();
+    let done = [Step::Prepare, Step::Commit, Step::Done];
+    (0..400).for_each(|number| steps(&mut journal, id(number), None, &done));
+    apply(&mut journal, purge(id(7), false));
+    let all = |journal: &Journal| -> Vec<_> {
+        journal.iter().map(|(txid, found)| (txid, found.clone())).collect()
+    };
+    let before = all(&journal);
+    let packed = |journal: &mut Journal, times| -> Vec<bool> {
+        (0..times).map(|_| journal.pack_when_quiet()).collect()
+    };
+    assert_eq!(packed(&mut journal, 2), [false, false]);
+    steps(&mut journal, id(400), None, &[Step::Prepare]);
+    assert_eq!(packed(&mut journal, 5), [false, false, true, false, false]);
+    assert_eq!(all(&journal).split_last().expect("one more").1, before);
+    steps(&mut journal, id(400), None, &[Step::Abort]);
+    assert_eq!(packed(&mut journal, 4), [false; 4], "it is not worth it");
+}
