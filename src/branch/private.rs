@@ -3,7 +3,7 @@
 //! A known branch whose directory has no id, or another's, is refused: an unmounted disk must not be
 //! filled with new data. `lock` keeps two views from sharing a branch.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 
 use crate::error::Errno;
-use crate::sys::resolve::CONFINED;
+use crate::sys::resolve::{CONFINED, magic_path};
 use crate::types::{BranchUuid, after};
 
 use super::adopt::{Adoption, BranchError, DIRECTORY};
@@ -257,6 +257,19 @@ fn make_folder(
         Err(Errno::EXIST) => {}
         Err(errno) => return Err(private_io(spec, "make", name)(errno)),
     }
-    rustix::fs::openat2(folder, name, DIRECTORY, Mode::empty(), CONFINED)
-        .map_err(private_io(spec, "open", name))
+    let opened = rustix::fs::openat2(folder, name, DIRECTORY, Mode::empty(), CONFINED)
+        .map_err(private_io(spec, "open", name))?;
+    drop_acls(&opened).map_err(private_io(spec, "remove the ACL of", name))?;
+    Ok(opened)
+}
+
+/// What is made there is a copy of something else: it must get nothing from a default ACL of the branch.
+fn drop_acls(folder: &OwnedFd) -> Result<(), Errno> {
+    for key in ["system.posix_acl_default", "system.posix_acl_access"] {
+        match rustix::fs::removexattr(magic_path(folder.as_fd()), key) {
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::ROFS) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
 }

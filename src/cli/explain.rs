@@ -72,7 +72,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         return Err(Failure::usage(format!("cannot explain {operation}: it has no TARGET")));
     }
     let (view, path) = args.view.find_with_path(&args.path)?;
-    let is_directory = view.outside(&path).symlink_metadata().is_ok_and(|found| found.is_dir());
+    let is_directory = outside(&view, &path).symlink_metadata().is_ok_and(|found| found.is_dir());
     let operation = if is_directory { directory } else { operation };
     let operation = sized(args, operation)?;
     let target = args.target.as_ref().map(|target| target_of(args, &view, &path, target));
@@ -115,6 +115,11 @@ fn sized(args: &Args, operation: Operation) -> Result<Operation, Failure> {
     }
 }
 
+/// Where a mount shows a path of the view; nowhere if none does.
+fn outside(view: &View, path: &ViewPath) -> PathBuf {
+    view.outside(&[path]).and_then(|at| at.into_iter().next()).unwrap_or_default()
+}
+
 /// The second path; the name in it where it is a directory, as mv and ln take it.
 fn target_of(
     args: &Args,
@@ -124,7 +129,7 @@ fn target_of(
 ) -> Result<ViewPath, Failure> {
     let inside = args.view.inside(&view.mount, target)?;
     let slash = target.as_os_str().as_encoded_bytes().ends_with(b"/");
-    let is_directory = || view.outside(&inside).metadata().is_ok_and(|found| found.is_dir());
+    let is_directory = || outside(view, &inside).metadata().is_ok_and(|found| found.is_dir());
     match path.name() {
         Some(name) if slash || is_directory() => Ok(inside.join(name)),
         _ => Ok(inside),

@@ -32,17 +32,13 @@ pub struct View {
 }
 
 impl View {
-    /// A path of the view as a path of the file system.
-    pub fn outside(&self, path: &ViewPath) -> PathBuf {
-        // What a bind mount of a folder does not show may lie where the view was mounted.
-        let whole = || ViewMount {
-            mountpoint: self.client.hello.mountpoint.clone(),
-            root: "/".into(),
-            ..self.mount.clone()
-        };
-        let path = path.as_path();
-        let shown = self.mount.outside(path).or_else(|| whole().outside(path));
-        shown.unwrap_or_else(|| path.to_owned())
+    /// Paths of the view as paths of the file system below one mountpoint, for rename(2) knows no other. None
+    /// where no mount shows all of them.
+    pub fn outside(&self, paths: &[&ViewPath]) -> Option<Vec<PathBuf>> {
+        let others = distinct(&mounts::views().unwrap_or_default()).into_iter();
+        let others = others.filter(|mount| mount.device == self.mount.device);
+        let mut mounts = std::iter::once(self.mount.clone()).chain(others);
+        mounts.find_map(|mount| paths.iter().map(|path| mount.outside(path.as_path())).collect())
     }
 }
 
@@ -95,19 +91,28 @@ impl ViewOption {
 
     /// A path as the view has it.
     pub fn inside(&self, mount: &ViewMount, path: &Path) -> Result<ViewPath, Failure> {
-        if let Some(inside) = mount.inside(&absolute(path)?) {
+        if let Some(inside) = inside(mount, &absolute(path)?) {
             return ViewPath::parse(&inside).ok_or_else(|| not_in(mount, path));
         }
+        let is_here = || std::env::current_dir().is_ok_and(|here| inside(mount, &here).is_some());
         match ViewPath::parse(path) {
-            Some(inside) if self.view.is_some() || is_here(mount) => Ok(inside),
+            Some(inside) if self.view.is_some() || is_here() => Ok(inside),
             _ => Err(not_in(mount, path)),
         }
     }
 }
 
-/// Whether the current directory is in the view.
-fn is_here(mount: &ViewMount) -> bool {
-    std::env::current_dir().is_ok_and(|here| here.starts_with(&mount.mountpoint))
+/// An absolute path without links as one from the root of a view, wherever that is mounted too.
+pub fn inside(mount: &ViewMount, path: &Path) -> Option<PathBuf> {
+    let views = mounts::views().unwrap_or_default();
+    let holder = holder(&views, path).filter(|holder| holder.device == mount.device);
+    holder.unwrap_or(mount).inside(path)
+}
+
+/// The innermost mount of a view that a path lies below.
+fn holder<'a>(views: &'a [ViewMount], path: &Path) -> Option<&'a ViewMount> {
+    let holding = views.iter().filter(|view| path.starts_with(&view.mountpoint));
+    holding.max_by_key(|view| view.mountpoint.as_os_str().len())
 }
 
 fn not_in(mount: &ViewMount, path: &Path) -> Failure {
@@ -123,10 +128,8 @@ fn not_in(mount: &ViewMount, path: &Path) -> Failure {
 fn named(views: &[ViewMount], wanted: &Path) -> Result<ViewMount, Failure> {
     let mut by_name = distinct(views);
     by_name.retain(|view| OsStr::new(&view.name) == wanted.as_os_str());
-    match by_name.as_slice() {
-        [one] => return Ok(one.clone()),
-        [] => {}
-        several => return Err(ambiguous(several)),
+    if let Some(one) = only(by_name)? {
+        return Ok(one);
     }
     let absolute = absolute(wanted)?;
     if let Some(view) = views.iter().find(|view| view.mountpoint == absolute) {
@@ -161,19 +164,26 @@ fn is_of_config(view: &ViewMount, config: &Path) -> bool {
 }
 
 fn implied(views: &[ViewMount], path: Option<&Path>) -> Result<ViewMount, Failure> {
-    let holder = |path: &Path| {
-        let holding = views.iter().filter(|view| path.starts_with(&view.mountpoint));
-        holding.max_by_key(|view| view.mountpoint.as_os_str().len()).cloned()
-    };
-    let named = path.map(absolute).transpose()?.and_then(|path| holder(&path));
-    let here = || std::env::current_dir().ok().and_then(|here| holder(&here));
+    let holder = |path: &PathBuf| holder(views, path).cloned();
+    let named = path.map(absolute).transpose()?.as_ref().and_then(holder);
+    let here = || std::env::current_dir().ok().as_ref().and_then(holder);
     if let Some(view) = named.or_else(here) {
         return Ok(view);
     }
-    match distinct(views).as_slice() {
-        [] => Err(Failure::new("cannot find a view: none is mounted")
-            .hint("octroi mount CONFIG MOUNTPOINT mounts one")),
-        [one] => Ok(one.clone()),
+    only(distinct(views))?.ok_or_else(|| {
+        Failure::new("cannot find a view: none is mounted")
+            .hint("octroi mount CONFIG MOUNTPOINT mounts one")
+    })
+}
+
+/// The only one of these, or the only one that is alive.
+fn only(mut views: Vec<ViewMount>) -> Result<Option<ViewMount>, Failure> {
+    if views.len() > 1 && !views.iter().all(ViewMount::is_dead) {
+        views.retain(|view| !view.is_dead());
+    }
+    match views.as_slice() {
+        [] => Ok(None),
+        [one] => Ok(Some(one.clone())),
         several => Err(ambiguous(several)),
     }
 }

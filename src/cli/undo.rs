@@ -54,8 +54,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let Answer::UndoPlan(plan) = answer.map_err(|error| failed(error.to_string()))? else {
         return Err(unexpected());
     };
-    let (from, to) = (view.outside(&plan.source), view.outside(&plan.target));
-    let ends = Ends::of(&from, &to).map_err(failed)?;
+    let (source, target) = (&plan.source, &plan.target);
+    let ends = view.outside(&[source, target]);
+    let Some([from, to]) = ends.as_deref() else {
+        return Err(failed(format!("no mount of the view shows both {source} and {target}")));
+    };
+    let ends = Ends::of(from, to).map_err(failed)?;
     let signals = Signals::catch()?;
     let mut show = Show::new(&format!("undo of {}", from.display()), (1, 1), false);
     let how = How { no_replace: true, undoes: Some(plan.txid) };

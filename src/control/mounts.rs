@@ -103,7 +103,8 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let kind = fields.next()?;
     let source = unescape(fields.next()?);
     let options = fields.next().unwrap_or_default();
-    let view = (kind == TYPE)
+    // A folder that is gone has no path that anybody could ask of.
+    let view = (kind == TYPE && !root.as_os_str().as_bytes().ends_with(b"//deleted"))
         .then(|| source.as_bytes().strip_prefix(SOURCE))
         .flatten()
         .and_then(|name| std::str::from_utf8(name).ok())

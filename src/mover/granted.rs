@@ -4,16 +4,19 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-use super::Mover;
 use super::error::CrossingError;
 use super::merge::Plan;
 use super::moves::Place;
 use super::prepare::Part;
 use super::stage::{ACCESS_ACL, narrowed};
 use super::tree::{Folders, Tree};
+use super::{Mover, Progress};
 use crate::error::Errno;
 use crate::policy::{LABEL, is_acl};
 use crate::storage::{Kind, Storage, Xattrs};
+
+/// What a program may do whoever starts it (capabilities(7)).
+const CAPABILITY: &str = "security.capability";
 
 /// Owner, permissions and label of an inode.
 #[derive(PartialEq, Eq)]
@@ -22,7 +25,7 @@ struct Granted {
     gid: u32,
     /// 0 for a link, which has none of its own.
     mode: u32,
-    /// ACLs and the label.
+    /// ACLs, capabilities and the label.
     xattrs: Xattrs,
 }
 
@@ -30,7 +33,7 @@ impl Granted {
     fn of<S: Storage>(storage: &S, dir: &S::Dir, name: &OsStr) -> Result<Self, Errno> {
         let found = storage.stat(dir, name)?.ok_or(Errno::NOENT)?;
         let mut xattrs = storage.xattrs(dir, name)?;
-        xattrs.retain(|(key, _)| is_acl(key) || key == LABEL);
+        xattrs.retain(|(key, _)| is_acl(key) || key == LABEL || key == CAPABILITY);
         let is_link = matches!(found.kind, Kind::Symlink(_));
         let mode = if is_link { 0 } else { found.mode };
         Ok(Self { uid: found.uid, gid: found.gid, mode, xattrs })
@@ -56,9 +59,9 @@ impl<S: Storage> Mover<S> {
     pub(super) fn find_regranted(
         &self,
         part: &Part<S>,
-        held_at: &[Place<S>],
-        held: &[Option<Tree>],
+        (held_at, held): (&[Place<S>], &[Option<Tree>]),
         lost: &[String],
+        progress: &Progress,
     ) -> Result<Option<Box<Path>>, CrossingError> {
         let storage = &*self.storage;
         let same = |now: (&S::Dir, &OsStr), then: (&S::Dir, &OsStr)| {
@@ -83,6 +86,7 @@ impl<S: Storage> Mover<S> {
         let trees: Vec<Option<&Tree>> = held.iter().map(Option::as_ref).collect();
         let plan = Plan::of(&trees)?;
         for (item, entry) in tree.items().zip(&plan.entries) {
+            progress.check_cancel()?;
             let original = plan.item(&trees, *entry)?;
             let at = usize::from(entry.part);
             let (Some(Some(from)), Some(folders)) = (trees.get(at), folders.get_mut(at)) else {

@@ -291,7 +291,7 @@ impl<S: Storage> Mover<S> {
                 let held = self.read_held(original.txid, &retired, &prepared.progress)?;
                 moved = self.moved_back(original.txid, part, &retired, &held)?;
                 if !may_any {
-                    self.check_granted(original, part, &retired, &held)?;
+                    self.check_granted(original, part, (&retired, &held), &prepared.progress)?;
                 }
                 prepared.arriving = first.identity.clone();
             }
@@ -342,19 +342,19 @@ impl<S: Storage> Mover<S> {
         &self,
         original: &CrossingRecord,
         part: &Part<S>,
-        retired: &[&Move],
-        held: &[Option<Tree>],
+        (retired, held): (&[&Move], &[Option<Tree>]),
+        progress: &Progress,
     ) -> Result<(), CrossingError> {
         let places = retired.iter().map(|step| Ok(self.spot(&step.to)?.1));
         let places = places.collect::<Result<Vec<_>, CrossingError>>()?;
-        match self.find_regranted(part, &places, held, &original.lost)? {
+        match self.find_regranted(part, (&places, held), &original.lost, progress)? {
             None => Ok(()),
             Some(below) => {
                 let target = original.target.as_path().components();
                 let path: PathBuf = target.chain(below.components()).collect();
                 let why = format!(
-                    "owner, permissions or label of {} have changed since: only root and who mounted \
-                     the view can undo it now",
+                    "owner, permissions or label of {} have changed since: unless they are as \
+                     they were, only root and who mounted the view can undo it",
                     path.display()
                 );
                 Err(impossible(original.txid, &why))

@@ -241,9 +241,9 @@ fn commands_know_a_view_that_is_bound_to_other_places() {
     // In a namespace of its own: what fails leaves nothing mounted.
     let script = format!(
         "cd {base} && mkdir all part && mount --bind mnt all && mount --bind mnt/inbox part && \
-         $OCTROI where all/inbox/d/f && $OCTROI where part/d/f && cd part && $OCTROI where d/f && \
+         $OCTROI where all/inbox/d/f && $OCTROI where --view {name} part/d/f && cd part && $OCTROI where d/f && \
          $OCTROI explain create d/new && $OCTROI mv d/f d/g && \
-         mv ../all/inbox/d/g ../all/review/ && $OCTROI undo ../all/review/g && cat d/g && cd .. && \
+         {{ ! $OCTROI mv d/g ../all/review/; }} && mv ../all/inbox/d/g ../all/review/ && $OCTROI undo && cat d/g && cd .. && \
          $OCTROI status --view part && $OCTROI status --view {name} && \
          $OCTROI umount mnt && $OCTROI status --view {name} && $OCTROI umount part",
         base = scene.base().display(),
@@ -258,6 +258,7 @@ fn commands_know_a_view_that_is_bound_to_other_places() {
     let stays =
         format!("view {} stays mounted at {}", scene.name(), scene.base().join("all").display());
     assert_eq!(said.matches(&stays).count(), 2, "{said}");
+    assert!(said.contains("two mounts of the view"), "{said}");
     mount.unmount();
 }
 

@@ -81,7 +81,7 @@ impl Scope {
         if !path.is_absolute() || mount.mountpoint == Path::new("/") {
             return None;
         }
-        mount.inside(path).or_else(|| mount.inside(&target::absolute(path).ok()?))
+        target::inside(mount, path).or_else(|| target::inside(mount, &target::absolute(path).ok()?))
     }
 
     /// What to say where nothing was found at a path and below it, if nothing of the view lies there.

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, StatxFlags};
 
 use crate::control::{Client, mounts};
 use crate::error::Errno;
@@ -86,6 +86,8 @@ pub(in crate::cli) struct End {
     pub(super) name: OsString,
     /// Device of the folder.
     device: u64,
+    /// The mount that it was reached through: rename(2) knows no two.
+    mount: u64,
     slash: bool,
 }
 
@@ -98,7 +100,9 @@ impl End {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let opened = rustix::fs::open(&folder, flags, Mode::empty()).map_err(failed)?;
         let device = rustix::fs::fstat(&opened).map_err(failed)?.st_dev;
-        Ok(Self { folder: opened, name, device, slash })
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let found = rustix::fs::statx(&opened, "", flags, StatxFlags::MNT_ID).map_err(failed)?;
+        Ok(Self { folder: opened, name, device, mount: found.stx_mnt_id, slash })
     }
 
     fn look(&self) -> Result<Stat, Errno> {
@@ -147,8 +151,11 @@ impl Ends {
         let of_source = daemon_of(self.source.device)?;
         let of_target = daemon_of(self.target.device)?;
         let why = match (of_source, of_target) {
-            (Some(daemon), Some(_)) if self.source.device == self.target.device => {
+            (Some(daemon), Some(_)) if self.source.mount == self.target.mount => {
                 return Ok(daemon);
+            }
+            (Some(_), Some(_)) if self.source.device == self.target.device => {
+                "they are below two mounts of the view: name both below one".to_owned()
             }
             (Some(_), Some(_)) => "they are in two views".to_owned(),
             (Some(daemon), None) => format!("the target is not in view {}", daemon.hello.view),

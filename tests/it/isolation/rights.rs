@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Outside, SECRET, Trial, VIEW, Who, furnish, furnished};
+use super::{BRANCHES, Outside, SECRET, Trial, VIEW, Who, furnish, furnished};
 use crate::disk::Disk;
 use crate::harness::{Scene, sh};
 
@@ -194,6 +194,20 @@ fn device_nodes_and_set_id_programs_do_not_work() {
     mount.sh_as("nobody", "echo >>inbox/mine").ok();
     let mode = std::fs::metadata(mount.path("inbox/mine")).expect("stat").permissions().mode();
     assert_eq!(mode & 0o7777, 0o755);
+    mount.unmount();
+    drop(disk);
+}
+
+/// The default ACL of the branch's root is for what is made there, and not for what passes its stage.
+#[test]
+fn what_crosses_gets_no_acl_from_where_it_passes() {
+    let scene = Scene::with(&BRANCHES, VIEW);
+    let disk = Disk::tmpfs(&scene, "review", "80M");
+    sh(&scene.branch("review"), "setfacl -d -m u:daemon:rwx .").ok();
+    let mount = scene.mount();
+    let script = "mkdir inbox/d; echo x >inbox/f; echo x >inbox/d/g; chmod 640 inbox/f inbox/d/g; \
+                  mv inbox/f inbox/d review/ && getfacl -cs review/f review/d review/d/g";
+    assert_eq!(mount.sh(script).ok(), "");
     mount.unmount();
     drop(disk);
 }
