@@ -82,14 +82,18 @@ impl<S: Storage> Mover<S> {
             Ok::<_, CrossingError>(Folders::<S>::new(top))
         };
         let mut arrived = open(&part.at.1)?;
-        let mut folders = held_at.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        // A part that is no directory is hidden.
+        let of_tree =
+            |(place, tree): (_, &Option<Tree>)| tree.as_ref().map(|_| open(place)).transpose();
+        let mut folders = held_at.iter().zip(held).map(of_tree).collect::<Result<Vec<_>, _>>()?;
         let trees: Vec<Option<&Tree>> = held.iter().map(Option::as_ref).collect();
         let plan = Plan::of(&trees)?;
         for (item, entry) in tree.items().zip(&plan.entries) {
             progress.check_cancel()?;
             let original = plan.item(&trees, *entry)?;
             let at = usize::from(entry.part);
-            let (Some(Some(from)), Some(folders)) = (trees.get(at), folders.get_mut(at)) else {
+            let (Some(Some(from)), Some(Some(folders))) = (trees.get(at), folders.get_mut(at))
+            else {
                 return Err(CrossingError::SourceChanged);
             };
             let now = arrived.open(storage, &tree.dirs, item.dir)?;

@@ -69,7 +69,12 @@ impl Model {
         errors
     }
 
-    /// Why a name cannot be taken away; for a rename, also what stands at the target.
+    /// Why nothing can be moved to a name, whatever stands there.
+    pub(super) fn target_errors(&self, parent: Id, name: &OsStr) -> Errors {
+        self.site_errors(parent, name, Errno::BUSY, Errno::ACCESS)
+    }
+
+    /// Why a name cannot be taken away.
     pub(super) fn remove_errors(&self, parent: Id, name: &OsStr) -> Errors {
         self.site_errors(parent, name, Errno::BUSY, Errno::NOENT)
     }

@@ -18,7 +18,7 @@ impl Model {
     pub(super) fn rename_errors(&self, from: Spot<'_>, to: Spot<'_>, flags: RenameFlags) -> Errors {
         let both = RenameFlags::NOREPLACE | RenameFlags::EXCHANGE;
         let mut errors = self.remove_errors(from.0, from.1);
-        errors.extend(self.remove_errors(to.0, to.1));
+        errors.extend(self.target_errors(to.0, to.1));
         if flags == both || flags.contains(RenameFlags::WHITEOUT) {
             errors.push(Errno::INVAL);
         }
