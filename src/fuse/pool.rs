@@ -16,7 +16,7 @@ use crate::sys::schedule::{Slice, set_slice};
 pub const QUEUE: usize = 1 << 17;
 
 /// A thread that had nothing to do for so long ends.
-const IDLE: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(2) };
+const IDLE: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(10) };
 
 /// One that stays gives back the memory that it keeps for itself after so long.
 const QUIET: Duration = Duration::from_secs(1);

@@ -432,14 +432,15 @@ fn a_witness_stays_with_the_view_that_it_began_with() {
     let mount = scene.mount();
     let script = r#"
         mkdir -p elsewhere
+        $OCTROI init lab >/dev/null && sed -i "s/^name = .*/name = \"$2\"/" lab/octroi.toml
         mine=$(realpath .)
         findmnt -rn -t fuse.octroi -o TARGET | grep -v "^$mine/" | xargs -r -d '\n' umount -l
         $OCTROI audit witness --to seen 2>said &
         witness=$!
-        trap 'kill $witness' EXIT
+        trap 'kill $witness; $OCTROI umount elsewhere' EXIT
         grows() { for _ in $(seq 200); do [ "$(wc -l <seen)" -gt "$1" ] && return; sleep 0.1; done; false; } 2>/dev/null
         grows 0 || { echo nothing was witnessed; exit 1; }
-        mount --bind "$1" elsewhere
+        $OCTROI mount lab/octroi.toml elsewhere >/dev/null || exit 1
         ! $OCTROI status 2>/dev/null || { echo one view alone is mounted; exit 1; }
         before=$(wc -l <seen)
         echo more >"$1/inbox/more"
@@ -450,7 +451,12 @@ fn a_witness_stays_with_the_view_that_it_began_with() {
     fs::write(&path, script).expect("a script");
     let said = sh(
         scene.base(),
-        &format!("unshare -m bash {} {}", path.display(), scene.mountpoint().display()),
+        &format!(
+            "unshare -m bash {} {} {}-too",
+            path.display(),
+            scene.mountpoint().display(),
+            scene.name()
+        ),
     )
     .ok();
     assert!(!said.contains("cannot"), "{said}");

@@ -32,15 +32,15 @@ impl Strace {
     #[track_caller]
     pub fn attach(mount: &Mount, threads: &[&str], inject: Option<&str>) -> Self {
         // All threads with those that are still to come, or some of those that are there.
-        let (threads, follow) = match threads {
+        let (attached, follow) = match threads {
             [] => (vec![mount.pid().to_string()], true),
             names => (threads_of(mount.pid(), names), false),
         };
-        assert!(!threads.is_empty(), "the daemon has no such thread");
+        assert!(!attached.is_empty(), "the daemon has no such thread");
         let folder = tempfile::tempdir().expect("a folder");
         let log = folder.path().join("trace");
         let mut strace = Command::new("strace");
-        strace.args(threads.iter().flat_map(|thread| ["-p", thread.as_str()]));
+        strace.args(attached.iter().flat_map(|thread| ["-p", thread.as_str()]));
         let injected = inject.and_then(|inject| inject.split(':').next()).unwrap_or("open");
         let traced = format!("trace={CALLS},{injected}");
         strace.arg("-o").arg(&log).args(["-e", "signal=none", "-e", &traced]);
@@ -53,12 +53,16 @@ impl Strace {
         let strace = strace.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = strace.spawn().expect("strace is installed (scripts/setup)");
         let mut errors = BufReader::new(child.stderr.take().expect("a pipe"));
-        for _ in &threads {
+        for _ in &attached {
             let mut said = String::new();
             errors.read_line(&mut said).expect("a line");
             if !said.contains("attached") {
                 let _ = errors.read_to_string(&mut said);
                 let _ = child.wait();
+                if said.contains("No such process") {
+                    // One that had nothing to do has ended meanwhile.
+                    return Self::attach(mount, threads, inject);
+                }
                 panic!("strace cannot attach: {said}");
             }
         }
