@@ -15,8 +15,7 @@ use crate::sys::schedule::{Slice, set_slice};
 /// ([`super::negotiate`]), so that reading ahead alone cannot fill it.
 pub const QUEUE: usize = 1 << 17;
 
-/// A thread that had nothing to do for so long ends, with the memory that it kept for itself. To start one takes some
-/// 50 us, and is needed again only after a pause.
+/// A thread that had nothing to do for so long ends, with the memory that it kept for itself.
 const IDLE: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(2) };
 
 /// One that stays gives back the memory that it keeps for itself after so long.

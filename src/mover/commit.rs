@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::error::CrossingError;
-use super::moves::{self, HalfOpen, PlacedMove, Stopped};
+use super::moves::{self, Place, HalfOpen, PlacedMove, Stopped};
 use super::prepare::{Prepared, place};
 use super::recover::is_disk_trouble;
 use super::sabotage::sabotaged;
@@ -258,14 +258,14 @@ impl<S: Storage> Mover<S> {
             let _ = self.record(record.clone(), Durability::Sync);
         }
         if sabotaged("commit: the copy goes after REVERTED") {
-            self.remove_copy(moves);
+            self.remove_copy(commit);
         }
         let recorded = self
             .sync_moves(commit, moves, true)
             .and_then(|()| self.record(record, Durability::Sync));
         match recorded {
             // Only a recorded end lets the copy go; without one the next recovery needs it.
-            Ok(()) => self.remove_copy(moves),
+            Ok(()) => self.remove_copy(commit),
             Err(error) => log::error!("crossing {}: put back, but {error}", commit.txid),
         }
         CrossingError::Reverted { why: Box::new(stopped.why) }
@@ -290,11 +290,13 @@ impl<S: Storage> Mover<S> {
         Ok(())
     }
 
-    pub(super) fn remove_copy(&self, moves: &[PlacedMove<S>]) {
-        for placed in moves.iter().filter(|placed| placed.step.from.area == Area::Stage) {
+    /// Removes what a crossing that came to nothing has in stage.
+    pub(super) fn remove_copy(&self, commit: &CrossingRecord) {
+        for step in commit.moves.iter().filter(|step| step.from.area == Area::Stage) {
             // The stage of one that has left is swept when it returns.
-            if let Some(branch) = self.branch_by_uuid(placed.step.from.branch) {
-                self.remove_from_stage(&branch.name, &placed.from);
+            if let Some(branch) = self.branch_by_uuid(step.from.branch) {
+                let place = Place { dir: branch.stage.clone(), name: step.from.path.clone().into() };
+                self.remove_from_stage(&branch.name, &place);
             }
         }
     }

@@ -353,11 +353,11 @@ impl<S: Storage> Mover<S> {
         let rest = if whole { Vec::new() } else { self.past_moves(commit) };
         let record = CrossingRecord { moves: rest, ..record };
         if sabotaged("letters: the copy goes after REVERTED") {
-            self.remove_copy(&placed);
+            self.remove_copy(commit);
         }
         match self.record(record, Durability::Sync) {
             Ok(()) if whole => {
-                self.remove_copy(&placed);
+                self.remove_copy(commit);
                 recovery.reverted.push((commit.txid, why));
             }
             Ok(()) => recovery.dead.push((commit.txid, why)),

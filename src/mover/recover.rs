@@ -368,11 +368,9 @@ impl<S: Storage> Mover<S> {
                 kept.push((branch.name.clone(), Path::new("stage").join(name)));
                 continue;
             }
-            match remove(&*self.storage, &branch.stage, name) {
-                Ok(()) => recovery.swept = recovery.swept.saturating_add(1),
-                Err(error) => {
-                    log::warn!("branch {}: {} stays in stage: {error}", branch.name, name.display())
-                }
+            let place = Place { dir: branch.stage.clone(), name: name.clone() };
+            if self.remove_from_stage(&branch.name, &place) {
+                recovery.swept = recovery.swept.saturating_add(1);
             }
         }
     }

@@ -123,13 +123,15 @@ impl<S: Storage> Mover<S> {
         Ok(())
     }
 
-    /// Removes a copy that came to nothing; one that cannot be removed now is tried again.
-    pub(super) fn remove_from_stage(&self, branch: &str, place: &Place<S>) {
-        if let Err(error) = remove(&*self.storage, &place.dir, &place.name) {
+    /// Removes a copy that came to nothing; one that cannot be removed now is tried again. Whether it is gone.
+    pub(super) fn remove_from_stage(&self, branch: &str, place: &Place<S>) -> bool {
+        let removed = remove(&*self.storage, &place.dir, &place.name);
+        if let Err(error) = &removed {
             let name = place.name.display();
             log::warn!("branch {branch}: {name} stays in stage for now: {error}");
             self.swept.lock().push((branch.to_owned(), place.name.clone()));
         }
+        removed.is_ok()
     }
 
     /// Removes from the stage of a branch the copies that could not be removed, and of those whose end came to

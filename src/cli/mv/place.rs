@@ -151,13 +151,14 @@ impl Ends {
         let of_source = daemon_of(self.source.device)?;
         let of_target = daemon_of(self.target.device)?;
         let why = match (of_source, of_target) {
-            (Some(daemon), Some(_)) if self.source.mount == self.target.mount => {
-                return Ok(daemon);
+            (Some(_), Some(_)) if self.source.device != self.target.device => {
+                "they are in two views".to_owned()
             }
-            (Some(_), Some(_)) if self.source.device == self.target.device => {
+            // Before Linux 5.8 mounts have no ids, and rename(2) tells.
+            (Some(_), Some(_)) if self.source.mount != self.target.mount => {
                 "they are below two mounts of the view: name both below one".to_owned()
             }
-            (Some(_), Some(_)) => "they are in two views".to_owned(),
+            (Some(daemon), Some(_)) => return Ok(daemon),
             (Some(daemon), None) => format!("the target is not in view {}", daemon.hello.view),
             (None, Some(daemon)) => format!("the source is not in view {}", daemon.hello.view),
             (None, None) => "they are not in a mounted view".to_owned(),

@@ -121,6 +121,26 @@ fn when_the_cause_is_gone_both_ways_are_open() {
     }
 }
 
+#[test]
+fn nothing_stays_in_stage_when_the_folder_of_the_target_is_gone() {
+    let world = new_world(Names::Independent, false);
+    world.put(0, "f", &new_content());
+    world.put(1, "sub/other", OLD);
+    let txid = world.cross("f", "sub/g").unwrap().txid;
+    let commit = declare_dead(&world, txid);
+    let applied = commit.moves.last().unwrap();
+    let branch = world.mover.branch_by_uuid(applied.to.branch).unwrap();
+    let [from, to] =
+        [&applied.from, &applied.to].map(|spot| world.mover.open_in(&branch, spot).unwrap());
+    world.disk.rename(&to.dir, &to.name, &from.dir, &from.name).unwrap();
+    let root = &world.roots[1];
+    world.disk.rename(root, OsStr::new("sub"), root, OsStr::new("renamed")).unwrap();
+
+    assert_eq!(world.settle(txid, Settle::Withdraw), Ok(Settled::Reverted(None)));
+    assert_eq!(world.get(0, "f"), Some(new_content()));
+    assert!(world.private(1, "stage").is_empty(), "a copy was left");
+}
+
 /// After a wish that was cut off, and a recovery: the letter is as it was, or it has ended as wished; and
 /// a second recovery finds nothing to do.
 #[track_caller]
