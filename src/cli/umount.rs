@@ -15,6 +15,8 @@ use super::output::{plain, say};
 
 /// How long the daemon may take to finish what is crossing and to close its ledger.
 const WAIT_MAX: Duration = Duration::from_secs(600);
+/// After so long it is said that it is waited for.
+const SILENT: Duration = Duration::from_secs(2);
 
 /// Unmount a view, and wait until its ledger is closed.
 ///
@@ -84,7 +86,15 @@ fn state_lock(client: &Client) -> Option<std::os::fd::OwnedFd> {
 /// The daemon holds its lock until everything is written.
 fn wait_for(lock: &std::os::fd::OwnedFd, attempt: &str) -> Result<(), Failure> {
     let begun = Instant::now();
+    let mut silent = true;
     loop {
+        if silent && begun.elapsed() > SILENT {
+            silent = false;
+            say(
+                "octroi: it is unmounted here; waiting for its daemon, which ends what is crossing, \
+                 or serves another mount namespace (see lsns -t mnt)",
+            );
+        }
         match rustix::fs::flock(lock, FlockOperation::NonBlockingLockShared) {
             Ok(()) => return Ok(()),
             Err(Errno::AGAIN | Errno::INTR) if begun.elapsed() < WAIT_MAX => {

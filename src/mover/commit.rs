@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::error::CrossingError;
-use super::moves::{self, Place, HalfOpen, PlacedMove, Stopped};
+use super::moves::{self, HalfOpen, Place, PlacedMove, Stopped};
 use super::prepare::{Prepared, place};
 use super::recover::is_disk_trouble;
 use super::sabotage::sabotaged;
@@ -295,7 +295,8 @@ impl<S: Storage> Mover<S> {
         for step in commit.moves.iter().filter(|step| step.from.area == Area::Stage) {
             // The stage of one that has left is swept when it returns.
             if let Some(branch) = self.branch_by_uuid(step.from.branch) {
-                let place = Place { dir: branch.stage.clone(), name: step.from.path.clone().into() };
+                let place =
+                    Place { dir: branch.stage.clone(), name: step.from.path.clone().into() };
                 self.remove_from_stage(&branch.name, &place);
             }
         }

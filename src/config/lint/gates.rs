@@ -95,8 +95,9 @@ fn leads_to_readers(read: &Read<'_, '_>, gate: &Gate, section: &Section<'_>, rep
                 && cover::share(&rule.who, &gate.who)
                 && reaches(rule, to)
         });
-    let denies_reading =
-        |rule: &Rule| rule.denies && !rule.observe && rule.operations.contains(&Operation::OpenRead);
+    let denies_reading = |rule: &Rule| {
+        rule.denies && !rule.observe && rule.operations.contains(&Operation::OpenRead)
+    };
     let cannot_leave = |rule: &Rule| {
         all().any(|other| {
             cover::denies_always(other)
