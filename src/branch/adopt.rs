@@ -2,6 +2,7 @@
 //!
 //! The last is the business of [`super::private`].
 
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -102,6 +103,23 @@ pub enum BranchError {
         /// The same in the other case.
         other: OsString,
     },
+    /// Another branch of the view has the same id: one is a copy of the other, and the ledger could not tell
+    /// where something is.
+    #[error(
+        "branch {name}: {} carries the id of branch {other} ({id}): it is a copy of it\n\
+         hint: move .octroi out of the copy, and it is a new branch; what hold and stage keep is in the other one too",
+        path.display()
+    )]
+    Twin {
+        /// The branch.
+        name: String,
+        /// Its directory.
+        path: PathBuf,
+        /// The one before it.
+        other: String,
+        /// The id of both.
+        id: BranchUuid,
+    },
     /// The configured path leads to something else than what is open.
     #[error(
         "branch {name}: {} leads to another directory now; was its disk unmounted?", path.display()
@@ -125,6 +143,21 @@ impl BranchError {
     pub fn is_shortage(&self) -> bool {
         let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR];
         matches!(self, Self::Io { errno, .. } if shortages.contains(errno))
+    }
+}
+
+/// The ids of the branches of a view, of which no two may be the same.
+#[derive(Debug, Default)]
+pub struct Ids(HashMap<BranchUuid, String>);
+
+impl Ids {
+    /// Refuses an id that another branch has.
+    pub fn add(&mut self, spec: &BranchSpec, id: Option<BranchUuid>) -> Result<(), BranchError> {
+        // One that is only shown may be an older state of another: nothing is looked for in it.
+        let Some(id) = id.filter(|_| spec.mode != BranchMode::Ro) else { return Ok(()) };
+        let (name, path) = (spec.name.clone(), spec.path.clone());
+        let before = self.0.insert(id, name.clone());
+        before.map_or(Ok(()), |other| Err(BranchError::Twin { name, path, other, id }))
     }
 }
 

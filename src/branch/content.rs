@@ -35,7 +35,13 @@ impl Branch {
         if self.stat(node)?.kind != FileKind::File {
             return Err(Errno::INVAL);
         }
-        reopen(node, flags & OPEN_KEPT)
+        match reopen(node, flags & OPEN_KEPT) {
+            // What is append-only (chattr +a) can be opened for nothing else, and no fcntl(2) takes that away.
+            Err(Errno::PERM) if flags.contains(OFlags::APPEND) => {
+                reopen(node, (flags & OPEN_KEPT) | OFlags::APPEND)
+            }
+            opened => opened,
+        }
     }
 
     /// Sets the length of an open file; one that is open for reading only (`O_RDONLY | O_TRUNC`) is

@@ -32,7 +32,7 @@ mod xattr;
 #[cfg(test)]
 mod tests;
 
-pub use adopt::{Adoption, BranchError, Opened};
+pub use adopt::{Adoption, BranchError, Ids, Opened};
 pub use attributes::{AttributeChange, SetTime};
 pub use content::{FallocateMode, Whence};
 pub use create::RenameFlags;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::branch::{Branch, BranchError, BranchSpec};
+use crate::branch::{Branch, BranchError, BranchSpec, Ids};
 use crate::config::{self, BranchEntry, Config, ConfigErrors, Diagnostic, Loaded};
 use crate::daemon::checks;
 use crate::policy::Policy;
@@ -151,11 +151,12 @@ fn unmet(config: &Config) -> Result<Vec<Diagnostic>, Failure> {
 }
 
 fn look_at_all(config: &Config) -> Vec<Looked> {
+    let mut ids = Ids::default();
     let looked = |BranchEntry { spec, .. }: &BranchEntry| {
         let mut pools = config.pools.iter();
         let pool = pools.find(|pool| pool.members.contains(&spec.index));
         let pool = pool.map(|pool| pool.name.clone());
-        let (found, fault) = match look(spec) {
+        let (found, fault) = match look(spec, &mut ids) {
             Ok(found) => (Some(found), None),
             Err(error @ BranchError::Io { .. }) => {
                 let of = pool.as_ref().map(|pool| format!(" of pool {pool}")).unwrap_or_default();
@@ -168,9 +169,9 @@ fn look_at_all(config: &Config) -> Vec<Looked> {
     config.branches.iter().map(looked).collect()
 }
 
-fn look(spec: &BranchSpec) -> Result<String, BranchError> {
+fn look(spec: &BranchSpec, ids: &mut Ids) -> Result<String, BranchError> {
     match Branch::look(spec) {
-        Ok(Some(id)) => Ok(format!("id {id}")),
+        Ok(Some(id)) => ids.add(spec, Some(id)).map(|()| format!("id {id}")),
         Ok(None) if spec.mode == BranchMode::Ro => Ok("read-only".to_owned()),
         Ok(None) => Ok("new, gets its id when it is mounted".to_owned()),
         Err(BranchError::InUse { .. }) => Ok("mounted now".to_owned()),

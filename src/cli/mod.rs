@@ -10,6 +10,7 @@ mod explain;
 mod failure;
 mod fsck;
 mod init;
+mod log;
 mod moment;
 mod mount;
 mod mv;

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::daemon::{self, DaemonError, Launch, detach};
-use crate::fuse::{self, MountOptions};
+use crate::fuse::MountOptions;
 
 use super::failure::{ExitCode, Failure};
 use super::output::{plain, say};
@@ -63,7 +63,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         return serve_reporting(&launch);
     }
     if args.foreground {
-        start_log();
+        super::log::start();
         return daemon::serve(&launch, |_| ()).map_err(failure);
     }
     let loaded = daemon::load(&launch.config).map_err(failure)?;
@@ -89,7 +89,7 @@ fn again() -> Vec<OsString> {
 
 fn serve_reporting(launch: &Launch) -> Result<(), Failure> {
     detach::leave();
-    start_log();
+    super::log::start();
     let mut is_live = false;
     let served = daemon::serve(launch, |live| {
         is_live = true;
@@ -99,33 +99,6 @@ fn serve_reporting(launch: &Launch) -> Result<(), Failure> {
         detach::report_failure(error);
     }
     served.map_err(failure)
-}
-
-/// Standard error, without what is only noise.
-struct Log(env_logger::Logger);
-
-impl log::Log for Log {
-    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        self.0.enabled(metadata)
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        if !fuse::is_noise(record) {
-            self.0.log(record);
-        }
-    }
-
-    fn flush(&self) {
-        self.0.flush();
-    }
-}
-
-fn start_log() {
-    let env = env_logger::Env::default().default_filter_or("info");
-    let log = env_logger::Builder::from_env(env).target(env_logger::Target::Stderr).build();
-    log::set_max_level(log.filter());
-    // It fails when there is a log already, and then that one serves.
-    let _ = log::set_boxed_logger(Box::new(Log(log)));
 }
 
 fn failure(error: DaemonError) -> Failure {

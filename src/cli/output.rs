@@ -97,9 +97,13 @@ pub fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Text with control characters escaped, as names and ledgers may hold any.
+/// Text with control characters escaped, as names and ledgers may hold any, also those that end a line or turn the
+/// direction of what follows.
 pub fn plain(text: &str) -> String {
     let escape = |character: char| match character {
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+            character.escape_unicode().collect()
+        }
         control if control.is_control() => control.escape_default().collect(),
         other => String::from(other),
     };

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::control::protocol::{Answer, Request};
@@ -66,7 +67,8 @@ impl ViewOption {
         Ok(View { mount, client })
     }
 
-    /// The view that knows a transaction: without `--view`, and where several are mounted, each is asked.
+    /// The view that knows a transaction: without `--view`, and where several are mounted, each of root and of the
+    /// caller is asked. What others mounted is not believed without being named.
     pub fn find_for(&self, txid: TxId) -> Result<View, Failure> {
         let failure = match self.find(None) {
             Err(failure) if self.view.is_none() => failure,
@@ -78,7 +80,9 @@ impl ViewOption {
             let answer = client.ask(&Request::Transaction { txid }).ok()?;
             matches!(answer, Answer::Transaction(_)).then_some(View { mount, client })
         };
-        mounted.into_iter().filter(|mount| !mount.is_dead()).find_map(knows).ok_or(failure)
+        let own = rustix::process::geteuid().as_raw();
+        let asked = |mount: &ViewMount| [0, own].contains(&mount.owner) && !mount.is_dead();
+        mounted.into_iter().filter(asked).find_map(knows).ok_or(failure)
     }
 
     /// The view and a path in it. A path of the file system must lie in the view; with `--view`, or in a
@@ -135,7 +139,8 @@ fn named(views: &[ViewMount], wanted: &Path) -> Result<ViewMount, Failure> {
     if let Some(view) = views.iter().find(|view| view.mountpoint == absolute) {
         return Ok(view.clone());
     }
-    let distinct = distinct(views);
+    let mut distinct = distinct(views);
+    sort_by_trust(&mut distinct, &absolute);
     distinct.iter().find(|view| is_of_config(view, &absolute)).cloned().ok_or_else(|| {
         let why = match std::fs::metadata(wanted).map_err(|error| error.kind()) {
             Err(io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -154,9 +159,18 @@ fn named(views: &[ViewMount], wanted: &Path) -> Result<ViewMount, Failure> {
 /// Where a configuration is mounted, if it is, by its path and the name of its view.
 pub fn mount_of_config(config: &Path, view: &str) -> Option<ViewMount> {
     let absolute = absolute(config).ok()?;
-    let mounted = distinct(&mounts::views().ok()?);
+    let mut mounted = distinct(&mounts::views().ok()?);
+    sort_by_trust(&mut mounted, &absolute);
     let mut mounted = mounted.into_iter().filter(|mount| mount.name == view);
     mounted.find(|mount| is_of_config(mount, &absolute))
+}
+
+/// A daemon may say of itself what it likes: those of root, of the caller and of whose the configuration is are asked
+/// before others are.
+fn sort_by_trust(views: &mut [ViewMount], config: &Path) {
+    let owner = std::fs::metadata(config).ok().map(|found| found.uid());
+    let trusted = [Some(0), Some(rustix::process::geteuid().as_raw()), owner];
+    views.sort_by_key(|view| !trusted.contains(&Some(view.owner)));
 }
 
 fn is_of_config(view: &ViewMount, config: &Path) -> bool {

@@ -59,7 +59,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let Some([from, to]) = ends.as_deref() else {
         return Err(failed(format!("no mount of the view shows both {source} and {target}")));
     };
-    let ends = Ends::of(from, to).map_err(failed)?;
+    let ends = Ends::in_view(&view.mount, from, to).map_err(failed)?;
     let signals = Signals::catch()?;
     let mut show = Show::new(&format!("undo of {}", from.display()), (1, 1), false);
     let how = How { no_replace: true, undoes: Some(plan.txid) };

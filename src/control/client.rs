@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::mounts::ViewMount;
 use super::protocol::{ANSWER_MAX, Answer, Hello, RETURNED, Request, encode};
@@ -59,11 +59,18 @@ pub struct Client {
 
 impl Client {
     /// Finds the daemon that serves a mount. A socket of somebody who is neither the mounting user nor
-    /// root is passed over.
+    /// root is passed over. Sockets that do not answer take no longer together than one answer may.
     pub fn find(mount: &ViewMount) -> Result<Self, ClientError> {
         let mut refused = None;
+        let begun = Instant::now();
         for socket in candidates(&mount.name, mount.owner) {
-            let Ok((answer, peer)) = exchange(&socket, &Request::Hello) else { continue };
+            let left = TIMEOUT.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            let Ok((answer, peer)) = exchange(&socket, &Request::Hello, Some(left)) else {
+                continue;
+            };
             let trusted = peer == mount.owner || peer == 0;
             let ours = |hello: &Hello| match hello.device {
                 // Another namespace or a bind mount may show it elsewhere.
@@ -102,7 +109,9 @@ impl Client {
 
     /// Asks.
     pub fn ask(&self, request: &Request) -> Result<Answer, ClientError> {
-        match exchange(&self.socket, request)?.0 {
+        let takes_time = matches!(request, Request::Reload);
+        let timeout = if takes_time { None } else { Some(TIMEOUT) };
+        match exchange(&self.socket, request, timeout)?.0 {
             Answer::Failed { why } => Err(ClientError::Refused(why)),
             answer => Ok(answer),
         }
@@ -185,12 +194,14 @@ impl MoveClient {
 }
 
 /// One request, one answer, and the user who runs the daemon.
-fn exchange(socket: &Path, request: &Request) -> Result<(Answer, u32), ClientError> {
+fn exchange(
+    socket: &Path,
+    request: &Request,
+    timeout: Option<Duration>,
+) -> Result<(Answer, u32), ClientError> {
     let failed = |error| ClientError::Io { socket: socket.to_owned(), error };
     let line = encode(request).map_err(|error| failed(error.into()))?;
     let stream = UnixStream::connect(socket).map_err(failed)?;
-    let takes_time = matches!(request, Request::Reload);
-    let timeout = if takes_time { None } else { Some(TIMEOUT) };
     stream.set_read_timeout(timeout).map_err(failed)?;
     stream.set_write_timeout(Some(TIMEOUT)).map_err(failed)?;
     let peer = peer_of(&stream).map_err(|errno| failed(errno.into()))?.uid;

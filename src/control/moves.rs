@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
 use parking_lot::Mutex;
@@ -35,6 +35,9 @@ use super::transactions::active;
 const TELL: Duration = Duration::from_millis(200);
 /// How often a client that waits in its rename is looked at.
 const LOOK: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+/// For so long signs of life keep what is ready: its names are locked for everybody.
+const COME_MAX: Duration = Duration::from_secs(300);
 
 /// Which file system a descriptor is on, and which inode it is. Asks no daemon, least of all this one.
 pub(super) fn identify(descriptor: impl AsFd, path: &Path) -> Result<Identified, Errno> {
@@ -187,6 +190,7 @@ fn accompany(stream: &UnixStream, prepared: PreparedMove) -> io::Result<()> {
     let files = progress.files_all.load(Ordering::Relaxed);
     let lost = prepared.lost.clone();
     send(stream, &Answer::Ready { txid: Some(progress.txid), bytes, files, lost })?;
+    let ready = Instant::now();
     loop {
         let mut waiting = [PollFd::new(stream, PollFlags::IN)];
         match poll(&mut waiting, Some(&LOOK)) {
@@ -195,7 +199,8 @@ fn accompany(stream: &UnixStream, prepared: PreparedMove) -> io::Result<()> {
             Err(errno) => return Err(errno.into()),
         }
         match hear(stream) {
-            Heard::Alive => prepared.keep(),
+            Heard::Alive if ready.elapsed() < COME_MAX => prepared.keep(),
+            Heard::Alive => {}
             Heard::Returned => {
                 let why = prepared.give_up();
                 // Whoever renames the same names after the client has ended must meet no mark.

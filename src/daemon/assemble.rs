@@ -13,7 +13,7 @@ use super::checks::RealCommands;
 use super::retention::Retention;
 use super::{DaemonError, Launch, append, copies};
 use crate::audit_dir::AuditDir;
-use crate::branch::{Adoption, Branch, BranchError, BranchSpec};
+use crate::branch::{Adoption, Branch, BranchError, BranchSpec, Ids};
 use crate::config::{BranchEntry, Config, Loaded, PoolEntry, RecordLevel as Recorded};
 use crate::error::Errno;
 use crate::ledger::record::BranchRecord;
@@ -68,6 +68,7 @@ pub(super) fn assemble(
     log::info!("reading the ledger");
     let (ledger, mut memory) = open_ledger(&storage, &config.view, state, &found, notices)?;
     let (mut branches, mut adopted) = (Vec::new(), Vec::new());
+    let mut ids = Ids::default();
     for entry in &config.branches {
         let adopt = launch.adopt.contains(&entry.spec.name);
         let known = memory.known.get(&entry.spec.name).copied();
@@ -75,6 +76,9 @@ pub(super) fn assemble(
             refuse_unknown(&entry.spec)?;
         }
         let (branch, record) = open_branch(&entry.spec, known, adopt, notices)?;
+        // Also that of one that is offline, which is known.
+        ids.add(&entry.spec, branch.uuid().or(known))
+            .map_err(|error| DaemonError::Failed(error.to_string()))?;
         if branch.is_online() && known.is_some() && found.without.contains(&entry.spec.name) {
             notices.push(format!(
                 "branch {} has no copy of the ledger's checkpoint, which it had if it was mounted \
@@ -106,17 +110,17 @@ pub(super) fn assemble(
         .iter()
         .map(|(_, branch)| mover_branch_at_start(branch))
         .collect::<Result<_, _>>()?;
-    let ids = branches.iter().filter_map(|(_, branch)| {
+    let configured = branches.iter().filter_map(|(_, branch)| {
         branch.uuid().or_else(|| memory.known.get(branch.name()).copied())
     });
-    let ids = ids.collect();
+    let configured = configured.collect();
     let retention =
         Retention::new(state, &ledger, config.audit_keep, (memory.pruned, memory.known))
             .map_err(|errno| DaemonError::Failed(format!("cannot open the ledger: {errno}")))?;
     let mover = Mover::new(storage, Arc::clone(&ledger), movable, memory.journal);
     mover.set_commands(Box::new(RealCommands::new(config)));
     mover.set_pace(config.crossings.parallel, config.crossings.rate);
-    mover.set_configured(ids);
+    mover.set_configured(configured);
     log::info!("ending what was interrupted");
     let recovery = mover.recover();
     tell(&recovery, notices);
@@ -254,9 +258,10 @@ pub(super) fn open_signed(
 /// been mounted before.
 pub(super) fn look_at_branches(config: &Config) -> Result<(), DaemonError> {
     let mounted_before = config.state.exists();
+    let mut ids = Ids::default();
     for entry in &config.branches {
-        match Branch::look(&entry.spec) {
-            Ok(_) | Err(BranchError::InUse { .. }) => {}
+        match Branch::look(&entry.spec).and_then(|id| ids.add(&entry.spec, id)) {
+            Ok(()) | Err(BranchError::InUse { .. }) => {}
             Err(error) if error.is_missing() && mounted_before => {}
             Err(error) => return Err(DaemonError::Failed(error.to_string())),
         }

@@ -66,6 +66,7 @@ impl Presence {
                     watcher.look();
                     memory::give_back_own();
                 }
+                watcher.mover.finish_branch(watcher.branch.spec().index);
                 drop(running);
             };
             std::thread::Builder::new()
@@ -142,6 +143,7 @@ impl Watcher {
             log::error!("branch {name} is read-only: its file system takes no changes");
         } else {
             log::warn!("branch {name} can be changed again");
+            self.vfs.branch_recovered();
         }
     }
 

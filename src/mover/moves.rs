@@ -75,12 +75,21 @@ pub(super) fn forward<S: Storage>(
     moves: &[PlacedMove<S>],
     lease_holds: Option<&dyn Fn() -> bool>,
 ) -> Result<(), Stopped> {
+    let again = lease_holds.is_none();
+    if again && is_unfinished(storage, moves)? {
+        check_none_lost(storage, moves)?;
+    }
     for placed in moves {
         let act = placed.step.act;
         match whereabouts(storage, placed)? {
             Whereabouts::From => {
                 if !sabotaged("moves: compare before a move") {
                     compare(storage, placed, &placed.from)?;
+                }
+                // Before, nobody could reach it there; what a crash left was in anybody's reach.
+                let staged = again && placed.step.from.area == Area::Stage;
+                if staged && !is_same_below(storage, placed, &placed.from)? {
+                    return Err(CrossingError::CopyChanged.into());
                 }
                 storage
                     .rename(&placed.from.dir, &placed.from.name, &placed.to.dir, &placed.to.name)
@@ -101,14 +110,9 @@ pub(super) fn forward<S: Storage>(
                 compare_below(storage, placed)?;
             }
             Whereabouts::To => {}
-            Whereabouts::MovedOn if lease_holds.is_none() => {}
+            Whereabouts::MovedOn if again => {}
             Whereabouts::MovedOn | Whereabouts::Doubt => {
-                let why = CrossingError::Io {
-                    attempted: attempt(act),
-                    what: placed.step.from.path.display().to_string(),
-                    errno: Errno::NOENT,
-                };
-                return Err(Stopped { why, doubt: true });
+                return Err(Stopped { why: missing(placed), doubt: true });
             }
         }
         // The lease is on what RETIRE, or APPLY on one file system, has just moved.
@@ -120,8 +124,39 @@ pub(super) fn forward<S: Storage>(
     Ok(())
 }
 
+/// Whether one of the moves was not made. Then no user has had any of it, and what is not in stage or hold has not
+/// been moved on: it is lost.
+fn is_unfinished<S: Storage>(storage: &S, moves: &[PlacedMove<S>]) -> Result<bool, CrossingError> {
+    for placed in moves {
+        if matches!(whereabouts(storage, placed)?, Whereabouts::From | Whereabouts::Both) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// An error if something has left stage or hold: nothing is moved then.
+fn check_none_lost<S: Storage>(storage: &S, moves: &[PlacedMove<S>]) -> Result<(), CrossingError> {
+    for placed in moves {
+        let lost = whereabouts(storage, placed)? == Whereabouts::MovedOn;
+        if lost && !sabotaged("moves: nothing is lost") {
+            return Err(missing(placed));
+        }
+    }
+    Ok(())
+}
+
+fn missing<S: Storage>(placed: &PlacedMove<S>) -> CrossingError {
+    CrossingError::Io {
+        attempted: attempt(placed.step.act),
+        what: placed.step.from.path.display().to_string(),
+        errno: Errno::NOENT,
+    }
+}
+
 /// Takes back all moves that were made, last first. Never replaces anything.
 pub(super) fn back<S: Storage>(storage: &S, moves: &[PlacedMove<S>]) -> Result<(), CrossingError> {
+    let unfinished = is_unfinished(storage, moves)?;
     let mut order: Vec<&PlacedMove<S>> = moves.iter().rev().collect();
     if sabotaged("moves: the last is taken back first") {
         order.reverse();
@@ -133,6 +168,7 @@ pub(super) fn back<S: Storage>(storage: &S, moves: &[PlacedMove<S>]) -> Result<(
                 .map_err(CrossingError::io("put back", placed.step.from.path.display()))?,
             Whereabouts::Both => finish_rename(storage, &placed.from, &placed.to)?,
             Whereabouts::From => {}
+            Whereabouts::MovedOn if unfinished => {}
             Whereabouts::MovedOn | Whereabouts::Doubt => {
                 return Err(CrossingError::Io {
                     attempted: "put back",

@@ -241,13 +241,21 @@ impl<S: Storage> Mover<S> {
                     format!("cannot look at {}: {}", place.name.display(), errno_name(errno))
                 }),
         };
-        let (mut ends, mut rest) = (Vec::new(), Vec::new());
+        let mut found = Vec::new();
         for step in &commit.moves {
             let (from, to) = (self.open_or_gone(&step.from)?, self.open_or_gone(&step.to)?);
             let (left, arrived) = (handle_at(&from)?, handle_at(&to)?);
+            found.push((step, (from, left), (to, arrived)));
+        }
+        // Then no user has had any of it.
+        let unfinished =
+            found.iter().any(|(step, (_, left), _)| left.as_ref() == Some(&step.identity.handle));
+        let (mut ends, mut rest) = (Vec::new(), Vec::new());
+        for (step, (from, left), (to, arrived)) in found {
             let inode = Some(&step.identity.handle);
             // What left stage or hold has arrived, wherever users have moved it since.
-            let moved_on = step.from.area != Area::Tree && from.is_some() && left.is_none();
+            let left_private = step.from.area != Area::Tree && from.is_some() && left.is_none();
+            let moved_on = left_private && !unfinished;
             let made = arrived.as_ref() == inode || moved_on;
             let made = made || sabotaged("recover: all moves are made");
             let made = made && left.as_ref() != inode;

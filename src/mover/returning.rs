@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Mover, MoverBranch, Recovery};
 use crate::ledger::record::{CrossingRecord, Step};
 use crate::storage::Storage;
-use crate::types::BranchIndex;
+use crate::types::{BranchIndex, TxId};
 
 impl<S: Storage> Mover<S> {
     /// A branch went offline: nothing crosses from or to it from now on. What is under way fails where
@@ -34,6 +34,23 @@ impl<S: Storage> Mover<S> {
         self.go_on_with_rests(Some(branch.uuid), &mut recovery);
         self.tidy(&branch, &mut recovery);
         recovery
+    }
+
+    /// Goes on with a transaction that was left open, as recovery does at start. None where another recovery runs, or it
+    /// has ended, or is under way.
+    pub fn go_on_with(&self, txid: TxId) -> Option<Recovery> {
+        let record = {
+            let _recovering = self.recovering.try_lock()?;
+            let record = self.left_open().into_iter().find(|record| record.txid == txid)?;
+            // Shown as under way, other recoveries leave it alone: its disk may hang.
+            let _ = self.announce(&record, "retry").decide();
+            record
+        };
+        let mut recovery = Recovery::default();
+        self.recover_one(&record, &mut recovery);
+        self.active.lock().remove(&txid);
+        self.purge_rearrangements();
+        Some(recovery)
     }
 
     /// Whether a transaction has a part on a branch. Before its decision only names tell.

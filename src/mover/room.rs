@@ -140,6 +140,14 @@ impl<S: Storage> Mover<S> {
         purged
     }
 
+    /// To be called by the same thread when it ends: removes what is recorded to go.
+    pub fn finish_branch(&self, index: BranchIndex) {
+        if let Ok(branch) = self.branch(index) {
+            self.remove_going(&branch);
+            self.sweep_late(&branch);
+        }
+    }
+
     /// Purges, oldest first, until an ordinary user, `uid`, can write `bytes` in a branch beside its `min_free`.
     /// What it purged, if that is so now, by whomever it was made: then it is worth trying once more. Nothing is
     /// purged where space is not what is missing, nor where all of hold would not be enough.

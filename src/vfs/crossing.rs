@@ -129,7 +129,7 @@ impl Vfs {
         let busy = |errno| self.busy(caller, source, target, errno);
         let locks = self.lock_crossing(&inode, &source.site, target).map_err(busy)?;
         self.check_whole(source)?;
-        self.wait_for_writers(&inode).map_err(busy)?;
+        self.wait_for_writers(caller.uid, &inode).map_err(busy)?;
         let mut made = MadeGuard::new(self);
         let prepared =
             self.prepare_placed(caller, source, target, (&gates, no_replace), &mut made, watch);

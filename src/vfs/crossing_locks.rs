@@ -1,6 +1,9 @@
 //! What a crossing keeps others out by, from before it is prepared until it has ended.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::branch::FileKind;
 use crate::error::Errno;
@@ -16,6 +19,36 @@ use super::switch::is_below;
 /// writes on cannot close in time: rename(2) holds the lock on the inode that write(2) needs.
 const WRITERS_WAIT: Duration = Duration::from_secs(1);
 const WRITERS_POLL: Duration = Duration::from_millis(2);
+/// Meanwhile rename(2) keeps all others of the view that lead to another folder waiting: of its time, an ordinary user may
+/// take one part in so many for this, once the first wait is used up.
+const WRITERS_SHARE: u32 = 20;
+/// Users who are remembered for that.
+const WAITING_MAX: usize = 4096;
+
+/// How long users may still wait for writers, as of a moment.
+#[derive(Default)]
+pub(super) struct WriterWaits(Mutex<HashMap<u32, (Duration, Instant)>>);
+
+impl WriterWaits {
+    /// How long a user may wait now.
+    fn left(&self, uid: u32, now: Instant) -> Duration {
+        let Some((left, since)) = self.0.lock().get(&uid).copied() else { return WRITERS_WAIT };
+        let earned = now.saturating_duration_since(since) / WRITERS_SHARE;
+        left.saturating_add(earned).min(WRITERS_WAIT)
+    }
+
+    /// A user has waited from one moment to another.
+    fn spend(&self, uid: u32, (begun, ended): (Instant, Instant)) {
+        let left = self.left(uid, begun).saturating_sub(ended.saturating_duration_since(begun));
+        let mut users = self.0.lock();
+        if users.len() >= WAITING_MAX {
+            // Who has all of it again need not be remembered.
+            let whole = WRITERS_WAIT * WRITERS_SHARE;
+            users.retain(|_, (_, since)| ended.saturating_duration_since(*since) < whole);
+        }
+        users.insert(uid, (left, ended));
+    }
+}
 
 impl Vfs {
     /// Locks both names and the source's content, and pins every folder above; of a directory,
@@ -56,16 +89,29 @@ impl Vfs {
         Ok(locks)
     }
 
-    /// Waits until nobody has the source, or anything in it, open for writing.
-    pub(super) fn wait_for_writers(&self, inode: &Inode) -> Result<(), Errno> {
-        let deadline = after(Instant::now(), WRITERS_WAIT);
-        while self.has_writers(inode) {
+    /// Waits until nobody has the source, or anything in it, open for writing. EBUSY, for an ordinary user at once who has
+    /// waited much of late.
+    pub(super) fn wait_for_writers(&self, uid: u32, inode: &Inode) -> Result<(), Errno> {
+        if !self.has_writers(inode) {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let privileged = self.is_privileged(uid);
+        let wait = if privileged { WRITERS_WAIT } else { self.writer_waits.left(uid, begun) };
+        let deadline = after(begun, wait);
+        let waited = loop {
             if Instant::now() >= deadline {
-                return Err(Errno::BUSY);
+                break Err(Errno::BUSY);
             }
             std::thread::sleep(WRITERS_POLL);
+            if !self.has_writers(inode) {
+                break Ok(());
+            }
+        };
+        if !privileged {
+            self.writer_waits.spend(uid, (begun, Instant::now()));
         }
-        Ok(())
+        waited
     }
 
     pub(super) fn has_writers(&self, inode: &Inode) -> bool {
@@ -76,5 +122,25 @@ impl Vfs {
             }
             _ => inode.writers() > 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_again_and_again_waits_less() {
+        let (waits, begun) = (WriterWaits::default(), Instant::now());
+        assert_eq!(waits.left(7, begun), WRITERS_WAIT);
+        let ended = begun + WRITERS_WAIT;
+        waits.spend(7, (begun, ended));
+        assert_eq!(waits.left(7, ended), Duration::ZERO);
+        assert_eq!(waits.left(8, ended), WRITERS_WAIT);
+        let later = ended + Duration::from_secs(10);
+        assert_eq!(waits.left(7, later), Duration::from_millis(500));
+        waits.spend(7, (later, later + Duration::from_millis(100)));
+        assert_eq!(waits.left(7, later + Duration::from_millis(100)), Duration::from_millis(400));
+        assert_eq!(waits.left(7, later + Duration::from_secs(600)), WRITERS_WAIT);
     }
 }

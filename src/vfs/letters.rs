@@ -2,11 +2,12 @@
 //! moved, are locked meanwhile as for a crossing; afterwards what the kernel knew of it is given up, so
 //! that it looks again.
 
+use std::ffi::OsString;
 use std::sync::Arc;
 
 use crate::branch::FileKind;
 use crate::error::{Errno, errno_name};
-use crate::ledger::record::Spot;
+use crate::ledger::record::{CrossingRecord, Spot};
 use crate::mover::{CrossingError, Finding, LetterError, Settle, Settled};
 use crate::sys::process::exe_of;
 use crate::types::{BranchIndex, BranchUuid, Caller, TxId, ViewPath};
@@ -15,6 +16,9 @@ use crate::view::{Inode, Invalidation, Place};
 
 use super::Vfs;
 use super::switch::is_below;
+
+/// A name, by the folder that it is in.
+type FolderAndName = (Arc<Inode>, OsString);
 
 /// Why nothing was done with a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -77,6 +81,24 @@ impl Vfs {
             return Ok(settled?);
         }
         let record = self.mover.letter(txid, settle)?.record;
+        let settled = self
+            .with_moved(&record, true, || self.mover.settle(caller, exe, txid, settle))
+            .map_err(|_| SettleError::Busy(record.source.clone()))?;
+        for domain in [&record.source, &record.target].map(|path| self.domain_of_path(path)) {
+            domain.into_iter().for_each(|domain| self.lock_left_open(domain));
+        }
+        note_settled(caller, txid, settle, &settled);
+        Ok(settled?)
+    }
+
+    /// Has something done with what a transaction has moved or would move, which nobody else uses meanwhile, nor its
+    /// names, unless they are locked already. Afterwards the kernel looks again. EBUSY.
+    fn with_moved<T>(
+        &self,
+        record: &CrossingRecord,
+        lock_names: bool,
+        act: impl FnOnce() -> T,
+    ) -> Result<T, Errno> {
         let known = || {
             let inodes = record.moves.iter().filter_map(|step| {
                 let index = self.branch_with(step.from.branch)?;
@@ -86,12 +108,11 @@ impl Vfs {
         };
         let names = [&record.source, &record.target].map(|path| self.folder_of(path));
         let inodes = known();
-        let busy = |_| SettleError::Busy(record.source.clone());
-        let locks = self.lock_letter(&names, &inodes).map_err(busy)?;
+        let locks = self.lock_letter(if lock_names { &names } else { &[] }, &inodes)?;
         for inode in &inodes {
-            self.wait_for_writers(inode).map_err(busy)?;
+            self.wait_for_writers(self.owner, inode)?;
         }
-        let settled = self.mover.settle(caller, exe, txid, settle);
+        let done = act();
         // Those too that somebody has found while it was under way.
         for inode in known().iter().chain(&inodes) {
             self.give_up(inode);
@@ -100,11 +121,34 @@ impl Vfs {
             self.view.invalidate(Invalidation::Entry { parent: folder.number, name });
         }
         drop(locks);
-        for domain in [&record.source, &record.target].map(|path| self.domain_of_path(path)) {
-            domain.into_iter().for_each(|domain| self.lock_left_open(domain));
+        Ok(done)
+    }
+
+    /// Goes on with the transactions that were left open while all their branches were there, because a disk failed or
+    /// took no changes. What it could not end is tried again by the next call.
+    pub(super) fn end_left_open(&self) {
+        for record in self.mover.left_open() {
+            let held = self.take_held(&record);
+            let locked = |path: &ViewPath| {
+                held.iter().any(|(known, _)| known == path) || self.folder_of(path).is_none()
+            };
+            // Else somebody is still at it.
+            let free = locked(&record.source) && locked(&record.target);
+            if free && self.are_well(&record) {
+                let ended = self.with_moved(&record, false, || self.mover.go_on_with(record.txid));
+                log::info!("crossing {}, which was left open: {ended:?}", record.txid);
+            }
+            self.keep_held(held);
         }
-        note_settled(caller, txid, settle, &settled);
-        Ok(settled?)
+    }
+
+    /// Whether all branches of a transaction are there and take changes.
+    fn are_well(&self, record: &CrossingRecord) -> bool {
+        let mut ends = record.moves.iter().flat_map(|step| [step.from.branch, step.to.branch]);
+        ends.all(|uuid| {
+            let branch = self.branch_with(uuid).and_then(|index| self.branch(index).ok());
+            branch.is_some_and(|branch| branch.is_online() && !branch.is_read_only())
+        })
     }
 
     fn branch_with(&self, uuid: BranchUuid) -> Option<BranchIndex> {
@@ -113,14 +157,14 @@ impl Vfs {
     }
 
     /// The folder of a path, where there still is one, and the name in it.
-    fn folder_of(&self, path: &ViewPath) -> Option<(Arc<Inode>, std::ffi::OsString)> {
+    fn folder_of(&self, path: &ViewPath) -> Option<FolderAndName> {
         let (folder, name) = (path.parent()?, path.name()?);
         Some((self.walk(&folder).ok()?, name.to_owned()))
     }
 
     fn lock_letter(
         &self,
-        names: &[Option<(Arc<Inode>, std::ffi::OsString)>],
+        names: &[Option<FolderAndName>],
         inodes: &[Arc<Inode>],
     ) -> Result<LockGuard, Errno> {
         let mut alone = Vec::new();

@@ -90,6 +90,9 @@ const FIXED_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 /// if only somebody went on allocating. The listing of a folder of 50,000 leaves 4 MB.
 const GIVE_BACK_EACH: usize = 10;
 
+/// Seconds between two times that crossings are gone on with which a failing disk left open.
+const GO_ON_EACH: usize = 10;
+
 /// The name of the virtual audit folder in the root of the view.
 pub const AUDIT_NAME: &str = ".audit";
 /// The private folder in a branch's root, which does not exist for the view.
@@ -180,6 +183,7 @@ pub struct Vfs {
     out_of_reach: Mutex<out_of_reach::OutOfReach>,
     prepared: prepared::PreparedTable,
     left_open: returning::LeftOpen,
+    writer_waits: crossing_locks::WriterWaits,
     /// For what outlives the call that made it.
     this: Weak<Self>,
     /// Attributes of the roots of branches and pools as they were last told.
@@ -230,6 +234,7 @@ impl Vfs {
             out_of_reach: Mutex::default(),
             prepared: prepared::PreparedTable::default(),
             left_open: returning::LeftOpen::default(),
+            writer_waits: crossing_locks::WriterWaits::default(),
             this: Weak::clone(this),
             roots: DashMap::new(),
             root_acls: DashMap::new(),
@@ -400,6 +405,7 @@ impl Vfs {
         self.note_offline();
         self.expire_prepared_as_usual();
         self.tend_left_open();
+        self.go_on_with_left_open(times % GO_ON_EACH == GO_ON_EACH - 1);
         self.note_room();
     }
 }

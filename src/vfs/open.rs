@@ -32,7 +32,7 @@ struct Access {
     read: bool,
     write: bool,
     exec: bool,
-    /// Flags that reach the branch: access and the synchronous ones.
+    /// Flags that the branch is told: access, the synchronous ones, and whether all writes append.
     backing: OFlags,
 }
 
@@ -46,7 +46,7 @@ impl Access {
             OFlags::RDWR => (true, true),
             _ => return Err(Errno::INVAL),
         };
-        let kept = OFlags::SYNC | OFlags::DSYNC;
+        let kept = OFlags::SYNC | OFlags::DSYNC | OFlags::APPEND;
         Ok(Self { read, write, exec: flags & FMODE_EXEC != 0, backing: mode | (all & kept) })
     }
 

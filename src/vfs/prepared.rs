@@ -443,8 +443,8 @@ impl Vfs {
             let ended = |state, hint: String| AbortError::Ended { state, hint };
             match found.state {
                 TransactionState::Active => ended(
-                    "waiting for a branch that is offline",
-                    "it is rolled back or completed when the branch is back".to_owned(),
+                    "waiting for a branch that is offline or whose disk fails",
+                    "it is rolled back or completed when the branch is back and well".to_owned(),
                 ),
                 TransactionState::Done if found.undone_by.is_some() => {
                     ended("undone", "nothing is left to stop".to_owned())

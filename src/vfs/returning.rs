@@ -4,9 +4,11 @@
 use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::ledger::record::CrossingRecord;
 use crate::types::{BranchIndex, ViewPath};
 use crate::view::locks::{Holder, Lock, LockGuard};
 use crate::view::{Domain, Place};
@@ -20,6 +22,10 @@ pub(super) struct LeftOpen {
     held: Mutex<Vec<(ViewPath, LockGuard)>>,
     /// Where a thread looks for names that are to be locked: its disk may hang.
     looking: Mutex<HashSet<Domain>>,
+    /// Held by the thread that goes on with them.
+    ending: Mutex<()>,
+    /// A file system takes changes again.
+    soon: AtomicBool,
 }
 
 /// What looks for names in a branch or pool. Dropped, another may.
@@ -82,6 +88,41 @@ impl Vfs {
                 log::warn!("cannot start a thread to lock names: {error}");
             }
         }
+    }
+
+    /// To be called when the file system of a branch takes changes again.
+    pub fn branch_recovered(&self) {
+        self.left_open.soon.store(true, Ordering::Relaxed);
+    }
+
+    /// Goes on with them, on a thread of its own, when something has changed or it is `due`.
+    pub(super) fn go_on_with_left_open(self: &Arc<Self>, due: bool) {
+        let soon = self.left_open.soon.swap(false, Ordering::Relaxed);
+        if !(soon || due) || self.mover.left_open().is_empty() {
+            return;
+        }
+        let vfs = Arc::clone(self);
+        let go_on = move || {
+            if let Some(_ending) = vfs.left_open.ending.try_lock() {
+                vfs.end_left_open();
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("left-open".into()).spawn(go_on) {
+            log::warn!("cannot start a thread to go on with what was left open: {error}");
+        }
+    }
+
+    /// The locks of the names of a transaction.
+    pub(super) fn take_held(&self, record: &CrossingRecord) -> Vec<(ViewPath, LockGuard)> {
+        let of_it = |(path, _): &mut (ViewPath, LockGuard)| {
+            [&record.source, &record.target].contains(&&*path)
+        };
+        self.left_open.held.lock().extract_if(.., of_it).collect()
+    }
+
+    /// Keeps them on, until the transaction has ended.
+    pub(super) fn keep_held(&self, held: Vec<(ViewPath, LockGuard)>) {
+        self.left_open.held.lock().extend(held);
     }
 
     /// Locks those in a branch or pool.

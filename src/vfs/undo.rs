@@ -159,7 +159,7 @@ impl Vfs {
             Errno::STALE => changed(txid),
             errno => name_error(&plan.source)(errno),
         })?;
-        self.wait_for_writers(&inode).map_err(name_error(&plan.source))?;
+        self.wait_for_writers(caller.uid, &inode).map_err(name_error(&plan.source))?;
         let privileged = caller.uid == 0 || caller.uid == self.owner;
         let exe = exe_of(caller.pid);
         let admit = self.rules_below(caller, &source, &target);

@@ -466,6 +466,10 @@ fn what_nobody_may_change_stays_and_so_does_what_holds_it() {
             ))
             .ok();
     }
+    mount.sh(&format!("echo x >inbox/f; chattr +a {inbox}/f")).ok();
+    assert_eq!(mount.sh("echo y >>inbox/f; cat inbox/f").ok(), "x\ny\n", "it only grows");
+    mount.sh("echo z >inbox/f").refused();
+    mount.sh(&format!("chattr -a {inbox}/f")).ok();
     mount.unmount();
     drop(disk);
 }

@@ -14,8 +14,9 @@ use super::show::Shown;
 ///
 /// By transaction it is found by an index beside the ledger's segments, which is made when it is
 /// missing or stale; everything else is searched for. Lines whose checksum does not hold are shown too: the
-/// first of them is told on standard error, and the exit code is 1. All else that may be wrong with a
-/// ledger is for octroi audit verify.
+/// first of them is told on standard error, and the exit code is 1. A line that was changed so that it
+/// does not fit any more is not found, nor one that was removed: that, and all else that may be wrong with
+/// a ledger, octroi audit verify tells.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     octroi audit query --denied --since 7d --path '/inbox/**/*.sh'\n  \

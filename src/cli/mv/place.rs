@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, StatxFlags};
 
-use crate::control::{Client, mounts};
+use crate::control::{Client, ViewMount, mounts};
 use crate::error::Errno;
 
 use super::super::failure::{Failure, cannot};
@@ -118,8 +118,23 @@ pub(in crate::cli) struct Ends {
 
 impl Ends {
     /// Opens both folders, and looks at nothing in them.
-    pub(in crate::cli) fn of(source: &Path, target: &Path) -> Result<Self, String> {
+    fn of(source: &Path, target: &Path) -> Result<Self, String> {
         Ok(Self { source: End::open(source)?, target: End::open(target)? })
+    }
+
+    /// As [`Ends::of`], of names that a daemon told, or that were links since: those outside its view are refused.
+    pub(in crate::cli) fn in_view(
+        view: &ViewMount,
+        source: &Path,
+        target: &Path,
+    ) -> Result<Self, String> {
+        let ends = Self::of(source, target)?;
+        for (end, path) in [(&ends.source, source), (&ends.target, target)] {
+            if device_of(end.device) != view.device {
+                return Err(format!("{} is not in view {}", path.display(), view.name));
+            }
+        }
+        Ok(ends)
     }
 
     /// Opens both folders, and finds what mv(1) would refuse before it renames.
@@ -167,9 +182,14 @@ impl Ends {
     }
 }
 
+/// As the table of mounts has it.
+fn device_of(device: u64) -> (u32, u32) {
+    (rustix::fs::major(device), rustix::fs::minor(device))
+}
+
 /// The daemon that serves a device, if it is a view's.
 fn daemon_of(device: u64) -> Result<Option<Client>, Failure> {
-    let device = (rustix::fs::major(device), rustix::fs::minor(device));
+    let device = device_of(device);
     let all = mounts::mounts().map_err(cannot("read the table of mounts"))?;
     let of_device = all.into_iter().filter(|mount| mount.device == device);
     let mut refused = None;

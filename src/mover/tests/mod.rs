@@ -23,6 +23,7 @@ mod lab;
 mod length;
 mod letters;
 mod lossy;
+mod lost;
 mod model;
 mod parts;
 mod pass;
