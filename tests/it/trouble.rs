@@ -275,6 +275,27 @@ fn another_branchs_id_is_refused() {
 }
 
 #[test]
+fn a_copy_of_a_branch_beside_it_is_refused() {
+    let scene = Scene::lab();
+    scene.mount().unmount();
+    sh(&scene.base().join("branches"), "cp -a inbox copy").ok();
+    let text = fs::read_to_string(scene.config()).expect("the configuration");
+    let copy = format!("[branches.copy]\npath = \"{}\"\n", scene.branch("copy").display());
+    fs::write(scene.config(), text + &copy).expect("write");
+    let said = scene.mount_refused(&[]).err;
+    assert!(said.contains("carries the id of branch inbox"), "{said}");
+    let said = octroi([Path::new("check"), &scene.config()]).refused();
+    assert!(said.contains("carries the id of branch inbox"), "{said}");
+    // What is only shown may be an older state of it.
+    let text = fs::read_to_string(scene.config()).expect("the configuration");
+    fs::write(scene.config(), text.clone() + "mode = \"ro\"\n").expect("write");
+    scene.mount().unmount();
+    fs::write(scene.config(), text).expect("write");
+    fs::remove_dir_all(scene.branch("copy").join(".octroi")).expect("no id any more");
+    scene.mount().unmount();
+}
+
+#[test]
 fn a_full_ledger_disk_stops_changes_not_reading() {
     require_root();
     let scene = Scene::lab();

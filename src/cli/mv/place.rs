@@ -228,4 +228,22 @@ mod tests {
         check("", None);
         check(".a", Some((".", ".a", false)));
     }
+
+    #[test]
+    fn names_outside_the_view_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let device = device_of(rustix::fs::stat(dir.path()).unwrap().st_dev);
+        let check = |device| {
+            let view = ViewMount {
+                name: "lab".into(),
+                mountpoint: dir.path().into(),
+                root: "/".into(),
+                device,
+                owner: 0,
+            };
+            Ends::in_view(&view, &dir.path().join("a"), &dir.path().join("b")).err()
+        };
+        assert_eq!(check(device), None);
+        assert!(check((device.0, device.1 + 1)).unwrap().contains("a is not in view lab"));
+    }
 }
