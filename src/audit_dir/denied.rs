@@ -14,11 +14,12 @@ const DENIED: &[u8] = br#""decision":"denied""#;
 /// Bytes of the ledger that are searched in one step.
 pub(super) const STEP: u64 = 1 << 20;
 
-/// Bytes of the ledger that a stretch spans at most, as long as there are few: what one read searches.
-const SPAN: u64 = 1 << 16;
+/// Bytes of the ledger that a stretch spans at most, as long as there are few: what one read searches. A gigabyte of a
+/// ledger then takes 24 KiB.
+const SPAN: u64 = 1 << 20;
 
-/// Beyond this number, stretches become longer. As many take 6 MiB, and suffice for 8 GiB at the least.
-const STRETCHES: usize = 1 << 18;
+/// Beyond this number, stretches become longer. As many take 1.5 MiB, and suffice for 32 GiB at the least.
+const STRETCHES: usize = 1 << 16;
 
 /// Longer than this they do not become: none goes beyond its segment.
 const SPAN_MAX: u64 = 1 << 26;

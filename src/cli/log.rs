@@ -1,17 +1,15 @@
 //! The daemon's log: standard error, without what is only noise, and no more of it than a disk bears. Users cause lines
 //! with names of theirs in them, as fast as they can ask.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use log::Record;
 use parking_lot::Mutex;
 
 use crate::fuse;
 
-/// Lines of one level that may come at once.
+/// Lines of one level that may come at once. After them, one a second.
 const BURST: u32 = 500;
-/// After them, one each so long.
-const EACH: Duration = Duration::from_secs(1);
 /// Bytes of a message. More is cut.
 const MESSAGE_MAX: usize = 4096;
 
@@ -43,7 +41,7 @@ impl Bucket {
 
     /// Whether a line may come now; if so, how many were left out before it.
     fn admit(&mut self, now: Instant) -> Option<u64> {
-        let passed = now.saturating_duration_since(self.since).as_secs() / EACH.as_secs();
+        let passed = now.saturating_duration_since(self.since).as_secs();
         let passed = u32::try_from(passed).unwrap_or(BURST);
         if passed > 0 {
             self.room = self.room.saturating_add(passed).min(BURST);
@@ -102,19 +100,21 @@ fn cut(mut message: String) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn a_flood_of_lines_is_told_by_their_number() {
-        let begun = Instant::now();
+        let (begun, second) = (Instant::now(), Duration::from_secs(1));
         let mut bucket = Bucket::new(begun);
         for _ in 0..BURST {
             assert_eq!(bucket.admit(begun), Some(0));
         }
         assert_eq!((bucket.admit(begun), bucket.admit(begun)), (None, None));
-        assert_eq!(bucket.admit(begun + EACH), Some(2));
-        assert_eq!(bucket.admit(begun + EACH), None);
-        assert_eq!(bucket.admit(begun + EACH * 10_000), Some(1));
+        assert_eq!(bucket.admit(begun + second), Some(2));
+        assert_eq!(bucket.admit(begun + second), None);
+        assert_eq!(bucket.admit(begun + second * 10_000), Some(1));
         assert_eq!(bucket.room, BURST - 1);
     }
 

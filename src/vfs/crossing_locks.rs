@@ -33,8 +33,8 @@ impl WriterWaits {
     /// How long a user may wait now.
     fn left(&self, uid: u32, now: Instant) -> Duration {
         let Some((left, since)) = self.0.lock().get(&uid).copied() else { return WRITERS_WAIT };
-        let earned = now.saturating_duration_since(since) / WRITERS_SHARE;
-        left.saturating_add(earned).min(WRITERS_WAIT)
+        let earned = now.saturating_duration_since(since).checked_div(WRITERS_SHARE);
+        left.saturating_add(earned.unwrap_or_default()).min(WRITERS_WAIT)
     }
 
     /// A user has waited from one moment to another.
@@ -43,7 +43,7 @@ impl WriterWaits {
         let mut users = self.0.lock();
         if users.len() >= WAITING_MAX {
             // Who has all of it again need not be remembered.
-            let whole = WRITERS_WAIT * WRITERS_SHARE;
+            let whole = WRITERS_WAIT.saturating_mul(WRITERS_SHARE);
             users.retain(|_, (_, since)| ended.saturating_duration_since(*since) < whole);
         }
         users.insert(uid, (left, ended));
