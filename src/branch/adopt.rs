@@ -107,7 +107,8 @@ pub enum BranchError {
     /// where something is.
     #[error(
         "branch {name}: {} carries the id of branch {other} ({id}): it is a copy of it\n\
-         hint: move .octroi out of the copy, and it is a new branch; what hold and stage keep is in the other one too",
+         hint: move .octroi out of the copy, and mount once with --adopt and the copy's name; what hold and stage keep \
+         is in the other one too",
         path.display()
     )]
     Twin {

@@ -1,9 +1,9 @@
 //! The daemon's log: standard error, without what is only noise, and no more of it than a disk bears. Users cause lines
-//! with names of theirs in them, as fast as they can ask.
+//! with names of theirs in them, as fast as they can ask. What is only for who looks for a mistake is not counted.
 
 use std::time::Instant;
 
-use log::Record;
+use log::{Level, Log as _, Record};
 use parking_lot::Mutex;
 
 use crate::fuse;
@@ -18,10 +18,10 @@ pub fn start() {
     let env = env_logger::Env::default().default_filter_or("info");
     let log = env_logger::Builder::from_env(env).target(env_logger::Target::Stderr).build();
     log::set_max_level(log.filter());
-    let _ = log::set_boxed_logger(Box::new(Log { log, buckets: Mutex::default() }));
+    let _ = log::set_boxed_logger(Box::new(Limited { log, buckets: Mutex::default() }));
 }
 
-struct Log {
+struct Limited {
     log: env_logger::Logger,
     /// For each level, so that warnings leave room for errors.
     buckets: Mutex<[Option<Bucket>; 6]>,
@@ -56,22 +56,25 @@ impl Bucket {
     }
 }
 
-impl Log {
+impl Limited {
     fn write(&self, record: &Record<'_>, message: &str) {
         let mut line = Record::builder();
         line.metadata(record.metadata().clone());
-        log::Log::log(&self.log, &line.args(format_args!("{message}")).build());
+        self.log.log(&line.args(format_args!("{message}")).build());
     }
 }
 
-impl log::Log for Log {
+impl log::Log for Limited {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        log::Log::enabled(&self.log, metadata)
+        self.log.enabled(metadata)
     }
 
     fn log(&self, record: &Record<'_>) {
         if !self.log.matches(record) || fuse::is_noise(record) {
             return;
+        }
+        if record.level() > Level::Info {
+            return self.log.log(record);
         }
         let admitted = {
             let (mut buckets, now) = (self.buckets.lock(), Instant::now());
@@ -86,7 +89,7 @@ impl log::Log for Log {
     }
 
     fn flush(&self) {
-        log::Log::flush(&self.log);
+        self.log.flush();
     }
 }
 

@@ -27,7 +27,7 @@ use super::protocol::{
     ReloadReport, Request, Signed, Status, TRANSACTIONS_MAX, TransactionReport, UndoReport,
 };
 use super::server::Service;
-use super::transactions::{active, report, running_report};
+use super::transactions::{active, left_open, report, running_report};
 
 /// Answers for one mounted view.
 pub struct ViewService {
@@ -151,7 +151,13 @@ impl ViewService {
             known: self.vfs.known(),
             panics: self.panics.load(Ordering::Relaxed),
             branches: self.branches(),
-            active: self.vfs.active_crossings().iter().map(|found| active(found)).collect(),
+            active: self
+                .vfs
+                .active_crossings()
+                .iter()
+                .map(|found| active(found))
+                .chain(self.vfs.left_open().iter().map(left_open))
+                .collect(),
             dead,
             accepted,
         })))

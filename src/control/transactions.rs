@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ledger::record::StoppedBy;
+use crate::ledger::record::{CrossingRecord, StoppedBy};
 use crate::mover::{Progress, Transaction};
 use crate::types::{TxId, ViewPath};
 use crate::vfs::HIDDEN_LOSS;
@@ -24,7 +24,7 @@ pub struct ActiveCrossing {
     pub source: ViewPath,
     /// To where.
     pub target: ViewPath,
-    /// `waiting` for its turn, or step of the protocol.
+    /// `waiting` for its turn, or step of the protocol; `left open` where nobody is at it.
     pub step: String,
     /// Bytes that the step has copied, hashed or read back so far.
     pub bytes: u64,
@@ -141,6 +141,22 @@ pub(super) fn active(progress: &Progress) -> ActiveCrossing {
         check: progress
             .oldest_check()
             .map(|(command, since)| RunningCheck { command, seconds: since.elapsed().as_secs() }),
+    }
+}
+
+/// One that waits for a branch that is offline, or whose disk fails.
+pub(super) fn left_open(record: &CrossingRecord) -> ActiveCrossing {
+    ActiveCrossing {
+        txid: record.txid,
+        uid: record.uid,
+        source: record.source.clone(),
+        target: record.target.clone(),
+        step: "left open".to_owned(),
+        bytes: 0,
+        size: record.size.unwrap_or(0),
+        files: 0,
+        files_all: 0,
+        check: None,
     }
 }
 

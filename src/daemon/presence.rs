@@ -66,7 +66,9 @@ impl Presence {
                     watcher.look();
                     memory::give_back_own();
                 }
-                watcher.mover.finish_branch(watcher.branch.spec().index);
+                if !watcher.read_only {
+                    watcher.mover.finish_branch(watcher.branch.spec().index);
+                }
                 drop(running);
             };
             std::thread::Builder::new()

@@ -138,7 +138,7 @@ impl Reader {
         let counts = same.as_ref().filter(|_| !is_last).and_then(|part| part.counts);
         let file = match same {
             Some(part) => part.file,
-            None => match File::open(self.dir.join(&name)) {
+            None => match segment::open(&self.dir.join(&name)) {
                 Ok(file) => file,
                 // It left since the folder was listed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -1,11 +1,26 @@
 //! Segment files: `00000001.jsonl` and on, without gaps.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
 
 use super::record::{Record, VersionRecord};
 use super::{decode, encode};
 use crate::error::Errno;
 use crate::storage::Storage;
+
+/// Opens a segment to read it. A fifo, at which one would wait, and anything else that is no regular file is refused.
+pub fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")),
+    }
+}
 
 /// Bytes after which the next segment is begun.
 pub const SEGMENT_MAX: u64 = 64 << 20;

@@ -44,6 +44,9 @@ const GROUP_DELAY: Duration = Duration::from_millis(100).saturating_sub(LINGER);
 /// Bytes written since the last fsync that cause one.
 const UNSYNCED_MAX: u64 = 1 << 20;
 
+/// Between two looks whether the segment is still there.
+const LOOK_EACH: Duration = Duration::from_secs(1);
+
 type Reply = Sender<Result<(), Errno>>;
 
 /// What callers send.
@@ -117,6 +120,8 @@ pub struct Writer<S: Storage> {
     leftover: bool,
     dead: bool,
     group_due: Option<Instant>,
+    /// When it was last looked whether the segment is still there.
+    looked: Instant,
     rotation_due: bool,
     denials: Denials,
 }
@@ -173,6 +178,7 @@ impl<S: Storage> Writer<S> {
             leftover: false,
             dead: false,
             group_due: None,
+            looked: Instant::now(),
             rotation_due: false,
             denials: Denials::default(),
         };
@@ -374,6 +380,7 @@ impl<S: Storage> Writer<S> {
     fn sync(&mut self) -> Result<(), Errno> {
         // ENOSPC from fsync (delayed allocation) is a failed fsync like any other: never retried.
         self.storage.sync_file(&self.file)?;
+        self.check_linked()?;
         self.synced_length = self.length;
         self.synced_seq = Some(self.next_seq);
         // First: who is answered may ask for a checkpoint that covers its line.
@@ -382,6 +389,20 @@ impl<S: Storage> Writer<S> {
             answer(waiting.reply, Ok(()));
         }
         Ok(())
+    }
+
+    /// ENOENT if the segment was removed: what is written to it then nobody will read. To be asked now and then, which is
+    /// about once a second.
+    fn check_linked(&mut self) -> Result<(), Errno> {
+        let now = Instant::now();
+        if now.saturating_duration_since(self.looked) < LOOK_EACH {
+            return Ok(());
+        }
+        self.looked = now;
+        match self.storage.stat_file(&self.file)?.nlink {
+            0 => Err(Errno::NOENT),
+            _ => Ok(()),
+        }
     }
 
     fn refuse_all(&mut self, errno: Errno) {

@@ -37,10 +37,13 @@ impl<S: Storage> Mover<S> {
     }
 
     /// Goes on with a transaction that was left open, as recovery does at start. None where another recovery runs, or it
-    /// has ended, or is under way.
+    /// has ended, or is under way, or could not be synced and waits for a start.
     pub fn go_on_with(&self, txid: TxId) -> Option<Recovery> {
         let record = {
             let _recovering = self.recovering.try_lock()?;
+            if self.unsynced.lock().contains(&txid) {
+                return None;
+            }
             let record = self.left_open().into_iter().find(|record| record.txid == txid)?;
             // Shown as under way, other recoveries leave it alone: its disk may hang.
             let _ = self.announce(&record, "retry").decide();

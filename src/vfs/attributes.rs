@@ -150,12 +150,16 @@ impl Vfs {
         if stat.mode & 0o6000 == 0 {
             return Ok(());
         }
+        let in_group =
+            |gid| self.is_in_group(caller, gid) || is_capable(caller, CapabilitySet::FSETID);
+        // Without the group's right to execute set-group-id stays for who is in the group: nothing is taken.
+        if stat.mode & 0o6010 == 0o2000 && in_group(stat.gid) {
+            return Ok(());
+        }
         let writes = || node.inode.open_files().iter().any(|file| file.writable);
         if caller.uid != 0 && caller.uid != stat.uid && !writes() {
             return Err(Errno::PERM);
         }
-        let in_group =
-            |gid| self.is_in_group(caller, gid) || is_capable(caller, CapabilitySet::FSETID);
         branch.clear_set_id(node.first.as_fd(), in_group)
     }
 

@@ -27,7 +27,7 @@ impl Vfs {
         mode: u32,
         umask: u32,
     ) -> Result<Attributes, Errno> {
-        self.make(caller, Operation::Mkdir, parent, name, umask, |part, creator| {
+        self.make(caller, Operation::Mkdir, parent, name, (mode, umask), |part, creator| {
             part.branch.mkdir(part.as_fd(), name, mode, creator)
         })
     }
@@ -42,7 +42,7 @@ impl Vfs {
         umask: u32,
         device: u64,
     ) -> Result<Attributes, Errno> {
-        self.make(caller, Operation::Mknod, parent, name, umask, |part, creator| {
+        self.make(caller, Operation::Mknod, parent, name, (mode, umask), |part, creator| {
             part.branch.mknod(part.as_fd(), name, mode, device, creator)
         })
     }
@@ -55,7 +55,7 @@ impl Vfs {
         name: &OsStr,
         text: &OsStr,
     ) -> Result<Attributes, Errno> {
-        self.make(caller, Operation::Symlink, parent, name, 0, |part, creator| {
+        self.make(caller, Operation::Symlink, parent, name, (0, 0), |part, creator| {
             part.branch.symlink(part.as_fd(), name, text, creator)
         })
     }
@@ -67,7 +67,7 @@ impl Vfs {
         operation: Operation,
         parent: u64,
         name: &OsStr,
-        umask: u32,
+        modes: (u32, u32),
         act: impl Fn(&OpenPart<'_>, &Creator<'_>) -> Result<Found, Errno>,
     ) -> Result<Attributes, Errno> {
         let site = self.site(parent, name, Purpose::Add)?;
@@ -76,7 +76,7 @@ impl Vfs {
         self.ready_to_record()?;
         let _lock = self.lock_new(&site)?;
         let result = self.place_new(caller, &site, |part| {
-            self.as_caller(caller, umask, part, |creator| act(part, creator))
+            self.as_caller(caller, modes, part, |creator| act(part, creator))
         });
         self.record_new(operation, &question, &result);
         let (branch, found) = result?;
@@ -109,15 +109,21 @@ impl Vfs {
 
     /// Makes something in a directory as the caller, with the groups of the user database. Only where these do not
     /// do is the process asked: it may hold other groups (a container's, a job's), or the right to override
-    /// permissions, by which the kernel let the request through, and which acting as its user takes away.
+    /// permissions, by which the kernel let the request through, and which acting as its user takes away. And where
+    /// set-group-id is asked for, which who is not in the group would silently not get.
     pub(super) fn as_caller<T>(
         &self,
         caller: Caller,
-        umask: u32,
+        (mode, umask): (u32, u32),
         folder: &OpenPart<'_>,
         act: impl Fn(&Creator<'_>) -> Result<T, Errno>,
     ) -> Result<T, Errno> {
-        let known = self.identities.groups(caller.uid).unwrap_or_default();
+        let mut known = self.identities.groups(caller.uid).unwrap_or_default();
+        if mode & 0o2000 != 0
+            && let Ok(rights) = Rights::of(caller)
+        {
+            known = rights.groups.into();
+        }
         let Caller { uid, gid, .. } = caller;
         let creator = Creator { uid, gid, groups: &known, umask, overrides: false };
         let first = act(&creator);

@@ -135,8 +135,11 @@ impl Vfs {
             // Else somebody is still at it.
             let free = locked(&record.source) && locked(&record.target);
             if free && self.are_well(&record) {
-                let ended = self.with_moved(&record, false, || self.mover.go_on_with(record.txid));
-                log::info!("crossing {}, which was left open: {ended:?}", record.txid);
+                let gone_on =
+                    self.with_moved(&record, false, || self.mover.go_on_with(record.txid));
+                if matches!(gone_on, Ok(Some(recovery)) if recovery.left_open.is_empty()) {
+                    log::warn!("crossing {} had been left open, and has ended", record.txid);
+                }
             }
             self.keep_held(held);
         }

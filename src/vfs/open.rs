@@ -289,7 +289,7 @@ impl Vfs {
         self.ready_to_record()?;
         let _lock = self.lock_new(&site)?;
         let result = self.place_new(caller, &site, |part| {
-            self.as_caller(caller, umask, part, |creator| {
+            self.as_caller(caller, (mode, umask), part, |creator| {
                 part.branch.create(part.as_fd(), &site.name, mode, access.backing, creator)
             })
         });

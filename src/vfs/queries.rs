@@ -10,6 +10,7 @@ use crate::branch::Branch;
 use crate::error::Errno;
 use crate::ledger::Signing;
 use crate::ledger::checkpoint::Checkpoint;
+use crate::ledger::record::CrossingRecord;
 use crate::mover::{Journal, Progress};
 use crate::types::{BranchIndex, Caller, ViewPath};
 use crate::view::Known;
@@ -106,6 +107,11 @@ impl Vfs {
     /// The crossings under way.
     pub fn active_crossings(&self) -> Vec<Arc<Progress>> {
         self.mover.active()
+    }
+
+    /// The crossings that nobody is at though they have not ended.
+    pub fn left_open(&self) -> Vec<CrossingRecord> {
+        self.mover.left_open()
     }
 
     /// The groups of a caller by the user database, for acting in the caller's name.

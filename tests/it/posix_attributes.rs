@@ -44,6 +44,19 @@ fn set_group_id_without_execution_goes_too_for_who_is_not_of_the_group() {
 }
 
 #[test]
+fn set_group_id_is_for_who_is_of_the_group_by_the_process_alone() {
+    same_script(
+        "as() { setpriv --reuid=nobody --regid=nogroup --groups=54321 \"$@\"; }
+         mkdir g; chgrp 54321 g; chmod 2777 g; as python3 -c 'import os
+os.umask(0)
+os.close(os.open(\"g/f\", os.O_CREAT | os.O_WRONLY, 0o2775))
+os.mkfifo(\"g/p\", 0o2664)'
+         stat -c '%a %n' g/f g/p; printf x >k; chown daemon:nogroup k; chmod 2644 k
+         as python3 -c 'import os; os.chown(\"k\", -1, -1)'; echo $?; stat -c %a k",
+    );
+}
+
+#[test]
 fn owners_change_as_the_kernel_allows() {
     same_script(
         "as() { setpriv --reuid=nobody --regid=nogroup --clear-groups \"$@\"; }

@@ -57,6 +57,8 @@ impl Strace {
             let mut said = String::new();
             errors.read_line(&mut said).expect("a line");
             if !said.contains("attached") {
+                // Else it goes on with those that it has.
+                let _ = kill_process(Pid::from_child(&child), Signal::TERM);
                 let _ = errors.read_to_string(&mut said);
                 let _ = child.wait();
                 if said.contains("No such process") {

@@ -292,6 +292,7 @@ fn a_copy_of_a_branch_beside_it_is_refused() {
     scene.mount().unmount();
     fs::write(scene.config(), text).expect("write");
     fs::remove_dir_all(scene.branch("copy").join(".octroi")).expect("no id any more");
+    scene.mount_with(&["--adopt", "copy"]).unmount();
     scene.mount().unmount();
 }
 

@@ -154,6 +154,22 @@ fn a_second_failed_fsync_stops_changes_until_a_remount() {
     verified(&scene);
 }
 
+/// Nothing of what would be written then could ever be read.
+#[test]
+fn a_state_folder_that_is_removed_stops_changes() {
+    let scene = Scene::lab();
+    let mount = scene.mount();
+    mount.sh("echo x >inbox/f").ok();
+    fs::remove_dir_all(scene.state().join("ledger")).expect("it is removed");
+    wait_for("it to be noticed", || mount.sh("mkdir inbox/d && rmdir inbox/d").code != Some(0));
+    let said = mount.sh("$OCTROI status").ok();
+    assert!(said.contains("nothing may be changed"), "{said}");
+    mount.sh("mv inbox/f other/f").refused();
+    assert_eq!(mount.sh("cat inbox/f").ok(), "x\n");
+    mount.signal(rustix::process::Signal::TERM);
+    assert!(!mount.wait().success(), "the ledger could not be closed");
+}
+
 fn sum(ledger: &[Value]) -> u64 {
     denials(ledger).iter().map(|line| line["count"].as_u64().unwrap_or(1)).sum()
 }

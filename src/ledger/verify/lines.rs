@@ -159,7 +159,9 @@ impl Segments {
         self.announced = false;
         self.names.pop();
         self.before = number;
-        let file = File::open(self.folder.join(&name))?;
+        let path = self.folder.join(&name);
+        // One file alone may be a pipe.
+        let file = if number.is_some() { segment::open(&path)? } else { File::open(&path)? };
         self.reader = Some(BufReader::with_capacity(BUFFER, file));
         self.name = name;
         self.number = 0;
@@ -175,6 +177,6 @@ impl Segments {
 /// The position at which a segment takes over after a failed sync.
 fn void_from(path: &Path) -> io::Result<Option<u64>> {
     let mut line = Vec::new();
-    BufReader::new(File::open(path)?).take(LONGEST).read_until(b'\n', &mut line)?;
+    BufReader::new(segment::open(path)?).take(LONGEST).read_until(b'\n', &mut line)?;
     Ok(segment::void_from(line.strip_suffix(b"\n").unwrap_or(&line)))
 }

@@ -218,6 +218,19 @@ fn put(writer: &mut Writer<SimulatedStorage>, path: &str) {
 }
 
 #[test]
+fn a_segment_that_was_removed_is_not_written_to() {
+    let (storage, dir, mut writer) = simulated();
+    put(&mut writer, "/a");
+    writer.commit(true);
+    storage.unlink(&dir, &segment::file_name(1)).unwrap();
+    writer.looked = Instant::now().checked_sub(LOOK_EACH).unwrap();
+    put(&mut writer, "/b");
+    writer.commit(true);
+    assert_eq!((writer.segment, writer.synced_length), (2, writer.length));
+    assert!(!writer.dead && writer.unsynced.is_empty());
+}
+
+#[test]
 fn what_waited_for_room_is_synced_when_it_is_time() {
     let (storage, _, mut writer) = simulated();
     storage.set_options(0, DeviceOptions { capacity: 0, ..DeviceOptions::default() });
