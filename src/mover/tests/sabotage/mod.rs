@@ -111,6 +111,7 @@ sources! {
     "directory.rs",
     "discard.rs",
     "error.rs",
+    "granted.rs",
     "inspect.rs",
     "journal.rs",
     "letters.rs",
