@@ -1,6 +1,7 @@
 //! Listing a directory.
 
 use std::ffi::OsStr;
+use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 
@@ -39,58 +40,80 @@ impl Branch {
         if !uncounted || size > COUNTED_SIZE_MAX {
             return 1;
         }
-        // It is not read in anybody's name, and so must not count as read.
-        let Ok(entries) = read_entries(node, OFlags::NOATIME, SMALL_BUFFER, usize::MAX) else {
-            return 1;
+        let mut links = 2_u32;
+        let count = |entry: DirEntry| {
+            links = links.saturating_add(u32::from(entry.kind == Some(FileKind::Directory)));
+            Ok(ControlFlow::Continue(()))
         };
-        let folders = entries.iter().filter(|entry| entry.kind == Some(FileKind::Directory));
-        u32::try_from(folders.count()).unwrap_or(0).saturating_add(2)
+        // It is not read in anybody's name, and so must not count as read.
+        match read_entries(node, OFlags::NOATIME, SMALL_BUFFER, count) {
+            Ok(()) => links,
+            Err(_) => 1,
+        }
     }
 
     /// Whether a directory has no entries.
     pub fn is_empty(&self, node: BorrowedFd<'_>) -> Result<bool, Errno> {
-        Ok(self.read_dir(node)?.is_empty())
+        self.check_online()?;
+        Ok(first_entries(node, OFlags::empty(), 1)?.is_empty())
     }
 
-    /// All entries but `.` and `..`, in the file system's order.
-    pub fn read_dir(&self, node: BorrowedFd<'_>) -> Result<Vec<DirEntry>, Errno> {
+    /// Hands out all entries but `.` and `..`, in the file system's order; the first that `take` fails on is
+    /// the last.
+    pub fn read_dir(
+        &self,
+        node: BorrowedFd<'_>,
+        mut take: impl FnMut(DirEntry) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
         self.check_online()?;
-        read_entries(node, OFlags::empty(), BUFFER, usize::MAX)
+        let take = |entry| take(entry).map(ControlFlow::Continue);
+        read_entries(node, OFlags::empty(), BUFFER, take)
     }
 }
 
 /// Some entries of a directory, in the file system's order. It does not count as read where it is our own.
 pub(super) fn some_entries(node: BorrowedFd<'_>, most: usize) -> Result<Vec<DirEntry>, Errno> {
-    match read_entries(node, OFlags::NOATIME, SMALL_BUFFER, most) {
-        Err(Errno::PERM) => read_entries(node, OFlags::empty(), SMALL_BUFFER, most),
+    match first_entries(node, OFlags::NOATIME, most) {
+        Err(Errno::PERM) => first_entries(node, OFlags::empty(), most),
         read => read,
     }
 }
 
-/// The first entries but `.` and `..`, with `room` bytes for those of one getdents64(2).
+fn first_entries(node: BorrowedFd<'_>, flags: OFlags, most: usize) -> Result<Vec<DirEntry>, Errno> {
+    let mut entries = Vec::new();
+    read_entries(node, flags, SMALL_BUFFER, |entry| {
+        entries.push(entry);
+        let enough = entries.len() >= most;
+        Ok(if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
+    Ok(entries)
+}
+
+/// Hands out entries but `.` and `..` until `take` breaks off or fails, with `room` bytes for those of one
+/// getdents64(2).
 fn read_entries(
     node: BorrowedFd<'_>,
     flags: OFlags,
     room: usize,
-    most: usize,
-) -> Result<Vec<DirEntry>, Errno> {
+    mut take: impl FnMut(DirEntry) -> Result<ControlFlow<()>, Errno>,
+) -> Result<(), Errno> {
     let dir = reopen(node, OFlags::RDONLY | OFlags::DIRECTORY | flags)?;
     let mut buffer = Vec::with_capacity(room);
-    let mut entries = Vec::new();
     let mut reader = RawDir::new(&dir, buffer.spare_capacity_mut());
-    while entries.len() < most
-        && let Some(entry) = reader.next()
-    {
+    while let Some(entry) = reader.next() {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
         if name == b"." || name == b".." {
             continue;
         }
-        entries.push(DirEntry {
+        let entry = DirEntry {
             name: OsStr::from_bytes(name).to_owned(),
             inode: entry.ino(),
             kind: kind_of(entry.file_type()),
-        });
+        };
+        if take(entry)?.is_break() {
+            break;
+        }
     }
-    Ok(entries)
+    Ok(())
 }

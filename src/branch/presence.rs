@@ -355,7 +355,7 @@ mod tests {
         assert_eq!((branch.is_online(), branch.epoch(), branch.uuid()), (true, 2, id));
         branch.probe().expect("it is there");
         let root = branch.root().expect("online");
-        assert!(branch.read_dir(root.as_fd()).is_ok());
+        assert!(branch.read_dir(root.as_fd(), |_| Ok(())).is_ok());
     }
 
     #[test]

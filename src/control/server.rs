@@ -1,8 +1,10 @@
 //! The daemon's side. It must withstand hostile peers: messages, waiting and threads are bounded, by
-//! user too, and nothing that comes in can make it panic. A failure here never touches the mount.
+//! user too, who keeps it waiting makes room for others, and nothing that comes in can make it panic. A
+//! failure here never touches the mount.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, Write};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -147,11 +149,11 @@ pub(super) fn serve_alone(stream: UnixStream, peer: Caller, service: &dyn Servic
     let slots = Arc::new(Slots::new(1, 1));
     let slot = Slot::take(&slots, peer.uid).expect("the first");
     // A client that breaks off is an error here, and nothing more.
-    let _ = serve(&stream, peer, service, slot, &Arc::new(Slots::new(1, 1)));
+    let _ = serve(&Arc::new(stream), peer, service, slot, &Arc::new(Slots::new(1, 1)));
 }
 
 fn serve(
-    stream: &UnixStream,
+    stream: &Arc<UnixStream>,
     peer: Caller,
     service: &dyn Service,
     slot: Slot,
@@ -159,10 +161,9 @@ fn serve(
 ) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut descriptors = Vec::new();
-    let line = match read_line(stream, &mut descriptors)? {
-        Some(line) => line,
-        None => return Ok(()),
-    };
+    let waiting = slot.waits_for(stream);
+    let Some(line) = read_line(stream, &mut descriptors)? else { return Ok(()) };
+    drop(waiting);
     let answer = match serde_json::from_slice(&line) {
         Ok(request @ Request::Move { .. }) => match Slot::take(moves, peer.uid) {
             Some(_room) => {
@@ -174,6 +175,7 @@ fn serve(
         Ok(request) => service.answer(peer, request),
         Err(error) => Answer::Failed { why: format!("the request is not understood: {error}") },
     };
+    let _waiting = slot.waits_for(stream);
     send(stream, &answer)
 }
 
@@ -224,11 +226,18 @@ struct Room {
     moves: Arc<Slots>,
 }
 
-/// Requests in progress by user.
+/// Requests in progress.
 struct Slots {
-    used: Mutex<HashMap<u32, usize>>,
+    used: Mutex<Used>,
     all_max: usize,
     user_max: usize,
+}
+
+#[derive(Default)]
+struct Used {
+    by_user: HashMap<u32, usize>,
+    /// Connections of others than root that wait for their peer, the longest first.
+    waiting: VecDeque<Arc<UnixStream>>,
 }
 
 impl Slots {
@@ -244,28 +253,55 @@ struct Slot {
 }
 
 impl Slot {
+    /// Where there is no room for anybody, the connection that has waited longest for its peer is closed.
     fn take(slots: &Arc<Slots>, uid: u32) -> Option<Self> {
         let mut used = slots.used.lock();
-        let own = used.get(&uid).copied().unwrap_or(0);
+        let own = used.by_user.get(&uid).copied().unwrap_or(0);
         // Root always gets in: somebody must be able to look.
-        let full = own >= slots.user_max || used.values().sum::<usize>() >= slots.all_max;
-        if uid != 0 && full {
-            return None;
+        if uid != 0 {
+            if own >= slots.user_max {
+                return None;
+            }
+            if used.by_user.values().sum::<usize>() >= slots.all_max {
+                // It fails only where the peer is gone already.
+                let _ = used.waiting.pop_front()?.shutdown(Shutdown::Both);
+            }
         }
-        used.insert(uid, own.saturating_add(1));
+        used.by_user.insert(uid, own.saturating_add(1));
         Some(Self { slots: Arc::clone(slots), uid })
+    }
+
+    /// Says that it waits for its peer, until that is dropped.
+    fn waits_for(&self, stream: &Arc<UnixStream>) -> Waiting<'_> {
+        if self.uid != 0 {
+            self.slots.used.lock().waiting.push_back(Arc::clone(stream));
+        }
+        Waiting { slots: &self.slots, stream: Arc::clone(stream) }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut used = self.slots.used.lock();
-        match used.get_mut(&self.uid) {
+        let by_user = &mut self.slots.used.lock().by_user;
+        match by_user.get_mut(&self.uid) {
             Some(own) if *own > 1 => *own = own.saturating_sub(1),
             _ => {
-                used.remove(&self.uid);
+                by_user.remove(&self.uid);
             }
         }
+    }
+}
+
+/// A connection that waits for its peer.
+struct Waiting<'a> {
+    slots: &'a Slots,
+    stream: Arc<UnixStream>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut used = self.slots.used.lock();
+        used.waiting.retain(|other| !Arc::ptr_eq(other, &self.stream));
     }
 }
 
@@ -353,6 +389,30 @@ mod tests {
         assert!(Slot::take(&slots, 1001).is_some());
         taken.pop();
         assert!(Slot::take(&slots, 1000).is_some());
+    }
+
+    #[test]
+    fn who_keeps_it_waiting_makes_room() {
+        let slots = Arc::new(Slots::new(2, 1));
+        let (ours, theirs): (Vec<_>, Vec<_>) =
+            [(); 3].map(|()| UnixStream::pair().expect("a pair")).into_iter().unzip();
+        let ours: Vec<_> = ours.into_iter().map(Arc::new).collect();
+        let [one, two] = [1000, 1001].map(|uid| Slot::take(&slots, uid).expect("room"));
+        assert!(Slot::take(&slots, 1002).is_none(), "nobody waits");
+        let waiting = [one.waits_for(&ours[0]), two.waits_for(&ours[1])];
+        assert!(Slot::take(&slots, 1001).is_none(), "one's own does not make room");
+        let three = Slot::take(&slots, 1002).expect("in place of the first");
+        assert_eq!((&theirs[0]).read(&mut [0]).expect("closed"), 0);
+        drop(waiting);
+        assert!(Slot::take(&slots, 1003).is_none(), "nobody waits any more");
+        let waiting = three.waits_for(&ours[2]);
+        assert!(Slot::take(&slots, 1003).is_some());
+        assert_eq!((&theirs[2]).read(&mut [0]).expect("closed"), 0);
+        theirs[1].set_nonblocking(true).expect("a flag");
+        assert!((&theirs[1]).read(&mut [0]).is_err(), "open");
+        drop(waiting);
+        drop((one, two, three));
+        assert!(slots.used.lock().by_user.is_empty());
     }
 
     #[test]

@@ -1,4 +1,6 @@
-//! The allocator, and what it holds that nobody needs.
+//! The allocator, and what it holds that nobody needs; how much memory there is.
+
+use std::path::Path;
 
 #[cfg(not(fuzzing))]
 use tikv_jemallocator::Jemalloc;
@@ -34,6 +36,22 @@ pub fn give_back_own() {
     command(c"thread.tcache.flush");
 }
 
+/// Memory that this process may use, in bytes: the machine's, or that of its control group (cgroups(7),
+/// version 2) where that is less.
+pub fn total() -> usize {
+    let info = rustix::system::sysinfo();
+    let machine = (info.totalram as u64).saturating_mul(u64::from(info.mem_unit));
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let limit = |group: &Path| {
+        let limit =
+            std::fs::read_to_string(Path::new("/sys/fs/cgroup").join(group).join("memory.max"));
+        limit.ok()?.trim_end().parse::<u64>().ok()
+    };
+    let least = Path::new(own).ancestors().filter_map(limit).min().unwrap_or(machine);
+    usize::try_from(least.min(machine)).unwrap_or(usize::MAX)
+}
+
 /// Tells the allocator by a control that neither reads nor writes a value.
 fn command(name: &std::ffi::CStr) {
     // SAFETY: mallctl(3) takes a C string, and null where there is no value.
@@ -66,6 +84,12 @@ mod tests {
             )
         };
         assert_eq!((got, found), (0, expected), "{name:?}");
+    }
+
+    #[test]
+    fn there_is_memory() {
+        let total = super::total();
+        assert!(total > 64 << 20, "{total}");
     }
 
     #[test]

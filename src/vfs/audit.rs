@@ -13,7 +13,7 @@ use crate::branch::{FileKind, Stat};
 use crate::error::Errno;
 use crate::policy::Principal;
 use crate::types::Caller;
-use crate::view::handles::Listed;
+use crate::view::Listed;
 use crate::view::{Inode, LayoutIndex, Place};
 
 use super::{Attributes, Opened, Vfs, virtual_stat};

@@ -14,8 +14,8 @@ use crate::branch::{FileKind, Stat};
 use crate::error::Errno;
 use crate::sys::handle::name_to_handle;
 use crate::types::{Caller, Handle, Operation};
-use crate::view::handles::{Listed, Snapshot};
-use crate::view::{Inode, LayoutIndex, OpenDirectory, Part, Parts, Place};
+use crate::view::listing::{Entries, Listing};
+use crate::view::{Inode, LayoutIndex, Listed, OpenDirectory, Part, Parts, Place};
 
 use super::facts::{About, Asked};
 use super::lookup::Child;
@@ -23,12 +23,11 @@ use super::permit::Question;
 use super::site::OpenPart;
 use super::{Attributes, PRIVATE_NAME, Vfs, virtual_stat};
 
+/// How much of what a listing takes its entries take besides while those of several members are merged.
+const MERGED: usize = 4;
+
 /// Marks the number of an entry that cannot be looked at; no inode of a branch has this bit.
 const UNREACHABLE: u64 = 1 << 63;
-
-/// Entries of all directories that a user has open: a listing stays until its directory is closed, and an
-/// entry takes some 80 bytes.
-const LISTED_MAX: usize = 4_000_000;
 
 /// An entry of a directory as a reply carries it.
 #[derive(Debug, Clone, Copy)]
@@ -146,84 +145,86 @@ impl Vfs {
         }
     }
 
-    /// ENOMEM where the opener has too much listed already.
-    fn listing(&self, handle: u64, offset: u64) -> Result<(Arc<OpenDirectory>, Snapshot), Errno> {
+    /// ENOMEM where the opener, or all users together, have too much listed already.
+    fn listing(&self, handle: u64, offset: u64) -> Result<(Arc<OpenDirectory>, Entries), Errno> {
         let open = self.view.handles.directory(handle).ok_or(Errno::BADF)?;
         let mut snapshot = open.snapshot.lock();
-        if offset == 0 || snapshot.is_empty() {
-            let (entries, complete) = self.list(&open.inode)?;
-            let entries = renewed(&snapshot, entries);
-            if !self.view.handles.count_listing(&open, entries.len(), LISTED_MAX) {
-                return Err(Errno::NOMEM);
-            }
-            *snapshot = Arc::new(entries);
+        if offset == 0 || snapshot.entries().is_empty() {
+            let mut listing = Listing::new(self.view.listings.share(open.opener));
+            let complete = self.list(&open.inode, &mut listing)?;
+            snapshot.renew(listing)?;
             open.complete.store(complete, Ordering::Release);
         }
-        let entries = Arc::clone(&snapshot);
+        let entries = Arc::clone(snapshot.entries());
         drop(snapshot);
         Ok((open, entries))
     }
 
-    fn list(&self, inode: &Arc<Inode>) -> Result<(Vec<Listed>, bool), Errno> {
+    /// Whether that is all: a member that is offline may have more.
+    fn list(&self, inode: &Arc<Inode>, listing: &mut Listing) -> Result<bool, Errno> {
         let parent = inode.ancestors().first().map_or(inode.number, |parent| parent.number);
-        let directory = |name: &str, number| Listed {
-            name: OsString::from(name),
+        let directory = |name: &OsStr, number| Listed {
+            name: name.to_owned(),
             number,
             kind: FileKind::Directory,
         };
-        let mut entries = vec![directory(".", inode.number), directory("..", parent)];
+        listing.push(directory(OsStr::new("."), inode.number))?;
+        listing.push(directory(OsStr::new(".."), parent))?;
         let mut complete = true;
         let place = inode.place().clone();
         match place {
             Place::Audit => {
-                entries.extend(self.list_audit(inode));
-                return Ok((entries, true));
+                self.list_audit(inode).into_iter().try_for_each(|listed| listing.push(listed))?;
+                return Ok(true);
             }
             Place::Virtual => {}
-            Place::Branch(_) | Place::Gone => complete = self.list_branch(inode, &mut entries)?,
+            Place::Branch(_) | Place::Gone => complete = self.list_branch(inode, listing)?,
         }
         if let Some(folder) = inode.layout {
-            let children = &self.view.layout.folder(folder).children;
-            entries.extend(children.iter().map(|(name, child)| Listed {
-                name: name.clone(),
-                number: child.number(),
-                kind: FileKind::Directory,
-            }));
+            for (name, child) in &self.view.layout.folder(folder).children {
+                listing.push(directory(name, child.number()))?;
+            }
         }
-        Ok((entries, complete))
+        Ok(complete)
     }
 
     /// The names of all parts of a directory, each as what the first part that has it says. Whether
-    /// that is all: a member that is offline may have more.
-    fn list_branch(&self, inode: &Arc<Inode>, entries: &mut Vec<Listed>) -> Result<bool, Errno> {
+    /// that is all.
+    fn list_branch(&self, inode: &Arc<Inode>, listing: &mut Listing) -> Result<bool, Errno> {
         let node = self.node(Arc::clone(inode))?;
         if node.more.is_empty() {
-            self.list_part(inode, &node.first, |listed, _| entries.push(listed))?;
+            self.list_part(inode, &node.first, |listed, _| listing.push(listed))?;
             return Ok(!node.incomplete);
         }
-        let mut merged: HashMap<OsString, (Listed, Vec<Part>)> = HashMap::new();
-        let mut order = Vec::new();
+        let mut merged: HashMap<OsString, usize> = HashMap::new();
+        let mut order: Vec<(Listed, Vec<Part>)> = Vec::new();
+        // What the merging takes.
+        let mut share = listing.another_share();
         for part in node.parts() {
-            self.list_part(inode, part, |listed, part| match merged.entry(listed.name.clone()) {
-                Entry::Vacant(new) => {
-                    order.push(listed.name.clone());
-                    new.insert((listed, vec![part]));
-                }
-                Entry::Occupied(mut known) => {
-                    let (first, parts) = known.get_mut();
-                    let merges = [first.kind, listed.kind] == [FileKind::Directory; 2];
-                    if merges {
-                        parts.push(part);
+            self.list_part(inode, part, |listed, part| {
+                share.take(Listed::size(&listed.name).saturating_mul(MERGED))?;
+                match merged.entry(listed.name.clone()) {
+                    Entry::Vacant(new) => {
+                        new.insert(order.len());
+                        order.push((listed, vec![part]));
+                    }
+                    Entry::Occupied(known) => {
+                        if let Some((first, parts)) = order.get_mut(*known.get())
+                            && [first.kind, listed.kind] == [FileKind::Directory; 2]
+                        {
+                            parts.push(part);
+                        }
                     }
                 }
+                Ok(())
             })?;
         }
-        for name in order {
-            let Some((mut listed, parts)) = merged.remove(&name) else { continue };
+        drop(merged);
+        for (mut listed, parts) in order {
             if let Some(parts) = Parts::merged(parts).filter(|parts| !parts.more.is_empty()) {
                 listed.number = self.view.inodes.number_of(&parts);
             }
-            entries.push(listed);
+            listing.push(listed)?;
         }
         Ok(!node.incomplete)
     }
@@ -232,16 +233,16 @@ impl Vfs {
         &self,
         inode: &Inode,
         part: &OpenPart<'_>,
-        mut take: impl FnMut(Listed, Part),
+        mut take: impl FnMut(Listed, Part) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
-        for entry in part.branch.read_dir(part.as_fd())? {
+        part.branch.read_dir(part.as_fd(), |entry| {
             if self.is_hidden(inode, &entry.name) {
-                continue;
+                return Ok(());
             }
             // The number comes from the file handle, so that it equals what stat(2) says.
             let handle = match name_to_handle(part.as_fd(), &entry.name) {
                 Ok(handle) => handle,
-                Err(Errno::NOENT) => continue,
+                Err(Errno::NOENT) => return Ok(()),
                 // What cannot be looked at (a dead mount inside the branch) is listed all the same.
                 Err(_) => {
                     Handle { kind: Handle::SYNTHETIC, bytes: entry.inode.to_le_bytes().into() }
@@ -251,16 +252,15 @@ impl Vfs {
                 Some(kind) => kind,
                 None => match part.branch.lookup(part.as_fd(), &entry.name) {
                     Ok(found) => found.stat.kind,
-                    Err(Errno::NOENT) => continue,
+                    Err(Errno::NOENT) => return Ok(()),
                     // A mount point inside the branch: it is there, and may not be entered.
                     Err(_) => FileKind::Directory,
                 },
             };
             let parts = Parts::single(part.index, handle);
             let number = self.view.inodes.number_of(&parts);
-            take(Listed { name: entry.name, number, kind }, parts.first);
-        }
-        Ok(())
+            take(Listed { name: entry.name, number, kind }, parts.first)
+        })
     }
 
     /// Names in a branch's root that the view keeps for itself, or shows a folder of the layout for.
@@ -285,24 +285,6 @@ impl Vfs {
         let node = self.node(Arc::clone(&open.inode))?;
         node.parts().try_for_each(|part| part.branch.fsync_directory(part.as_fd()))
     }
-}
-
-/// A new listing in which entries that were in the old one keep their positions, unless most of these were
-/// empty then: no position is good after rewinddir(3), and one that stays open would grow for ever.
-fn renewed(old: &[Option<Listed>], new: Vec<Listed>) -> Vec<Option<Listed>> {
-    if old.is_empty() {
-        return new.into_iter().map(Some).collect();
-    }
-    let mut found: HashMap<OsString, Listed> =
-        new.into_iter().map(|listed| (listed.name.clone(), listed)).collect();
-    let kept = old.iter().map(|was| found.remove(&was.as_ref()?.name));
-    let mut entries: Vec<_> = kept.collect();
-    entries.extend(found.into_values().map(Some));
-    if entries.iter().flatten().count() < entries.len() / 2 {
-        entries.retain(Option::is_some);
-        entries.shrink_to_fit();
-    }
-    entries
 }
 
 /// How far a listing was handed out.
@@ -348,30 +330,4 @@ fn each(
         handed_out = HandedOut::Rest;
     }
     Ok(handed_out)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_listing_that_stays_open_keeps_positions_and_does_not_grow() {
-        let list = |names: &[&str]| -> Vec<Listed> {
-            let kind = FileKind::File;
-            names.iter().map(|name| Listed { name: name.into(), number: 1, kind }).collect()
-        };
-        let shown = |entries: &[Option<Listed>]| -> Vec<String> {
-            let name = |listed: &Listed| listed.name.display().to_string();
-            entries.iter().map(|entry| entry.as_ref().map_or("-".to_owned(), name)).collect()
-        };
-        let mut entries = renewed(&[], list(&["a", "b", "c"]));
-        entries = renewed(&entries, list(&["c", "d", "a"]));
-        assert_eq!(shown(&entries), ["a", "-", "c", "d"]);
-        for _ in 0..100 {
-            entries = renewed(&entries, list(&["e", "f"]));
-            entries = renewed(&entries, list(&["g", "h"]));
-            assert!(entries.len() <= 4, "{:?}", shown(&entries));
-        }
-        assert!(renewed(&entries, vec![]).is_empty());
-    }
 }

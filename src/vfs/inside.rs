@@ -122,11 +122,12 @@ fn list_all(branch: &Branch, folder: OwnedFd, name: OsString) -> Result<(), Errn
             continue;
         }
         let folder = Arc::new(found.node);
-        for entry in branch.read_dir(folder.as_fd())? {
+        branch.read_dir(folder.as_fd(), |entry| {
             if matches!(entry.kind, Some(FileKind::Directory) | None) {
                 left.push((Arc::clone(&folder), entry.name));
             }
-        }
+            Ok(())
+        })?;
     }
     Ok(())
 }

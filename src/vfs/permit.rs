@@ -21,8 +21,10 @@ use super::facts::Asked;
 
 /// Denials kept for each user, for `octroi why`.
 const DENIALS_MAX: usize = 32;
+/// Bytes of their paths: who goes down folder by folder makes one of megabytes.
+const DENIED_PATHS_MAX: usize = 64 * 1024;
 /// Users whose denials are kept.
-const USERS_MAX: usize = 10_000;
+const USERS_MAX: usize = 1000;
 
 /// A denial, for the one who met it.
 #[derive(Debug, Clone)]
@@ -42,6 +44,13 @@ pub struct Denial {
     pub supposed: Supposed,
 }
 
+impl Denial {
+    fn path_bytes(&self) -> usize {
+        let target = self.target.as_ref().map_or(0, |target| target.as_bytes().len());
+        self.path.as_bytes().len().saturating_add(target)
+    }
+}
+
 /// The last denials by user.
 #[derive(Debug, Default)]
 pub(super) struct Denials(DashMap<u32, VecDeque<Denial>>);
@@ -53,7 +62,13 @@ impl Denials {
         }
         let mut own = self.0.entry(uid).or_default();
         own.push_front(denial);
-        own.truncate(DENIALS_MAX);
+        let mut bytes = 0_usize;
+        let fit = own.iter().take_while(|denial| {
+            bytes = bytes.saturating_add(denial.path_bytes());
+            bytes <= DENIED_PATHS_MAX
+        });
+        let fit = fit.take(DENIALS_MAX).count();
+        own.truncate(fit);
     }
 
     /// The newest denial of a user, or the newest that names a path.
@@ -308,5 +323,44 @@ fn gate_of(basis: &Basis) -> Option<String> {
         Basis::Gate(name) => Some(name.to_string()),
         Basis::NoGate => Some("none".to_owned()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_denials_of_a_user_are_bounded_in_number_and_bytes() {
+        let denials = Denials::default();
+        let denial = |path: &str| Denial {
+            time: jiff::Timestamp::UNIX_EPOCH,
+            operation: Operation::List,
+            path: ViewPath::parse(std::path::Path::new(path)).expect("a path"),
+            target: None,
+            decision: Decision {
+                allowed: false,
+                basis: Basis::Error,
+                reason: None,
+                generation: 1,
+                observed: None,
+            },
+            supposed: Supposed::default(),
+        };
+        let kept = || denials.0.get(&1).map_or(0, |own| own.len());
+        for number in 0..DENIALS_MAX * 2 {
+            denials.push(1, denial(&format!("/{number}")));
+        }
+        assert_eq!(kept(), DENIALS_MAX);
+        let long = format!("/{}", ["x"; DENIED_PATHS_MAX / 5].join("/"));
+        denials.push(1, denial(&long));
+        assert!((1..DENIALS_MAX * 2).contains(&kept()));
+        denials.push(1, denial(&long));
+        denials.push(1, denial(&long));
+        assert_eq!(kept(), 2);
+        for uid in 2..USERS_MAX as u32 * 2 {
+            denials.push(uid, denial("/a"));
+            assert!(denials.0.len() <= USERS_MAX);
+        }
     }
 }

@@ -1,7 +1,6 @@
 //! What is open: files with their descriptors and the decision they carry, directories with their
 //! snapshots.
 
-use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -9,10 +8,10 @@ use std::sync::{Arc, OnceLock};
 use dashmap::DashMap;
 use parking_lot::{Mutex, RwLock};
 
-use crate::branch::FileKind;
 use crate::types::{BranchIndex, Caller};
 
 use super::inode::Inode;
+use super::listing::Snapshot;
 
 /// No length.
 pub const UNKNOWN: u64 = u64::MAX;
@@ -117,20 +116,6 @@ impl OpenFile {
     }
 }
 
-/// An entry of a snapshot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
-    /// One component.
-    pub name: OsString,
-    /// Inode number as users see it.
-    pub number: u64,
-    /// What it is.
-    pub kind: FileKind,
-}
-
-/// A listing; an entry's offset is its position + 1. `None` where an entry was that is gone.
-pub type Snapshot = Arc<Vec<Option<Listed>>>;
-
 /// An open directory. The listing is taken when the first entries are asked for, and renewed when reading
 /// begins at the start again, which may be rewinddir(3) or seekdir(3): so entries keep their
 /// offsets, and new ones come last.
@@ -139,9 +124,7 @@ pub struct OpenDirectory {
     /// What is open.
     pub inode: Arc<Inode>,
     /// Id of the user who opened it.
-    opener: u32,
-    /// Entries that are counted for them.
-    counted: AtomicUsize,
+    pub opener: u32,
     /// What reading gives.
     pub snapshot: Mutex<Snapshot>,
     /// Nothing is missing in it because a member is offline.
@@ -155,8 +138,6 @@ pub struct Handles {
     open_files: AtomicUsize,
     /// Open files by the user who opened them; who has none is not in it.
     open_by: DashMap<u32, usize>,
-    /// Entries of the listings of open directories, likewise.
-    listed_by: DashMap<u32, usize>,
     files: DashMap<u64, Arc<OpenFile>>,
     directories: DashMap<u64, Arc<OpenDirectory>>,
 }
@@ -191,25 +172,11 @@ impl Handles {
         let directory = OpenDirectory {
             inode,
             opener,
-            counted: AtomicUsize::new(0),
             snapshot: Mutex::default(),
             complete: AtomicBool::new(true),
         };
         self.directories.insert(number, Arc::new(directory));
         number
-    }
-
-    /// Counts the entries of a listing for who opened the directory, instead of those of the last one. Not if
-    /// they would have more than `max` then, unless all are of this one: any directory can be listed.
-    pub fn count_listing(&self, directory: &OpenDirectory, entries: usize, max: usize) -> bool {
-        let mut sum = self.listed_by.entry(directory.opener).or_default();
-        let others = sum.saturating_sub(directory.counted.load(Ordering::Acquire));
-        if others > 0 && others.saturating_add(entries) > max {
-            return false;
-        }
-        *sum = others.saturating_add(entries);
-        directory.counted.store(entries, Ordering::Release);
-        true
     }
 
     /// An open file; `None` for a number that the kernel was never given.
@@ -251,45 +218,11 @@ impl Handles {
 
     /// Closes a directory.
     pub fn remove_directory(&self, number: u64) -> Option<Arc<OpenDirectory>> {
-        let (_, directory) = self.directories.remove(&number)?;
-        let entries = directory.counted.load(Ordering::Acquire);
-        self.listed_by.remove_if_mut(&directory.opener, |_, sum| {
-            *sum = sum.saturating_sub(entries);
-            *sum == 0
-        });
-        Some(directory)
+        self.directories.remove(&number).map(|(_, directory)| directory)
     }
 
     /// A number that no other open file, directory or `.audit` file has.
     pub fn number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::view::{InodeTable, LayoutIndex, Place};
-
-    #[test]
-    fn what_a_user_has_listed_is_bounded_and_any_one_directory_can_be() {
-        let root = InodeTable::default().add_folder(LayoutIndex::ROOT, Place::Virtual, None);
-        let handles = Handles::default();
-        let [one, two, other] = [7, 7, 8].map(|uid| handles.add_directory(Arc::clone(&root), uid));
-        let count = |number, entries| {
-            let directory = handles.directory(number).expect("open");
-            handles.count_listing(&directory, entries, 50)
-        };
-        assert!(count(one, 90), "it is the only one");
-        assert!(!count(two, 1));
-        assert!(count(other, 1), "somebody else's");
-        assert!(count(one, 20), "instead of what it was");
-        assert!(count(two, 30) && !count(two, 31));
-        handles.remove_directory(one);
-        assert!(count(two, 50));
-        for number in [two, other] {
-            handles.remove_directory(number);
-        }
-        assert!(handles.listed_by.is_empty());
     }
 }

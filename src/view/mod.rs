@@ -5,6 +5,7 @@
 //! [`Invalidation`] on a channel that the transport drains, never while a request is being handled.
 
 use std::ffi::OsString;
+use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -15,6 +16,7 @@ pub mod handles;
 pub mod inode;
 pub mod kept;
 pub mod layout;
+pub mod listing;
 pub mod locks;
 pub mod pool;
 #[cfg(test)]
@@ -26,6 +28,7 @@ pub use handles::{Handles, OpenDirectory, OpenFile};
 pub use inode::{Inode, Part, Parts, Place};
 pub use kept::Kept;
 pub use layout::{Layout, LayoutIndex};
+pub use listing::{Listed, Listings};
 pub use locks::{Lock, LockTable};
 pub use pool::{Domain, Pool};
 pub use table::InodeTable;
@@ -69,6 +72,8 @@ pub struct View {
     pub inodes: InodeTable,
     /// Open files and directories.
     pub handles: Handles,
+    /// What the listings of open directories take.
+    pub listings: Arc<Listings>,
     /// Locks on names, folders and content.
     pub locks: LockTable,
     invalidations: Sender<Invalidation>,
@@ -76,13 +81,16 @@ pub struct View {
 
 impl View {
     /// An empty view over a layout, and the end of the channel that the transport drains.
+    /// Listings may take a quarter of the machine's memory.
     pub fn new(layout: Layout, pools: Vec<Pool>) -> (Self, Receiver<Invalidation>) {
+        let listings_max = crate::sys::memory::total() / 4;
         let (sender, receiver) = crossbeam_channel::unbounded();
         let view = Self {
             layout,
             pools,
             inodes: InodeTable::default(),
             handles: Handles::default(),
+            listings: Listings::new(listings_max),
             locks: LockTable::default(),
             invalidations: sender,
         };
