@@ -33,6 +33,9 @@ pub use locks::{Lock, LockTable};
 pub use pool::{Domain, Pool};
 pub use table::InodeTable;
 
+/// What the listings of open directories may take together, in bytes, unless a quarter of the memory is less.
+const LISTINGS_MAX: usize = 2 << 30;
+
 /// Something that the kernel caches and that is no longer so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Invalidation {
@@ -81,9 +84,8 @@ pub struct View {
 
 impl View {
     /// An empty view over a layout, and the end of the channel that the transport drains.
-    /// Listings may take a quarter of the machine's memory.
     pub fn new(layout: Layout, pools: Vec<Pool>) -> (Self, Receiver<Invalidation>) {
-        let listings_max = crate::sys::memory::total() / 4;
+        let listings_max = LISTINGS_MAX.min(crate::sys::memory::total() / 4);
         let (sender, receiver) = crossbeam_channel::unbounded();
         let view = Self {
             layout,
