@@ -122,6 +122,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_fifo_is_refused_without_waiting_for_who_writes() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("00000001.jsonl");
+        let (kind, mode) = (rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR);
+        rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).expect("a fifo");
+        assert_eq!(open(&path).expect_err("no file").kind(), io::ErrorKind::InvalidInput);
+        assert!(open(dir.path()).is_err());
+        std::fs::remove_file(&path).expect("removed");
+        std::fs::write(&path, "").expect("a file");
+        assert!(open(&path).is_ok());
+    }
+
+    #[test]
     fn only_our_own_names_are_segments() {
         assert_eq!(number_of(OsStr::new("00000012.jsonl")), Some(12));
         assert_eq!(number_of(&file_name(123_456_789)), Some(123_456_789));
