@@ -5,10 +5,10 @@
 //! alone compile.
 
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
 
 use crate::control::protocol::{Answer, Request};
+use crate::control::server::Connection;
 use crate::control::{Service, ViewService};
 use crate::daemon::fuzzing::{Folder, Scene};
 use crate::mover::Journal;
@@ -76,9 +76,9 @@ impl Service for Late {
         peer: Caller,
         request: Request,
         descriptors: Vec<OwnedFd>,
-        stream: &UnixStream,
+        connection: &Connection,
     ) -> std::io::Result<()> {
-        self.service().converse(peer, request, descriptors, stream)
+        self.service().converse(peer, request, descriptors, connection)
     }
 }
 

@@ -28,6 +28,7 @@ use crate::types::Caller;
 use crate::vfs::{MoveError, MoveRequest, PreparedMove, Readied};
 
 use super::protocol::{Answer, RETURNED, Request, encode};
+use super::server::Connection;
 use super::service::ViewService;
 use super::transactions::active;
 
@@ -89,8 +90,9 @@ pub(super) fn converse(
     peer: Caller,
     request: Request,
     descriptors: Vec<OwnedFd>,
-    stream: &UnixStream,
+    connection: &Connection,
 ) -> io::Result<()> {
+    let stream = connection.stream();
     let asked = match understand(service, peer, request, descriptors, stream) {
         Ok(asked) => asked,
         Err(error) => return send(stream, &not_moved(&error)),
@@ -102,7 +104,7 @@ pub(super) fn converse(
             send(stream, &Answer::Ready { txid: None, bytes: 0, files: 1, lost })
         }
         Ok(Readied::Crossing(prepared)) if !watch.left.load(Ordering::Acquire) => {
-            accompany(stream, prepared)
+            accompany(connection, prepared)
         }
         Ok(Readied::Crossing(prepared)) => {
             drop(prepared);
@@ -184,13 +186,15 @@ fn prepare(
 }
 
 /// From the answer that it is ready until the client has gone, or has renamed.
-fn accompany(stream: &UnixStream, prepared: PreparedMove) -> io::Result<()> {
+fn accompany(connection: &Connection, prepared: PreparedMove) -> io::Result<()> {
+    let stream = connection.stream();
     let progress = &prepared.progress;
     let bytes = progress.size.load(Ordering::Relaxed);
     let files = progress.files_all.load(Ordering::Relaxed);
     let lost = prepared.lost.clone();
     send(stream, &Answer::Ready { txid: Some(progress.txid), bytes, files, lost })?;
     let ready = Instant::now();
+    let _waiting = connection.waits();
     loop {
         let mut waiting = [PollFd::new(stream, PollFlags::IN)];
         match poll(&mut waiting, Some(&LOOK)) {

@@ -43,8 +43,26 @@ pub trait Service: Send + Sync + 'static {
         peer: Caller,
         request: Request,
         descriptors: Vec<OwnedFd>,
-        stream: &UnixStream,
+        connection: &Connection,
     ) -> io::Result<()>;
+}
+
+/// The connection of a move that has its room.
+pub struct Connection {
+    stream: Arc<UnixStream>,
+    room: Slot,
+}
+
+impl Connection {
+    /// What is spoken on.
+    pub fn stream(&self) -> &UnixStream {
+        &self.stream
+    }
+
+    /// Says that only the peer is waited for, until that is dropped: then it may be closed to make room.
+    pub fn waits(&self) -> Waiting<'_> {
+        self.room.waits_for(&self.stream)
+    }
 }
 
 /// A listening control socket. Dropping it stops listening and removes the socket.
@@ -166,9 +184,10 @@ fn serve(
     drop(waiting);
     let answer = match serde_json::from_slice(&line) {
         Ok(request @ Request::Move { .. }) => match Slot::take(moves, peer.uid) {
-            Some(_room) => {
+            Some(room) => {
                 drop(slot);
-                return service.converse(peer, request, descriptors, stream);
+                let connection = Connection { stream: Arc::clone(stream), room };
+                return service.converse(peer, request, descriptors, &connection);
             }
             None => busy(),
         },
@@ -293,7 +312,7 @@ impl Drop for Slot {
 }
 
 /// A connection that waits for its peer.
-struct Waiting<'a> {
+pub struct Waiting<'a> {
     slots: &'a Slots,
     stream: Arc<UnixStream>,
 }
@@ -322,10 +341,10 @@ mod tests {
             peer: Caller,
             request: Request,
             descriptors: Vec<OwnedFd>,
-            stream: &UnixStream,
+            connection: &Connection,
         ) -> io::Result<()> {
             let why = format!("{} {request:?} {}", peer.uid, descriptors.len());
-            send(stream, &Answer::Failed { why })
+            send(connection.stream(), &Answer::Failed { why })
         }
     }
 

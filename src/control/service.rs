@@ -4,7 +4,6 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,7 +25,7 @@ use super::protocol::{
     Answer, Backing, BranchStatus, DenialReport, Explanation, Hello, HitsReport, Limit, Location,
     ReloadReport, Request, Signed, Status, TRANSACTIONS_MAX, TransactionReport, UndoReport,
 };
-use super::server::Service;
+use super::server::{Connection, Service};
 use super::transactions::{active, left_open, report, running_report};
 
 /// Answers for one mounted view.
@@ -118,9 +117,9 @@ impl Service for ViewService {
         peer: Caller,
         request: Request,
         descriptors: Vec<OwnedFd>,
-        stream: &UnixStream,
+        connection: &Connection,
     ) -> io::Result<()> {
-        moves::converse(self, peer, request, descriptors, stream)
+        moves::converse(self, peer, request, descriptors, connection)
     }
 }
 
@@ -225,8 +224,8 @@ impl ViewService {
             denial: Some(Box::new(DenialReport {
                 time: denial.time.to_string(),
                 operation: denial.operation,
-                path: path.clone(),
-                target: target.cloned(),
+                path: self.shown(peer, path),
+                target: target.map(|target| self.shown(peer, target)),
                 explanation: explanation(explained),
             })),
         })
@@ -241,10 +240,23 @@ impl ViewService {
         (path, target): (&ViewPath, Option<&ViewPath>),
         supposed: &Supposed,
     ) -> Result<Explained, String> {
-        let known = |path| self.check_known(peer, path).is_ok();
+        let known = |path: &ViewPath| self.check_known(peer, path).is_ok();
         let visible = (known(path), target.is_some_and(known));
-        let asking = Asking { uid, operation, path, target, visible, supposed };
+        let known = &known;
+        let asking = Asking { uid, operation, path, target, visible, known, supposed };
         self.vfs.explain(&asking).map_err(groups_unknown)
+    }
+
+    /// What a peer is told of a path of a denial: it may be by another name of the file, in a folder where
+    /// the peer may not look.
+    fn shown(&self, peer: Caller, path: &ViewPath) -> ViewPath {
+        let hidden = |path: &ViewPath| self.check_known(peer, path) == Err(Errno::ACCESS);
+        let mut shown = path.clone();
+        while hidden(&shown) {
+            let Some(parent) = shown.parent() else { break };
+            shown = parent;
+        }
+        shown
     }
 
     /// Whether a peer may know what is at a path.

@@ -32,7 +32,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (caller, at) = (caller(request), self.named(parent, name, Kind::Lookup));
+        let (caller, at) = (caller(request), self.named(request, parent, name, Kind::Lookup));
         let name = name.to_owned();
         self.serve(at, reply, entry, move |vfs| vfs.lookup(caller, parent.0, &name));
     }
@@ -50,7 +50,7 @@ impl Filesystem for Adapter {
     ) {
         let (caller, handle) = (caller(request), handle.map(|handle| handle.0));
         let act = move |vfs: &Vfs| vfs.getattr(caller, number.0, handle);
-        self.serve(self.at(number, Kind::Getattr), reply, shown, act);
+        self.serve(self.at(request, number, Kind::Getattr), reply, shown, act);
     }
 
     fn setattr(
@@ -81,12 +81,12 @@ impl Filesystem for Adapter {
         };
         let wanted = AttributeRequest { change, size, handle: handle.map(|handle| handle.0) };
         let act = move |vfs: &Vfs| vfs.setattr(caller, number.0, &wanted);
-        self.serve(self.at(number, Kind::Setattr), reply, shown, act);
+        self.serve(self.at(request, number, Kind::Setattr), reply, shown, act);
     }
 
-    fn readlink(&self, _request: &Request, number: INodeNo, reply: ReplyData) {
+    fn readlink(&self, request: &Request, number: INodeNo, reply: ReplyData) {
         let act = move |vfs: &Vfs| vfs.readlink(number.0).map(OsString::into_vec);
-        self.serve(self.at(number, Kind::Readlink), reply, data, act);
+        self.serve(self.at(request, number, Kind::Readlink), reply, data, act);
     }
 
     fn mknod(
@@ -100,7 +100,7 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let (caller, device) = (caller(request), decode_device(device));
-        let (at, name) = (self.named(parent, name, Kind::Mknod), name.to_owned());
+        let (at, name) = (self.named(request, parent, name, Kind::Mknod), name.to_owned());
         let act = move |vfs: &Vfs| vfs.mknod(caller, parent.0, &name, mode, umask, device);
         self.serve(at, reply, entry, act);
     }
@@ -114,19 +114,19 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let (caller, at) = (caller(request), self.named(parent, name, Kind::Mkdir));
+        let (caller, at) = (caller(request), self.named(request, parent, name, Kind::Mkdir));
         let name = name.to_owned();
         self.serve(at, reply, entry, move |vfs| vfs.mkdir(caller, parent.0, &name, mode, umask));
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (caller, at) = (caller(request), self.named(parent, name, Kind::Unlink));
+        let (caller, at) = (caller(request), self.named(request, parent, name, Kind::Unlink));
         let name = name.to_owned();
         self.serve(at, reply, answer, move |vfs| vfs.unlink(caller, parent.0, &name));
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (caller, at) = (caller(request), self.named(parent, name, Kind::Rmdir));
+        let (caller, at) = (caller(request), self.named(request, parent, name, Kind::Rmdir));
         let name = name.to_owned();
         self.serve(at, reply, answer, move |vfs| vfs.rmdir(caller, parent.0, &name));
     }
@@ -139,7 +139,7 @@ impl Filesystem for Adapter {
         text: &Path,
         reply: ReplyEntry,
     ) {
-        let (caller, at) = (caller(request), self.named(parent, name, Kind::Symlink));
+        let (caller, at) = (caller(request), self.named(request, parent, name, Kind::Symlink));
         let (name, text) = (name.to_owned(), text.as_os_str().to_owned());
         self.serve(at, reply, entry, move |vfs| vfs.symlink(caller, parent.0, &name, &text));
     }
@@ -156,15 +156,15 @@ impl Filesystem for Adapter {
     ) {
         let caller = caller(request);
         let flags = crate::branch::RenameFlags::from_bits_retain(flags.bits());
-        let (source, target) = (self.vfs.lane(parent.0), self.vfs.lane(new_parent.0));
+        let at = self.at(request, parent, Kind::Rename);
         let (name, new_name) = (name.to_owned(), new_name.to_owned());
         let act = move |vfs: &Vfs| {
             vfs.rename(caller, (parent.0, &name), (new_parent.0, &new_name), flags)
         };
-        if self.vfs.is_transaction(source, target) {
-            self.serve_heavy((source, Kind::Rename), Heavy::Rename, reply, act);
+        if self.vfs.is_transaction(at.lane, self.vfs.lane(new_parent.0)) {
+            self.serve_heavy(at, Heavy::Rename, reply, act);
         } else {
-            self.serve((source, Kind::Rename), reply, answer, act);
+            self.serve(at, reply, answer, act);
         }
     }
 
@@ -176,7 +176,7 @@ impl Filesystem for Adapter {
         name: &OsStr,
         reply: ReplyEntry,
     ) {
-        let (caller, at) = (caller(request), self.named(parent, name, Kind::Link));
+        let (caller, at) = (caller(request), self.named(request, parent, name, Kind::Link));
         let name = name.to_owned();
         self.serve(at, reply, entry, move |vfs| vfs.link(caller, number.0, parent.0, &name));
     }
@@ -189,7 +189,7 @@ impl Filesystem for Adapter {
             Err(errno) => reply.error(errno),
         };
         let act = move |vfs: &Vfs| vfs.open(caller, number.0, flags.0 as u32);
-        self.serve(self.at(number, Kind::Open), reply, answer, act);
+        self.serve(self.at(request, number, Kind::Open), reply, answer, act);
     }
 
     fn create(
@@ -203,7 +203,7 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let (caller, backings) = (caller(request), Arc::clone(&self.backings));
-        let (at, name) = (self.named(parent, name, Kind::Create), name.to_owned());
+        let (at, name) = (self.named(request, parent, name, Kind::Create), name.to_owned());
         let vfs = Arc::clone(&self.vfs);
         let answer = move |reply: ReplyCreate, made| match made {
             Ok((found, opened)) => {
@@ -218,7 +218,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         number: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -228,7 +228,7 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let act = move |vfs: &Vfs| vfs.read(handle.0, offset, size);
-        self.serve(self.open_at(handle, number, Kind::Read), reply, data, act);
+        self.serve(self.open_at(request, handle, number, Kind::Read), reply, data, act);
     }
 
     fn write(
@@ -251,9 +251,9 @@ impl Filesystem for Adapter {
         // By the flags of now: fcntl(2) may have changed what it was opened with.
         let offset = (flags.0 & libc::O_APPEND == 0 || caller.pid == 0).then_some(offset);
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let lane = self.vfs.lane_of_handle(handle.0, number.0);
+        let at = self.open_at(request, handle, number, Kind::Write);
         let act = move |vfs: &Vfs, bytes: &[u8]| vfs.write(caller, handle.0, offset, bytes, kill);
-        self.serve_write(lane, (bytes, caller.pid == 0), reply, act);
+        self.serve_write(at, (bytes, caller.pid == 0), reply, act);
     }
 
     fn flush(
@@ -269,7 +269,7 @@ impl Filesystem for Adapter {
 
     fn release(
         &self,
-        _request: &Request,
+        request: &Request,
         number: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
@@ -277,13 +277,13 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        let (lane, kind) = self.open_at(handle, number, Kind::Release);
-        let job = Job::new(&self.vfs, kind);
+        let at = self.open_at(request, handle, number, Kind::Release);
+        let job = Job::new(&self.vfs, at.kind);
         // Before the file counts as closed: a crossing may then give its inode another backing file.
         self.backings.release(handle.0);
         // At once, for crossings wait for it; what may take long is left to the lane.
         let closed = self.vfs.close(handle.0);
-        self.run_surely(lane, move || {
+        self.run_surely(at, move || {
             let released = job.done(Ok(()), |vfs| {
                 vfs.closed(closed);
                 Ok(())
@@ -294,14 +294,14 @@ impl Filesystem for Adapter {
 
     fn fsync(
         &self,
-        _request: &Request,
+        request: &Request,
         number: INodeNo,
         handle: FileHandle,
         data_only: bool,
         reply: ReplyEmpty,
     ) {
-        let act = move |vfs: &Vfs| vfs.fsync(handle.0, data_only);
-        self.serve_heavy(self.open_at(handle, number, Kind::Fsync), Heavy::Sync, reply, act);
+        let at = self.open_at(request, handle, number, Kind::Fsync);
+        self.serve_heavy(at, Heavy::Sync, reply, move |vfs| vfs.fsync(handle.0, data_only));
     }
 
     fn opendir(&self, request: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -311,19 +311,19 @@ impl Filesystem for Adapter {
             Err(errno) => reply.error(errno),
         };
         let act = move |vfs: &Vfs| vfs.opendir(caller, number.0);
-        self.serve(self.at(number, Kind::Opendir), reply, answer, act);
+        self.serve(self.at(request, number, Kind::Opendir), reply, answer, act);
     }
 
     fn readdir(
         &self,
-        _request: &Request,
+        request: &Request,
         number: INodeNo,
         handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let job = Job::new(&self.vfs, Kind::Readdir);
-        self.run(self.vfs.lane(number.0), move |admitted| {
+        let (at, job) = self.job(request, number, Kind::Readdir);
+        self.run(at, move |admitted| {
             let listed = job.done(admitted, |vfs| {
                 vfs.readdir(handle.0, offset, &mut |entry| {
                     reply.add(INodeNo(entry.number), entry.next, kind(entry.kind), entry.name)
@@ -344,8 +344,8 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let (caller, job) = (caller(request), Job::new(&self.vfs, Kind::Readdirplus));
-        self.run(self.vfs.lane(number.0), move |admitted| {
+        let (caller, (at, job)) = (caller(request), self.job(request, number, Kind::Readdirplus));
+        self.run(at, move |admitted| {
             let listed = job.done(admitted, |vfs| {
                 vfs.readdirplus(caller, handle.0, offset, &mut |entry, found| {
                     let (number, attributes) = (INodeNo(entry.number), attributes(&found));
@@ -373,18 +373,18 @@ impl Filesystem for Adapter {
 
     fn fsyncdir(
         &self,
-        _request: &Request,
+        request: &Request,
         number: INodeNo,
         handle: FileHandle,
         _data_only: bool,
         reply: ReplyEmpty,
     ) {
-        let at = self.at(number, Kind::Fsyncdir);
+        let at = self.at(request, number, Kind::Fsyncdir);
         self.serve_heavy(at, Heavy::Sync, reply, move |vfs| vfs.fsyncdir(handle.0));
     }
 
-    fn statfs(&self, _request: &Request, number: INodeNo, reply: ReplyStatfs) {
-        let at = self.at(number, Kind::Statfs);
+    fn statfs(&self, request: &Request, number: INodeNo, reply: ReplyStatfs) {
+        let at = self.at(request, number, Kind::Statfs);
         self.serve(at, reply, space, move |vfs| vfs.statfs(number.0));
     }
 
@@ -398,7 +398,7 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let (caller, at) = (caller(request), self.at(number, Kind::Setxattr));
+        let (caller, at) = (caller(request), self.at(request, number, Kind::Setxattr));
         let flags = XattrFlags::from_bits_retain(flags as u32);
         let (name, value) = (name.to_owned(), value.to_owned());
         let act = move |vfs: &Vfs| vfs.setxattr(caller, number.0, &name, &value, flags);
@@ -407,26 +407,26 @@ impl Filesystem for Adapter {
 
     fn getxattr(
         &self,
-        _request: &Request,
+        request: &Request,
         number: INodeNo,
         name: &OsStr,
         size: u32,
         reply: ReplyXattr,
     ) {
-        let (at, name) = (self.at(number, Kind::Getxattr), name.to_owned());
+        let (at, name) = (self.at(request, number, Kind::Getxattr), name.to_owned());
         let answer = move |reply, result| sized(reply, size, result);
         self.serve(at, reply, answer, move |vfs| vfs.getxattr(number.0, &name));
     }
 
     fn listxattr(&self, request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
-        let (caller, at) = (caller(request), self.at(number, Kind::Listxattr));
+        let (caller, at) = (caller(request), self.at(request, number, Kind::Listxattr));
         let answer = move |reply, result| sized(reply, size, result);
         let act = move |vfs: &Vfs| vfs.listxattr(caller, number.0).map(|keys| joined(&keys));
         self.serve(at, reply, answer, act);
     }
 
     fn removexattr(&self, request: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (caller, at) = (caller(request), self.at(number, Kind::Removexattr));
+        let (caller, at) = (caller(request), self.at(request, number, Kind::Removexattr));
         let name = name.to_owned();
         self.serve(at, reply, answer, move |vfs| vfs.removexattr(caller, number.0, &name));
     }
@@ -444,7 +444,7 @@ impl Filesystem for Adapter {
         let caller = caller(request);
         let mode = FallocateMode::from_bits_retain(mode as u32);
         let act = move |vfs: &Vfs| vfs.fallocate(caller, handle.0, offset, length, mode);
-        self.serve(self.open_at(handle, number, Kind::Fallocate), reply, answer, act);
+        self.serve(self.open_at(request, handle, number, Kind::Fallocate), reply, answer, act);
     }
 
     /// There are none. Answered here because fuser warns of each one that is not.
@@ -464,7 +464,7 @@ impl Filesystem for Adapter {
 
     fn lseek(
         &self,
-        _request: &Request,
+        request: &Request,
         number: INodeNo,
         handle: FileHandle,
         offset: i64,
@@ -475,7 +475,7 @@ impl Filesystem for Adapter {
             let offset = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
             vfs.seek(handle.0, offset, whence_of(whence)?)
         };
-        self.serve(self.open_at(handle, number, Kind::Lseek), reply, at, act);
+        self.serve(self.open_at(request, handle, number, Kind::Lseek), reply, at, act);
     }
 
     fn copy_file_range(
@@ -492,7 +492,7 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let (caller, source) = (caller(request), (source_handle.0, source_offset));
-        let at = self.open_at(target_handle, target, Kind::CopyFileRange);
+        let at = self.open_at(request, target_handle, target, Kind::CopyFileRange);
         let written = (target_handle.0, target_offset);
         let act = move |vfs: &Vfs| vfs.copy_file_range(caller, source, written, length);
         self.serve(at, reply, wrote, act);

@@ -192,11 +192,15 @@ impl Lanes {
     }
 
     /// Hands a request to its lane, which may be full: then `job` is called with EAGAIN.
-    pub fn hand_on(&self, number: usize, job: impl FnOnce(Result<(), Errno>) + Send + 'static) {
+    pub fn hand_on(
+        &self,
+        (number, uid): (usize, u32),
+        job: impl FnOnce(Result<(), Errno>) + Send + 'static,
+    ) {
         let Some(lane) = self.lanes.get(number) else { return job(Err(Errno::IO)) };
         match lane.ordinary.admit() {
             None => job(Err(Errno::AGAIN)),
-            Some(waiting) => self.hand_on_surely(number, move || {
+            Some(waiting) => self.hand_on_surely((number, uid), move || {
                 drop(waiting);
                 job(Ok(()));
             }),
@@ -204,15 +208,18 @@ impl Lanes {
     }
 
     /// Hands on what is to be done also where the lane is full: something else bounds it.
-    pub fn hand_on_surely(&self, number: usize, job: impl FnOnce() + Send + 'static) {
+    pub fn hand_on_surely(&self, (number, uid): (usize, u32), job: impl FnOnce() + Send + 'static) {
         let Some(lane) = self.lanes.get(number) else { return job() };
         let (pace, start) = (Arc::clone(&lane.pace), self.start);
-        lane.ordinary.run(Box::new(move || {
-            let begun = nanos(start.elapsed());
-            pace.begin(begun);
-            job();
-            pace.end(begun, nanos(start.elapsed()));
-        }));
+        lane.ordinary.run(
+            uid,
+            Box::new(move || {
+                let begun = nanos(start.elapsed());
+                pace.begin(begun);
+                job();
+                pace.end(begun, nanos(start.elapsed()));
+            }),
+        );
     }
 
     /// Drops what may take long to drop, and what nobody waits for: soon, much at once, by a thread of the lane.
@@ -224,17 +231,20 @@ impl Lanes {
             return;
         }
         let dropping = Arc::clone(&lane.dropping);
-        lane.ordinary.run(Box::new(move || {
-            std::thread::sleep(SOON);
-            let all = std::mem::take(&mut *dropping.lock());
-            drop(all);
-        }));
+        lane.ordinary.run(
+            0,
+            Box::new(move || {
+                std::thread::sleep(SOON);
+                let all = std::mem::take(&mut *dropping.lock());
+                drop(all);
+            }),
+        );
     }
 
     /// As [`Lanes::hand_on`], for what is slow by nature.
     pub fn hand_on_heavy(
         &self,
-        number: usize,
+        (number, uid): (usize, u32),
         heavy: Heavy,
         job: impl FnOnce(Result<(), Errno>) + Send + 'static,
     ) {
@@ -245,10 +255,13 @@ impl Lanes {
         };
         match pool.admit() {
             None => job(Err(Errno::AGAIN)),
-            Some(waiting) => pool.run(Box::new(move || {
-                drop(waiting);
-                job(Ok(()));
-            })),
+            Some(waiting) => pool.run(
+                uid,
+                Box::new(move || {
+                    drop(waiting);
+                    job(Ok(()));
+                }),
+            ),
         }
     }
 
@@ -362,7 +375,7 @@ mod tests {
         let (ended, ending) = unbounded();
         let hand_on = || {
             let (begun, released, ended) = (begun.clone(), released.clone(), ended.clone());
-            lanes.hand_on(1, move |admitted| {
+            lanes.hand_on((1, 0), move |admitted| {
                 if admitted.is_ok() {
                     let _ = begun.send(());
                     let _ = released.recv();
@@ -377,7 +390,7 @@ mod tests {
         (0..=QUEUE).for_each(|_| hand_on());
         assert_eq!(ending.recv_timeout(LONG), Ok(Err(Errno::AGAIN)));
         let (free, freed) = bounded(1);
-        lanes.hand_on_heavy(1, Heavy::Sync, move |admitted| {
+        lanes.hand_on_heavy((1, 0), Heavy::Sync, move |admitted| {
             let _ = free.send(admitted);
         });
         assert_eq!(freed.recv_timeout(LONG), Ok(Ok(())), "syncing has threads of its own");
@@ -393,12 +406,12 @@ mod tests {
         let (release, released) = bounded::<()>(0);
         for _ in 0..THREADS + QUEUE * 2 {
             let released = released.clone();
-            lanes.hand_on_surely(1, move || {
+            lanes.hand_on_surely((1, 0), move || {
                 let _ = released.recv();
             });
         }
         let (ended, ending) = bounded(1);
-        lanes.hand_on(1, move |admitted| {
+        lanes.hand_on((1, 0), move |admitted| {
             let _ = ended.send(admitted);
         });
         drop(release);
@@ -413,7 +426,7 @@ mod tests {
             let (begun, beginning) = bounded(THREADS);
             for _ in 0..THREADS {
                 let (begun, released) = (begun.clone(), released.clone());
-                lanes.hand_on_surely(1, move || {
+                lanes.hand_on_surely((1, 0), move || {
                     let _ = begun.send(());
                     let _ = released.recv();
                 });

@@ -1,5 +1,6 @@
 //! The threads of a lane.
 
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use parking_lot::Mutex;
 
 use crate::sys::memory;
 use crate::sys::schedule::{Slice, set_slice};
@@ -24,12 +26,45 @@ const QUIET: Duration = Duration::from_secs(1);
 /// What is left to do of a request.
 pub type Job = Box<dyn FnOnce() + Send>;
 
+/// What waits, by who asked: each user's turn comes after those of all others, so that nobody waits for more than
+/// one thing of each.
+#[derive(Default)]
+struct Turns {
+    jobs: HashMap<u32, VecDeque<Job>>,
+    /// Users of whom something waits.
+    users: VecDeque<u32>,
+}
+
+impl Turns {
+    fn push(&mut self, uid: u32, job: Job) {
+        let own = self.jobs.entry(uid).or_default();
+        if own.is_empty() {
+            self.users.push_back(uid);
+        }
+        own.push_back(job);
+    }
+
+    fn pop(&mut self) -> Option<Job> {
+        let uid = self.users.pop_front()?;
+        let own = self.jobs.get_mut(&uid)?;
+        let job = own.pop_front();
+        if own.is_empty() {
+            self.jobs.remove(&uid);
+        } else {
+            self.users.push_back(uid);
+        }
+        job
+    }
+}
+
 /// Threads with one queue, started when they are needed, the first at once: so there is one whatever the
 /// system then allows. That one ends with the pool, the others also when they are not needed any more.
 pub struct Pool {
     name: String,
-    jobs: Sender<Job>,
-    queue: Receiver<Job>,
+    turns: Arc<Mutex<Turns>>,
+    /// One for each that waits.
+    calls: Sender<()>,
+    called: Receiver<()>,
     slice: Slice,
     staff: Arc<Staff>,
     /// What was admitted and has not begun.
@@ -74,11 +109,12 @@ impl Drop for Waiting {
 impl Pool {
     /// An error if the first thread cannot be started.
     pub fn new(name: String, threads_max: usize, slice: Slice) -> io::Result<Self> {
-        let (jobs, queue) = unbounded();
+        let (calls, called) = unbounded();
         let pool = Self {
             name,
-            jobs,
-            queue,
+            turns: Arc::default(),
+            calls,
+            called,
             slice,
             staff: Arc::new(Staff {
                 threads: AtomicUsize::new(1),
@@ -104,11 +140,12 @@ impl Pool {
         self.staff.unfinished.load(Ordering::SeqCst)
     }
 
-    /// Has a job done.
-    pub fn run(&self, job: Job) {
+    /// Has a job of a user done.
+    pub fn run(&self, uid: u32, job: Job) {
         self.staff.unfinished.fetch_add(1, Ordering::SeqCst);
+        self.turns.lock().push(uid, job);
         // Both ends of the queue are here, so that it takes whatever comes.
-        let _ = self.jobs.send(job);
+        let _ = self.calls.send(());
         if !self.staff.hire() {
             return;
         }
@@ -125,25 +162,30 @@ impl Pool {
 
     /// Starts a thread that stays until the pool ends, or ends before when there is nothing to do.
     fn start(&self, stays: bool) -> io::Result<()> {
-        let (queue, staff) = (self.queue.clone(), Arc::clone(&self.staff));
+        let (called, staff) = (self.called.clone(), Arc::clone(&self.staff));
+        let turns = Arc::clone(&self.turns);
         let slice = self.slice;
         let work = move || {
             set_slice(slice);
             loop {
-                let job = match stays {
-                    true => match queue.recv_timeout(QUIET) {
+                let call = match stays {
+                    true => match called.recv_timeout(QUIET) {
                         Err(RecvTimeoutError::Timeout) => {
                             memory::give_back_own();
-                            queue.recv().ok()
+                            called.recv().ok()
                         }
-                        job => job.ok(),
+                        call => call.ok(),
                     },
-                    false => match queue.recv_timeout(IDLE) {
+                    false => match called.recv_timeout(IDLE) {
                         Err(RecvTimeoutError::Timeout) if !staff.dismiss() => continue,
-                        job => job.ok(),
+                        call => call.ok(),
                     },
                 };
-                let Some(job) = job else { break };
+                if call.is_none() {
+                    break;
+                }
+                let job = turns.lock().pop();
+                let Some(job) = job else { continue };
                 // A panic, which is a bug and was logged, does not cost the thread.
                 let _ = std::panic::catch_unwind(AssertUnwindSafe(job));
                 staff.unfinished.fetch_sub(1, Ordering::SeqCst);
@@ -168,10 +210,13 @@ mod tests {
         let (all, all_begun) = unbounded::<()>();
         for _ in 0..MANY {
             let (begins, all_begun) = (begins.clone(), all_begun.clone());
-            pool.run(Box::new(move || {
-                begins.send(()).unwrap();
-                let _ = all_begun.recv();
-            }));
+            pool.run(
+                0,
+                Box::new(move || {
+                    begins.send(()).unwrap();
+                    let _ = all_begun.recv();
+                }),
+            );
         }
         for number in 0..MANY {
             assert!(begun.recv_timeout(LONG).is_ok(), "only {number} jobs have begun");
@@ -181,6 +226,27 @@ mod tests {
 
     fn threads(pool: &Pool) -> usize {
         pool.staff.threads.load(Ordering::SeqCst)
+    }
+
+    #[test]
+    fn nobody_waits_for_all_of_another() {
+        let done = Arc::new(Mutex::new(Vec::new()));
+        let mut turns = Turns::default();
+        let mut put = |uid, name| {
+            let done = Arc::clone(&done);
+            turns.push(uid, Box::new(move || done.lock().push(name)));
+        };
+        for name in ["a1", "a2", "a3", "a4"] {
+            put(1, name);
+        }
+        put(2, "b1");
+        put(2, "b2");
+        put(3, "c1");
+        while let Some(job) = turns.pop() {
+            job();
+        }
+        assert_eq!(*done.lock(), ["a1", "b1", "c1", "a2", "b2", "a3", "a4"]);
+        assert!(turns.jobs.is_empty() && turns.users.is_empty());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
-use fuser::{FileHandle, INodeNo, ReplyEmpty, ReplyWrite};
+use fuser::{FileHandle, INodeNo, ReplyEmpty, ReplyWrite, Request};
 
 use crate::error::Errno;
 use crate::stats::Request as Kind;
@@ -32,43 +32,43 @@ impl Adapter {
     }
 
     /// Does a request on this thread or on one of its lane.
-    pub fn run(&self, lane: usize, job: impl FnOnce(Result<(), Errno>) + Send + 'static) {
-        match self.lanes.pass(lane) {
+    pub fn run(&self, at: At, job: impl FnOnce(Result<(), Errno>) + Send + 'static) {
+        match self.lanes.pass(at.lane) {
             Some(_passing) => job(Ok(())),
-            None => self.lanes.hand_on(lane, job),
+            None => self.lanes.hand_on(at.place(), job),
         }
     }
 
     /// Does an operation and replies, on this thread or on one of the lane.
     pub fn serve<R: Send + 'static, T>(
         &self,
-        (lane, kind): (usize, Kind),
+        at: At,
         reply: R,
         answer: impl FnOnce(R, Result<T, fuser::Errno>) + Send + 'static,
         act: impl FnOnce(&Vfs) -> Result<T, Errno> + Send + 'static,
     ) {
-        let job = Job::new(&self.vfs, kind);
-        self.run(lane, move |admitted| answer(reply, job.done(admitted, act)));
+        let job = Job::new(&self.vfs, at.kind);
+        self.run(at, move |admitted| answer(reply, job.done(admitted, act)));
     }
 
     /// As [`Adapter::serve`], never on this thread: for what is slow by nature.
     pub fn serve_heavy(
         &self,
-        (lane, kind): (usize, Kind),
+        at: At,
         heavy: Heavy,
         reply: ReplyEmpty,
         act: impl FnOnce(&Vfs) -> Result<(), Errno> + Send + 'static,
     ) {
-        let job = Job::new(&self.vfs, kind);
+        let job = Job::new(&self.vfs, at.kind);
         let job = move |admitted| answer(reply, job.done(admitted, act));
-        self.lanes.hand_on_heavy(lane, heavy, job);
+        self.lanes.hand_on_heavy(at.place(), heavy, job);
     }
 
     /// Does what nobody may refuse on this thread or on one of its lane.
-    pub fn run_surely(&self, lane: usize, job: impl FnOnce() + Send + 'static) {
-        match self.lanes.pass(lane) {
+    pub fn run_surely(&self, at: At, job: impl FnOnce() + Send + 'static) {
+        match self.lanes.pass(at.lane) {
             Some(_passing) => job(),
-            None => self.lanes.hand_on_surely(lane, job),
+            None => self.lanes.hand_on_surely(at.place(), job),
         }
     }
 
@@ -82,7 +82,10 @@ impl Adapter {
             }
         };
         if self.vfs.is_switching(number.0) {
-            self.run_surely(self.vfs.lane(number.0), forget);
+            self.run_surely(
+                At { lane: self.vfs.lane(number.0), uid: 0, kind: Kind::Lookup },
+                forget,
+            );
         } else {
             forget();
         }
@@ -92,42 +95,71 @@ impl Adapter {
     /// refused for want of room: nobody would hear of it.
     pub fn serve_write(
         &self,
-        lane: usize,
+        at: At,
         (bytes, written_back): (&[u8], bool),
         reply: ReplyWrite,
         act: impl FnOnce(&Vfs, &[u8]) -> Result<u32, Errno> + Send + 'static,
     ) {
-        let job = Job::new(&self.vfs, Kind::Write);
-        if let Some(_passing) = self.lanes.pass(lane) {
+        let job = Job::new(&self.vfs, at.kind);
+        if let Some(_passing) = self.lanes.pass(at.lane) {
             return wrote(reply, job.done(Ok(()), |vfs| act(vfs, bytes)));
         }
         if written_back {
             let bytes = bytes.to_vec();
-            return self.lanes.hand_on_surely(lane, move || {
+            return self.lanes.hand_on_surely(at.place(), move || {
                 wrote(reply, job.done(Ok(()), |vfs| act(vfs, &bytes)));
             });
         }
-        match self.lanes.keep(lane, bytes) {
-            Ok(kept) => self.lanes.hand_on(lane, move |admitted| {
+        match self.lanes.keep(at.lane, bytes) {
+            Ok(kept) => self.lanes.hand_on(at.place(), move |admitted| {
                 wrote(reply, job.done(admitted, |vfs| act(vfs, &kept.bytes)));
             }),
             Err(errno) => wrote(reply, job.done(Err(errno), |_| Ok(0))),
         }
     }
 
-    /// A kind of request, and the lane of the inode that it is about.
-    pub fn at(&self, number: INodeNo, kind: Kind) -> (usize, Kind) {
-        (self.vfs.lane(number.0), kind)
+    /// What is about an inode.
+    pub fn at(&self, request: &Request, number: INodeNo, kind: Kind) -> At {
+        At { lane: self.vfs.lane(number.0), uid: request.uid(), kind }
     }
 
-    /// A kind of request, and the lane of the open file that it is about.
-    pub fn open_at(&self, handle: FileHandle, number: INodeNo, kind: Kind) -> (usize, Kind) {
-        (self.vfs.lane_of_handle(handle.0, number.0), kind)
+    /// What is about an open file.
+    pub fn open_at(
+        &self,
+        request: &Request,
+        handle: FileHandle,
+        number: INodeNo,
+        kind: Kind,
+    ) -> At {
+        At { lane: self.vfs.lane_of_handle(handle.0, number.0), uid: request.uid(), kind }
     }
 
-    /// A kind of request, and the lane of the name that it is about.
-    pub fn named(&self, parent: INodeNo, name: &OsStr, kind: Kind) -> (usize, Kind) {
-        (self.vfs.lane_at(parent.0, name), kind)
+    /// What is about a name.
+    pub fn named(&self, request: &Request, parent: INodeNo, name: &OsStr, kind: Kind) -> At {
+        At { lane: self.vfs.lane_at(parent.0, name), uid: request.uid(), kind }
+    }
+
+    /// As [`Adapter::at`], with what counts it.
+    pub fn job(&self, request: &Request, number: INodeNo, kind: Kind) -> (At, Job) {
+        (self.at(request, number, kind), Job::new(&self.vfs, kind))
+    }
+}
+
+/// Where a request belongs.
+#[derive(Debug, Clone, Copy)]
+pub struct At {
+    /// Number of its lane.
+    pub lane: usize,
+    /// Who asks.
+    pub uid: u32,
+    /// What it is counted as.
+    pub kind: Kind,
+}
+
+impl At {
+    /// Its lane, and its user's place among those that wait there.
+    fn place(&self) -> (usize, u32) {
+        (self.lane, self.uid)
     }
 }
 

@@ -389,7 +389,7 @@ fn what_was_removed_is_freed_by_nobody_who_reads_requests() {
         let hang = move || {
             let _ = wait.recv();
         };
-        kernel.lanes.hand_on_surely(fixture.vfs.lane(inbox), hang);
+        kernel.lanes.hand_on_surely((fixture.vfs.lane(inbox), 0), hang);
     }
     kernel.tell(op::FORGET, folder, &none().long(&[1]));
     kernel.ask(op::GETATTR, 1, &none().short(&[0, 0]).long(&[0])).expect("answered after that");

@@ -59,6 +59,9 @@ pub enum CrossingError {
     /// The gate does not let this size through.
     #[error("the source has {}, the gate takes at most {}", binary_size(*size), binary_size(*max))]
     TooLarge { size: u64, max: u64 },
+    /// All that time nobody could look names up in the folders that rename(2) has locked.
+    #[error("the source has more holes than rename(2) may take the time to hash\nhint: octroi mv")]
+    TooManyHoles,
     /// A command of the gate did not accept the content.
     #[error("check `{command}`: {outcome}{}", said.as_ref().map(|said| format!(", saying: {said}")).unwrap_or_default())]
     CheckFailed { command: String, outcome: String, said: Option<String> },
@@ -156,6 +159,7 @@ impl CrossingError {
             | Self::LeftOpen { .. }
             | Self::Dead { .. } => Errno::IO,
             Self::ReadOnly { .. } => Errno::ROFS,
+            Self::TooManyHoles => Errno::FBIG,
             Self::Cancelled(_) => Errno::CANCELED,
             Self::CopyNeeded => Errno::AGAIN,
             Self::UndoImpossible { .. } => Errno::INVAL,

@@ -94,6 +94,7 @@ impl<S: Storage> Content<'_, S> {
         }
         if self.at >= self.data.end {
             self.data = self.next_data()?;
+            self.progress.take_hole(self.data.start.saturating_sub(self.at))?;
         }
         let hole = self.at < self.data.start;
         let end = if hole { self.data.start } else { self.data.end };

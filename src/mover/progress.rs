@@ -59,6 +59,8 @@ pub struct Progress {
     lost: Mutex<BTreeSet<String>>,
     /// Commands that look at content, with when they began: several, where a tree crosses.
     checks: Mutex<Vec<(String, Instant)>>,
+    /// Bytes of holes that may still be met.
+    holes_left: AtomicU64,
     phase: AtomicU8,
     /// Why it is given up: of several the first. Locked while `phase` becomes `CANCELLED`.
     stop: Mutex<Option<Stop>>,
@@ -85,10 +87,24 @@ impl Progress {
             files_all: AtomicU64::new(1),
             lost: Mutex::default(),
             checks: Mutex::default(),
+            holes_left: AtomicU64::new(u64::MAX),
             phase: AtomicU8::new(RUNNING),
             stop: Mutex::default(),
             limiter: Arc::clone(limiter),
         }
+    }
+
+    /// Lets it fail where there are more holes, in bytes: they are hashed as any content, and cost who has them
+    /// nothing. Without this call there is no limit.
+    pub fn limit_holes(&self, bytes: u64) {
+        self.holes_left.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Meets a hole.
+    pub(super) fn take_hole(&self, bytes: u64) -> Result<(), CrossingError> {
+        let take = |left: u64| left.checked_sub(bytes);
+        let taken = self.holes_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        taken.map(drop).map_err(|_| CrossingError::TooManyHoles)
     }
 
     /// Asks the transaction to stop before the decision. False if it is decided already: then this

@@ -156,11 +156,19 @@ impl Vfs {
         if stat.mode & 0o6010 == 0o2000 && in_group(stat.gid) {
             return Ok(());
         }
-        let writes = || node.inode.open_files().iter().any(|file| file.writable);
+        let writes =
+            || node.inode.open_files().iter().any(|file| file.writable && file.is_passthrough());
         if caller.uid != 0 && caller.uid != stat.uid && !writes() {
             return Err(Errno::PERM);
         }
-        branch.clear_set_id(node.first.as_fd(), in_group)
+        let cleared = branch.clear_set_id(node.first.as_fd(), in_group);
+        if let Some(path) = node.inode.last_path() {
+            let branch = Some(node.first.index);
+            let question =
+                Question { caller, path: &path, branch, is_directory: false, target: None };
+            self.record(Operation::Chmod, &question, cleared);
+        }
+        cleared
     }
 
     fn record_changes(

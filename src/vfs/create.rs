@@ -218,7 +218,7 @@ impl Vfs {
             }
         }
         let subject = self.subject(caller)?;
-        for path in inode.paths() {
+        for (_, path) in inode.paths_by_class(epoch, &|path| policy.classify_path(path)) {
             let source = Question { path: &path, target: Some(&site.path), ..target };
             if let Some(decision) = policy.widens(&subject, source.object(), target.object()) {
                 return Err(self.deny(operation, &source, &decision, None));

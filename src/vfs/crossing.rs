@@ -30,6 +30,10 @@ use super::place::{MadeGuard, Patience, passes_on, takes_nothing};
 use super::remove::Occupied;
 use super::site::{OpenPart, Site};
 
+/// Bytes of holes that an ordinary user's rename(2) may have hashed, while the kernel keeps all others out of both
+/// folders: a minute or two.
+const HOLES_MAX: u64 = 64 << 30;
+
 /// A crossing that only needs its decision. Dropped, it is rolled back and its names are free.
 pub(super) struct ReadyCrossing {
     pub prepared: Prepared<RealStorage>,
@@ -83,8 +87,13 @@ impl Vfs {
         if let Some(finished) = self.finish_prepared(caller, &source, &target, no_replace) {
             return finished;
         }
+        let watch = |progress: &Arc<Progress>| {
+            if !self.is_privileged(caller.uid) {
+                progress.limit_holes(HOLES_MAX);
+            }
+        };
         let ready = self
-            .prepare_crossing(caller, &source, &target, no_replace, &|_| ())
+            .prepare_crossing(caller, &source, &target, no_replace, &watch)
             .map_err(|refused| refused.errno)?;
         if ready.generation != self.policy().generation() {
             self.permit_again(caller, &source, &target, &ready)?;
@@ -101,8 +110,7 @@ impl Vfs {
         ready: ReadyCrossing,
     ) -> Result<(), Errno> {
         let ReadyCrossing { prepared, inode, locks, made, .. } = ready;
-        let switched = self.switch(caller, source, target, &inode, prepared);
-        drop(locks);
+        let switched = self.switch_locked(caller, source, target, &inode, (prepared, locks));
         drop(made);
         switched
     }

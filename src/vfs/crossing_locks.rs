@@ -9,10 +9,10 @@ use crate::branch::FileKind;
 use crate::error::Errno;
 use crate::types::after;
 use crate::view::locks::{Holder, Lock, LockGuard};
-use crate::view::{Inode, OpenFile};
+use crate::view::{Inode, OpenFile, Parts};
 
 use super::Vfs;
-use super::site::Site;
+use super::site::{Node, Site, Standing, directories};
 use super::switch::is_below;
 
 /// How long a crossing waits for files that were written to be closed: RELEASE comes after close(2) has returned. Who
@@ -52,18 +52,19 @@ impl WriterWaits {
 
 impl Vfs {
     /// Locks both names and the source's content, and pins every folder above; of a directory,
-    /// everything below.
+    /// everything below. A directory that is replaced stays where it is, and in a pool without new parts. ESTALE
+    /// where something of that has changed since the caller looked.
     pub(super) fn lock_crossing(
         &self,
         inode: &Inode,
         source: &Site<'_>,
         target: &Site<'_>,
     ) -> Result<LockGuard, Errno> {
-        let mut alone = vec![source.lock(), target.lock(), Lock::Content(inode.number)];
+        let mut alone = vec![source.lock(), target.lock()];
+        alone.extend(Lock::whole(inode));
         let is_directory = inode.kind == FileKind::Directory;
-        if is_directory {
-            alone.extend([Lock::Folder(inode.number), Lock::Tree(inode.number)]);
-        }
+        let replaced = self.folder_at(target)?;
+        alone.extend(replaced.map(Lock::Folder));
         let mut above: Vec<Lock> = [&source.parent.inode, &target.parent.inode]
             .into_iter()
             .flat_map(|parent| {
@@ -75,10 +76,17 @@ impl Vfs {
             .map(Lock::Folder)
             .collect();
         above.dedup();
+        if above.iter().any(|lock| alone.contains(lock)) {
+            return Err(Errno::BUSY);
+        }
         let ends = [&*source.parent.inode, &*target.parent.inode];
         let locks = self.view.locks.take(Holder::Crossing, &ends, alone, above)?;
         self.check_place(&source.parent)?;
         self.check_place(&target.parent)?;
+        self.check_all_parts(&target.parent)?;
+        if self.folder_at(target)? != replaced {
+            return Err(Errno::STALE);
+        }
         if is_directory {
             let inside = |number| {
                 let known = self.view.inodes.get(number);
@@ -87,6 +95,27 @@ impl Vfs {
             self.view.locks.wait_for_tree(&locks, inside)?;
         }
         Ok(locks)
+    }
+
+    /// The number of the directory that a name stands for, if it is one.
+    fn folder_at(&self, site: &Site<'_>) -> Result<Option<u64>, Errno> {
+        let standings = self.standings(&site.parent, &site.name)?;
+        if !standings.first().is_some_and(Standing::is_directory) {
+            return Ok(None);
+        }
+        let parts = Parts::merged(directories(&standings));
+        Ok(parts.map(|parts| self.view.inodes.number_of(&parts)))
+    }
+
+    /// Whether a directory has no parts but those that were opened: somebody may have had one more made.
+    fn check_all_parts(&self, node: &Node<'_>) -> Result<(), Errno> {
+        let parts = node.inode.place().parts().cloned().ok_or(Errno::STALE)?;
+        for part in parts.iter() {
+            if node.part_on(part.branch).is_none() && self.branch(part.branch)?.is_online() {
+                return Err(Errno::STALE);
+            }
+        }
+        Ok(())
     }
 
     /// Waits until nobody has the source, or anything in it, open for writing. EBUSY, for an ordinary user at once who has

@@ -1,17 +1,19 @@
 //! What would be decided, and why: for `octroi explain` and `octroi why`. Asked of the policy as the operation
 //! itself asks it, and of what the view refuses whatever the policy says.
 
+use std::sync::Arc;
+
 use crate::branch::FileKind;
 use crate::error::Errno;
 use crate::policy::{Basis, Considered, Decision, Object, Policy, Subject, Supposed, Supposing};
 use crate::types::{BranchIndex, Caller, Operation, Verb, ViewPath};
-use crate::view::LayoutIndex;
+use crate::view::{Inode, LayoutIndex, in_epoch};
 
 use super::facts::{About, Asked, Size};
 use super::{AUDIT_NAME, PRIVATE_NAME, Vfs};
 
 /// What is to be explained.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Asking<'a> {
     /// Who would do it.
     pub uid: u32,
@@ -24,6 +26,8 @@ pub struct Asking<'a> {
     /// Whether whoever asks may look at what is at the two paths; what they may not look at counts as a
     /// file that is not there.
     pub visible: (bool, bool),
+    /// Whether whoever asks may know of another path.
+    pub known: &'a dyn Fn(&ViewPath) -> bool,
     /// What is not looked at.
     pub supposed: &'a Supposed,
 }
@@ -49,12 +53,12 @@ impl Vfs {
     /// What would be decided by the policy in force, and everything it considers. A path that does not exist
     /// counts as a file. The error is that of looking up the user's groups.
     pub fn explain(&self, asking: &Asking<'_>) -> Result<Explained, Errno> {
-        let Asking { uid, operation, path, target, visible, supposed } = *asking;
+        let Asking { uid, operation, path, target, visible, known, supposed } = *asking;
         let groups = self.identities.groups(uid)?;
         // The primary group is one of them, and rules do not tell it from the others.
         let gid = groups.first().copied().unwrap_or(u32::MAX);
         let subject = Subject { uid, gid, groups };
-        let policy = self.policy();
+        let (epoch, policy) = in_epoch(|| self.policy());
         if let Some(decision) = self.refused_by_view(asking, gid, &policy) {
             let why = decision.reason.as_deref().unwrap_or("it is for who may read it").to_owned();
             let considered =
@@ -81,8 +85,12 @@ impl Vfs {
         if !decision.allowed || matches!(decision.basis, Basis::Gate(_)) {
             return Ok((decision, considered).into());
         }
-        let mut others = found.as_ref().map(|inode| inode.paths()).unwrap_or_default();
-        others.retain(|other| other != path);
+        // One of each class, for there may be thousands.
+        let named =
+            |inode: &Arc<Inode>| inode.paths_by_class(epoch, &|path| policy.classify_path(path));
+        let named = found.as_ref().map(named).unwrap_or_default();
+        let others: Vec<_> =
+            named.into_iter().map(|(_, other)| other).filter(|other| other != path).collect();
         // A file is asked about by every name that it has.
         for other in &others {
             let object = Object { path: other, ..object };
@@ -96,7 +104,8 @@ impl Vfs {
             };
             if let Some(denial) = denial {
                 let (_, named) = policy.explain(&subject, operation, object, target, &facts);
-                return Ok((denial, named).into());
+                let considered = if known(other) { named } else { vec![unnamed(&denial)] };
+                return Ok((denial, considered).into());
             }
         }
         let names = std::iter::once(path).chain(&others).map(|path| Object { path, ..object });
@@ -193,6 +202,12 @@ impl Vfs {
 
 /// The least limit that a file has by any of its names. Opening for writing and creating have no size; what is
 /// written then has.
+/// Of a name that whoever asks may not know.
+fn unnamed(denial: &Decision) -> Considered {
+    let why = "speaks of another name of the file, where you may not look".to_owned();
+    Considered { what: denial.basis.text(), applies: true, near: false, why }
+}
+
 fn limit<'a>(
     policy: &Policy,
     subject: &Subject,

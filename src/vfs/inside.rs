@@ -11,10 +11,13 @@ use rustix::fs::{Access, AtFlags};
 use crate::branch::{Branch, FileKind};
 use crate::error::Errno;
 use crate::mover::CrossingError;
+use crate::policy::PathClass;
 use crate::sys::identity::CallerGuard;
-use crate::types::Caller;
+use crate::types::{Caller, Operation};
+use crate::view::in_epoch;
 
 use super::Vfs;
+use super::facts::{About, Asked};
 use super::remove::Occupied;
 
 /// What is told instead.
@@ -83,6 +86,9 @@ impl Vfs {
         }
         let name = Path::new(&source.site.name);
         let name = below.map_or_else(|| name.to_owned(), |below| name.join(below));
+        if !self.rules_let_read(caller, source, below) {
+            return false;
+        }
         let reads = || -> Result<(), Errno> {
             let folder = source.part(&source.first)?.as_fd();
             let groups = self.identities.groups(caller.uid)?;
@@ -96,6 +102,21 @@ impl Vfs {
     /// Whether a caller may be told what is inside of what is moved.
     pub(super) fn may_know(&self, caller: Caller, source: &Occupied<'_>) -> bool {
         !source.is_directory() || self.is_privileged(caller.uid) || self.sees(caller, source)
+    }
+
+    /// Whether the rules let a caller read a file that is moved, or one below a directory.
+    fn rules_let_read(&self, caller: Caller, source: &Occupied<'_>, below: Option<&Path>) -> bool {
+        let path = source.site.path.join(below.unwrap_or(Path::new("")).as_os_str());
+        let (epoch, policy) = in_epoch(|| self.policy());
+        let (Ok(inode), Ok(subject)) = (self.walk(&path), self.subject(caller)) else {
+            return false;
+        };
+        let facts = Asked::of(About::Inode(self, &inode));
+        let branch = inode.place().branch();
+        let reads = |class: &PathClass| {
+            policy.decide_class(&subject, Operation::OpenRead, (class, branch), &facts).allowed
+        };
+        inode.classes(epoch, &|path| policy.classify_path(path)).iter().all(reads)
     }
 
     /// Whether a caller can list every directory of what is moved.
@@ -113,10 +134,17 @@ impl Vfs {
     }
 }
 
-/// Lists a directory and all below it, as whoever this thread is. Open are those on the way only.
+/// How deep a directory is looked into before something is told of it: each level may keep a descriptor.
+const DEPTH_MAX: usize = 64;
+
+/// Lists a directory and all below it, as whoever this thread is. Open are those on the way only. ENAMETOOLONG
+/// where it is too deep for that.
 fn list_all(branch: &Branch, folder: OwnedFd, name: OsString) -> Result<(), Errno> {
-    let mut left = vec![(Arc::new(folder), name)];
-    while let Some((folder, name)) = left.pop() {
+    let mut left = vec![(Arc::new(folder), name, 0_usize)];
+    while let Some((folder, name, depth)) = left.pop() {
+        if depth > DEPTH_MAX {
+            return Err(Errno::NAMETOOLONG);
+        }
         let found = branch.lookup(folder.as_fd(), &name)?;
         if found.stat.kind != FileKind::Directory {
             continue;
@@ -124,7 +152,7 @@ fn list_all(branch: &Branch, folder: OwnedFd, name: OsString) -> Result<(), Errn
         let folder = Arc::new(found.node);
         branch.read_dir(folder.as_fd(), |entry| {
             if matches!(entry.kind, Some(FileKind::Directory) | None) {
-                left.push((Arc::clone(&folder), entry.name));
+                left.push((Arc::clone(&folder), entry.name, depth.saturating_add(1)));
             }
             Ok(())
         })?;

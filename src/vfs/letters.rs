@@ -82,7 +82,7 @@ impl Vfs {
         }
         let record = self.mover.letter(txid, settle)?.record;
         let settled = self
-            .with_moved(&record, true, || self.mover.settle(caller, exe, txid, settle))
+            .with_moved(&record, None, || self.mover.settle(caller, exe, txid, settle))
             .map_err(|_| SettleError::Busy(record.source.clone()))?;
         for domain in [&record.source, &record.target].map(|path| self.domain_of_path(path)) {
             domain.into_iter().for_each(|domain| self.lock_left_open(domain));
@@ -96,7 +96,7 @@ impl Vfs {
     fn with_moved<T>(
         &self,
         record: &CrossingRecord,
-        lock_names: bool,
+        held: Option<&[(ViewPath, Arc<LockGuard>)]>,
         act: impl FnOnce() -> T,
     ) -> Result<T, Errno> {
         let known = || {
@@ -108,7 +108,12 @@ impl Vfs {
         };
         let names = [&record.source, &record.target].map(|path| self.folder_of(path));
         let inodes = known();
-        let locks = self.lock_letter(if lock_names { &names } else { &[] }, &inodes)?;
+        let is_held = |inode: &Arc<Inode>| {
+            let mut guards = held.into_iter().flatten();
+            guards.any(|(_, guard)| guard.holds(&Lock::Content(inode.number)))
+        };
+        let free: Vec<_> = inodes.iter().filter(|inode| !is_held(inode)).cloned().collect();
+        let locks = self.lock_letter(if held.is_none() { &names } else { &[] }, &free)?;
         for inode in &inodes {
             self.wait_for_writers(self.owner, inode)?;
         }
@@ -136,7 +141,7 @@ impl Vfs {
             let free = locked(&record.source) && locked(&record.target);
             if free && self.are_well(&record) {
                 let gone_on =
-                    self.with_moved(&record, false, || self.mover.go_on_with(record.txid));
+                    self.with_moved(&record, Some(&held), || self.mover.go_on_with(record.txid));
                 if matches!(gone_on, Ok(Some(recovery)) if recovery.left_open.is_empty()) {
                     log::warn!("crossing {} had been left open, and has ended", record.txid);
                 }
@@ -178,10 +183,7 @@ impl Vfs {
             above.extend(folder.ancestors().iter().map(|above| Lock::Folder(above.number)));
         }
         for inode in inodes {
-            alone.push(Lock::Content(inode.number));
-            if inode.kind == FileKind::Directory {
-                alone.extend([Lock::Folder(inode.number), Lock::Tree(inode.number)]);
-            }
+            alone.extend(Lock::whole(inode));
         }
         let twice = |locks: Vec<Lock>| {
             let mut once: Vec<Lock> = Vec::new();

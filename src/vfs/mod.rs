@@ -344,17 +344,24 @@ impl Vfs {
         self.open_max.store(files, Ordering::Release);
     }
 
-    /// ENFILE if as many files are open as may be, or half of them by a caller who is not privileged, so
-    /// that no user keeps the others out. The last sixteenth is root's: somebody must be able to look.
+    /// ENFILE if as many files are open as may be: for a caller who is not privileged three quarters of them, and
+    /// half of them for one alone, so that no user keeps the others out; who has few open may open more, up to
+    /// the last sixteenth. That is root's: somebody must be able to look.
     fn room_to_open(&self, caller: Caller) -> Result<(), Errno> {
         let all = self.open_max.load(Ordering::Acquire);
-        let max = if caller.uid == 0 { all } else { all.saturating_sub(all / 16) };
         let open = self.view.handles.open_files().saturating_add(self.view.inodes.kept.all());
         let theirs = || self.view.handles.open_files_of(caller.uid);
-        if !self.is_privileged(caller.uid) && theirs() >= all / 2 {
-            log::debug!("user {} has half of the files open that may be", caller.uid);
-            return Err(Errno::NFILE);
-        }
+        let max = match caller.uid {
+            0 => all,
+            _ if self.is_privileged(caller.uid) || theirs() < all / 256 => {
+                all.saturating_sub(all / 16)
+            }
+            _ if theirs() >= all / 2 => {
+                log::debug!("user {} has half of the files open that may be", caller.uid);
+                return Err(Errno::NFILE);
+            }
+            _ => all.saturating_sub(all / 4),
+        };
         if open < max {
             return Ok(());
         }

@@ -22,6 +22,9 @@ use super::prepared::{PreparedMove, What};
 use super::remove::Occupied;
 use super::site::{Purpose, Site};
 
+/// How often both names are looked at again where something has changed there before they were locked.
+const LOOKS: usize = 3;
+
 /// A name in a folder, by the folder's inode number.
 pub type NameIn = (u64, OsString);
 
@@ -89,6 +92,21 @@ impl Vfs {
         if let Some(txid) = request.undoes {
             return Ok(Readied::Crossing(self.prepare_undo(request, txid, watch)?));
         }
+        // Unlike in rename(2), nobody keeps others out of both folders before they are locked.
+        for _ in 0..LOOKS {
+            match self.prepare_looked(request, watch) {
+                Err(MoveError { errno: Errno::STALE, .. }) => {}
+                readied => return readied,
+            }
+        }
+        self.prepare_looked(request, watch)
+    }
+
+    fn prepare_looked(
+        self: &Arc<Self>,
+        request: &MoveRequest,
+        watch: &dyn Fn(&Arc<Progress>),
+    ) -> Result<Readied, MoveError> {
         let (source, target) = self.sites(request)?;
         check_folder(request, &source)?;
         check_folder(request, &target)?;
@@ -127,7 +145,7 @@ impl Vfs {
     /// Why a folder, or a name in it, cannot be looked at: whose branch is offline, if that is why.
     fn unreachable(&self, folder: u64, errno: Errno) -> MoveError {
         let inode = self.inode(folder).ok().filter(|_| errno == Errno::IO);
-        let path = inode.and_then(|inode| inode.paths().first().cloned());
+        let path = inode.and_then(|inode| inode.last_path());
         match path.and_then(|path| self.offline_at(&path)) {
             Some(branch) => CrossingError::Offline { branch }.into(),
             None => errno.into(),

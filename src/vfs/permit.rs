@@ -9,7 +9,7 @@ use crate::error::Errno;
 use crate::ledger::Durability;
 use crate::ledger::record::Verdict;
 use crate::policy::{
-    Basis, Decision, Facts as _, Object, Observed, Policy, Subject, Supposed, WriteWatch,
+    Basis, Decision, Facts as _, Object, Observed, PathClass, Policy, Subject, Supposed, WriteWatch,
 };
 use crate::sys::process::exe_of;
 use crate::types::{BranchIndex, BranchMode, Caller, Operation, ViewPath};
@@ -180,10 +180,11 @@ impl Vfs {
         facts: &Asked<'_>,
     ) -> Result<Decision, Errno> {
         let (epoch, policy) = in_epoch(|| self.policy());
+        let classify = |path: &ViewPath| policy.classify_path(path);
         let branch = inode.place().branch();
         let subject = self.subject(caller);
         let mut allowed = None;
-        for class in inode.classes(epoch, &|path| policy.classify_path(path)) {
+        for class in inode.classes(epoch, &classify) {
             let decision = match &subject {
                 Ok(subject) => policy.decide_class(subject, operation, (&class, branch), facts),
                 Err(_) => groups_unknown(&policy),
@@ -194,9 +195,9 @@ impl Vfs {
                 continue;
             }
             // The name that it was, for the record.
-            let paths = inode.paths();
-            let same = |path: &&ViewPath| policy.classify_path(path) == class;
-            let path = paths.iter().find(same).or(paths.last()).ok_or(Errno::STALE)?;
+            let paths = inode.paths_by_class(epoch, &classify);
+            let same = |(known, _): &&(PathClass, ViewPath)| *known == class;
+            let (_, path) = paths.iter().find(same).or(paths.first()).ok_or(Errno::STALE)?;
             let is_directory = inode.kind == crate::branch::FileKind::Directory;
             let question = Question { caller, path, branch, is_directory, target: None };
             allowed = Some(self.settle(operation, &question, decision, facts)?);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::audit_dir::InForce;
 use crate::policy::{Decision, Object, Policy, Principal};
 use crate::types::{Caller, Operation, ViewPath};
-use crate::view::{OpenFile, change_classes};
+use crate::view::{OpenFile, change_classes, in_epoch};
 
 use super::Vfs;
 use super::facts::{About, Asked};
@@ -76,13 +76,14 @@ impl Vfs {
             (file.writable, Operation::WriteData),
             (file.readable, Operation::OpenRead),
         ];
-        let policy = self.policy();
+        let (epoch, policy) = in_epoch(|| self.policy());
         let subject = self.subject(file.opener);
         let facts = Asked::of(About::Open(self, file));
-        let paths = file.inode.paths();
+        let paths = file.inode.paths_by_class(epoch, &|path| policy.classify_path(path));
         let asked = operations.into_iter().filter(|(open, _)| *open);
-        asked.flat_map(|(_, operation)| paths.iter().map(move |path| (operation, path))).find_map(
-            |(operation, path)| {
+        asked
+            .flat_map(|(_, operation)| paths.iter().map(move |(_, path)| (operation, path)))
+            .find_map(|(operation, path)| {
                 let object = Object { path, branch: Some(file.branch()), is_directory: false };
                 let decision = match &subject {
                     Ok(subject) => policy.decide(subject, operation, object, &facts),
@@ -90,7 +91,6 @@ impl Vfs {
                 };
                 let (path, opener) = (path.clone(), file.opener);
                 (!decision.allowed).then_some(KeptRight { path, opener, operation, decision })
-            },
-        )
+            })
     }
 }

@@ -18,8 +18,8 @@ use super::Vfs;
 /// Names of transactions that are open though nobody is at them.
 #[derive(Default)]
 pub(super) struct LeftOpen {
-    /// Each with its lock.
-    held: Mutex<Vec<(ViewPath, LockGuard)>>,
+    /// Each with its locks, which may be those of another too.
+    held: Mutex<Vec<(ViewPath, Arc<LockGuard>)>>,
     /// Where a thread looks for names that are to be locked: its disk may hang.
     looking: Mutex<HashSet<Domain>>,
     /// Held by the thread that goes on with them.
@@ -113,16 +113,22 @@ impl Vfs {
     }
 
     /// The locks of the names of a transaction.
-    pub(super) fn take_held(&self, record: &CrossingRecord) -> Vec<(ViewPath, LockGuard)> {
-        let of_it = |(path, _): &mut (ViewPath, LockGuard)| {
+    pub(super) fn take_held(&self, record: &CrossingRecord) -> Vec<(ViewPath, Arc<LockGuard>)> {
+        let of_it = |(path, _): &mut (ViewPath, Arc<LockGuard>)| {
             [&record.source, &record.target].contains(&&*path)
         };
         self.left_open.held.lock().extract_if(.., of_it).collect()
     }
 
     /// Keeps them on, until the transaction has ended.
-    pub(super) fn keep_held(&self, held: Vec<(ViewPath, LockGuard)>) {
+    pub(super) fn keep_held(&self, held: Vec<(ViewPath, Arc<LockGuard>)>) {
         self.left_open.held.lock().extend(held);
+    }
+
+    /// Keeps the locks of a crossing that was left open on.
+    pub(super) fn keep_locked(&self, names: [ViewPath; 2], locks: LockGuard) {
+        let locks = Arc::new(locks);
+        self.keep_held(names.map(|name| (name, Arc::clone(&locks))).into());
     }
 
     /// Locks those in a branch or pool.
@@ -132,14 +138,12 @@ impl Vfs {
         self.lock_names(names);
     }
 
-    /// Those that are not locked yet. Releases those of transactions that have ended.
+    /// Releases those of transactions that have ended.
     fn left_open_names(&self) -> Vec<ViewPath> {
         let open = self.mover.left_open();
-        let mut names: Vec<ViewPath> =
+        let names: Vec<ViewPath> =
             open.into_iter().flat_map(|record| [record.source, record.target]).collect();
-        let mut held = self.left_open.held.lock();
-        held.retain(|(path, _)| names.contains(path));
-        names.retain(|path| !held.iter().any(|(known, _)| known == path));
+        self.left_open.held.lock().retain(|(path, _)| names.contains(path));
         names
     }
 
@@ -147,17 +151,26 @@ impl Vfs {
         self.branch_of_path(path).map(|branch| self.view.domain(branch))
     }
 
-    /// Names in an offline branch cannot be locked, and need it only when it is back.
+    /// Locks names, and what stands there: what is changed of it now would be lost when its transaction goes on
+    /// with the copy. Names in an offline branch cannot be locked, and need it only when it is back; a merged folder
+    /// has another number while its first member is offline.
     pub(super) fn lock_names(&self, paths: Vec<ViewPath>) {
         for path in paths {
             let (Some(folder), Some(name)) = (path.parent(), path.name()) else { continue };
             let Ok(folder) = self.walk(&folder) else { continue };
             let above = folder.ancestors().into_iter().map(|above| above.number);
             let above = std::iter::once(folder.number).chain(above).map(Lock::Folder).collect();
-            let name = vec![Lock::Name(folder.number, name.to_owned())];
-            match self.view.locks.take(Holder::Crossing, &[&folder], name, above) {
-                Ok(guard) => self.left_open.held.lock().push((path, guard)),
-                // Two open transactions share a name: it is locked already.
+            let lock = Lock::Name(folder.number, name.to_owned());
+            if self.left_open.held.lock().iter().any(|(_, guard)| guard.holds(&lock)) {
+                continue;
+            }
+            let mut alone = vec![lock];
+            if let Ok(there) = self.walk(&path) {
+                alone.extend(Lock::whole(&there));
+            }
+            match self.view.locks.take(Holder::Crossing, &[&folder], alone, above) {
+                Ok(guard) => self.left_open.held.lock().push((path, Arc::new(guard))),
+                // Somebody is at it, and it is tried again.
                 Err(errno) => log::debug!("{path}: {errno}"),
             }
         }

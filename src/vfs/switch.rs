@@ -16,6 +16,7 @@ use crate::mover::{Crossed, Moved, Prepared};
 use crate::storage::real::RealStorage;
 use crate::types::Caller;
 use crate::view::inode::Name;
+use crate::view::locks::LockGuard;
 use crate::view::{Inode, Invalidation, Part, Parts, Place};
 
 use super::Vfs;
@@ -23,8 +24,27 @@ use super::remove::Occupied;
 use super::site::{Site, Standing};
 
 impl Vfs {
+    /// As [`Vfs::switch`], and lets go of its locks, unless it is left open.
+    pub(super) fn switch_locked(
+        &self,
+        caller: Caller,
+        source: &Occupied<'_>,
+        target: &Site<'_>,
+        inode: &Arc<Inode>,
+        (prepared, locks): (Prepared<RealStorage>, LockGuard),
+    ) -> Result<(), Errno> {
+        let txid = prepared.txid;
+        let switched = self.switch(caller, source, target, inode, prepared);
+        if switched.is_err()
+            && let Some(open) = self.mover.left_open().into_iter().find(|open| open.txid == txid)
+        {
+            self.keep_locked([open.source, open.target], locks);
+        }
+        switched
+    }
+
     /// Commits, and points the inode and what is open at the target.
-    pub(super) fn switch(
+    fn switch(
         &self,
         caller: Caller,
         source: &Occupied<'_>,

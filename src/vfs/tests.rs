@@ -66,22 +66,28 @@ fn numbers_never_given_are_refused() {
 }
 
 #[test]
-fn one_user_can_open_half_of_the_files_that_may_be_open() {
+fn users_who_have_many_files_open_leave_some_to_the_others() {
     let fixture = Fixture::new(vec![]);
     let number = fixture.put("inbox", "a", "text");
     let vfs = &fixture.vfs;
-    vfs.set_open_max(32);
+    vfs.set_open_max(512);
     let user = |uid| Caller { uid, gid: uid, pid: 7 };
     let open = |caller| vfs.open(caller, number, READ).map(|opened| opened.handle);
-    let all: Vec<u64> = (0..16).map(|_| open(user(1000)).expect("half")).collect();
-    assert_eq!(open(user(1000)), Err(Errno::NFILE));
-    let others: Vec<u64> = (0..14).map(|_| open(user(1001)).expect("their share")).collect();
-    assert_eq!(open(user(1001)), Err(Errno::NFILE), "the last sixteenth is root's");
-    let roots: Vec<u64> = (0..2).map(|_| open(*ROOT).expect("root's share")).collect();
-    assert_eq!(open(*ROOT), Err(Errno::NFILE));
-    all.into_iter().chain(others).chain(roots).for_each(|handle| vfs.release(handle));
-    let again: Vec<u64> = (0..16).map(|_| open(user(1000)).expect("all were closed")).collect();
-    again.into_iter().for_each(|handle| vfs.release(handle));
+    let take = |caller, count: usize| -> Vec<u64> {
+        let handles = (0..count).map(|_| open(caller).expect("room"));
+        let handles = handles.collect();
+        assert_eq!(open(caller), Err(Errno::NFILE), "{count} of user {}", caller.uid);
+        handles
+    };
+    let mut handles = take(user(1000), 256);
+    handles.extend(take(user(1001), 128));
+    for uid in 1002..1050 {
+        handles.extend(take(user(uid), 2));
+    }
+    assert_eq!(open(user(1050)), Err(Errno::NFILE), "the last sixteenth is root's");
+    handles.extend(take(*ROOT, 32));
+    handles.into_iter().for_each(|handle| vfs.release(handle));
+    take(user(1000), 256).into_iter().for_each(|handle| vfs.release(handle));
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub(super) struct PreparedUndo {
     pub(super) prepared: Prepared<RealStorage>,
     /// Of the policy that was asked.
     generation: u64,
-    _locks: LockGuard,
+    locks: LockGuard,
 }
 
 /// What the client of a prepared undo must rename.
@@ -171,7 +171,7 @@ impl Vfs {
                 true => UndoError::Crossing(error),
                 false => UndoError::Inside(plan.source.clone()),
             })?;
-            Ok(What::Undo(PreparedUndo { prepared, generation, _locks: locks }))
+            Ok(What::Undo(PreparedUndo { prepared, generation, locks }))
         })
     }
 
@@ -351,8 +351,8 @@ impl Vfs {
             return Err(self.crossing_failed(caller, source, target, None, &taken).errno);
         }
         let inode = self.source_inode(source)?;
-        let PreparedUndo { prepared, _locks, .. } = undo;
-        self.switch(caller, source, target, &inode, prepared)
+        let PreparedUndo { prepared, locks, .. } = undo;
+        self.switch_locked(caller, source, target, &inode, (prepared, locks))
     }
 
     /// Asks the rules, and lets pass what only wants a gate.

@@ -218,7 +218,7 @@ impl Inode {
                 return;
             }
             Some(_) if self.kind != FileKind::Directory => {
-                ties.remove(parent, name);
+                drop(ties.remove(parent, name));
                 let earlier = ties.name.take();
                 ties.rare().names.extend(earlier);
             }
@@ -274,7 +274,7 @@ impl Inode {
             classes.dedup();
         }
         if classes.is_empty() {
-            classes.extend(self.paths().iter().map(classify));
+            classes.extend(self.last_path().as_ref().map(classify));
         }
         classes
     }
@@ -305,12 +305,10 @@ impl Inode {
 
     /// Takes a name away.
     pub fn remove_name(&self, parent: &Inode, name: &OsStr) {
-        let path = parent.path().map(|path| path.join(name));
         let mut ties = self.ties.lock();
-        ties.remove(parent, name);
-        if ties.name.is_none() {
-            ties.rare().unlinked = path;
-            ties.tidy();
+        let removed = ties.remove(parent, name);
+        if ties.name.is_none() && removed.is_some() {
+            ties.rare().unlinked = removed;
         }
     }
 
@@ -336,46 +334,59 @@ impl Inode {
         let mut bytes = Vec::with_capacity(PATH_USUAL);
         let mut ends = Vec::with_capacity(DEPTH_USUAL);
         let mut at = None::<Arc<Self>>;
-        let top = loop {
+        loop {
             let here = at.as_deref().unwrap_or(self);
             if here.number == LayoutIndex::ROOT.number() {
-                break ViewPath::root();
+                break;
             }
             let parent = {
                 let ties = here.ties.lock();
-                match &ties.name {
-                    Some(link) => {
-                        bytes.extend_from_slice(link.name.as_bytes());
-                        ends.push(bytes.len());
-                        Arc::clone(&link.parent)
-                    }
-                    None => break ties.rare.as_ref()?.unlinked.clone()?,
-                }
+                let link = ties.last_name()?;
+                bytes.extend_from_slice(link.name.as_bytes());
+                ends.push(bytes.len());
+                Arc::clone(&link.parent)
             };
             at = Some(parent);
-        };
+        }
         let begins = [0].into_iter().chain(ends.iter().copied());
         let spans: Vec<_> = begins.zip(ends.iter().copied()).collect();
         let below = spans.iter().rev().filter_map(|(begin, end)| bytes.get(*begin..*end));
-        Some(ViewPath::of_names(top.components().chain(below.map(OsStr::from_bytes))))
+        Some(ViewPath::of_names(below.map(OsStr::from_bytes)))
     }
 
-    /// All paths by which it is known: one for each hard link that was looked up; for an unlinked
-    /// inode the one it had last. The root of the view has `/`.
-    pub fn paths(&self) -> Vec<ViewPath> {
-        if self.number == LayoutIndex::ROOT.number() {
-            return vec![ViewPath::root()];
+    /// How rules know it, each class with one of the paths that are of it: there may be 65,000 names, of which
+    /// all paths together would take gigabytes. Likewise by the last name of what has none any more.
+    pub fn paths_by_class(
+        &self,
+        epoch: u64,
+        classify: &dyn Fn(&ViewPath) -> PathClass,
+    ) -> Vec<(PathClass, ViewPath)> {
+        // Notes the class of each name.
+        let classes = self.classes(epoch, classify);
+        let mut names = self.names();
+        if names.is_empty() {
+            let path = self.last_path();
+            return path.map(|path| (classify(&path), path)).into_iter().collect();
         }
-        let mut paths: Vec<_> = self
-            .names()
-            .iter()
-            .filter_map(|name| Some(name.parent.last_path()?.join(&name.name)))
-            .collect();
-        if paths.is_empty() {
-            let ties = self.ties.lock();
-            paths.extend(ties.rare.as_ref().and_then(|rare| rare.unlinked.clone()));
+        // The newest first.
+        names.reverse();
+        let mut found: Vec<(PathClass, ViewPath)> = Vec::with_capacity(classes.len());
+        for name in names {
+            let known = kept_class(name.class, epoch);
+            if known.as_ref().is_some_and(|class| found.iter().any(|(other, _)| other == class)) {
+                continue;
+            }
+            let Some(folder) = name.parent.last_path() else { continue };
+            let path = folder.join(&name.name);
+            let class = known.unwrap_or_else(|| classify(&path));
+            if found.iter().all(|(other, _)| *other != class) {
+                found.push((class, path));
+            }
+            if found.len() >= classes.len() {
+                break;
+            }
         }
-        paths
+        found
     }
 
     /// The path relative to its branch's root, the way to it where there are no file handles.
@@ -417,13 +428,16 @@ impl Drop for Inode {
     /// a chain can be longer than the stack is deep.
     fn drop(&mut self) {
         let ties = std::mem::take(self.ties.get_mut());
-        let earlier = ties.rare.map(|rare| rare.names).unwrap_or_default();
-        for name in earlier.into_iter().chain(ties.name) {
+        let rare = ties.rare.map(|rare| *rare).unwrap_or_default();
+        for name in rare.names.into_iter().chain(rare.unlinked).chain(ties.name) {
             let mut above = Some(name.parent);
             while let Some(parent) = above {
-                // A directory has one name.
-                let alone = Arc::into_inner(parent);
-                above = alone.and_then(|mut inode| Some(inode.ties.get_mut().name.take()?.parent));
+                // A directory has one name, or had.
+                above = Arc::into_inner(parent).and_then(|mut inode| {
+                    let ties = inode.ties.get_mut();
+                    let unlinked = || ties.rare.as_mut()?.unlinked.take();
+                    Some(ties.name.take().or_else(unlinked)?.parent)
+                });
             }
         }
     }

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::branch::FileKind;
 use crate::error::Errno;
 use crate::types::after;
 
@@ -40,6 +41,17 @@ pub enum Lock {
 }
 
 impl Lock {
+    /// What keeps others from changing an inode; of a directory, also what is below it and its place.
+    pub fn whole(inode: &Inode) -> Vec<Self> {
+        let number = inode.number;
+        match inode.kind {
+            FileKind::Directory => {
+                vec![Self::Content(number), Self::Folder(number), Self::Tree(number)]
+            }
+            _ => vec![Self::Content(number)],
+        }
+    }
+
     /// The inode that it is about.
     fn number(&self) -> u64 {
         match self {
@@ -204,6 +216,13 @@ pub struct LockGuard {
     table: LockTable,
     alone: Vec<Lock>,
     shared: Vec<Lock>,
+}
+
+impl LockGuard {
+    /// Whether it holds a lock alone.
+    pub fn holds(&self, lock: &Lock) -> bool {
+        self.alone.contains(lock)
+    }
 }
 
 impl Drop for LockGuard {

@@ -39,7 +39,7 @@ fn a_folder_that_is_found_again_through_another_takes_its_files_along() {
     let before = file.classes(in_epoch(|| ()).0, &classify);
     folder.add_name(&anew, OsStr::new("d"));
     file.add_name(&folder, OsStr::new("f"));
-    let now = file.paths().pop().expect("it has a name");
+    let now = file.last_path().expect("it has a name");
     assert_eq!(now.to_string(), "/now/d/f");
     let after = file.classes(in_epoch(|| ()).0, &classify);
     assert_eq!(after, [classify(&now)], "before: {before:?}");

@@ -320,7 +320,7 @@ mod tests {
         let one = table.enter(&b(1), FileKind::File, &root, OsStr::new("one"));
         let two = table.enter(&b(1), FileKind::File, &root, OsStr::new("two"));
         assert_eq!(one.number, two.number);
-        assert_eq!(one.paths().len(), 2);
+        assert_eq!(one.names().len(), 2);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::disk::{Disk, SHUTDOWN};
 use crate::harness::{LAB, Mount, Scene, octroi, require_root, sh, wait_for};
+use crate::strace::Strace;
 
 fn branches(scene: &Scene) -> PathBuf {
     scene.base().join("branches")
@@ -257,6 +258,46 @@ fn an_undecided_crossing_ends_without_its_branch_and_the_copy_goes_when_that_ret
     assert_eq!(fs::read_dir(&stage).expect("stage").count(), 0, "the copy was left");
     assert_eq!(mount.sh("sha256sum <inbox/f").ok(), whole);
     mount.sh("mv inbox/h review/h; mv inbox/f inbox/k; rm inbox/k; ls review").ok();
+    mount.unmount();
+    drop(disk);
+}
+
+/// The copy is what will arrive: what is changed at the source meanwhile would be lost.
+#[test]
+fn what_is_decided_cannot_be_changed_while_its_target_is_away() {
+    require_root();
+    let scene = Scene::with(&["inbox", "other", "review"], LAB);
+    let disk = Disk::ext4(&scene, "review", "96M");
+    let mount = scene.mount();
+    mount
+        .sh("echo warm >inbox/w; mv inbox/w review/w; mkdir inbox/d; echo deep >inbox/d/g; sync")
+        .ok();
+    let strace = Strace::attach(&mount, &["rename-"], Some("renameat2:signal=KILL:when=1"));
+    mount.sh("mv inbox/d review/d").refused();
+    drop(strace);
+    mount.kill9();
+    sh(&branches(&scene), "umount review && rmdir review").ok();
+
+    let mount = scene.mount();
+    wait_offline(&scene, "review", "No such file or directory");
+    for change in [
+        "chmod 600 inbox/d/g",
+        "chown 1 inbox/d",
+        "echo more >>inbox/d/g",
+        "setfattr -n user.note -v mine inbox/d/g",
+        "ln inbox/d/g inbox/l",
+        "touch inbox/d/new",
+        "rm inbox/d/g",
+        "mv inbox/d inbox/k",
+    ] {
+        let said = mount.sh(change).refused();
+        assert!(said.contains("Device or resource busy"), "{change}: {said}");
+    }
+    assert_eq!(mount.sh("cat inbox/d/g").ok(), "deep\n");
+    sh(&branches(&scene), "mkdir review; mount -o loop review.img review").ok();
+    wait_online(&scene, "review");
+    assert_eq!(mount.sh("cat review/d/g; ls inbox").ok(), "deep\n");
+    mount.sh("chmod 600 review/d/g && mkdir inbox/d && echo new >inbox/d/g").ok();
     mount.unmount();
     drop(disk);
 }

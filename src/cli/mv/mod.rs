@@ -150,7 +150,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
                 tell(args, source, target, None, one.elapsed())?;
             }
         }
-        if let Some(signal) = signals.seen() {
+        // What is all done is not interrupted any more.
+        if let Some(signal) = signals.seen().filter(|_| totals.moved < plan.len()) {
             let state = if totals.moved > moved { "was moved" } else { "failed" };
             let state = format!("{} {state}{}", source.display(), totals.so_far(plan.len()));
             return Err(stopped(signal, state));

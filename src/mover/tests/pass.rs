@@ -212,3 +212,20 @@ fn a_cancelled_pass_writes_nothing_more() {
         assert_eq!(bench.data(1), []);
     }
 }
+
+#[test]
+fn no_more_holes_are_hashed_than_may_be() {
+    for size in [3 * BLOCK, 9 * MIB] {
+        let data = [BLOCK..2 * BLOCK];
+        let bench = bench(size, &data, DeviceOptions::default());
+        let holes = size - BLOCK;
+        for (max, expected) in
+            [(holes - 1, Some(CrossingError::TooManyHoles)), (holes, None), (u64::MAX, None)]
+        {
+            let progress = new_progress();
+            progress.limit_holes(max);
+            let result = bench.pass(size, Verify::Readback, &progress);
+            assert_eq!(result.err(), expected, "{size} {max}");
+        }
+    }
+}

@@ -5,6 +5,7 @@ use crate::branch::{AttributeChange, XattrFlags};
 use crate::policy::{BranchFacts, Gate, PolicySource};
 use crate::types::BranchMode;
 use crate::types::Placement;
+use crate::vfs::site::Purpose;
 
 /// `/pool` over `one` and `two` (gates-only), and `/inbox`; gates both ways for `*.csv`.
 fn fixture() -> Fixture {
@@ -412,4 +413,48 @@ fn a_folder_that_is_taken_away_again_is_in_nobodys_way() {
     vfs.unmake_parts(made);
     assert!(fixture.has("two/d"), "a crossing goes there");
     drop(crossing);
+}
+
+/// Else it would be hidden by what crosses, and nobody had it any more.
+#[test]
+fn nothing_is_put_on_another_member_into_a_folder_that_is_to_be_replaced() {
+    let fixture = fixture_of(BranchMode::Rw);
+    fixture.plant("inbox/d/x.csv", "theirs");
+    fixture.folder("two/t");
+    let folder = fixture.number("pool/t");
+    let request = MoveRequest {
+        caller: *ROOT,
+        groups: Vec::new(),
+        source: (fixture.number("inbox"), "d".into()),
+        target: (fixture.number("pool"), "t".into()),
+        no_replace: false,
+        undoes: None,
+    };
+    let Ok(Readied::Crossing(prepared)) = fixture.vfs.prepare_move(&request, &|_| ()) else {
+        panic!("it is a crossing");
+    };
+    let made = fixture.vfs.create(*ROOT, folder, OsStr::new("x.csv"), 0o644, 0, WRITE);
+    assert_eq!(made.err(), Some(Errno::BUSY));
+    fixture.rename(("inbox", "d"), ("pool", "t")).expect("crossed");
+    assert_eq!(fixture.text("pool/t/x.csv"), "theirs");
+    drop(prepared);
+}
+
+/// A part of the target's folder that somebody had made after it was looked at may have the name.
+#[test]
+fn a_folder_that_has_got_another_part_is_looked_at_again() {
+    let fixture = fixture_of(BranchMode::Rw);
+    fixture.plant("inbox/a.csv", "new");
+    fixture.folder("two/t");
+    let vfs = &fixture.vfs;
+    let (inbox, folder) = (fixture.number("inbox"), fixture.number("pool/t"));
+    let site = |folder, name| vfs.site(folder, OsStr::new(name), Purpose::Replace).expect("there");
+    let (source, target) = (site(inbox, "a.csv"), site(folder, "a.csv"));
+    let inode = vfs.inode(fixture.number("inbox/a.csv")).expect("known");
+    assert!(vfs.lock_crossing(&inode, &source, &target).is_ok());
+    // It goes to the first member.
+    vfs.mkdir(*ROOT, folder, OsStr::new("new"), 0o755, 0).expect("made");
+    assert!(fixture.has("one/t/new"));
+    assert_eq!(vfs.lock_crossing(&inode, &source, &target).err(), Some(Errno::STALE));
+    assert!(vfs.lock_crossing(&inode, &source, &site(folder, "a.csv")).is_ok());
 }

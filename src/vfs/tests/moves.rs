@@ -285,3 +285,40 @@ fn nobody_waits_for_what_hangs_while_it_is_rolled_back() {
     fixture.wait_for_ends();
     assert_eq!(why_ended(&fixture, held.progress.txid).0, "it expired before its rename came");
 }
+
+/// A crossing that waits for its rename, between folders of the view.
+fn prepared_to(fixture: &Fixture, from: (&str, &str), to: (&str, &str)) -> PreparedMove {
+    let at = |(folder, name): (&str, &str)| (fixture.number(folder), OsString::from(name));
+    let (caller, groups) = (*ROOT, Vec::new());
+    let (source, target, undoes) = (at(from), at(to), None);
+    let request = MoveRequest { caller, groups, source, target, no_replace: false, undoes };
+    match fixture.vfs.prepare_move(&request, &|_| ()) {
+        Ok(Readied::Crossing(prepared)) => prepared,
+        Ok(Readied::Within) => panic!("it is a crossing"),
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
+#[test]
+fn a_folder_that_is_to_be_replaced_stays_where_it_is() {
+    let fixture = Fixture::new(vec![]);
+    fixture.plant("archive/d/x.csv", "theirs");
+    fixture.plant("archive/f.csv", "text");
+    for folder in ["inbox/t", "inbox/e", "inbox/u", "archive/c"] {
+        fixture.folder(folder);
+    }
+    let prepared = prepared_to(&fixture, ("archive", "d"), ("inbox", "t"));
+    let inbox = fixture.number("inbox");
+    assert_eq!(fixture.vfs.rmdir(*ROOT, inbox, OsStr::new("t")), Err(Errno::BUSY));
+    assert_eq!(fixture.rename(("inbox", "t"), ("inbox", "k")), Err(Errno::BUSY));
+    assert_eq!(fixture.rename(("inbox", "e"), ("inbox", "t")), Err(Errno::BUSY));
+    assert_eq!(fixture.rename(("archive", "d"), ("inbox", "t")), Ok(()));
+    assert_eq!(fixture.text("inbox/t/x.csv"), "theirs");
+    drop(prepared);
+    // Nor does another crossing replace what something is about to go into.
+    let prepared = prepared_to(&fixture, ("archive", "f.csv"), ("inbox/u", "f.csv"));
+    assert_eq!(fixture.rename(("archive", "c"), ("inbox", "u")), Err(Errno::BUSY));
+    assert_eq!(fixture.rename(("archive", "f.csv"), ("inbox/u", "f.csv")), Ok(()));
+    assert_eq!(fixture.text("inbox/u/f.csv"), "text");
+    drop(prepared);
+}

@@ -15,7 +15,13 @@ fn root() -> Arc<Inode> {
 
 #[track_caller]
 fn check(inode: &Inode, paths: &[&str]) {
-    let found: Vec<String> = inode.paths().iter().map(ToString::to_string).collect();
+    let names = inode.names().into_iter();
+    let path = |name: Name| Some(name.parent.last_path()?.join(&name.name));
+    let mut found: Vec<ViewPath> = names.filter_map(path).collect();
+    if found.is_empty() {
+        found.extend(inode.last_path());
+    }
+    let found: Vec<String> = found.iter().map(ToString::to_string).collect();
     assert_eq!(found, paths);
 }
 
@@ -89,6 +95,58 @@ fn a_name_that_is_found_again_leads_through_its_directory_as_it_is_now() {
     let anew = inode(2, FileKind::Directory, Some((&root, "now")));
     file.add_name(&anew, OsStr::new("f"));
     check(&file, &["/now/f"]);
+}
+
+#[test]
+fn one_path_of_each_class_is_told() {
+    let root = root();
+    let file = inode(2, FileKind::File, Some((&root, "a0")));
+    for number in 0..300 {
+        let letter = ["a", "b", "c"][number % 3];
+        file.add_name(&root, OsStr::new(&format!("{letter}{number}")));
+    }
+    let asked = std::cell::Cell::new(0);
+    let classify = |path: &ViewPath| {
+        asked.set(asked.get() + 1);
+        PathClass::of_number(u32::from(path.as_bytes()[1]))
+    };
+    let told = |file: &Inode| -> Vec<String> {
+        let paths = file.paths_by_class(7, &classify);
+        let of = |(class, path): (PathClass, ViewPath)| format!("{:?} {path}", class.number());
+        paths.into_iter().map(of).collect()
+    };
+    let all = ["Some(99) /c299", "Some(98) /b298", "Some(97) /a297"];
+    assert_eq!(told(&file), all);
+    assert_eq!(asked.replace(0), 300);
+    assert_eq!(told(&file), all);
+    assert_eq!(asked.get(), 0, "it was noted");
+    let other = inode(3, FileKind::File, Some((&root, "b")));
+    other.remove_name(&root, OsStr::new("b"));
+    assert_eq!(told(&other), ["Some(98) /b"]);
+}
+
+#[test]
+fn what_has_no_name_shares_the_way_to_its_last_one() {
+    let mut deepest = root();
+    let mut above = Vec::new();
+    for number in 2..100_000 {
+        let next = inode(number, FileKind::Directory, Some((&deepest, "d")));
+        above.push(std::mem::replace(&mut deepest, next));
+    }
+    let file = inode(1_000_000, FileKind::File, Some((&deepest, "f")));
+    file.remove_name(&deepest, OsStr::new("f"));
+    assert!(file.is_unlinked());
+    assert_eq!(file.last_path().expect("it had one").as_bytes().len(), 99_998 * 2 + 2);
+    // As rm -r does.
+    while let Some(parent) = above.pop() {
+        deepest.remove_name(&parent, OsStr::new("d"));
+        deepest = parent;
+    }
+    let top = Arc::downgrade(&deepest);
+    drop(deepest);
+    assert_eq!(file.last_path().expect("it had one").as_bytes().len(), 99_998 * 2 + 2);
+    drop(file);
+    assert_eq!(top.strong_count(), 0);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 
 use super::{Inode, Name};
 use crate::error::Errno;
-use crate::types::{BranchIndex, ViewPath};
+use crate::types::BranchIndex;
 use crate::view::handles::OpenFile;
 use crate::view::kept::Kept;
 
@@ -23,8 +23,8 @@ pub(super) struct Ties {
 pub(super) struct Rare {
     /// Names of a file by which it was found earlier, the newest last.
     pub names: Vec<Name>,
-    /// The path it had when its last name went, for rules and records about open unlinked files.
-    pub unlinked: Option<ViewPath>,
+    /// Its last name, which went, for rules and records about open unlinked files.
+    pub unlinked: Option<Name>,
     /// What leads to it since then.
     pub kept: Option<Kept>,
     pub opens: Vec<Weak<OpenFile>>,
@@ -43,15 +43,24 @@ impl Ties {
         self.rare.get_or_insert_default()
     }
 
-    /// Takes a name away; the newest of the others takes its place.
-    pub fn remove(&mut self, parent: &Inode, name: &OsStr) {
+    /// Takes a name away, and gives it back; the newest of the others takes its place.
+    pub fn remove(&mut self, parent: &Inode, name: &OsStr) -> Option<Name> {
+        let mut removed = None;
         if let Some(rare) = &mut self.rare {
-            rare.names.retain(|known| !known.is(parent, name));
+            removed = rare.names.extract_if(.., |known| known.is(parent, name)).last();
         }
         if self.name.as_ref().is_some_and(|known| known.is(parent, name)) {
-            self.name = self.rare.as_mut().and_then(|rare| rare.names.pop());
+            let next = self.rare.as_mut().and_then(|rare| rare.names.pop());
+            removed = std::mem::replace(&mut self.name, next);
         }
         self.tidy();
+        removed
+    }
+
+    /// The newest name, or the last that it had.
+    pub fn last_name(&self) -> Option<&Name> {
+        let unlinked = || self.rare.as_ref()?.unlinked.as_ref();
+        self.name.as_ref().or_else(unlinked)
     }
 
     /// Drops what is there no longer.
