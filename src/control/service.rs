@@ -17,7 +17,7 @@ use crate::mover::{CrossingError, Transaction, TransactionState};
 use crate::policy::{Basis, Supposed};
 use crate::sys::identity::CallerGuard;
 use crate::types::{BranchMode, Caller, Operation, TxId, ViewPath};
-use crate::vfs::{Asking, Explained, UndoError, UndoPlan, Vfs};
+use crate::vfs::{Asking, Explained, UndoError, UndoPlan, Vfs, unnamed};
 
 use super::letters::{self, Wish};
 use super::moves;
@@ -219,13 +219,19 @@ impl ViewService {
         let (path, target) = operation.sides(&denial.path, denial.target.as_ref());
         let explained =
             self.explain(peer, peer.uid, operation, (path, target), &denial.supposed)?;
-        let explained = Explained { decision: denial.decision, limit: None, ..explained };
+        let (shown, target) =
+            (self.shown(peer, path), target.map(|target| self.shown(peer, target)));
+        let considered = match shown == *path {
+            true => explained.considered,
+            false => vec![unnamed(&denial.decision)],
+        };
+        let explained = Explained { decision: denial.decision, considered, limit: None };
         Ok(Answer::Why {
             denial: Some(Box::new(DenialReport {
                 time: denial.time.to_string(),
                 operation: denial.operation,
-                path: self.shown(peer, path),
-                target: target.map(|target| self.shown(peer, target)),
+                path: shown,
+                target,
                 explanation: explanation(explained),
             })),
         })

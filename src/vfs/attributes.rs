@@ -156,8 +156,8 @@ impl Vfs {
         if stat.mode & 0o6010 == 0o2000 && in_group(stat.gid) {
             return Ok(());
         }
-        let writes =
-            || node.inode.open_files().iter().any(|file| file.writable && file.is_passthrough());
+        // Also through a descriptor that another user has opened.
+        let writes = || node.inode.open_files().iter().any(|file| file.writable);
         if caller.uid != 0 && caller.uid != stat.uid && !writes() {
             return Err(Errno::PERM);
         }

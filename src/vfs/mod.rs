@@ -68,7 +68,7 @@ mod xattr;
 
 pub use attributes::AttributeRequest;
 pub use directory::DirectoryEntry;
-pub use explain::{Asking, Explained};
+pub use explain::{Asking, Explained, unnamed};
 pub use identity::Identities;
 pub use inside::HIDDEN_LOSS;
 pub use letters::SettleError;

@@ -297,3 +297,38 @@ fn colour_is_for_terminals_and_not_where_it_is_not_wanted() {
     let plain = at_terminal("NO_COLOR=1");
     assert!(plain.contains("must be a string") && !plain.contains("\u{1b}["), "{plain}");
 }
+
+/// A rule holds for a file by all its names, also those in folders where others may not look.
+#[test]
+fn no_name_is_told_where_who_asks_may_not_look() {
+    require_root();
+    let body = "[branches.inbox]\npath = \"branches/inbox\"\n\
+        [branches.review]\npath = \"branches/review\"\n\
+        [gates.submit]\nfrom = \"inbox\"\nto = \"review\"\nwho = [\"*\"]\n\
+        [[gates.submit.checks]]\nrun = [\"/bin/sh\", \"-c\", \"tail -n 1; exit 1\"]\n\
+        [rules.private]\ndeny = [\"read\"]\nwho = [\"user:nobody\"]\npaths = [\"/inbox/private/**\"]\n\
+        reason = \"it is private\"\n";
+    let scene = Scene::with(&["inbox", "review"], body);
+    let mount = scene.mount();
+    mount
+        .sh("chmod 777 inbox review; mkdir -p inbox/private/plans; echo secret >inbox/private/plans/merger.txt; \
+             chmod 700 inbox/private; mkdir -m 777 inbox/pub; ln inbox/private/plans/merger.txt inbox/pub/x; \
+             cat inbox/private/plans/merger.txt inbox/pub/x")
+        .ok();
+    mount.sh_as("nobody", "cat inbox/pub/x").refused();
+    for ask in ["why -v", "explain read inbox/pub/x", "explain -v write inbox/pub/x"] {
+        let said = mount.sh_as("nobody", &format!("$OCTROI {ask} 2>&1 || true")).ok();
+        assert!(!said.contains("plans") && !said.contains("merger"), "{ask}: {said}");
+        assert!(ask.contains("write") || said.contains("rule private"), "{ask}: {said}");
+    }
+    // Nor is what a rule keeps from being read told by a check.
+    mount.sh("chmod 777 inbox/private inbox/private/plans; rm inbox/pub/x").ok();
+    let said = mount
+        .sh_as("nobody", "$OCTROI mv inbox/private/plans/merger.txt review/ 2>&1; $OCTROI why 2>&1")
+        .out;
+    assert!(said.contains("exit code 1") && !said.contains("secret"), "{said}");
+    mount.sh("echo open >inbox/pub/open; chmod 666 inbox/pub/open").ok();
+    let said = mount.sh_as("nobody", "$OCTROI mv inbox/pub/open review/ 2>&1 || true").ok();
+    assert!(said.contains("saying: open"), "{said}");
+    mount.unmount();
+}
