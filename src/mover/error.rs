@@ -60,7 +60,9 @@ pub enum CrossingError {
     #[error("the source has {}, the gate takes at most {}", binary_size(*size), binary_size(*max))]
     TooLarge { size: u64, max: u64 },
     /// All that time nobody could look names up in the folders that rename(2) has locked.
-    #[error("the source has more holes than rename(2) may take the time to hash; octroi mv takes it")]
+    #[error(
+        "the source has more holes than rename(2) may take the time to hash; octroi mv takes it"
+    )]
     TooManyHoles,
     /// A command of the gate did not accept the content.
     #[error("check `{command}`: {outcome}{}", said.as_ref().map(|said| format!(", saying: {said}")).unwrap_or_default())]

@@ -58,7 +58,11 @@ pub(super) struct Denials(DashMap<u32, VecDeque<Denial>>);
 impl Denials {
     fn push(&self, uid: u32, denial: Denial) {
         if self.0.len() >= USERS_MAX && !self.0.contains_key(&uid) {
-            self.0.clear();
+            let last = |own: &VecDeque<Denial>| own.front().map(|denial| denial.time);
+            let oldest = self.0.iter().min_by_key(|own| last(own)).map(|own| *own.key());
+            if let Some(uid) = oldest {
+                self.0.remove(&uid);
+            }
         }
         let mut own = self.0.entry(uid).or_default();
         own.push_front(denial);
@@ -360,8 +364,11 @@ mod tests {
         denials.push(1, denial(&long));
         assert_eq!(kept(), 2);
         for uid in 2..USERS_MAX as u32 * 2 {
-            denials.push(uid, denial("/a"));
+            let time = jiff::Timestamp::from_second(i64::from(uid)).expect("a time");
+            denials.push(uid, Denial { time, ..denial("/a") });
             assert!(denials.0.len() <= USERS_MAX);
         }
+        assert_eq!(denials.0.len(), USERS_MAX);
+        assert_eq!(kept(), 0, "they are the oldest");
     }
 }

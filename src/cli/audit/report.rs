@@ -12,7 +12,7 @@ use crate::types::{TxId, Verb, counted};
 
 use super::super::failure::{Failure, cannot};
 use super::super::moment::{check_order, moment};
-use super::super::output::{local_time, print, size};
+use super::super::output::{local_time, plain, print, size};
 use super::super::target::ViewOption;
 use super::super::tx;
 use super::filter::Filter;
@@ -428,8 +428,7 @@ fn cell(text: &str) -> String {
                 safe.push('\\');
                 safe.push(character);
             }
-            control if control.is_control() => safe.extend(control.escape_default()),
-            other => safe.push(other),
+            other => safe.push_str(&plain(other.encode_utf8(&mut [0; 4]))),
         }
     }
     safe
