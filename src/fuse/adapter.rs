@@ -283,7 +283,7 @@ impl Filesystem for Adapter {
         self.backings.release(handle.0);
         // At once, for crossings wait for it; what may take long is left to the lane.
         let closed = self.vfs.close(handle.0);
-        self.run_surely(at, move || {
+        self.run_surely(at.place(), move || {
             let released = job.done(Ok(()), |vfs| {
                 vfs.closed(closed);
                 Ok(())

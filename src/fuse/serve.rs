@@ -65,10 +65,10 @@ impl Adapter {
     }
 
     /// Does what nobody may refuse on this thread or on one of its lane.
-    pub fn run_surely(&self, at: At, job: impl FnOnce() + Send + 'static) {
-        match self.lanes.pass(at.lane) {
+    pub fn run_surely(&self, place: (usize, u32), job: impl FnOnce() + Send + 'static) {
+        match self.lanes.pass(place.0) {
             Some(_passing) => job(),
-            None => self.lanes.hand_on_surely(at.place(), job),
+            None => self.lanes.hand_on_surely(place, job),
         }
     }
 
@@ -82,10 +82,7 @@ impl Adapter {
             }
         };
         if self.vfs.is_switching(number.0) {
-            self.run_surely(
-                At { lane: self.vfs.lane(number.0), uid: 0, kind: Kind::Lookup },
-                forget,
-            );
+            self.run_surely((self.vfs.lane(number.0), 0), forget);
         } else {
             forget();
         }
@@ -158,7 +155,7 @@ pub struct At {
 
 impl At {
     /// Its lane, and its user's place among those that wait there.
-    fn place(&self) -> (usize, u32) {
+    pub fn place(&self) -> (usize, u32) {
         (self.lane, self.uid)
     }
 }
