@@ -200,14 +200,14 @@ impl Vfs {
     }
 }
 
-/// The least limit that a file has by any of its names. Opening for writing and creating have no size; what is
-/// written then has.
 /// Of a name that whoever asks may not know.
 pub fn unnamed(denial: &Decision) -> Considered {
     let why = "speaks of another name of the file, where you may not look".to_owned();
     Considered { what: denial.basis.text(), applies: true, near: false, why }
 }
 
+/// The least limit that a file has by any of its names. Opening for writing and creating have no size; what is
+/// written then has.
 fn limit<'a>(
     policy: &Policy,
     subject: &Subject,
